@@ -1,0 +1,1 @@
+"""Configuration deltas in YAML, installed as `samba_asr.conf`; composed by `samba_asr.config.load`."""

@@ -1,0 +1,62 @@
+# Sourced by tests/run.sh and egs/*/run.sh:  source egs/setup.sh EXTRAS     (such as `train,av`; see pyproject.toml)
+#
+# Makes the Python environment .venv in the checkout, installs samba_asr[EXTRAS] from the checkout into it, and puts it
+# first in PATH.  The next time that takes no time, unless pyproject.toml has changed.
+#   SAMBA_ASR_VENV=DIR       use the environment in DIR as it is, instead
+#   SAMBA_ASR_PYTHON=PYTHON  make .venv with this Python
+#   SAMBA_ASR_TORCH=SPEC     install this torch first (torch==2.13.0)
+
+samba_asr_find_python() {
+  local python candidates=(python3.11 python3.12 python3 python)
+  if [ -n "${SAMBA_ASR_PYTHON:-}" ]; then candidates=("$SAMBA_ASR_PYTHON"); fi
+  for python in "${candidates[@]}"; do
+    # A name can exist and still not run (pyenv), be too old, or lack the module that Debian keeps in python3-venv.
+    if "$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+      echo "$python"
+      return
+    fi
+  done
+  echo "error: samba_asr needs Python 3.11 or 3.12 with its venv module; found:" >&2
+  for python in "${candidates[@]}"; do
+    echo "  $python: $("$python" -c 'import sys; print(sys.version.split()[0]); import venv, ensurepip' 2>&1 | sed -n '1p;$p' |
+      uniq | paste -s -d ' ' -)" >&2
+  done
+  echo "Install one (Debian, Ubuntu: apt-get install python3.11 python3.11-venv), or name one: SAMBA_ASR_PYTHON=PATH" >&2
+  return 1
+}
+
+samba_asr_setup() {
+  local extras=$1 root venv python stamp wanted
+  root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+  venv=${SAMBA_ASR_VENV:-$root/.venv}
+  if [ -n "${SAMBA_ASR_VENV:-}" ]; then
+    if ! (cd / && "$venv/bin/python" -c 'import samba_asr.conf'); then
+      echo "error: SAMBA_ASR_VENV=$venv: samba_asr cannot be imported there (unset SAMBA_ASR_VENV to have an environment" \
+        "made, or run $venv/bin/python -m pip install -e '$root[$extras]')" >&2
+      return 1
+    fi
+    venv=$(cd "$venv" && pwd)
+  else
+    stamp=$venv/samba_asr.$extras.stamp # its content says what was installed from where; written last
+    wanted=$(printf '%s %s\n' "$root" "$(cksum <"$root/pyproject.toml")")
+    if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
+      if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+        python=$(samba_asr_find_python) || return 1
+        echo "setup: making $venv with $("$python" --version)" >&2
+        "$python" -m venv --clear "$venv" || return 1
+      fi
+      # torch comes first, so that nothing else chooses its build
+      echo "setup: installing torch and samba_asr[$extras] into $venv (some minutes the first time)" >&2
+      "$venv/bin/python" -m pip install --quiet "${SAMBA_ASR_TORCH:-torch==2.13.0}" &&
+        "$venv/bin/python" -m pip install --quiet -e "$root[$extras]" &&
+        echo "$wanted" >"$stamp" || {
+        echo "error: the installation failed, pip says why above; run this again to go on from there" >&2
+        return 1
+      }
+    fi
+  fi
+  export VIRTUAL_ENV=$venv PATH=$venv/bin:$PATH
+  unset PYTHONHOME
+}
+
+samba_asr_setup "${1:?usage: source egs/setup.sh EXTRAS}"

@@ -1,0 +1,23 @@
+"""samba_asr: speech recognition without attention.
+
+`Recognizer` transcribes; `samba_asr.training` trains; the command line is `samba-asr`.  Importing the package needs torch
+alone: everything else is imported where it is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from samba_asr.recognizer import Recognizer, Stream
+
+__version__ = "0.1.0"
+__all__ = ["Recognizer", "Stream", "__version__"]
+
+
+def __getattr__(name: str):
+    if name in ("Recognizer", "Stream"):
+        from samba_asr import recognizer
+
+        return getattr(recognizer, name)
+    raise AttributeError(f"module 'samba_asr' has no attribute {name!r}")

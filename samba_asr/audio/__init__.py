@@ -1,0 +1,1 @@
+"""Audio: reading, resampling, features, augmentation.  Nothing here knows about text or models."""

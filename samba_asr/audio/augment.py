@@ -1,0 +1,232 @@
+"""Augmentation, for training alone: waveforms one utterance at a time (numpy), features a batch at a time (torch).
+
+Every random choice comes from the generator that is passed in, so an epoch can be repeated and resumed.  Nothing here
+knows whether it runs in training or in evaluation: the caller does not call it in evaluation.
+
+s samples of a mono float32 waveform, t frames, m mel bands, b utterances, k masks
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from samba_asr.config import AugmentConfig
+from samba_asr.errors import UserError
+
+NOISES = ("white", "pink", "brown", "babble")  # babble last: it needs other utterances
+DIRECT_DB = (0.0, 12.0)  # in a room drawn by augment_waveform: direct sound over all that follows it
+
+
+def augment_waveform(
+    samples: np.ndarray,
+    rate: int,
+    config: AugmentConfig,
+    rng: np.random.Generator,
+    others: Sequence[np.ndarray] = (),
+) -> np.ndarray:
+    """One augmented copy of an utterance: speed, then room, then noise (which the room does not colour), then volume.
+
+    samples (s,) float32 -> (s / speed,) float32.  `others` are utterances at the same rate, from which babble is
+    mixed; without any, babble is not drawn.  Values may leave [-1, 1]: they are not clipped, because the features are
+    taken from floats.
+    """
+    _check(config)
+    factor = config.speed[rng.integers(len(config.speed))]
+    samples = speed_perturb(samples, factor)
+    if rng.random() < config.reverb_prob:
+        response = make_impulse_response(rng, rate, rng.uniform(*config.rt60), direct_db=rng.uniform(*DIRECT_DB))
+        samples = reverberate(samples, response)
+    if rng.random() < config.noise_prob:
+        colours = NOISES if len(others) else NOISES[:-1]
+        noise = make_noise(len(samples), colours[rng.integers(len(colours))], rng, others)
+        samples = add_noise(samples, noise, rng.uniform(*config.noise_snr_db))
+    return volume(samples, rng.uniform(-config.volume_db, config.volume_db))
+
+
+def speed_perturb(samples: np.ndarray, factor: float) -> np.ndarray:
+    """Play (s,) `factor` times as fast, -> (round(s / factor),): tempo and pitch change together (Kaldi's `speed`)."""
+    if factor == 1.0 or len(samples) == 0:
+        return samples
+    import soxr  # here, because models import this file for spec_augment and need torch alone
+
+    # MQ is no quicker than HQ (1.2 ms for 12 s of audio) and leaves aliases.
+    return soxr.resample(samples.astype(np.float32, copy=False), factor, 1.0, quality="HQ")
+
+
+def volume(samples: np.ndarray, gain_db: float) -> np.ndarray:
+    """(s,) -> (s,), louder by `gain_db` decibels; not clipped."""
+    return (samples * 10 ** (gain_db / 20)).astype(np.float32)
+
+
+def add_noise(samples: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
+    """(s,) speech + noise scaled so that power(speech) / power(noise) over the utterance is `snr_db` decibels.
+
+    `noise` is repeated or cut to s samples.  Silent speech, or silent noise, gives the speech as it was.
+    """
+    if len(samples) == 0 or len(noise) == 0:
+        return samples
+    noise = np.resize(noise, len(samples))  # np.resize repeats; ndarray.resize would pad with zeros
+    speech_power, noise_power = _power(samples), _power(noise)
+    if speech_power == 0 or noise_power == 0:
+        return samples
+    gain = np.sqrt(speech_power / noise_power / 10 ** (snr_db / 10))
+    return (samples + gain * noise).astype(np.float32)
+
+
+def make_noise(
+    s: int, colour: str, rng: np.random.Generator, others: Sequence[np.ndarray] = (), *, voices: int = 6
+) -> np.ndarray:
+    """(s,) noise of power 1: `white`, `pink` (power falls 3 dB an octave), `brown` (6 dB), or `babble`, up to `voices`
+    utterances drawn from `others`, each repeated from a random place and as loud as the rest."""
+    if colour not in NOISES:
+        raise UserError(f"unknown noise {colour!r}: choose one of {', '.join(NOISES)}")
+    if colour == "babble":
+        noise = _babble(s, rng, others, voices)
+    else:
+        noise = rng.standard_normal(s, dtype=np.float32)
+        if colour != "white":
+            noise = _colour(noise, exponent=0.5 if colour == "pink" else 1.0)
+    power = _power(noise)
+    return noise / np.float32(np.sqrt(power)) if power > 0 else noise
+
+
+def make_impulse_response(
+    rng: np.random.Generator, rate: int, rt60: float, *, direct_db: float = 6.0, reflections: int = 8
+) -> np.ndarray:
+    """A synthetic room: (rt60 * rate,) float32 whose first sample is the direct sound, of height 1.
+
+    After it come `reflections` early ones (2 to 30 ms, random sign) and Gaussian noise whose power falls by 60 dB in
+    `rt60` seconds (Polack's model); together they lie `direct_db` below the direct sound.
+    """
+    n = max(2, round(rt60 * rate))
+    time = np.arange(n) / rate  # seconds
+    decay = 10 ** (-3 * time / rt60)  # amplitude: -60 dB at rt60
+    response = rng.standard_normal(n) * decay * (time >= 0.002)
+    early = rng.uniform(0.002, min(0.030, rt60), size=reflections)
+    places = np.clip((early * rate).astype(int), 1, n - 1)
+    # A reflection is one path, a sample of the tail is the sum of many weak ones: hence 4 times as high.
+    np.add.at(response, places, 4 * rng.choice([-1.0, 1.0], size=reflections) * decay[places])
+    response[0] = 0
+    energy = np.sum(response**2)
+    if energy > 0:
+        response *= np.sqrt(10 ** (-direct_db / 10) / energy)
+    response[0] = 1
+    return response.astype(np.float32)
+
+
+def reverberate(samples: np.ndarray, response: np.ndarray) -> np.ndarray:
+    """(s,) convolved with an impulse response (r,), -> (s,) of the same power.
+
+    The response's highest sample (the direct sound) is put at delay 0, so words stay where they were: token times,
+    and alignments made from the clean audio, hold.  The tail past the last sample is dropped.
+    """
+    s = len(samples)
+    if s == 0 or not np.any(response):
+        return samples
+    n = 1 << (s + len(response) - 2).bit_length()  # at least s + r - 1, so that nothing wraps around
+    wet = np.fft.irfft(np.fft.rfft(samples, n) * np.fft.rfft(response, n), n)
+    direct = int(np.argmax(np.abs(response)))
+    wet = wet[direct : direct + s]
+    if (power := _power(wet)) > 0:
+        wet = wet * np.sqrt(_power(samples) / power)
+    return wet.astype(np.float32)
+
+
+def spec_augment(
+    features: Tensor,
+    lengths: Tensor,
+    generator: torch.Generator,
+    *,
+    time_masks: int,
+    time_width: int,
+    time_ratio: float,
+    freq_masks: int,
+    freq_width: int,
+) -> Tensor:
+    """Masks of zeros (the mean, after CMVN) over time and frequency: Park et al. 2019, "SpecAugment", without warping.
+
+    features (b, t, m), lengths (b,) -> a new (b, t, m), differentiable; what lies past `lengths` is returned as it
+    was.  Each utterance has its own masks.  Widths are uniform in [0, widest], places uniform where the mask fits.
+    As in lhotse, no more than `time_ratio` of an utterance is ever masked in time: short utterances get fewer and
+    narrower masks.  The generator's device may differ from the features': a CPU generator gives every device the
+    same masks.
+    """
+    _, t, m = features.shape
+    device = generator.device
+    lengths = lengths.to(device)
+    budget = (lengths * time_ratio).long()  # (b,) frames that may be masked
+    full = (budget + time_width - 1) // max(time_width, 1)  # (b,) masks of full width that would use up the budget
+    count = full.clamp(min=1, max=max(time_masks, 1))
+    widest = (budget // count).clamp(max=time_width)
+    in_time = _masks(lengths, widest, count, t, time_masks, generator)  # (b, t)
+    bands = torch.full_like(lengths, m)
+    every = torch.full_like(lengths, freq_masks)
+    in_freq = _masks(bands, every.new_full(every.shape, min(freq_width, m)), every, m, freq_masks, generator)  # (b, m)
+
+    masked = in_time[:, :, None] | in_freq[:, None, :]  # (b, t, m)
+    masked &= (torch.arange(t, device=device) < lengths[:, None])[:, :, None]
+    return features.masked_fill(masked.to(features.device), 0.0)
+
+
+def _masks(size: Tensor, widest: Tensor, count: Tensor, n: int, k: int, generator: torch.Generator) -> Tensor:
+    """(b, n) bool: row b has its first `count[b]` of k masks, of width 0 to `widest[b]`, inside [0, `size[b]`)."""
+    b, device = len(size), generator.device
+    # float64: in float32, rand() * (widest + 1) can round up to widest + 1
+    draws = torch.rand(2, b, k, generator=generator, device=device, dtype=torch.float64)
+    width = (draws[0] * (widest[:, None] + 1)).long()  # (b, k)
+    width = width * (torch.arange(k, device=device) < count[:, None])
+    start = (draws[1] * (size[:, None] - width + 1)).long()
+    place = torch.arange(n, device=device)[None, None, :]
+    return ((place >= start[..., None]) & (place < (start + width)[..., None])).any(dim=1)
+
+
+def _check(config: AugmentConfig) -> None:
+    """UserError for a value that augment_waveform cannot mean anything by."""
+    if not config.speed or min(config.speed) <= 0:
+        raise UserError(f"speed={config.speed}: give one factor or more, each above 0 (1.0 leaves the speed alone)")
+    for name in ("noise_prob", "reverb_prob"):
+        if not 0 <= getattr(config, name) <= 1:
+            raise UserError(f"{name}={getattr(config, name)}: it must lie between 0 and 1")
+    if config.volume_db < 0:
+        raise UserError(f"volume_db={config.volume_db}: it must be 0 (off) or more")
+    for name in ("noise_snr_db", "rt60"):
+        low, high = getattr(config, name)
+        if low > high:
+            raise UserError(f"{name}=({low}, {high}): the first number must not exceed the second")
+    if config.rt60[0] <= 0:
+        raise UserError(f"rt60={config.rt60}: a reverberation time is above 0 seconds (reverb_prob=0 turns it off)")
+
+
+def _power(samples: np.ndarray) -> float:
+    return float(np.mean(np.square(samples, dtype=np.float64))) if len(samples) else 0.0
+
+
+def _colour(white: np.ndarray, exponent: float) -> np.ndarray:
+    """Divide the amplitude spectrum of (s,) by frequency ** exponent.
+
+    What lies below 1/800 of the rate (20 Hz at 16 kHz) goes: inaudible, it would hold most of brown noise's power.
+    """
+    s = len(white)
+    n = 1 << max(10, (s - 1).bit_length())
+    spectrum = np.fft.rfft(white, n)
+    frequency = np.fft.rfftfreq(n)  # of the rate, 0 to 0.5
+    audible = frequency >= 1 / 800
+    spectrum[audible] /= frequency[audible] ** exponent
+    spectrum[~audible] = 0
+    return np.fft.irfft(spectrum, n)[:s].astype(np.float32)
+
+
+def _babble(s: int, rng: np.random.Generator, others: Sequence[np.ndarray], voices: int) -> np.ndarray:
+    if len(others) == 0:
+        raise UserError("babble is mixed from other utterances: pass some in `others`, or choose another noise")
+    mixed = np.zeros(s, dtype=np.float32)
+    for i in rng.permutation(len(others))[:voices]:
+        voice = others[i]
+        if (power := _power(voice)) > 0:
+            start = int(rng.integers(len(voice)))
+            mixed += np.resize(np.roll(voice, -start), s) / np.float32(np.sqrt(power))
+    return mixed

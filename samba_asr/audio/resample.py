@@ -1,0 +1,54 @@
+"""Resampling by soxr (HQ).  The stream equals the batch, bit for bit, however time is cut."""
+
+from __future__ import annotations
+
+import numpy as np
+import soxr
+
+from samba_asr.errors import UserError
+
+
+def resample(samples: np.ndarray, rate: int, target: int = 16000) -> np.ndarray:
+    """float32 (s,) at `rate` -> float32 (about s * target / rate,) at `target`.  The same array if the rates agree."""
+    _check(samples, rate, target)
+    if rate == target or not len(samples):
+        return samples
+    return soxr.resample(samples, rate, target)
+
+
+class Resampler:
+    """`resample` for audio that arrives in chunks.
+
+    The outputs of successive `step`s, then of `finish`, concatenated, are `resample` of the chunks concatenated.
+    A step may return fewer samples than its share, or none: the filter waits for what comes next.
+    """
+
+    def __init__(self, rate: int, target: int = 16000):
+        _check(np.zeros(0, np.float32), rate, target)
+        self.rate, self.target = rate, target
+        self._stream = None if rate == target else soxr.ResampleStream(rate, target, 1, dtype="float32")
+        self._finished = False
+
+    def step(self, samples: np.ndarray) -> np.ndarray:
+        """The next chunk, float32 (s,) of any length, 0 too -> what it makes certain, float32."""
+        _check(samples, self.rate, self.target)
+        if self._finished:
+            raise RuntimeError("step after finish: make a new Resampler for the next stream")
+        if self._stream is None or not len(samples):
+            return samples
+        return self._stream.resample_chunk(samples)
+
+    def finish(self) -> np.ndarray:
+        """What the end of input releases.  Once."""
+        if self._finished:
+            raise RuntimeError("finish after finish: make a new Resampler for the next stream")
+        self._finished = True
+        empty = np.zeros(0, np.float32)
+        return empty if self._stream is None else self._stream.resample_chunk(empty, last=True)
+
+
+def _check(samples: np.ndarray, rate: int, target: int) -> None:
+    if rate <= 0 or target <= 0:
+        raise UserError(f"cannot resample from {rate} to {target} samples a second: rates are positive")
+    if samples.ndim != 1 or samples.dtype != np.float32:
+        raise TypeError(f"samples are float32 of shape (s,), not {samples.dtype} of shape {tuple(samples.shape)}")

@@ -1,0 +1,70 @@
+"""A measurement in a process of its own: peak memory is of that one thing, and every side has the same threads."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from samba_asr.errors import UserError
+
+VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def apart(module: str, threads: int, question: dict[str, Any]) -> dict[str, Any]:
+    """What `answer` in `python -m module` says to `question`, with that many threads; a UserError there is one here."""
+    environment = {**os.environ, **dict.fromkeys(VARIABLES, str(threads))}
+    environment["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)  # the same samba_asr, installed or not
+    done = subprocess.run(
+        [sys.executable, "-m", module], input=json.dumps(question), env=environment, capture_output=True, text=True
+    )
+    lines = done.stdout.splitlines()
+    if done.returncode or not lines:
+        raise RuntimeError(f"{module} ended with status {done.returncode}:\n{done.stderr[-4000:]}")
+    said = json.loads(lines[-1])
+    if "error" in said:
+        raise UserError(said["error"])
+    return said["result"]
+
+
+def answer(work: Callable[..., dict[str, Any]]) -> None:
+    """The other end of `apart`: call `work` with the question, print its result, to which peak memory is added."""
+    question = json.load(sys.stdin)
+    try:
+        said = {"result": {**work(**question), **peak_memory()}}
+    except UserError as error:
+        said = {"error": str(error)}
+    print(json.dumps(said))
+
+
+def peak_memory() -> dict[str, float]:
+    """Of this process, in MiB: `memory` is resident, `gpu_memory` is torch's, 0 without CUDA."""
+    # Not getrusage where it can be helped: on Linux its maximum survives exec, and would be that of the parent.
+    try:
+        peak = float(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
+    except (OSError, TypeError):
+        import resource
+
+        unit = 2**20 if sys.platform == "darwin" else 2**10
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    torch = sys.modules.get("torch")
+    gpu = torch.cuda.max_memory_allocated() / 2**20 if torch and torch.cuda.is_available() else 0.0
+    return {"memory": peak, "gpu_memory": gpu}
+
+
+def hardware(device: str) -> str:
+    """The name of a device of torch's: the GPU's or the CPU's."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    try:
+        return re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())[1]
+    except (OSError, TypeError):
+        return platform.processor() or platform.machine()

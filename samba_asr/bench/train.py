@@ -1,0 +1,109 @@
+"""Training speed: steps of the trainer's own Stepper on its own batches, reading and augmentation included."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from samba_asr import config as configs
+from samba_asr.bench.measure import answer
+from samba_asr.config import Config
+from samba_asr.data.bucketing import derive_seed
+from samba_asr.data.manifest import Utterance, read_manifest
+
+WARM_UP = 2  # steps before the clock starts
+SYNTHETIC = 48  # utterances of 2 to 16 s, about 7 minutes
+
+
+def main(files: list[str], overrides: list[str], data: str | None, seconds: float) -> dict[str, Any]:
+    """Train for about `seconds` after a warm-up, on a manifest or on synthetic audio, and say how fast it went.
+
+    hours_per_hour: hours of audio, as the model hears it after speed perturbation, in an hour of time.
+    """
+    config = configs.load(files, overrides)
+    with tempfile.TemporaryDirectory() as folder:
+        utterances = read_manifest(data) if data else synthetic(Path(folder), config.model.features.sample_rate)
+        return _measure(config, utterances, Path(folder), seconds)
+
+
+def synthetic(folder: Path, rate: int) -> list[Utterance]:
+    """Noise with words of random letters, at the pace of read speech: what training costs, whatever it learns."""
+    import soundfile
+
+    rng = np.random.default_rng(1)
+    letters = list("ETAOINSHRDLUCMWFGYPBVK")
+    utterances = []
+    for i in range(SYNTHETIC):
+        duration = float(rng.uniform(2, 16))
+        path = folder / f"{i}.wav"
+        soundfile.write(path, rng.normal(scale=0.1, size=int(duration * rate)).astype(np.float32), rate)
+        words = ("".join(rng.choice(letters, size=rng.integers(1, 9))) for _ in range(int(duration * 2.7)))
+        utterances.append(Utterance(f"u{i}", str(path), " ".join(words), duration=duration))
+    return utterances
+
+
+def _measure(config: Config, utterances: list[Utterance], folder: Path, seconds: float) -> dict[str, Any]:
+    import torch
+
+    from samba_asr.data.dataset import TrainingSet
+    from samba_asr.models.asr import AsrModel
+    from samba_asr.text.tokenizer import train_tokenizer
+    from samba_asr.training import distributed
+    from samba_asr.training.optim import learning_rate
+    from samba_asr.training.step import Stepper, Work
+
+    wanted = config.tokenizer
+    size = wanted.vocab_size if wanted.kind == "bpe" else None
+    tokenizer = train_tokenizer((u.text for u in utterances), wanted.kind, size, folder)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size))
+    data = TrainingSet(utterances, tokenizer, config)
+    ranks = distributed.start(config.train.device)
+    torch.manual_seed(config.train.seed)
+    stepper = Stepper(AsrModel(config.model).to(ranks.device).train(), config, ranks)
+
+    audio, began, steps = 0.0, time.perf_counter(), 0
+    batches = _batches(data, config)
+    for number in itertools.count(1):
+        group = itertools.islice(batches, max(config.optim.accumulate, 1))
+        work = [Work(batch, derive_seed(number, i)) for i, batch in enumerate(group)]
+        outcome = stepper.step(work, number=number, lr=learning_rate(config.optim, number, 0.0))
+        if number == WARM_UP:
+            began = time.perf_counter()
+        elif number > WARM_UP:
+            audio, steps = audio + outcome.seconds, steps + 1
+            if time.perf_counter() - began >= seconds:
+                break
+    took = time.perf_counter() - began
+    batches.close()
+    return {
+        "hours_per_hour": audio / took,
+        "steps": steps,
+        "audio_seconds": audio,
+        "seconds": took,
+        "seconds_per_step": took / steps,
+        "parameters": sum(p.numel() for p in stepper.model.parameters()),
+        "batch_seconds": config.data.batch_seconds * config.optim.accumulate,
+        "device": str(ranks.device),
+        "dtype": str(stepper.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _batches(data, config: Config) -> Iterator:
+    """Those of one epoch after another."""
+    from samba_asr.data.dataset import load_batches
+
+    for number in itertools.count(1):
+        epoch = data.epoch(number)
+        yield from load_batches(epoch, range(len(epoch)), config.data.workers)
+
+
+if __name__ == "__main__":
+    answer(main)

@@ -1,0 +1,1 @@
+"""Subcommands of `samba-asr`, one module each: `add_parser(subparsers)` and `run(args) -> exit status`."""

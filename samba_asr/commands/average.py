@@ -1,0 +1,53 @@
+"""`samba-asr average`: from the checkpoints of a run to a model folder."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from samba_asr import config as configs
+from samba_asr.errors import UserError
+from samba_asr.text.tokenizer import load_tokenizer
+from samba_asr.training import checkpoint
+
+logger = logging.getLogger(__name__)
+
+
+def add_parser(subparsers) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        "average",
+        help="average checkpoints into a model folder",
+        description="Average the weights of checkpoints of a run and write a model folder, which transcribe takes. "
+        "Without --best, --last or files: as many of the best by validation WER as the run keeps.",
+    )
+    parser.add_argument("--exp", type=Path, required=True, metavar="DIR", help="folder of the run")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="model folder to write")
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--best", type=int, metavar="N", help="the N checkpoints of lowest validation WER")
+    chosen.add_argument("--last", type=int, metavar="N", help="the last N checkpoints")
+    chosen.add_argument("files", type=Path, nargs="*", default=[], metavar="epoch-NNN.pt", help="these checkpoints")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    from samba_asr.models.asr import AsrModel
+    from samba_asr.models.folder import save_model
+
+    path = args.exp / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{args.exp}: no config.yaml here; is it the folder of a run?")
+    config = configs.load([path])
+    for option in ("best", "last"):
+        if (value := getattr(args, option)) is not None and value < 1:
+            raise UserError(f"--{option} {value}: give 1 or more")
+    files = args.files or checkpoint.choose(args.exp, best=args.best or config.train.keep_best, last=args.last or 0)
+    model = AsrModel(config.model)
+    try:
+        model.load_state_dict(checkpoint.average(files))
+    except RuntimeError as error:
+        raise UserError(f"{files[0]}: does not fit the model of {path}: {' '.join(str(error).split())[:200]}") from None
+    save_model(args.out, model, config, load_tokenizer(args.exp))
+    logger.info("%s: the mean of %s", args.out, ", ".join(f.name for f in files))
+    return 0

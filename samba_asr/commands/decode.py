@@ -1,0 +1,295 @@
+"""`samba-asr decode`: a model over a manifest: hypotheses, word error rate, speed, and the law put to the proof."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from samba_asr import __version__
+from samba_asr import config as configs
+from samba_asr.config import Config
+from samba_asr.data.manifest import Utterance, read_manifest
+from samba_asr.decoding.base import Hypothesis
+from samba_asr.errors import UserError
+from samba_asr.metrics.report import write_report
+from samba_asr.metrics.wer import bootstrap, score
+from samba_asr.text.normalize import NAMES, normalizer
+
+if TYPE_CHECKING:
+    from samba_asr.data.dataset import Batch
+    from samba_asr.decoding.rescore import TwoPass
+    from samba_asr.models.asr import AsrModel
+    from samba_asr.models.folder import LoadedModel
+
+logger = logging.getLogger(__name__)
+
+LONGEST_CHUNK = 128  # encoder frames, 5.12 s: chunks of the streaming check are 1 .. this, in even shares of log size
+
+
+def add_parser(subparsers) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        "decode",
+        help="recognise a test set and score it",
+        description="Recognise every utterance of a manifest and write --out/{hyp,ref}.{txt,trn}, wer.txt, "
+        "alignments.txt, confusions.txt and results.json.  The settings that matter are decode.block, decode.method, "
+        "decode.beam, decode.rescore and data.batch_seconds.  Status 1 if an utterance cannot be read (it counts as "
+        "deleted), or fails --streaming-check.",
+    )
+    parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="model folder")
+    parser.add_argument("--data", type=Path, required=True, metavar="MANIFEST", help="utterances, JSONL")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the results go")
+    parser.add_argument(
+        "--config",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME_OR_FILE",
+        help="configurations over the model's own: a YAML file, or a name under conf/ such as decode/beam",
+    )
+    parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:1 (default: %(default)s)")
+    parser.add_argument(
+        "--normalize", choices=NAMES, default="none", help="rules for both texts in scoring (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--streaming-check",
+        action="store_true",
+        help="also recognise every utterance in chunks of random sizes, and compare",
+    )
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="settings over those, such as decode.beam=16"
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+class Recognised(NamedTuple):
+    id: str
+    nbest: list[Hypothesis]  # best first
+    text: str  # of the best
+    streamed: str | None  # the text from random chunks; None if it was not asked for
+
+
+def run(args: argparse.Namespace) -> int:
+    """0; 1 if some utterance cannot be read, or is recognised differently from chunks."""
+    from samba_asr.decoding.rescore import two_pass
+    from samba_asr.models.folder import load_model
+    from samba_asr.training import distributed
+
+    utterances = _read(args.data)
+    rules = normalizer(args.normalize)
+    _check_folder(args.model)
+    device = distributed.start(args.device).device
+    loaded = load_model(args.model, device)
+    config = _config(args, loaded.config)
+    search = two_pass(loaded.model, config.decode)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {args.out}: cannot make this folder ({error.strerror})") from None
+
+    clock = Clock()
+    found = {r.id: r for r in recognise(loaded, config, search, utterances, args.streaming_check, clock)}
+    if not found:
+        raise UserError(f"{args.data}: none of its {len(utterances)} utterances can be read; the reasons are above")
+    found = {u.id: found[u.id] for u in utterances if u.id in found}  # back in the order of the manifest
+    _write_texts(args.out / "hyp.txt", {r.id: r.text for r in found.values()})
+    _write_texts(args.out / "ref.txt", {u.id: u.text for u in utterances})
+    if config.decode.nbest > 1:
+        _write_nbest(args.out / "nbest.jsonl", found.values(), loaded)
+
+    unread = [u.id for u in utterances if u.id not in found]
+    differing = [r for r in found.values() if r.streamed not in (None, r.text)]
+    results = {
+        "data": str(args.data),
+        "model": str(args.model),
+        "parameters": sum(p.numel() for p in loaded.model.parameters()),
+        "decode": dataclasses.asdict(config.decode),
+        **_score(args, utterances, {r.id: r.text for r in found.values()}, rules),
+        "unreadable": unread,
+        **clock.results(),
+        **_setting(device),
+    }
+    if args.streaming_check:
+        results["streaming_check"] = {"utterances": len(found), "differing": [r.id for r in differing]}
+        for r in differing:
+            logger.warning("%s: %r from the whole, %r from chunks", r.id, r.text, r.streamed)
+        print(f"streaming at random chunk sizes: {len(differing)} of {len(found)} hypotheses differ")
+    (args.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    speed = f"real-time factor {results['rtf']:.4f} ({1 / results['rtf']:.1f} times real time)"
+    print(f"{speed}, {results['hardware']}, {results['threads']} threads")
+    if unread:
+        some = ", ".join(unread[:3]) + (", ..." if len(unread) > 3 else "")
+        print(f"not readable, counted as deleted: {len(unread)} of {len(utterances)} utterances ({some})")
+    return int(bool(unread or differing))
+
+
+class Clock:
+    """Seconds of audio recognised, and seconds that it took (the streaming check does not count)."""
+
+    def __init__(self):
+        self.audio = self.busy = 0.0
+
+    def results(self) -> dict[str, float]:
+        return {"audio_seconds": self.audio, "seconds": self.busy, "rtf": self.busy / max(self.audio, 1e-9)}
+
+
+def recognise(
+    loaded: LoadedModel, config: Config, search: TwoPass, utterances: Sequence[Utterance], check: bool, clock: Clock
+) -> Iterator[Recognised]:
+    """Those that can be read, the longest first; the others are reported in the log.  In float32."""
+    import torch
+
+    from samba_asr.data.dataset import AudioStore, evaluation_batches
+
+    model, tokenizer, decode = loaded.model, loaded.tokenizer, config.decode
+    device = next(model.parameters()).device
+    rate = model.config.features.sample_rate
+    store = AudioStore(rate, cache=False)
+    batches = evaluation_batches(utterances, tokenizer, store, batch_seconds=config.data.batch_seconds)
+    told, began, count = time.monotonic(), time.perf_counter(), 0
+    for batch in batches:
+        if not batch.ids:
+            continue
+        batch = batch.to(device)
+        with torch.inference_mode():
+            nbest = offline(model, search, batch, decode.block, decode.nbest)
+            clock.busy += time.perf_counter() - began
+            streamed = [None] * len(batch.ids)
+            if check:
+                streamed = [tokenizer.decode(h.tokens) for h in in_chunks(model, search, batch, decode.block)]
+        clock.audio += float(batch.lengths.sum()) / rate
+        for name, some, other in zip(batch.ids, nbest, streamed, strict=True):
+            yield Recognised(name, some, tokenizer.decode(some[0].tokens), other)
+        count += len(batch.ids)
+        if time.monotonic() - told > 30:
+            told = time.monotonic()
+            logger.info("%d of %d utterances", count, len(utterances))
+        began = time.perf_counter()
+
+
+def offline(model: AsrModel, search: TwoPass, batch: Batch, block: int, nbest: int) -> list[list[Hypothesis]]:
+    """Whole utterances at once."""
+    frames, lengths = model.acoustic(batch.audio.unsqueeze(-1), batch.lengths, block)
+    state = search.step(frames, lengths, search.init_state(len(batch.ids)))
+    return search.hypotheses(search.finish(state), nbest)
+
+
+def in_chunks(model: AsrModel, search: TwoPass, batch: Batch, block: int) -> list[Hypothesis]:
+    """The same as sessions in one batch, each fed with chunks of its own random sizes, seeded by its id."""
+    import numpy as np
+    import torch
+
+    from samba_asr.data.bucketing import derive_seed
+    from samba_asr.streaming import take_time
+
+    b, stride = len(batch.ids), model.acoustic.stride
+    draws = [np.random.default_rng(derive_seed("chunks", name)) for name in batch.ids]
+    ends = batch.lengths // stride  # (b,) in encoder frames: what does not fill one is never heard
+    at = torch.zeros_like(ends)
+    state, heard = model.acoustic.init_state(b, block=block, device=ends.device), search.init_state(b)
+    while bool((at < ends).any()):
+        n = torch.tensor([int(LONGEST_CHUNK ** rng.random()) for rng in draws], device=ends.device)
+        n = torch.minimum(n, ends - at)  # (b,) frames; 0 for those that are through
+        index = at[:, None] * stride + torch.arange(int(n.max()) * stride, device=ends.device)
+        chunk = take_time(batch.audio, index.clamp(max=batch.audio.shape[1] - 1))  # (b, s)
+        frames, lengths, state = model.acoustic.step(chunk.unsqueeze(-1), n * stride, state)
+        heard = search.step(frames, lengths, heard)
+        at = at + n
+    heard = search.step(*model.acoustic.finish(state), heard)
+    return [some[0] for some in search.hypotheses(search.finish(heard))]
+
+
+# ---- what goes in ----------------------------------------------------------------------------------------------------
+
+
+def _read(manifest: Path) -> list[Utterance]:
+    utterances = read_manifest(manifest)
+    if not utterances:
+        raise UserError(f"{manifest} is empty: there is nothing to recognise")
+    name, n = Counter(u.id for u in utterances).most_common(1)[0]
+    if n > 1:
+        raise UserError(f"{manifest}: the id {name!r} occurs {n} times; ids are unique in a manifest")
+    return utterances
+
+
+def _check_folder(folder: Path) -> None:
+    if not (folder / "model.safetensors").exists() and any(folder.glob("*.pt")):
+        raise UserError(
+            f"{folder} is the folder of a training run: make a model of it with "
+            f"`samba-asr average --exp {folder} --out {folder / 'model'}`, and decode with that"
+        )
+
+
+def _config(args: argparse.Namespace, own: Config) -> Config:
+    """The model's configuration, and over it what the command line asks for."""
+    # `--config a b key=value`: argparse gives all three to --config
+    files = [text for text in args.config if "=" not in text]
+    overrides = [text for text in args.config if "=" in text] + args.overrides
+    config = configs.load([args.model / "config.yaml", *files], overrides)
+    if config.model != own.model:
+        raise UserError("model.* is what the model was trained with and cannot be changed: override decode.* alone")
+    return config
+
+
+# ---- what comes out --------------------------------------------------------------------------------------------------
+
+
+def _score(args: argparse.Namespace, utterances: list[Utterance], texts: dict[str, str], rules) -> dict[str, Any]:
+    """Print Kaldi's lines, write the report's files; {} where the manifest has no texts to compare with."""
+    if not any(u.text for u in utterances):
+        print(f"{args.data} has no texts: not scored")
+        return {}
+    speakers = {u.id: u.speaker for u in utterances if u.speaker}
+    references = {u.id: rules(u.text) for u in utterances}
+    report = score(references, {name: rules(text) for name, text in texts.items()}, speakers=speakers)
+    for line in report.kaldi_lines():
+        print(line)
+    low, high = (100 * x for x in bootstrap(report))
+    print(f"95 % interval [ {low:.2f}, {high:.2f} ], 1000 samples of utterances; normalised by: {args.normalize}")
+    write_report(report, args.out)
+    c = report.counts
+    return {
+        "wer": 100 * report.wer,
+        "interval": [low, high],
+        "ser": 100 * report.ser,
+        "errors": c.errors,
+        **dataclasses.asdict(c),
+        "normalize": args.normalize,
+    }
+
+
+def _setting(device) -> dict[str, Any]:
+    import torch
+
+    from samba_asr.bench.measure import hardware
+
+    return {
+        "hardware": f"{device} ({hardware(str(device))})",
+        "threads": torch.get_num_threads(),
+        "dtype": "float32",
+        "samba_asr": __version__,
+        "torch": torch.__version__,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _write_texts(path: Path, texts: dict[str, str]) -> None:
+    """Kaldi's `text`: id, words."""
+    path.write_text("".join(f"{name} {text}".rstrip() + "\n" for name, text in texts.items()), encoding="utf-8")
+
+
+def _write_nbest(path: Path, found, loaded: LoadedModel) -> None:
+    """One hypothesis a line, best first: {id, text, score}; score in nats."""
+    with path.open("w", encoding="utf-8") as file:
+        for r in found:
+            for h in r.nbest:
+                entry = {"id": r.id, "text": loaded.tokenizer.decode(h.tokens), "score": h.score}
+                file.write(json.dumps(entry, ensure_ascii=False) + "\n")

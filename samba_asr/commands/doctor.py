@@ -1,0 +1,223 @@
+"""`samba-asr doctor`: what is installed, what this machine would run on, and why."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import samba_asr
+
+# Module that is imported -> distribution that pip installs; a test holds these to pyproject.toml.
+REQUIRED = {
+    "torch": "torch",
+    "numpy": "numpy",
+    "omegaconf": "omegaconf",
+    "sentencepiece": "sentencepiece",
+    "soundfile": "soundfile",
+    "soxr": "soxr",
+    "safetensors": "safetensors",
+    "jiwer": "jiwer",
+}
+
+
+class Optional(NamedTuple):
+    distribution: str
+    extra: str
+    gives: str
+
+
+OPTIONAL = {
+    "av": Optional("av", "av", "m4a, webm, video"),
+    "tensorboard": Optional("tensorboard", "train", "curves of a training run"),
+    "rich": Optional("rich", "train", "the progress display"),
+    "matplotlib": Optional("matplotlib", "plot", "plots of scores"),
+    "librosa": Optional("librosa", "plot", "plots of spectrograms"),
+    "whisper_normalizer": Optional("whisper-normalizer", "score", "Whisper's rules for comparing texts"),
+    "torchaudio": Optional("torchaudio", "torchaudio", "its datasets"),
+    "triton": Optional("triton", "gpu", "kernels on NVIDIA GPUs"),
+}
+
+OPS = ("selective_scan", "ssd")
+LONG, SHORT = 500, 1  # steps of a scan: training on 20 s, and one frame live
+
+
+class Package(NamedTuple):
+    version: str  # "" where it is not installed
+    problem: str = ""  # why it cannot be imported
+
+
+def add_parser(subparsers) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        "doctor",
+        help="check the installation",
+        description="Show versions, optional packages and the extra that brings each, the device, dtype and backends "
+        "that would be chosen and why, and the model in the box.  Status 1 if something required is broken.",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """0; 1 if a required package or the model in the box is broken."""
+    found = examine()
+    print(json.dumps(found, indent=2) if args.json else "\n".join(_lines(found)))
+    return int(bool(found["problems"]))
+
+
+def examine() -> dict[str, Any]:
+    """All that the command shows; `problems` are the lines about what is required and broken."""
+    required = {name: package(name, dist) for name, dist in REQUIRED.items()}
+    optional = {name: package(name, want.distribution) for name, want in OPTIONAL.items()}
+    problems = [
+        f"{name} is {'broken: ' + p.problem if p.version else 'not installed'}: pip install --force-reinstall {want}"
+        for (name, p), want in zip(required.items(), REQUIRED.values(), strict=True)
+        if p.problem or not p.version
+    ]
+    found: dict[str, Any] = {
+        "samba_asr": samba_asr.__version__,
+        "folder": str(Path(samba_asr.__file__).parent),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "required": {name: p._asdict() for name, p in required.items()},
+        "optional": {
+            name: {**p._asdict(), "extra": OPTIONAL[name].extra, "gives": OPTIONAL[name].gives}
+            for name, p in optional.items()
+        },
+    }
+    if not problems:
+        found |= {"device": device(), "threads": threads(), "ops": ops(), "box": box()}
+        if found["box"].get("problem"):
+            problems.append(f"the model in the box is broken: {found['box']['problem']}: install samba_asr again")
+    return {**found, "problems": problems}
+
+
+def package(module: str, distribution: str) -> Package:
+    """Its version, after an import: installed and importable are two things, most of all for torchaudio."""
+    try:
+        version = importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return Package("")
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # a library that fails to load raises what it likes
+        return Package(version, " ".join(f"{type(error).__name__}: {error}".split())[:200])
+    return Package(version)
+
+
+def device() -> dict[str, str]:
+    """What `auto` means here, for device and dtype, and why."""
+    import torch
+
+    from samba_asr.training import distributed
+
+    if torch.cuda.is_available():
+        chosen = torch.device("cuda", 0)
+        memory = torch.cuda.get_device_properties(chosen).total_memory / 2**30
+        first = f"{torch.cuda.get_device_name(chosen)}, {memory:.0f} GiB"
+        why = f"torch finds {torch.cuda.device_count()} CUDA device(s), the first is {first}"
+    else:
+        chosen = torch.device("cpu")
+        why = "this torch is built for CPU"
+        if torch.version.cuda:
+            why = f"torch is built for CUDA {torch.version.cuda} but finds no device or driver"
+    dtype = distributed.compute_dtype("auto", chosen)
+    name = str(dtype).removeprefix("torch.")
+    reason = {
+        ("cuda", "bfloat16"): "the GPU computes in bfloat16",
+        ("cuda", "float32"): "the GPU does not compute in bfloat16",
+        ("cpu", "bfloat16"): "the CPU has AVX512-BF16 or AMX",
+        ("cpu", "float32"): "the CPU has neither AVX512-BF16 nor AMX",
+    }[chosen.type, name]
+    return {
+        "device": str(chosen),
+        "device_why": why,
+        "dtype": name,
+        "dtype_why": f"{reason}; of matrix products in training, all else is float32",
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def threads() -> dict[str, Any]:
+    import torch
+
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"torch": torch.get_num_threads(), "cores": usable, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "")}
+
+
+def ops() -> dict[str, dict[str, dict[str, str]]]:
+    """For each scan the backend that `auto` takes on the chosen device, for long and short input."""
+    import torch
+
+    chosen = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    found = {}
+    for name in OPS:
+        choose = importlib.import_module(f"samba_asr.ops.{name}").choose
+        picks = {str(t): choose(chosen, torch.float32, t) for t in (LONG, SHORT)}
+        found[name] = {t: {"backend": backend, "why": why} for t, (backend, why) in picks.items()}
+    return found
+
+
+def box_folder() -> Path | None:
+    """The model that commands take where none is named."""
+    top = Path(str(resources.files("samba_asr"))) / "box"
+    folders = sorted(path.parent for path in [*top.glob("config.yaml"), *top.glob("*/config.yaml")])
+    return folders[0] if folders else None
+
+
+def box() -> dict[str, Any]:
+    """That model, loaded."""
+    from samba_asr.models.folder import load_model
+
+    folder = box_folder()
+    if folder is None:
+        return {"model": ""}
+    try:
+        loaded = load_model(folder)
+    except Exception as error:
+        return {"model": str(folder), "problem": " ".join(str(error).split())[:200]}
+    return {"model": str(folder), "parameters": sum(p.numel() for p in loaded.model.parameters())}
+
+
+def _lines(found: dict[str, Any]):
+    yield f"samba_asr {found['samba_asr']} in {found['folder']}"
+    yield f"python {found['python']} ({sys.executable}) on {found['platform']}"
+    yield "\nrequired packages"
+    for name, p in found["required"].items():
+        yield f"  {name:18} {p['version'] or 'MISSING':12} {p['problem'] and 'BROKEN: ' + p['problem']}".rstrip()
+    yield "\noptional packages"
+    for name, p in found["optional"].items():
+        note = p["gives"]
+        if p["problem"]:
+            note += f"; cannot be imported: {p['problem']}"
+        elif not p["version"]:
+            note += f": pip install 'samba_asr[{p['extra']}]'"
+        yield f"  {name:18} {p['version'] or 'missing':12} {note}"
+    if "device" in found:
+        yield from _machine_lines(found)
+    yield ""
+    yield from found["problems"] or ["all is well"]
+
+
+def _machine_lines(found: dict[str, Any]):
+    d, t = found["device"], found["threads"]
+    yield f"\ndevice   {d['device']}: {d['device_why']}"
+    yield f"dtype    {d['dtype']}: {d['dtype_why']}"
+    setting = f", OMP_NUM_THREADS={t['OMP_NUM_THREADS']}" if t["OMP_NUM_THREADS"] else ""
+    yield f"threads  {t['torch']} for torch on {t['cores']} cores ({d['cpu']}){setting}"
+    for name, picks in found["ops"].items():
+        for steps, pick in picks.items():
+            yield f"op       {name}, {steps} step{'s' if steps != '1' else ''}: {pick['backend']}: {pick['why']}"
+    b = found["box"]
+    if not b["model"]:
+        yield "model    none in the box: give --model FOLDER"
+    elif "parameters" in b:
+        yield f"model    {b['model']}, {b['parameters'] / 1e6:.2f} M parameters"

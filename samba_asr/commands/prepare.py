@@ -1,0 +1,122 @@
+"""`samba-asr prepare`: a corpus -> validated manifests, `data/<set>.jsonl`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from samba_asr.errors import UserError
+
+if TYPE_CHECKING:
+    from samba_asr.data.prepare import PrepareOptions
+
+_EPILOG = """\
+examples:
+  samba-asr prepare mini_librispeech --out data
+  samba-asr prepare librispeech --source /corpora/LibriSpeech --subset train-clean-100 dev-clean test-clean
+  samba-asr prepare my_corpus/ --split-by-speaker dev=0.1,test=0.1 --fix
+
+A path may be a LibriSpeech tree, a Kaldi data folder, a JSONL manifest (ours or NeMo's), a CSV or TSV of path and
+text, LJSpeech's folder, or recordings named {digit}_{speaker}_{n}.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        "prepare",
+        help="a corpus -> validated manifests",
+        description="Reads a corpus, checks all of it, and writes data/<set>.jsonl and Kaldi's data/<set>/.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("corpus", help="a recipe (digits, fsdd, mini_librispeech, librispeech), or a corpus's path")
+    parser.add_argument("--out", type=Path, default=Path("data"), metavar="DIR", help="where to write (default: data)")
+    parser.add_argument("--source", type=Path, metavar="DIR", help="where the recipe's corpus is (default: download)")
+    parser.add_argument("--format", default="auto", help="of a path: jsonl, table, ljspeech, kaldi, librispeech, fsdd")
+    parser.add_argument("--subset", nargs="+", metavar="NAME", help="librispeech: the parts to take")
+    parser.add_argument("--split-by-speaker", metavar="dev=0.1,test=0.1", help="of a path: hold out whole speakers")
+    parser.add_argument("--fix", action="store_true", help="leave utterances with problems out (see dropped.tsv)")
+    parser.add_argument("--decode", action="store_true", help="check all samples, not only the headers")
+    parser.add_argument("--shortest", type=float, default=0.1, metavar="S", help="seconds (default: 0.1)")
+    parser.add_argument("--longest", type=float, default=40.0, metavar="S", help="seconds (default: 40)")
+    parser.add_argument("--no-text", action="store_true", help="utterances without a transcript are fine")
+    parser.add_argument("--no-kaldi", action="store_true", help="write only the manifests")
+    parser.add_argument("--workers", type=int, metavar="N", help="threads (default: the processors)")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prepares, and prints the report.  Raises UserError for anything that the user can mend."""
+    from samba_asr import recipes
+    from samba_asr.data import prepare
+
+    options = prepare.PrepareOptions(
+        fix=args.fix,
+        decode=args.decode,
+        shortest=args.shortest,
+        longest=args.longest,
+        texts=not args.no_text,
+        kaldi=not args.no_kaldi,
+        workers=args.workers,
+        progress=lambda done, total: _show(f"headers {done} of {total}"),
+        downloading=lambda download: _show(download.line()),
+    )
+    report = args.out / "report.txt"
+    report.unlink(missing_ok=True)
+    try:
+        if args.corpus in recipes.RECIPES:
+            manifests = _run_recipe(args, options)
+        elif Path(args.corpus).exists():
+            manifests = _run_path(args, options)
+        else:
+            raise UserError(f"{args.corpus!r} is no recipe ({', '.join(recipes.RECIPES)}) and no file or folder here")
+    finally:
+        _show("")
+        if report.exists():
+            print(report.read_text(encoding="utf-8"), end="")
+    for path in manifests.values():
+        print(path)
+    return 0
+
+
+def _show(line: str) -> None:
+    """Writes over the present line of a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
+
+
+def _run_recipe(args: argparse.Namespace, options: PrepareOptions) -> dict[str, Path]:
+    from samba_asr import recipes
+
+    for option, name in ((args.split_by_speaker, "--split-by-speaker"), (args.format != "auto", "--format")):
+        if option:
+            raise UserError(f"{name} is for a corpus given by its path: the recipe {args.corpus} has its own")
+    if args.subset and args.corpus != "librispeech":
+        raise UserError(f"--subset is for the recipe librispeech: {args.corpus} has no parts to choose")
+    more = {"subsets": tuple(args.subset)} if args.subset else {}
+    return recipes.load(args.corpus).prepare(args.source, args.out, options, **more)
+
+
+def _run_path(args: argparse.Namespace, options: PrepareOptions) -> dict[str, Path]:
+    from samba_asr.data import prepare, readers
+
+    for option, name in ((args.source, "--source"), (args.subset, "--subset")):
+        if option:
+            raise UserError(f"{name} is for recipes: {args.corpus} is the corpus itself")
+    utterances = readers.read_corpus(args.corpus, format=args.format)
+    if args.split_by_speaker:
+        splits = prepare.split_by_speaker(utterances, _shares(args.split_by_speaker))
+    else:
+        splits = prepare.by_split(utterances)
+    return prepare.write_splits(splits, args.out, options)
+
+
+def _shares(text: str) -> dict[str, float]:
+    """dev=0.1,test=0.1 -> {"dev": 0.1, "test": 0.1}"""
+    try:
+        return {name.strip(): float(share) for name, share in (item.split("=") for item in text.split(","))}
+    except ValueError:
+        raise UserError(f"--split-by-speaker {text!r}: write name=share,name=share, such as dev=0.1,test=0.1") from None

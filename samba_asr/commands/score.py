@@ -1,0 +1,144 @@
+"""`samba-asr score`: word error rate of hypotheses against references, with its interval."""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import importlib.util
+import json
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from samba_asr.errors import UserError
+from samba_asr.metrics.report import plot_breakdown, write_report
+from samba_asr.metrics.wer import WerReport, bootstrap, score
+from samba_asr.text.normalize import NAMES, normalizer
+
+
+class Line(NamedTuple):
+    id: str
+    text: str
+    speaker: str = ""
+
+
+def add_parser(subparsers) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        "score",
+        help="word error rate of transcripts",
+        description=(
+            "Compare transcripts by utterance id. Files are told by their suffix: .trn (words (speaker-utterance)), "
+            ".jsonl (a manifest: id, text and perhaps speaker), anything else is a Kaldi text file (id words)."
+        ),
+    )
+    parser.add_argument("--ref", type=Path, required=True, metavar="FILE", help="what was said")
+    parser.add_argument("--hyp", type=Path, required=True, metavar="FILE", help="what was recognised")
+    parser.add_argument(
+        "--normalize", choices=NAMES, default="none", help="rules for both texts (default: %(default)s)"
+    )
+    parser.add_argument("--cer", action="store_true", help="count characters, with the spaces, not words")
+    parser.add_argument("--utt2spk", type=Path, metavar="FILE", help="speakers (id speaker), over those of --ref")
+    parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="samples for the interval, 0: none")
+    parser.add_argument(
+        "--by-speaker", action="store_true", help="draw whole speakers for the interval, not utterances"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="write alignments, .trn pair, confusions and a plot here"
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print Kaldi's lines, the interval and what did not fit; 0."""
+    if args.bootstrap < 0:
+        raise UserError(f"--bootstrap {args.bootstrap}: give the number of samples, or 0 for no interval")
+    rules = normalizer(args.normalize)
+    references, hypotheses = read_transcripts(args.ref), read_transcripts(args.hyp)
+    if hypotheses and not references.keys() & hypotheses.keys():
+        raise UserError(
+            f"no id of {args.hyp} (such as {next(iter(hypotheses))!r}) is in {args.ref} "
+            f"(such as {next(iter(references), None)!r}): these files do not belong together"
+        )
+    speakers = {line.id: line.speaker for line in references.values() if line.speaker}
+    if args.utt2spk:
+        speakers |= {line.id: line.text for line in read_transcripts(args.utt2spk).values()}
+    report = score(
+        {line.id: rules(line.text) for line in references.values()},
+        {line.id: rules(line.text) for line in hypotheses.values()},
+        speakers=speakers,
+        unit="character" if args.cer else "word",
+    )
+    for line in [*report.kaldi_lines(), *_more_lines(report, args)]:
+        print(line)
+    if args.out:
+        write_report(report, args.out)
+        if importlib.util.find_spec("matplotlib"):
+            plot_breakdown(report, args.out / "wer.png")
+        else:
+            print("no plot: pip install 'samba_asr[plot]'")
+    return 0
+
+
+def _more_lines(report: WerReport, args: argparse.Namespace) -> Iterator[str]:
+    if args.bootstrap:
+        low, high = bootstrap(report, args.bootstrap, by_speaker=args.by_speaker)
+        drawn = "speakers" if args.by_speaker else "utterances"
+        yield f"95 % interval [ {100 * low:.2f}, {100 * high:.2f} ], {args.bootstrap} samples of {drawn}"
+    yield f"normalised by: {args.normalize}"
+    if report.unknown:
+        yield f"not scored: {len(report.unknown)} ids of {args.hyp} are not in {args.ref}, such as {report.unknown[0]}"
+
+
+def read_transcripts(path: Path) -> dict[str, Line]:
+    """The lines of a transcript file by id, in order; UserError names the file and the line of what is wrong."""
+    suffixes = [suffix for suffix in path.suffixes if suffix != ".gz"]
+    parse = {".trn": _trn, ".jsonl": _jsonl, ".json": _jsonl}.get(suffixes[-1] if suffixes else "", _kaldi)
+    lines: dict[str, Line] = {}
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
+            for number, text in enumerate(file, start=1):
+                if not text.strip():
+                    continue
+                line = _parsed(parse, text, f"{path}:{number}")
+                if line.id in lines:
+                    raise UserError(f"{path}:{number}: id {line.id!r} occurs twice; ids are unique in a file")
+                lines[line.id] = line
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot read it ({error.strerror or error})") from error
+    return lines
+
+
+def _parsed(parse: Callable[[str], Line], text: str, where: str) -> Line:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def _kaldi(text: str) -> Line:
+    name, *words = text.split(maxsplit=1)
+    return Line(name, words[0].strip() if words else "")
+
+
+def _trn(text: str) -> Line:
+    """The speaker is what stands before the first hyphen of the id, as for sclite."""
+    found = re.fullmatch(r"(.*)\(([^()\s]+)\)\s*", text.rstrip("\n"))
+    if not found:
+        raise ValueError(f"not a .trn line, `words (speaker-utterance)`: {text.strip()!r}")
+    name = found[2]
+    return Line(name, found[1].strip(), name.partition("-")[0] if "-" in name else "")
+
+
+def _jsonl(text: str) -> Line:
+    try:
+        entry = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from error
+    fields = [entry.get(key, "") for key in ("id", "text", "speaker")] if isinstance(entry, dict) else [None]
+    if not all(isinstance(field, str) for field in fields) or not fields[0] or "text" not in entry:
+        raise ValueError('a line needs "id" and "text" (and may have "speaker"), all of them strings')
+    return Line(*fields)

@@ -1,0 +1,1 @@
+"""Data: manifests, corpora, batches.  Nothing here touches features or models."""

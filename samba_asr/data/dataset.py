@@ -1,0 +1,315 @@
+"""From utterances to batches of tensors: reading, caching, augmentation of waveforms, padding, loading ahead.
+
+b utterances, s samples, u tokens
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import logging
+import queue
+import threading
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from samba_asr.audio import augment
+from samba_asr.audio.read import AudioError, read
+from samba_asr.audio.resample import resample
+from samba_asr.config import Config
+from samba_asr.data.bucketing import bucket_batches, choose_speed, derive_seed, sorted_batches
+from samba_asr.data.durations import read_headers, with_durations
+from samba_asr.data.manifest import Utterance
+from samba_asr.errors import UserError
+from samba_asr.text.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+SUBSAMPLING = 4  # feature frames an encoder frame
+
+
+class Batch(NamedTuple):
+    """Utterances padded at the end: audio with 0.0, tokens with 0."""
+
+    audio: Tensor  # (b, s) float32 in [-1, 1], or a little beyond after augmentation
+    lengths: Tensor  # (b,) long, samples
+    tokens: Tensor  # (b, u) long
+    token_lengths: Tensor  # (b,) long
+    ids: list[str]
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(x.to(device, non_blocking=True) for x in self[:4]), self.ids)
+
+    def rows(self, start: int, stop: int) -> Batch:
+        """Some of the utterances, with no more padding than they need."""
+        lengths, token_lengths = self.lengths[start:stop], self.token_lengths[start:stop]
+        return Batch(
+            self.audio[start:stop, : int(lengths.max())],
+            lengths,
+            self.tokens[start:stop, : int(token_lengths.max())],
+            token_lengths,
+            self.ids[start:stop],
+        )
+
+
+def collate(samples: Sequence[np.ndarray], tokens: Sequence[Sequence[int]], ids: Sequence[str]) -> Batch:
+    """Pad waveforms (s,) and token ids to one batch; no utterances give tensors with b = 0."""
+    lengths = torch.tensor([len(x) for x in samples], dtype=torch.long)
+    token_lengths = torch.tensor([len(x) for x in tokens], dtype=torch.long)
+    b = len(samples)
+    audio = torch.zeros(b, int(lengths.max()) if b else 0)
+    padded = torch.zeros(b, int(token_lengths.max()) if b else 0, dtype=torch.long)
+    for i, (x, y) in enumerate(zip(samples, tokens, strict=True)):
+        audio[i, : len(x)] = torch.from_numpy(x)
+        padded[i, : len(y)] = torch.tensor(y, dtype=torch.long)
+    return Batch(audio, lengths, padded, token_lengths, list(ids))
+
+
+def make_batch(
+    rows: Iterable[tuple[Utterance, Sequence[int]]], load: Callable[[Utterance], np.ndarray]
+) -> Batch:
+    """Utterances and their tokens, read by `load`.  Those that cannot be read are reported and left out."""
+    samples, tokens, ids = [], [], []
+    for utterance, ys in rows:
+        try:
+            samples.append(load(utterance))
+        except AudioError as error:
+            logger.warning("utterance %s is left out: %s", utterance.id, error)
+            continue
+        tokens.append(ys)
+        ids.append(utterance.id)
+    return collate(samples, tokens, ids)
+
+
+class AudioStore:
+    """Reads utterances at one sample rate; with `cache`, keeps them in memory as 16-bit (115 MB an hour at 16 kHz).
+
+    With the cache every read is rounded to 16 bits, the first too, so that what an epoch sees does not depend on what
+    was read before it.
+    """
+
+    def __init__(self, rate: int, cache: bool):
+        self.rate = rate
+        self._cache: dict[tuple, np.ndarray] | None = {} if cache else None
+
+    def load(self, utterance: Utterance) -> np.ndarray:
+        """(s,) float32; AudioError if it cannot be read."""
+        key = _key(utterance)
+        kept = self._cache.get(key) if self._cache is not None else None
+        if kept is None:
+            audio = read(utterance.audio, start=utterance.start, duration=utterance.duration)
+            samples = resample(audio.samples, audio.rate, self.rate)
+            if self._cache is None:
+                return samples
+            kept = np.clip(np.round(samples * 32768), -32768, 32767).astype(np.int16)
+            self._cache[key] = kept
+        return kept.astype(np.float32) / 32768
+
+    def fill(self, utterances: Iterable[Utterance]) -> None:
+        """Read everything now, if there is a cache; loader processes then share it, else each would fill its own."""
+        for utterance in utterances if self._cache is not None else ():
+            if _key(utterance) not in self._cache:
+                with contextlib.suppress(AudioError):  # reported where it is missed
+                    self.load(utterance)
+
+
+def _key(utterance: Utterance) -> tuple[str, float, float | None]:
+    return utterance.audio, utterance.start, utterance.duration
+
+
+class _Voices(Sequence):
+    """Training utterances as babble, read when one is drawn."""
+
+    def __init__(self, store: AudioStore, utterances: Sequence[Utterance]):
+        self.store, self.utterances = store, utterances
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    def __getitem__(self, i):
+        return self.store.load(self.utterances[i])
+
+
+class TrainingSet:
+    """The utterances that training can use, with their tokens; `epoch(n)` gives the batches of one epoch.
+
+    Left out, and counted in `left_out` by reason: those shorter or longer than data.min_seconds, data.max_seconds,
+    without text, and those whose tokens (with a blank between equal neighbours) outnumber the encoder's frames at the
+    fastest speed, where CTC has no path.  UserError if none remain.
+    """
+
+    def __init__(
+        self, utterances: Sequence[Utterance], tokenizer: Tokenizer, config: Config, noise: Sequence[Utterance] = ()
+    ):
+        self.config = config
+        self.noise = list(noise)
+        self.store = AudioStore(config.model.features.sample_rate, config.data.cache)
+        self.utterances: list[Utterance] = []
+        self.tokens: list[list[int]] = []
+        self.left_out: Counter[str] = Counter()
+        for utterance in measured(utterances):
+            tokens = tokenizer.encode(utterance.text)
+            reason = self._unusable(utterance, tokens)
+            if reason:
+                self.left_out[reason] += 1
+                continue
+            self.utterances.append(utterance)
+            self.tokens.append(tokens)
+        if not self.utterances:
+            counts = ", ".join(f"{n} {reason}" for reason, n in self.left_out.items()) or "the manifests are empty"
+            raise UserError(f"no training utterance is usable: {counts}")
+        self.seconds = np.array([u.duration for u in self.utterances])
+        options = {f.name: getattr(config.augment, f.name) for f in dataclasses.fields(config.augment)}
+        self.speeds = config.augment.speed
+        self.augment = augment.AugmentConfig(**{**options, "speed": (1.0,)})  # speed is ours: batches depend on it
+
+    def _unusable(self, utterance: Utterance, tokens: list[int]) -> str:
+        data, features = self.config.data, self.config.model.features
+        if utterance.duration < data.min_seconds:
+            return f"shorter than data.min_seconds={data.min_seconds}"
+        if utterance.duration > data.max_seconds:
+            return f"longer than data.max_seconds={data.max_seconds}"
+        if not tokens:
+            return "without text"
+        samples = utterance.duration * features.sample_rate / max(self.config.augment.speed)
+        frames = int(samples / features.hop / SUBSAMPLING)
+        repeats = sum(a == b for a, b in itertools.pairwise(tokens))
+        return "with more tokens than encoder frames" if len(tokens) + repeats > frames else ""
+
+    @property
+    def fingerprint(self) -> int:
+        """Changes with the utterances, their order and durations: a resumed run must find its batches again."""
+        return derive_seed(*(f"{u.id} {u.duration:.3f}" for u in self.utterances))
+
+    def epoch(self, epoch: int, *, ranks: int = 1) -> Epoch:
+        """The batches of epoch `epoch` (any whole number), the same for every rank and every call."""
+        seed = self.config.train.seed
+        speeds = np.array([self.speed(epoch, u) for u in self.utterances])
+        batches = bucket_batches(
+            self.seconds / speeds,
+            batch_seconds=self.config.data.batch_seconds,
+            buckets=self.config.data.buckets,
+            seed=derive_seed("batches", seed, epoch),
+            ranks=ranks,
+        )
+        return Epoch(self, epoch, batches)
+
+    def speed(self, epoch: int, utterance: Utterance) -> float:
+        return choose_speed(self.speeds, seed=self.config.train.seed, epoch=epoch, utterance=utterance.id)
+
+
+class Epoch:
+    """`epoch[k]` is batch k of all ranks', read and augmented: a function of (seed, epoch, k) alone."""
+
+    def __init__(self, data: TrainingSet, number: int, batches: list[list[int]]):
+        self.data, self.number, self.batches = data, number, batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, k: int) -> Batch:
+        """A batch without the utterances that cannot be read, which are reported; it may hold none."""
+        rows = ((self.data.utterances[i], self.data.tokens[i]) for i in self.batches[k])
+        return make_batch(rows, self._waveform)
+
+    def _waveform(self, utterance: Utterance) -> np.ndarray:
+        data = self.data
+        rng = np.random.default_rng(derive_seed("augment", data.config.train.seed, self.number, utterance.id))
+        x = augment.speed_perturb(data.store.load(utterance), data.speed(self.number, utterance))
+        options = data.augment
+        if data.noise and options.noise_prob and rng.random() < 0.5:  # half of the noise is recorded, half synthetic
+            if rng.random() < options.noise_prob:
+                noise = data.store.load(data.noise[rng.integers(len(data.noise))])
+                x = augment.add_noise(x, noise, rng.uniform(*options.noise_snr_db))
+            options = dataclasses.replace(options, noise_prob=0.0)
+        voices = _Voices(data.store, data.utterances)
+        return augment.augment_waveform(x, data.store.rate, options, rng, voices)
+
+
+def measured(utterances: Iterable[Utterance]) -> list[Utterance]:
+    """The same utterances; where a manifest gives no duration, it is read from the header of the file.
+
+    Those whose header cannot be read are reported and left out.
+    """
+    utterances = list(utterances)
+    headers = read_headers(u for u in utterances if u.duration is None)
+    for path, header in headers.items():
+        if isinstance(header, AudioError):
+            logger.warning("left out: %s", header if path in str(header) else f"{path}: {header}")
+    return [u for u in with_durations(utterances, headers=headers) if u.duration is not None]
+
+
+def load_batches(epoch: Epoch, positions: Sequence[int], workers: int) -> Generator[Batch, None, None]:
+    """epoch[k] for k in positions, in order, read ahead: by one thread, or by `workers` processes."""
+    if workers == 0:
+        yield from prefetch(epoch.__getitem__, positions)
+        return
+    from torch.utils.data import DataLoader
+
+    epoch.data.store.fill(epoch.data.utterances)
+    pinned = torch.cuda.is_available()
+    yield from DataLoader(
+        epoch, batch_size=None, sampler=positions, num_workers=workers, collate_fn=_as_it_is, pin_memory=pinned
+    )
+
+
+def evaluation_batches(
+    utterances: Sequence[Utterance], tokenizer: Tokenizer, store: AudioStore, *, batch_seconds: float
+) -> Generator[Batch, None, None]:
+    """Every utterance once, unchanged, the longest first, read ahead by a thread.
+
+    Those that cannot be read are reported and left out; a batch may hold none.
+    """
+    utterances = measured(utterances)
+
+    def load(members: list[int]) -> Batch:
+        return make_batch(((utterances[i], tokenizer.encode(utterances[i].text)) for i in members), store.load)
+
+    yield from prefetch(load, sorted_batches([u.duration for u in utterances], batch_seconds=batch_seconds))
+
+
+def prefetch(load: Callable, items: Iterable, depth: int = 4) -> Generator[Any, None, None]:
+    """load(item) for each item, in order, up to `depth` ahead in a background thread; what it raises is raised here."""
+    ready: queue.Queue = queue.Queue(depth)
+    stopped = threading.Event()
+
+    def put(entry) -> None:
+        while not stopped.is_set():
+            try:
+                return ready.put(entry, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def work() -> None:
+        try:
+            for item in items:
+                if stopped.is_set():
+                    return
+                put((load(item), None))
+            put((None, StopIteration()))
+        except BaseException as error:
+            put((None, error))
+
+    thread = threading.Thread(target=work, name="samba_asr-prefetch", daemon=True)
+    thread.start()
+    try:
+        while True:
+            value, error = ready.get()
+            if isinstance(error, StopIteration):
+                return
+            if error is not None:
+                raise error
+            yield value
+    finally:  # also when the consumer leaves early
+        stopped.set()
+        thread.join()
+
+
+def _as_it_is(batch: Batch) -> Batch:
+    return batch

@@ -1,0 +1,225 @@
+"""Readers of corpora: any of the usual layouts -> a list of utterances.
+
+format         recognised by
+jsonl          a file `.jsonl`, `.jsonl.gz` or `.json` (ours, or NeMo's keys), or a folder with `manifest.jsonl`
+table          a file `.csv`, `.tsv` or `.txt`, or a folder with one of `metadata.csv`, `*.csv`, `*.tsv`
+ljspeech       a folder with `metadata.csv` and `wavs/` (or `wav/`): id|text, or id|raw text|text
+kaldi          a folder with `wav.scp`
+librispeech    a folder with `speaker/chapter/speaker-chapter.trans.txt`, or with such folders (splits)
+fsdd           a folder (or its `recordings/`) of `{digit}_{speaker}_{n}.wav|flac`
+
+Texts are as the corpus writes them.  Durations are left open unless the corpus states them: `with_durations`
+(durations.py) reads them from the headers.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from samba_asr.data.manifest import Utterance, read_manifest
+from samba_asr.data.tables import numbered_lines, read_ljspeech, read_table
+from samba_asr.errors import UserError
+
+log = logging.getLogger(__name__)
+
+AUDIO = (".flac", ".opus", ".wav", ".ogg", ".mp3")  # in this order, where a corpus has an utterance twice
+DIGITS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
+
+_FSDD = re.compile(r"(\d)_([^_]+)_(\d+)")
+_CHAPTER = re.compile(r"\d+-\d+")
+
+
+def read_corpus(path: str | os.PathLike, *, format: str = "auto") -> list[Utterance]:
+    """The utterances at `path`, in the corpus's order (sorted where the order is the file system's).
+
+    format: a name in `FORMATS`, or "auto": the layout decides.  Raises UserError for a path that is not there, that
+    looks like no known layout, or that breaks the rules of its format (naming file:line).
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder: check the name (now in {Path.cwd()})")
+    if format == "auto":
+        format = recognise(path)
+    if format not in FORMATS:
+        raise UserError(f"format {format!r}: give one of auto, {', '.join(FORMATS)}")
+    utterances = FORMATS[format](path)
+    if not utterances:
+        raise UserError(f"{path}: read as {format}, this holds no utterances: is it the right place and format?")
+    log.info("%s: %d utterances (%s)", path, len(utterances), format)
+    return utterances
+
+
+def recognise(path: Path) -> str:
+    """The name of the format that `path` looks like."""
+    if path.is_file():
+        name = path.name.lower()
+        if name == "wav.scp":
+            return "kaldi"
+        if name.endswith((".jsonl", ".jsonl.gz", ".json")):
+            return "jsonl"
+        if name.endswith((".csv", ".tsv", ".txt")):
+            return "table"
+    elif (path / "wav.scp").exists():
+        return "kaldi"
+    elif (path / "metadata.csv").exists() and ((path / "wavs").is_dir() or (path / "wav").is_dir()):
+        return "ljspeech"
+    elif (path / "manifest.jsonl").exists():
+        return "jsonl"
+    elif next(_chapters(path), None):
+        return "librispeech"
+    elif any(True for _ in _digit_files(path)):
+        return "fsdd"
+    elif len([*path.glob("*.csv"), *path.glob("*.tsv")]) == 1:
+        return "table"
+    raise UserError(f"{path}: this looks like no corpus known here: name the format ({', '.join(FORMATS)})")
+
+
+def read_librispeech(path: Path) -> list[Utterance]:
+    """`speaker/chapter/speaker-chapter-number.flac|opus|wav` and `speaker-chapter.trans.txt` with lines `id TEXT`.
+
+    path: one split (train-clean-5, test-5h), or the folder of the splits; the split's name is its folder's.
+    A file without a line in the transcripts is an utterance without text.  A line without a file is an utterance
+    whose audio is missing, which `validate` reports.
+    """
+    utterances: dict[str, Utterance] = {}
+    for chapter in _chapters(path):
+        split = chapter.parent.parent.name
+        speaker = chapter.parent.name
+        texts = _transcripts(chapter / f"{speaker}-{chapter.name}.trans.txt")
+        files = _audio_files(chapter)
+        for id in sorted({*files, *texts}):
+            audio = files.get(id, chapter / f"{id}.flac")
+            if id in utterances:
+                other = Path(utterances[id].audio).parent
+                raise UserError(f"{audio}: {id} is also in {other}: read one split at a time")
+            utterances[id] = Utterance(id, os.path.abspath(audio), texts.get(id, ""), speaker, split=split)
+    return list(utterances.values())
+
+
+def _chapters(path: Path) -> Iterator[Path]:
+    """Folders `speaker/chapter` in a split, or in the splits under `path`; sorted by speaker, then chapter."""
+    for pattern in ("*/*", "*/*/*"):
+        found = [
+            folder
+            for folder in path.glob(pattern)
+            if folder.is_dir() and _CHAPTER.fullmatch(f"{folder.parent.name}-{folder.name}")
+        ]
+        if found:
+            yield from sorted(found, key=lambda f: (f.parent.parent.name, int(f.parent.name), int(f.name)))
+            return
+
+
+def _transcripts(path: Path) -> dict[str, str]:
+    """`id TEXT` lines; an absent file is an empty one."""
+    if not path.exists():
+        return {}
+    texts: dict[str, str] = {}
+    for number, line in numbered_lines(path):
+        id, *text = line.split(maxsplit=1)
+        if id in texts:
+            raise UserError(f"{path}:{number}: {id} has a second transcript: keep one")
+        texts[id] = text[0] if text else ""
+    return texts
+
+
+def _audio_files(folder: Path) -> dict[str, Path]:
+    """id -> audio file, the first of `AUDIO` where there are several."""
+    files: dict[str, Path] = {}
+    for file in sorted(folder.iterdir(), key=lambda f: f.suffix.lower() in AUDIO and AUDIO.index(f.suffix.lower())):
+        if file.suffix.lower() in AUDIO:
+            files.setdefault(file.stem, file)
+    return files
+
+
+def read_fsdd(path: Path) -> list[Utterance]:
+    """Free Spoken Digit Dataset: `{digit}_{speaker}_{n}.wav`; text ZERO to NINE, split test for n < 5, its own rule."""
+    utterances = []
+    for file in _digit_files(path):
+        digit, speaker, n = _FSDD.fullmatch(file.stem).groups()
+        split = "test" if int(n) < 5 else "train"
+        utterances.append(Utterance(file.stem, os.path.abspath(file), DIGITS[int(digit)], speaker, split=split))
+    return utterances
+
+
+def _digit_files(path: Path) -> Iterator[Path]:
+    folder = path / "recordings" if (path / "recordings").is_dir() else path
+    for _, file in sorted(_audio_files(folder).items()):
+        if _FSDD.fullmatch(file.stem):
+            yield file
+
+
+def read_kaldi(path: Path) -> list[Utterance]:
+    """Kaldi's data folder: wav.scp, and where they are there text, utt2spk, segments.
+
+    A relative path in wav.scp is relative to the folder it is started from in Kaldi, mostly a recipe's: here it is
+    looked for from the present folder, then from the data folder.  Raises UserError for a command (`... |`), which
+    is never run, and for an archive (`file.ark:123`).
+    """
+    folder = path.parent if path.is_file() else path
+    recordings = {}
+    for id, (value, where) in _columns(folder / "wav.scp").items():
+        if value.startswith("|") or value.endswith("|"):
+            raise UserError(
+                f"{where}: {value!r} is a command, and commands in data are never run: write audio to files"
+            )
+        if re.search(r"\.ark:\d+$", value):
+            raise UserError(f"{where}: {value!r} is in an archive, which is not read: write the audio to files")
+        recordings[id] = value if os.path.exists(value) else os.path.join(folder, value)
+    texts, speakers = (_columns(folder / name, optional=True) for name in ("text", "utt2spk"))
+
+    def utterance(id: str, recording: str, start: float, duration: float | None) -> Utterance:
+        text, speaker = (table.get(id, ("",))[0] for table in (texts, speakers))
+        audio = os.path.abspath(recordings[recording])
+        return Utterance(id, audio, text, speaker, duration, start)
+
+    if not (folder / "segments").exists():
+        return [utterance(id, id, 0.0, None) for id in recordings]
+    utterances = []
+    for id, (value, where) in _columns(folder / "segments").items():
+        try:
+            recording, start, end = value.split()[:3]
+            start, end = float(start), float(end)
+        except ValueError:
+            raise UserError(f"{where}: a segment is `id recording start end` in seconds, not {value!r}") from None
+        if recording not in recordings:
+            raise UserError(f"{where}: the recording {recording!r} is not in wav.scp: add it, or drop the segment")
+        if end == -1:  # Kaldi: up to the end
+            utterances.append(utterance(id, recording, start, None))
+        elif 0 <= start < end:
+            utterances.append(utterance(id, recording, start, round(end - start, 6)))
+        else:
+            raise UserError(f"{where}: a segment from {start} to {end} s: the end comes after the start")
+    return utterances
+
+
+def _columns(path: Path, *, optional: bool = False) -> dict[str, tuple[str, str]]:
+    """`key value` lines -> key: (value, file:line)."""
+    if not path.exists():
+        if optional:
+            return {}
+        raise UserError(f"{path}: no such file: a Kaldi data folder has one")
+    table: dict[str, tuple[str, str]] = {}
+    for number, line in numbered_lines(path):
+        key, *value = line.split(maxsplit=1)
+        if key in table:
+            raise UserError(f"{path}:{number}: {key!r} occurs twice: keep one")
+        table[key] = (value[0] if value else "", f"{path}:{number}")
+    return table
+
+
+def _read_jsonl(path: Path) -> list[Utterance]:
+    return read_manifest(path / "manifest.jsonl" if path.is_dir() else path)
+
+
+FORMATS: dict[str, Callable[[Path], list[Utterance]]] = {
+    "jsonl": _read_jsonl,
+    "table": read_table,
+    "ljspeech": read_ljspeech,
+    "kaldi": read_kaldi,
+    "librispeech": read_librispeech,
+    "fsdd": read_fsdd,
+}

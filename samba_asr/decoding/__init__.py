@@ -1,0 +1,1 @@
+"""Search: frames of log-probabilities in, hypotheses with token times out; no text, no configuration files."""

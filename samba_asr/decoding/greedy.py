@@ -1,0 +1,61 @@
+"""Best-path search of a CTC head: the most probable id of every frame, repeats merged, blanks dropped.
+
+A. Graves et al., "Connectionist temporal classification", 2006, section 3.2.  It finds the most probable alignment,
+which need not belong to the most probable text: `prefix_beam` adds up alignments.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from samba_asr.decoding.base import BLANK, Hypothesis, checked_lengths
+
+
+class GreedyState(NamedTuple):
+    tokens: np.ndarray  # (b,) object: tuple of ids
+    times: np.ndarray  # (b,) object: tuple of frame indices
+    score: np.ndarray  # (b,) float64: sum of the maxima
+    last: np.ndarray  # (b,) int64: id of the last frame, blank before the first
+    frames: np.ndarray  # (b,) int64: frames seen
+
+
+class Greedy:
+    """Best path; `Hypothesis.score` is the log-probability of that one alignment, `times` are the tokens' first frames.
+
+    Ties between ids go to the lower one.  There is one hypothesis a row whatever `nbest` says.
+    """
+
+    def init_state(self, batch: int) -> GreedyState:
+        tokens, times = np.empty(batch, dtype=object), np.empty(batch, dtype=object)
+        for row in range(batch):
+            tokens[row] = times[row] = ()
+        zeros = np.zeros(batch, dtype=np.int64)
+        return GreedyState(tokens, times, np.zeros(batch), zeros, zeros)
+
+    def step(self, log_probs: torch.Tensor, lengths: torch.Tensor, state: GreedyState) -> GreedyState:
+        counts = checked_lengths(log_probs, lengths, len(state.frames))
+        if not counts.any():
+            return state
+        best, ids = log_probs.detach().max(dim=-1)  # (b, t) each
+        best, ids = best.to("cpu", torch.float64).numpy(), ids.cpu().numpy()
+        tokens, times, score, last = (x.copy() for x in state[:4])
+        for row in np.flatnonzero(counts):
+            path = ids[row, : counts[row]]
+            before = np.concatenate([last[row : row + 1], path[:-1]])
+            first = np.flatnonzero((path != before) & (path != BLANK))
+            tokens[row] = tokens[row] + tuple(path[first].tolist())
+            times[row] = times[row] + tuple((first + state.frames[row]).tolist())
+            # One addition after another, so that the sum does not depend on how time was cut.
+            score[row] = np.add.accumulate(np.append(score[row], best[row, : counts[row]]))[-1]
+            last[row] = path[-1]
+        return GreedyState(tokens, times, score, last, state.frames + counts)
+
+    def finish(self, state: GreedyState) -> GreedyState:
+        return state
+
+    def hypotheses(self, state: GreedyState, nbest: int = 1) -> list[list[Hypothesis]]:
+        rows = zip(state.tokens, state.score.tolist(), state.times, strict=True)
+        return [[Hypothesis(tokens, score, times)] for tokens, score, times in rows]

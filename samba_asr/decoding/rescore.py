@@ -1,0 +1,131 @@
+"""The second pass: the decoder reads the n-best of the first and has its say; and both passes as one, chunk by chunk.
+
+Every hypothesis gets the score
+
+    (1 - weight) log p_ctc(text | speech) + weight log p_decoder(text, end | speech)
+
+the joint score of hybrid CTC models (S. Watanabe et al., "Hybrid CTC/attention architecture for end-to-end speech
+recognition", 2017, eq. 15), for a list of texts rather than inside a search.  There is no bonus for length: both are
+probabilities of whole texts, CTC's holds deletions in check, and a list made by CTC holds no text without an end.
+
+    b  rows     t  encoder frames     n  hypotheses of all rows together     u  tokens
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from samba_asr.config import DecodeConfig
+from samba_asr.decoding.base import Decoder, Hypothesis
+from samba_asr.decoding.greedy import Greedy
+from samba_asr.decoding.prefix_beam import PrefixBeam
+from samba_asr.errors import UserError
+from samba_asr.streaming import State, take_rows
+
+if TYPE_CHECKING:
+    from samba_asr.models.asr import AsrModel
+    from samba_asr.models.decoder import MambaDecoder
+
+
+def rescore(
+    decoder: MambaDecoder | None, hypotheses: list[list[Hypothesis]], memory: State, weight: float
+) -> list[list[Hypothesis]]:
+    """Each row's hypotheses with their joint score, best first; equals stay in the order of the first pass.
+
+    hypotheses: the n-best of each row, lists of any lengths; the empty text is a hypothesis like others.
+    memory:     the decoder's state after all speech of the rows (`MambaDecoder.absorb`), the same number of rows.
+    weight:     0 (CTC alone) to 1 (decoder alone).
+    UserError if there is no decoder or the weight is out of range.
+    """
+    check(decoder, weight)
+    rows = [row for row, some in enumerate(hypotheses) for _ in some]
+    texts = [h.tokens for some in hypotheses for h in some]
+    if not texts:
+        return [[] for _ in hypotheses]
+    device = decoder.output.weight.device
+    lengths = torch.tensor([len(text) for text in texts], device=device)  # (n,)
+    width = max(len(text) for text in texts)
+    tokens = torch.tensor([[*text, *[0] * (width - len(text))] for text in texts], dtype=torch.long, device=device)
+    # The speech was scanned once a row; every text of a row reads the state that is left of it.
+    memory = take_rows(memory, torch.tensor(rows, device=device))
+    scores = iter((-decoder.loss(tokens, lengths, memory)).tolist())
+    joint = [
+        [Hypothesis(h.tokens, (1 - weight) * h.score + weight * next(scores), h.times) for h in some]
+        for some in hypotheses
+    ]
+    return [sorted(some, key=lambda h: -h.score) for some in joint]
+
+
+def check(decoder: MambaDecoder | None, weight: float) -> None:
+    """UserError unless this decoder can rescore with this weight."""
+    if not 0 <= weight <= 1:
+        raise UserError(f"decode.rescore={weight} is the decoder's share of the score: 0 (CTC alone) to 1")
+    if decoder is None:
+        raise UserError(
+            f"decode.rescore={weight} needs a decoder, and this model has none (model.decoder.layers=0): "
+            "use decode.rescore=0, or a model trained with a decoder"
+        )
+
+
+class TwoPassState(NamedTuple):
+    search: Any  # of the first pass
+    memory: State  # what the decoder holds of the speech; () without a second pass
+
+
+class TwoPass:
+    """CTC head, search and, where `weight` is above 0, the second pass: from encoder frames to hypotheses.
+
+    Used like a search (`samba_asr.decoding.base.Decoder`) on encoder frames (b, t, d) in place of log-probabilities:
+    frames may come in chunks cut anywhere, and the decoder listens along, so at the end only the texts cost anything.
+    nbest: hypotheses of the first pass that the second one reads.
+    """
+
+    def __init__(self, model: AsrModel, search: Decoder, *, weight: float = 0.0, nbest: int = 8):
+        self.model, self.search, self.weight, self.nbest = model, search, weight, nbest
+        if weight:
+            check(model.decoder, weight)
+
+    def init_state(self, batch: int) -> TwoPassState:
+        weight = self.model.ctc.linear.weight
+        memory = self.model.decoder.init_memory(batch, device=weight.device, dtype=weight.dtype) if self.weight else ()
+        return TwoPassState(self.search.init_state(batch), memory)
+
+    def step(self, frames: Tensor, lengths: Tensor, state: TwoPassState) -> TwoPassState:
+        log_probs, _ = self.model.ctc(frames, lengths)
+        memory = self.model.decoder.absorb(frames, lengths, state.memory) if self.weight else ()
+        return TwoPassState(self.search.step(log_probs, lengths, state.search), memory)
+
+    def finish(self, state: TwoPassState) -> TwoPassState:
+        return state._replace(search=self.search.finish(state.search))
+
+    def hypotheses(self, state: TwoPassState, nbest: int = 1) -> list[list[Hypothesis]]:
+        """For each row at least 1 and at most `nbest`, best first: of the second pass if there is one."""
+        if not self.weight:
+            return self.search.hypotheses(state.search, nbest)
+        found = self.search.hypotheses(state.search, max(nbest, self.nbest))
+        return [some[:nbest] for some in rescore(self.model.decoder, found, state.memory, self.weight)]
+
+    def partial(self, state: TwoPassState) -> list[Hypothesis]:
+        """For each row the best of the first pass: what to show while speech goes on."""
+        return [some[0] for some in self.search.hypotheses(state.search)]
+
+
+def two_pass(model: AsrModel, config: DecodeConfig) -> TwoPass:
+    """Both passes as `config` has them; UserError for what does not go together."""
+    if config.method not in ("greedy", "beam"):
+        raise UserError(f"decode.method={config.method!r}: write greedy or beam")
+    if config.method == "greedy" and (config.rescore or config.nbest > 1):
+        key = "rescore" if config.rescore else "nbest"
+        raise UserError(
+            f"decode.{key}={getattr(config, key)} needs several hypotheses, and greedy search has one: "
+            "use decode.method=beam"
+        )
+    if not 1 <= config.nbest <= config.beam:
+        raise UserError(f"decode.nbest={config.nbest} must be 1 .. decode.beam={config.beam}")
+    if config.block < -1:
+        raise UserError(f"decode.block={config.block}: frames of 40 ms, or -1 for the model's largest block")
+    search = Greedy() if config.method == "greedy" else PrefixBeam(config.beam)
+    return TwoPass(model, search, weight=config.rescore, nbest=config.beam)

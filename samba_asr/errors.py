@@ -1,0 +1,16 @@
+"""The one exception that means: the user can mend this."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """A wrong file, option or value.  Its message is one line that names the value, the cause and the fix.
+
+    The command line prints the message after `error:` and exits with status 1; anything else is a bug and keeps
+    its traceback.
+    """
+
+
+def missing_extra(package: str, extra: str) -> UserError:
+    """The error for an optional package that is not installed."""
+    return UserError(f"this needs the package {package!r}, which is not installed: pip install 'samba_asr[{extra}]'")

@@ -1,0 +1,1 @@
+"""Encoder, heads, the whole model, and the folder that a model travels in."""

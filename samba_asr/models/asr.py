@@ -1,0 +1,132 @@
+"""The recogniser's model: acoustic model, CTC head, Mamba decoder; and its training losses.
+
+Shapes: b batch, s samples, t encoder frames, u tokens, v vocabulary.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from samba_asr.audio.augment import spec_augment
+from samba_asr.audio.features import LogMel
+from samba_asr.config import AugmentConfig, LossConfig, ModelConfig
+from samba_asr.errors import UserError
+from samba_asr.models.decoder import MambaDecoder
+from samba_asr.models.encoder import AcousticModel
+from samba_asr.streaming import Step, StreamingModule, mask, valid_mask
+
+
+class CtcHead(StreamingModule):
+    """Encoder frames (b, t, d) -> log-probabilities (b, t, v) of the blank (0) and the tokens, float32 or wider."""
+
+    def __init__(self, d_model: int, vocab_size: int):
+        super().__init__()
+        self.linear = nn.Linear(d_model, vocab_size)
+
+    def init_state(self, batch, *, device=None, dtype=None):
+        return ()
+
+    def step(self, x, lengths, state):
+        logits = self.linear(mask(x, lengths))
+        return Step(logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32)), lengths, state)
+
+
+class Losses(NamedTuple):
+    """Of each utterance, (b,), summed over its tokens, in nats; zeros where a loss is not used."""
+
+    total: Tensor
+    ctc: Tensor
+    decoder: Tensor
+    cr: Tensor
+
+
+class SpeechBatch(Protocol):
+    """What training hands over: see `samba_asr.data.dataset.Batch`."""
+
+    audio: Tensor  # (b, s)
+    lengths: Tensor  # (b,) samples
+    tokens: Tensor  # (b, u)
+    token_lengths: Tensor  # (b,)
+
+
+class AsrModel(nn.Module):
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        if config.vocab_size < 2:
+            raise UserError(f"model.vocab_size {config.vocab_size} must be the tokenizer's: at least blank and one token")
+        self.config = config
+        self.acoustic = AcousticModel(config)
+        self.ctc = CtcHead(config.d_model, config.vocab_size)
+        decoder = config.decoder
+        self.decoder = MambaDecoder(decoder, config.d_model, config.vocab_size) if decoder.layers else None
+
+    @property
+    def features(self) -> LogMel:
+        return self.acoustic.features
+
+    def draw_block(self, rng: random.Random) -> int:
+        """A block size for one training batch: -1 (the whole utterance) or one of config.blocks."""
+        if not self.config.blocks or rng.random() < self.config.full_block:
+            return -1
+        return rng.choice(self.config.blocks)
+
+    def log_probs(self, audio: Tensor, lengths: Tensor, *, block: int = -1) -> tuple[Tensor, Tensor]:
+        """CTC log-probabilities (b, t, v) and lengths (b,) of whole utterances: audio (b, s), lengths (b,) in samples."""
+        return self.ctc(*self.acoustic(audio.unsqueeze(-1), lengths, block))
+
+    def forward(
+        self,
+        batch: SpeechBatch,
+        *,
+        block: int = -1,
+        loss: LossConfig,
+        augment: AugmentConfig | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Losses:
+        """Training losses of a batch.  SpecAugment, drawn from `generator`, where `augment` is given."""
+        with torch.no_grad():
+            features, lengths = self.features(batch.audio.unsqueeze(-1), batch.lengths)  # (b, t, m)
+        tokens, token_lengths = batch.tokens, batch.token_lengths
+        views = 2 if loss.cr_ctc > 0 else 1
+        if views == 2:  # the same utterances under two draws of SpecAugment
+            features, lengths = torch.cat([features, features]), torch.cat([lengths, lengths])
+            tokens, token_lengths = torch.cat([tokens, tokens]), torch.cat([token_lengths, token_lengths])
+        if augment is not None:
+            features = spec_augment(
+                features,
+                lengths,
+                generator,
+                time_masks=augment.time_masks,
+                time_width=augment.time_width,
+                time_ratio=augment.time_ratio,
+                freq_masks=augment.freq_masks,
+                freq_width=augment.freq_width,
+            )
+        frames, lengths = self.acoustic.encoder(*self.acoustic.subsampling(features, lengths), block)  # (b, t, d)
+        log_probs, _ = self.ctc(frames, lengths)
+        # A text that its audio is too short for has no alignment: infinite loss and no gradient; it counts as 0.
+        ctc = F.ctc_loss(log_probs.transpose(0, 1), tokens, lengths, token_lengths, reduction="none", zero_infinity=True)
+        decoder = cr = torch.zeros_like(ctc)
+        if self.decoder is not None and loss.decoder > 0:
+            start = self.decoder.init_memory(frames.shape[0], device=frames.device, dtype=frames.dtype)
+            memory = self.decoder.absorb(frames, lengths, start)
+            decoder = self.decoder.loss(tokens, token_lengths, memory, loss.label_smoothing)
+        if views == 2:
+            cr = consistency(log_probs, lengths)
+            ctc, decoder, cr = (v.view(2, -1).mean(0) for v in (ctc, decoder, cr))
+        return Losses(loss.ctc * ctc + loss.decoder * decoder + loss.cr_ctc * cr, ctc, decoder, cr)
+
+
+def consistency(log_probs: Tensor, lengths: Tensor) -> Tensor:
+    """CR-CTC (arXiv 2410.05101, eq. 4): each view's posteriors learn from the other's, held fixed.
+
+    log_probs (2b, t, v): the two views of b utterances.  Returns (2b,) KL divergences summed over valid frames.
+    """
+    target = log_probs.detach().roll(log_probs.shape[0] // 2, 0)
+    kl = F.kl_div(log_probs, target, reduction="none", log_target=True).sum(-1)  # (2b, t)
+    return kl.masked_fill(~valid_mask(lengths, kl.shape[1]), 0).sum(1)

@@ -1,0 +1,83 @@
+"""The Mamba decoder and its attention-free cross-connection.
+
+Each layer reads the text so far (self mixer), then the speech: its cross mixer scans [memory ; text], encoder frames first,
+and the outputs at the text are kept (ConMamba, arXiv 2407.09732; Samba-ASR, arXiv 2501.02832, gives no detail).  The scan over
+the memory is causal, so what the text reads is one state of fixed size, and that state is carried chunk by chunk while audio
+arrives: at the end of speech the decoder is already conditioned, and scoring a hypothesis costs only its text.
+Shapes: b batch, t encoder frames, u text positions, d d_model, v vocabulary.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from samba_asr.config import DecoderConfig, MixerConfig
+from samba_asr.models.encoder import FeedForward
+from samba_asr.nn.dropout import Dropout
+from samba_asr.nn.mixers import Mamba2
+from samba_asr.nn.mixers.mamba2 import Mamba2State
+from samba_asr.streaming import State, mask
+
+BOUNDARY = 0
+"""The id that starts and ends a text: the CTC blank's, which no text holds."""
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self, config: DecoderConfig, d_memory: int):
+        super().__init__()
+        d = config.d_model
+        mixer = MixerConfig(d_state=config.d_state, expand=config.expand, headdim=config.headdim)
+        self.self_norm, self.self_mixer = nn.LayerNorm(d), Mamba2(d, mixer)
+        self.memory = nn.Sequential(nn.LayerNorm(d_memory), nn.Linear(d_memory, d))
+        self.cross_norm, self.cross_mixer = nn.LayerNorm(d), Mamba2(d, mixer)
+        self.feed_forward = FeedForward(d, 4, config.dropout)
+        self.dropout = Dropout(config.dropout)
+
+    def absorb(self, memory: Tensor, lengths: Tensor, state: Mamba2State) -> Mamba2State:
+        """The cross mixer's state after more encoder frames (b, t, d_memory)."""
+        return self.cross_mixer.step(self.memory(memory), lengths, state).state
+
+    def forward(self, x: Tensor, lengths: Tensor, memory: Mamba2State) -> Tensor:
+        start = self.self_mixer.init_state(x.shape[0], device=x.device, dtype=x.dtype)
+        x = x + self.dropout(self.self_mixer.step(self.self_norm(x), lengths, start).x)
+        x = x + self.dropout(self.cross_mixer.step(self.cross_norm(x), lengths, memory).x)
+        return x + self.feed_forward(x)
+
+
+class MambaDecoder(nn.Module):
+    def __init__(self, config: DecoderConfig, d_memory: int, vocab_size: int):
+        super().__init__()
+        self.embedding = nn.Embedding(vocab_size, config.d_model)
+        self.dropout = Dropout(config.dropout)
+        self.layers = nn.ModuleList(DecoderLayer(config, d_memory) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.d_model)
+        self.output = nn.Linear(config.d_model, vocab_size)
+
+    def init_memory(self, batch: int, *, device=None, dtype=None) -> State:
+        """The decoder's view of no speech at all: one cross-mixer state a layer."""
+        return tuple(layer.cross_mixer.init_state(batch, device=device, dtype=dtype) for layer in self.layers)
+
+    def absorb(self, frames: Tensor, lengths: Tensor, memory: State) -> State:
+        """Read on: memory after `lengths` (b,) more encoder frames (b, t, d_memory).  Under the law: any cut gives the same."""
+        if frames.shape[1] == 0:
+            return memory
+        frames = mask(frames, lengths)
+        return tuple(layer.absorb(frames, lengths, m) for layer, m in zip(self.layers, memory, strict=True))
+
+    def forward(self, tokens: Tensor, lengths: Tensor, memory: State) -> Tensor:
+        """Logits (b, u + 1, v) of each next token, given tokens (b, u) with `lengths` (b,) valid; the last is the end."""
+        start = tokens.new_full((tokens.shape[0], 1), BOUNDARY)
+        x = self.dropout(self.embedding(torch.cat([start, tokens], dim=1)))  # (b, u + 1, d)
+        for layer, m in zip(self.layers, memory, strict=True):
+            x = layer(x, lengths + 1, m)
+        return self.output(self.norm(x))
+
+    def loss(self, tokens: Tensor, lengths: Tensor, memory: State, label_smoothing: float = 0.0) -> Tensor:
+        """(b,) summed cross-entropy of each text and its end, in nats; 0 smoothing gives -log p(text | speech)."""
+        logits = self(tokens, lengths, memory).float()
+        position = torch.arange(tokens.shape[1] + 1, device=tokens.device)
+        tokens = F.pad(tokens, (0, 1)).masked_fill(position == lengths[:, None], BOUNDARY)  # targets: the text, then its end
+        loss = F.cross_entropy(logits.transpose(1, 2), tokens, reduction="none", label_smoothing=label_smoothing)
+        return loss.masked_fill(position > lengths[:, None], 0).sum(1)

@@ -1,0 +1,185 @@
+"""The encoder: ConMamba-style blocks, under the law at any latency.
+
+Each layer is half a feed-forward, the SSM mixer, the convolution module, half a feed-forward, norm: the Conformer's macaron
+with an SSM for attention (arXiv 2407.09732; a bare stack of Mamba layers is known to fail).
+The encoder holds frames back until a block is whole; inside it every layer sees whole blocks (samba_asr.nn.blocks).
+Shapes: b batch, s samples, t frames (40 ms after subsampling), d d_model.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from samba_asr.audio.features import LogMel
+from samba_asr.config import ModelConfig
+from samba_asr.nn.blocks import BlockModule, Blocks, lay_blocks
+from samba_asr.nn.conv import ConvolutionModule, subsampling
+from samba_asr.nn.dropout import Dropout
+from samba_asr.nn.mixers import build_mixer
+from samba_asr.streaming import Stack, State, Step, StreamingModule, concat, mask, take_time
+
+
+class FeedForward(nn.Module):
+    """norm, linear, SiLU, linear: position by position."""
+
+    def __init__(self, d: int, expand: int, dropout: float):
+        super().__init__()
+        self.norm = nn.LayerNorm(d)
+        self.up = nn.Linear(d, expand * d)
+        self.down = nn.Linear(expand * d, d)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.down(self.dropout(F.silu(self.up(self.norm(x))))))
+
+
+class LayerState(NamedTuple):
+    mixer: State
+    convolution: Tensor
+
+
+class EncoderLayer(BlockModule):
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        d = config.d_model
+        self.feed_forward_in = FeedForward(d, config.ffn_expand, config.dropout)
+        self.mixer_norm = nn.LayerNorm(d)
+        self.mixer = build_mixer(d, config.mixer)
+        self.convolution_norm = nn.LayerNorm(d)
+        self.convolution = ConvolutionModule(d, config.conv_kernel, config.dropout)
+        self.feed_forward_out = FeedForward(d, config.ffn_expand, config.dropout)
+        self.norm = nn.LayerNorm(d)
+        self.dropout = Dropout(config.dropout)
+
+    def init_state(self, batch, *, device=None, dtype=None):
+        return LayerState(
+            self.mixer.init_state(batch, device=device, dtype=dtype),
+            self.convolution.init_state(batch, device=device, dtype=dtype),
+        )
+
+    def step(self, x: Tensor, lengths: Tensor, state: LayerState, blocks: Blocks) -> Step:
+        x = mask(x, lengths)
+        x = x + 0.5 * self.feed_forward_in(x)
+        y, _, mixer = self.mixer.step(self.mixer_norm(x), lengths, state.mixer, blocks)
+        x = x + self.dropout(y)
+        y, _, convolution = self.convolution.step(self.convolution_norm(x), lengths, state.convolution, blocks)
+        x = x + y
+        x = x + 0.5 * self.feed_forward_out(x)
+        return Step(self.norm(x), lengths, LayerState(mixer, convolution))
+
+
+class EncoderState(NamedTuple):
+    waiting: Tensor  # (b, capacity, d) frames of a block that is not yet whole; zeros behind them
+    held: Tensor  # (b,) how many
+    size: Tensor  # (b,) frames in a block
+    layers: tuple[LayerState, ...]
+
+
+class Encoder(StreamingModule):
+    """(b, t, d) -> (b, t, d): N layers behind one buffer.
+
+    `block`, frames in a block, is an argument of `forward` and of `init_state`: an int, or (b,) one for each row.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.d_model, self.max_block = config.d_model, config.max_block
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
+
+    def block_size(self, block: int | Tensor, batch: int, device: torch.device | None) -> Tensor:
+        """(b,) frames in a block: -1 means max_block ("offline"), 0 and 1 are causal."""
+        size = torch.as_tensor(block, device=device).expand(batch)
+        return torch.where(size < 0, self.max_block, size.clamp(1, self.max_block))
+
+    def init_state(self, batch, *, block: int | Tensor = -1, capacity: int | None = None, device=None, dtype=None):
+        """capacity: room for waiting frames; default what these rows need.  States to be stacked need one capacity."""
+        size = self.block_size(block, batch, device)
+        if capacity is None:
+            capacity = int(size.max()) - 1 if batch else 0
+        return EncoderState(
+            torch.zeros(batch, capacity, self.d_model, device=device, dtype=dtype),
+            torch.zeros(batch, dtype=torch.long, device=device),
+            size,
+            tuple(layer.init_state(batch, device=device, dtype=dtype) for layer in self.layers),
+        )
+
+    def step(self, x: Tensor, lengths: Tensor, state: EncoderState) -> Step:
+        x, total = concat((state.waiting, state.held), (x.to(state.waiting.dtype), lengths))
+        whole = total // state.size * state.size  # (b,) frames that form whole blocks
+        held = total - whole
+        capacity = state.waiting.shape[1]
+        index = whole[:, None] + torch.arange(capacity, device=x.device)
+        waiting = mask(take_time(x, index.clamp(max=max(x.shape[1] - 1, 0))), held) if capacity else state.waiting
+        y, layers = self._layers(x[:, : int(whole.max())], whole, state.layers, state.size)
+        return Step(y, whole, EncoderState(waiting, held, state.size, layers))
+
+    def finish(self, state: EncoderState) -> tuple[Tensor, Tensor]:
+        y, _ = self._layers(state.waiting[:, : int(state.held.max())], state.held, state.layers, state.size)
+        return y, state.held
+
+    def forward(self, x: Tensor, lengths: Tensor, block: int | Tensor = -1) -> tuple[Tensor, Tensor]:
+        """The whole utterance at once: the same layers, from their first state, with nothing held back."""
+        states = [layer.init_state(x.shape[0], device=x.device, dtype=x.dtype) for layer in self.layers]
+        y, _ = self._layers(x, lengths, states, self.block_size(block, x.shape[0], x.device))
+        return y, lengths
+
+    def _layers(self, x, lengths, states, size):
+        if x.shape[1] == 0:
+            return x, tuple(states)
+        blocks = lay_blocks(lengths, x.shape[1], size)
+        new = []
+        for layer, state in zip(self.layers, states, strict=True):
+            x, _, state = layer.step(x, lengths, state, blocks)
+            new.append(state)
+        return x, tuple(new)
+
+
+class AcousticState(NamedTuple):
+    front: State  # of features and subsampling
+    encoder: EncoderState
+
+
+class AcousticModel(StreamingModule):
+    """Waveform (b, s, 1) -> encoder frames (b, s / 640, d), 25 a second."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        mels = config.features.mels
+        self.front = Stack(
+            LogMel(config.features),
+            Stack(*subsampling(mels, config.subsampling_channels, config.d_model, config.dropout)),
+        )
+        self.encoder = Encoder(config)
+        self.stride = self.front.stride
+
+    def init_state(self, batch, *, block: int | Tensor = -1, capacity: int | None = None, device=None, dtype=None):
+        return AcousticState(
+            self.front.init_state(batch, device=device, dtype=dtype),
+            self.encoder.init_state(batch, block=block, capacity=capacity, device=device, dtype=dtype),
+        )
+
+    def step(self, x: Tensor, lengths: Tensor, state: AcousticState) -> Step:
+        """x (b, s, 1), lengths (b,) in samples, each a multiple of `stride` (640 samples, 40 ms)."""
+        x, lengths, front = self.front.step(x, lengths, state.front)
+        x, lengths, encoder = self.encoder.step(x, lengths, state.encoder)
+        return Step(x, lengths, AcousticState(front, encoder))
+
+    def finish(self, state: AcousticState) -> tuple[Tensor, Tensor]:
+        return self.encoder.finish(state.encoder)
+
+    def forward(self, x: Tensor, lengths: Tensor, block: int | Tensor = -1) -> tuple[Tensor, Tensor]:
+        return self.encoder(*self.front(x, lengths), block)
+
+    @property
+    def features(self) -> LogMel:
+        """Waveform -> normalised log-mel."""
+        return self.front.layers[0]
+
+    @property
+    def subsampling(self) -> Stack:
+        """Log-mel at 100 frames a second -> d_model at 25."""
+        return self.front.layers[1]

@@ -1,0 +1,99 @@
+"""The folder that a model travels in.
+
+    config.yaml         the whole configuration (samba_asr.config), with its version
+    model.safetensors   weights, float32 or bfloat16; nothing in it can run
+    tokenizer.*         samba_asr.text.tokenizer
+    README.md           what it is, what it was trained on, what to expect of it
+    results.json        scores, each with its test set and decoding
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from samba_asr.config import VERSION, Config, load, save
+from samba_asr.errors import UserError
+from samba_asr.models.asr import AsrModel
+from samba_asr.text.tokenizer import Tokenizer, load_tokenizer
+
+
+class LoadedModel(NamedTuple):
+    model: AsrModel  # in evaluation mode
+    tokenizer: Tokenizer
+    config: Config
+
+
+def save_model(
+    folder: Path, model: AsrModel, config: Config, tokenizer: Tokenizer, results: dict[str, Any] | None = None
+) -> None:
+    """Write a model folder; files of the same name are replaced, README.md is only made where there is none."""
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save(config, folder / "config.yaml")
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
+    tokenizer.save(folder)
+    (folder / "results.json").write_text(json.dumps(results or {}, indent=2) + "\n")
+    if not (folder / "README.md").exists():
+        (folder / "README.md").write_text(card(model, config))
+
+
+def card(model: AsrModel, config: Config) -> str:
+    """A model card to be completed by hand."""
+    parameters = sum(p.numel() for p in model.parameters())
+    m = config.model
+    return f"""# A samba_asr model
+
+{parameters:,} parameters; {m.layers} layers of d_model {m.d_model}, mixer {m.mixer.name}, decoder layers {m.decoder.layers};
+{m.features.sample_rate} Hz audio; tokenizer {config.tokenizer.kind} of {m.vocab_size} units.
+
+Trained on: {", ".join(Path(p).stem for p in config.data.train) or "not recorded"}.
+Use: `samba-asr transcribe --model FOLDER FILE...`
+"""
+
+
+def load_model(folder: Path, device: torch.device | str = "cpu") -> LoadedModel:
+    """Read a model folder.  A missing file, another version or weights that do not fit are `UserError`s."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    for name in ("config.yaml", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder} is not a model folder: it has no {name}")
+    _check_version(folder / "config.yaml")
+    config = load([folder / "config.yaml"])
+    tokenizer = load_tokenizer(folder)
+    if tokenizer.vocab_size != config.model.vocab_size:
+        raise UserError(
+            f"{folder}: the tokenizer has {tokenizer.vocab_size} units, config.yaml says {config.model.vocab_size}: "
+            "the files are of two models"
+        )
+    model = AsrModel(config.model)
+    try:
+        weights = load_file(folder / "model.safetensors")
+        model.load_state_dict(weights)
+    except (SafetensorError, RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder / 'model.safetensors'} does not hold this model's weights: {reason}") from None
+    return LoadedModel(model.to(device).eval(), tokenizer, config)
+
+
+def _check_version(path: Path) -> None:
+    from omegaconf import OmegaConf
+
+    try:
+        tree = OmegaConf.load(path)
+        version = tree.get("version")
+    except Exception as error:
+        raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())[:200]}") from None
+    if version != VERSION:
+        raise UserError(
+            f"{path.parent} is a model folder of version {version}; this samba_asr reads version {VERSION}: "
+            "install the samba_asr that wrote it, or train the model again"
+        )

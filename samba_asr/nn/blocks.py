@@ -1,0 +1,109 @@
+"""Blocks: how one set of weights serves every latency.
+
+Time is cut into blocks of L frames, counted from the start of the utterance.  A layer reads forward in time with its state
+carried for ever, and backward in time inside the block alone.  L = 1 is causal; L = the utterance is fully bidirectional;
+training draws L.  (Latency-controlled bidirectional Mamba, NTT, Interspeech 2025.)
+
+`Blocks` is laid once, at the encoder's entry, and shared by all layers.  Each row has its own L.  A `BlockModule` obeys the law
+of `samba_asr.streaming` for chunks of whole blocks; the encoder lets only those through.
+Shapes: b batch, t time, d channels.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from samba_asr.streaming import State, Step, StreamingModule
+
+
+class Blocks(NamedTuple):
+    """The blocks of a chunk that begins where a block begins."""
+
+    flip: Tensor  # (b, t) index that reverses time inside each block; identity behind the valid steps
+    start: Tensor | None  # (b, t) bool, first step of a block (in reversed time too); None: each row is one block
+
+
+def lay_blocks(lengths: Tensor, t: int, size: Tensor | int) -> Blocks:
+    """Cut the valid steps of each row, lengths (b,), into blocks of `size` steps, (b,) or one for all; the last may be short."""
+    i = torch.arange(t, device=lengths.device).expand(lengths.shape[0], -1)
+    size = torch.as_tensor(size, device=lengths.device).expand(lengths.shape[0])[:, None]
+    begin = i // size * size
+    end = torch.minimum(begin + size, lengths[:, None])  # one past the last step
+    valid = i < lengths[:, None]
+    single = t <= int(size.min()) if t else True
+    return Blocks(torch.where(valid, begin + end - 1 - i, i), None if single else valid & (i == begin))
+
+
+class _Flip(torch.autograd.Function):
+    """Reorder time by an index that is its own inverse: then the gradient is reordered by the same index.
+
+    autograd's own gradient of indexing is a scatter-add, ten times slower on a CPU.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, index: Tensor) -> Tensor:
+        rows = (index + torch.arange(x.shape[0], device=x.device)[:, None] * x.shape[1]).flatten()
+        ctx.save_for_backward(rows)
+        return x.reshape(-1, *x.shape[2:]).index_select(0, rows).view(x.shape)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        (rows,) = ctx.saved_tensors
+        return gradient.reshape(-1, *gradient.shape[2:]).index_select(0, rows).view(gradient.shape), None
+
+
+def flip(x: Tensor, blocks: Blocks) -> Tensor:
+    """x (b, t, ...) with time reversed inside each block."""
+    return _Flip.apply(x, blocks.flip)
+
+
+class BlockModule(nn.Module):
+    """A layer that sees whole blocks: the law of `StreamingModule`, with `blocks` as one more argument."""
+
+    def init_state(self, batch: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None) -> State:
+        raise NotImplementedError
+
+    def step(self, x: Tensor, lengths: Tensor, state: State, blocks: Blocks) -> Step:
+        """x (b, t, d) and its `lengths` (b,) hold whole blocks, but for the last block of an utterance."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, lengths: Tensor, blocks: Blocks) -> tuple[Tensor, Tensor]:
+        state = self.init_state(x.shape[0], device=x.device, dtype=x.dtype)
+        return self.step(x, lengths, state, blocks)[:2]
+
+
+class Unidirectional(BlockModule):
+    """A causal mixer where a block module is expected: blocks make no difference to it."""
+
+    def __init__(self, mixer: StreamingModule):
+        super().__init__()
+        self.mixer = mixer
+
+    def init_state(self, batch, *, device=None, dtype=None):
+        return self.mixer.init_state(batch, device=device, dtype=dtype)
+
+    def step(self, x, lengths, state, blocks):
+        return self.mixer.step(x, lengths, state)
+
+
+class BlockBidirectional(BlockModule):
+    """Two causal mixers: one reads on for ever, the other backward inside each block; their outputs are added.
+
+    Both have `step(x, lengths, state, reset=None)`, where reset (b, t) makes a mixer forget.
+    """
+
+    def __init__(self, forward_mixer: StreamingModule, backward_mixer: StreamingModule):
+        super().__init__()
+        self.forward_mixer, self.backward_mixer = forward_mixer, backward_mixer
+
+    def init_state(self, batch, *, device=None, dtype=None):
+        return self.forward_mixer.init_state(batch, device=device, dtype=dtype)
+
+    def step(self, x, lengths, state, blocks):
+        y, _, state = self.forward_mixer.step(x, lengths, state)
+        nothing = self.backward_mixer.init_state(x.shape[0], device=x.device, dtype=x.dtype)
+        back = self.backward_mixer.step(flip(x, blocks), lengths, nothing, reset=blocks.start).x
+        return Step(y + flip(back, blocks), lengths, state)

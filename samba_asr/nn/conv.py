@@ -1,0 +1,124 @@
+"""Convolutions under the law.  Shapes: b batch, t time, d channels, k kernel, m mels."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from samba_asr.errors import UserError
+from samba_asr.nn.blocks import BlockModule, Blocks, flip
+from samba_asr.nn.dropout import Dropout
+from samba_asr.ops.conv1d import causal_conv1d
+from samba_asr.streaming import Step, StreamingModule, mask, tail
+
+
+class BlockConv1d(BlockModule):
+    """Depthwise convolution, centred: `past` steps back without limit, `future` steps ahead inside the block.
+
+    With one block it is a common centred convolution; at a block's end the steps beyond count as zeros.
+    """
+
+    def __init__(self, d: int, past: int, future: int, bias: bool = True):
+        super().__init__()
+        self.past, self.future = past, future
+        self.conv1d = nn.Conv1d(d, d, past + 1 + future, groups=d, bias=bias)
+
+    def init_state(self, batch, *, device=None, dtype=None):
+        return torch.zeros(batch, self.past, self.conv1d.in_channels, device=device, dtype=dtype)
+
+    def step(self, x: Tensor, lengths: Tensor, state: Tensor, blocks: Blocks) -> Step:
+        if x.shape[1] == 0:  # torch refuses to convolve less than a kernel
+            return Step(x, lengths, state)
+        weight = self.conv1d.weight[:, 0]  # (d, past + 1 + future)
+        if blocks.start is None:  # one block: nothing to hide from anyone
+            x = torch.cat([state.to(x.dtype), mask(x, lengths)], dim=1)  # (b, past + t, d)
+            y = self.conv1d(F.pad(x, (0, 0, 0, self.future)).mT).mT
+            return Step(y, lengths, tail(x, lengths, self.past).to(state.dtype))
+        y, new = causal_conv1d(x, weight[:, : self.past + 1], self.conv1d.bias, initial_state=state, lengths=lengths)
+        # In reversed time the steps ahead are the past; the current step has had its turn, so its tap is 0.
+        ahead = F.pad(weight[:, self.past + 1 :].flip(1), (0, 1))  # (d, future + 1)
+        back, _ = causal_conv1d(flip(x, blocks), ahead, lengths=lengths, reset=blocks.start)
+        return Step(y + flip(back, blocks), lengths, new.to(state.dtype))
+
+
+class ConvolutionModule(BlockModule):
+    """The Conformer's: pointwise, gated linear unit, depthwise, norm, SiLU, pointwise (arXiv 2005.08100, figure 2).
+
+    LayerNorm stands for its batch norm, whose statistics of a padded batch would break the law.
+    """
+
+    def __init__(self, d: int, kernel: int, dropout: float):
+        super().__init__()
+        if kernel % 2 == 0:
+            raise UserError(f"conv_kernel {kernel} must be odd: as many steps back as ahead")
+        self.expand = nn.Linear(d, 2 * d)
+        self.depthwise = BlockConv1d(d, kernel // 2, kernel // 2)
+        self.norm = nn.LayerNorm(d)
+        self.project = nn.Linear(d, d)
+        self.dropout = Dropout(dropout)
+
+    def init_state(self, batch, *, device=None, dtype=None):
+        return self.depthwise.init_state(batch, device=device, dtype=dtype)
+
+    def step(self, x, lengths, state, blocks):
+        x = F.glu(self.expand(mask(x, lengths)), dim=-1)
+        x, lengths, state = self.depthwise.step(x, lengths, state, blocks)
+        return Step(self.dropout(self.project(F.silu(self.norm(x)))), lengths, state)
+
+
+class CausalConv2d(StreamingModule):
+    """3 x 3 convolution over time and mel, stride 2 in both, causal in time, then ReLU.
+
+    (b, t, m * c) -> (b, t / 2, m / 2 * c'), channels innermost, so that the law's (b, t, d) holds between layers.
+    """
+
+    stride = 2
+
+    def __init__(self, mels: int, c_in: int, c_out: int):
+        super().__init__()
+        if mels % 2:
+            raise UserError(f"{mels} mels must be even to be halved")
+        self.mels, self.c_in = mels, c_in
+        self.conv = nn.Conv2d(c_in, c_out, kernel_size=3, stride=2, padding=(0, 1))
+
+    def init_state(self, batch, *, device=None, dtype=None):
+        return torch.zeros(batch, 1, self.mels * self.c_in, device=device, dtype=dtype)  # kernel - stride = 1 step
+
+    def step(self, x, lengths, state):
+        x = torch.cat([state, mask(x, lengths)], dim=1)  # (b, 1 + t, m * c)
+        state = tail(x, lengths, 1)
+        if x.shape[1] < 3:
+            y = x.new_zeros(x.shape[0], 0, self.mels // 2 * self.conv.out_channels)
+            return Step(y, lengths // 2, state)
+        y = x.unflatten(2, (self.mels, self.c_in)).permute(0, 3, 1, 2)  # (b, c, 1 + t, m)
+        y = F.relu(self.conv(y)).permute(0, 2, 3, 1).flatten(2)  # (b, t / 2, m / 2 * c')
+        return Step(y, lengths // 2, state)
+
+
+class Project(StreamingModule):
+    """A linear map of every step, with dropout: a stateless streaming module."""
+
+    def __init__(self, d_in: int, d_out: int, dropout: float = 0.0):
+        super().__init__()
+        self.linear = nn.Linear(d_in, d_out)
+        self.dropout = Dropout(dropout)
+
+    def init_state(self, batch, *, device=None, dtype=None):
+        return ()
+
+    def step(self, x, lengths, state):
+        return Step(self.dropout(self.linear(mask(x, lengths))), lengths, state)
+
+
+def subsampling(mels: int, channels: int, d_model: int, dropout: float = 0.0) -> tuple[StreamingModule, ...]:
+    """The layers that turn 100 frames of `mels` a second into 25 of d_model: two strided convolutions and a projection."""
+    if mels % 4:
+        raise UserError(f"{mels} mels must be a multiple of 4: two convolutions halve them")
+    return (
+        CausalConv2d(mels, 1, channels),
+        CausalConv2d(mels // 2, channels, channels),
+        Project(mels // 4 * channels, d_model, dropout),
+    )
+
+

@@ -1,0 +1,31 @@
+"""Sequence mixers by name.  A new one is one file here, one line below, and one folder in `ops/`."""
+
+from __future__ import annotations
+
+from samba_asr.config import MixerConfig
+from samba_asr.nn.blocks import BlockBidirectional, BlockModule, Unidirectional
+from samba_asr.nn.mixers.hydra import Hydra
+from samba_asr.nn.mixers.mamba import Mamba
+from samba_asr.nn.mixers.mamba2 import Mamba2
+from samba_asr.registry import Registry
+
+mixers = Registry("mixer")
+mixers.register("mamba")(Mamba)
+mixers.register("mamba2")(Mamba2)
+mixers.register("hydra")(Hydra)
+
+
+def build_mixer(d_model: int, config: MixerConfig) -> BlockModule:
+    """The mixer that `config` names, as a block module.
+
+    A causal one reads backward inside blocks too, with weights of its own, where `config.bidirectional` says so.
+    """
+    mixer = mixers.build(config.name, d_model, config)
+    if isinstance(mixer, BlockModule):
+        return mixer
+    if config.bidirectional:
+        return BlockBidirectional(mixer, mixers.build(config.name, d_model, config))
+    return Unidirectional(mixer)
+
+
+__all__ = ["Hydra", "Mamba", "Mamba2", "build_mixer", "mixers"]

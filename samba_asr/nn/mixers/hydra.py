@@ -1,0 +1,90 @@
+"""Hydra mixer: a quasiseparable matrix, two SSD scans that share their projections (Hwang et al., arXiv 2407.09941).
+
+    y = shift(SSD(x)) + flip(shift(SSD(flip(x)))) + D(x) x                                     (eq. 10 and figure 2)
+
+The forward scan reads on for ever; the backward one inside each block (samba_asr.nn.blocks), where reversal keeps to the
+valid steps.  With one block it is Hydra as published.  Half the weights of two mixers, about the cost of one and a half.
+Shapes: b batch, t time, d d_model, h heads, p channels of a head, n state.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from samba_asr.config import MixerConfig
+from samba_asr.errors import UserError
+from samba_asr.nn.blocks import BlockModule, Blocks, flip
+from samba_asr.nn.conv import BlockConv1d
+from samba_asr.nn.mixers.common import GatedRMSNorm, initial_dt_bias, no_weight_decay
+from samba_asr.ops.ssd import ssd
+from samba_asr.streaming import Step, mask, tail
+
+
+class HydraState(NamedTuple):
+    conv: Tensor  # (b, d_conv - 1, d_inner + 4 n) last inputs of the short convolution
+    ssm: Tensor  # (b, h, p, n) float32, of the forward scan
+    last: Tensor  # (b, 1, d_inner) last output of the forward scan, which the shift hands to the next step
+
+
+class Hydra(BlockModule):
+    def __init__(self, d_model: int, config: MixerConfig):
+        super().__init__()
+        d_inner, n = config.expand * d_model, config.d_state
+        if d_inner % config.headdim:
+            raise UserError(f"expand * d_model = {d_inner} must be a multiple of headdim {config.headdim}")
+        heads = d_inner // config.headdim
+        self.d_inner, self.heads, self.d_state = d_inner, heads, n
+        self.in_proj = nn.Linear(d_model, 2 * d_inner + 4 * n + 2 * heads, bias=False)  # z, x, 2 (B, C), 2 dt
+        self.conv1d = BlockConv1d(d_inner + 4 * n, config.d_conv - 1, config.d_conv - 1)
+        self.dt_bias = no_weight_decay(initial_dt_bias(heads, config.dt_min, config.dt_max))
+        self.A_log = no_weight_decay(torch.empty(heads).uniform_(1, 16).log())
+        self.D = no_weight_decay(torch.ones(heads))
+        self.fc_D = nn.Linear(d_inner, heads, bias=False)
+        self.norm = GatedRMSNorm(d_inner)
+        self.out_proj = nn.Linear(d_inner, d_model, bias=False)
+
+    def init_state(self, batch, *, device=None, dtype=None):
+        accumulator = torch.float64 if dtype == torch.float64 else torch.float32
+        shape = (batch, self.heads, self.d_inner // self.heads, self.d_state)
+        return HydraState(
+            self.conv1d.init_state(batch, device=device, dtype=dtype),
+            torch.zeros(shape, device=device, dtype=accumulator),
+            torch.zeros(batch, 1, self.d_inner, device=device, dtype=dtype),
+        )
+
+    def step(self, x: Tensor, lengths: Tensor, state: HydraState, blocks: Blocks) -> Step:
+        b = x.shape[0]
+        width = self.d_inner + 4 * self.d_state
+        z, u, dt = self.in_proj(mask(x, lengths)).split([self.d_inner, width, 2 * self.heads], dim=-1)
+        u, _, conv = self.conv1d.step(u, lengths, state.conv, blocks)
+        u, forth, back = F.silu(u).split([self.d_inner, 2 * self.d_state, 2 * self.d_state], dim=-1)
+        dt_forth, dt_back = dt.chunk(2, dim=-1)
+
+        # Both scans in one call: rows 0..b-1 forth, rows b..2b-1 back in reversed time, forgetting at each block.
+        scan = torch.cat([u, flip(u, blocks)]).unflatten(-1, (self.heads, -1))  # (2b, t, h, p)
+        B, C = torch.cat([forth, flip(back, blocks)]).unsqueeze(2).chunk(2, dim=-1)  # (2b, t, 1, n)
+        dt = torch.cat([dt_forth, flip(dt_back, blocks)])  # (2b, t, h)
+        reset = None if blocks.start is None else torch.cat([torch.zeros_like(blocks.start), blocks.start])
+        y, ssm = ssd(
+            scan,
+            F.softplus(dt.to(self.dt_bias.dtype) + self.dt_bias),
+            -self.A_log.exp(),
+            B,
+            C,
+            initial_state=torch.cat([state.ssm, torch.zeros_like(state.ssm)]),
+            lengths=torch.cat([lengths, lengths]),
+            reset=reset,
+        )
+        y_forth, y_back = y.flatten(-2).chunk(2)  # (b, t, d_inner)
+        past = torch.cat([state.last.to(y.dtype), y_forth], dim=1)  # shift: a step reads what lies strictly before it,
+        ahead = F.pad(y_back, (0, 0, 1, 0))[:, :-1]  # ... and strictly after it, within its block
+        if blocks.start is not None:
+            ahead = ahead.masked_fill(blocks.start[..., None], 0)
+        skip = F.linear(u, self.fc_D.weight) + self.D.to(u.dtype)  # (b, t, h)
+        y = past[:, :-1] + flip(ahead, blocks) + (u.unflatten(-1, (self.heads, -1)) * skip[..., None]).flatten(-2)
+        last = tail(past, lengths, 1).to(state.last.dtype)
+        return Step(self.out_proj(self.norm(y, z)), lengths, HydraState(conv, ssm[:b], last))

@@ -1,0 +1,61 @@
+"""Mamba mixer: short convolution, selective scan (S6), gate (Gu and Dao, arXiv 2312.00752, figure 3).
+
+Parameter names and initialisation are those of state-spaces/mamba's `Mamba`, so that its users and weights feel at home.
+Shapes: b batch, t time, d d_model, n state.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from samba_asr.config import MixerConfig
+from samba_asr.nn.mixers.common import initial_dt_bias, no_weight_decay
+from samba_asr.ops.conv1d import causal_conv1d
+from samba_asr.ops.selective_scan import selective_scan
+from samba_asr.streaming import Step, StreamingModule, mask
+
+
+class MambaState(NamedTuple):
+    conv: Tensor  # (b, d_conv - 1, d_inner) last inputs of the short convolution
+    ssm: Tensor  # (b, d_inner, n) float32
+
+
+class Mamba(StreamingModule):
+    def __init__(self, d_model: int, config: MixerConfig):
+        super().__init__()
+        d_inner, n = config.expand * d_model, config.d_state
+        dt_rank = -(-d_model // 16)
+        self.d_inner, self.d_state, self.dt_rank = d_inner, n, dt_rank
+        self.in_proj = nn.Linear(d_model, 2 * d_inner, bias=False)  # x, z
+        self.conv1d = nn.Conv1d(d_inner, d_inner, config.d_conv, groups=d_inner)
+        self.x_proj = nn.Linear(d_inner, dt_rank + 2 * n, bias=False)  # dt, B, C
+        self.dt_proj = nn.Linear(dt_rank, d_inner)
+        nn.init.uniform_(self.dt_proj.weight, -(dt_rank**-0.5), dt_rank**-0.5)
+        self.dt_proj.bias = no_weight_decay(initial_dt_bias(d_inner, config.dt_min, config.dt_max))
+        self.A_log = no_weight_decay(torch.arange(1, n + 1, dtype=torch.float32).log().repeat(d_inner, 1))  # S4D real
+        self.D = no_weight_decay(torch.ones(d_inner))
+        self.out_proj = nn.Linear(d_inner, d_model, bias=False)
+
+    def init_state(self, batch, *, device=None, dtype=None):
+        conv = torch.zeros(batch, self.conv1d.kernel_size[0] - 1, self.d_inner, device=device, dtype=dtype)
+        accumulator = torch.float64 if dtype == torch.float64 else torch.float32
+        return MambaState(conv, torch.zeros(batch, self.d_inner, self.d_state, device=device, dtype=accumulator))
+
+    def step(self, x: Tensor, lengths: Tensor, state: MambaState, reset: Tensor | None = None) -> Step:
+        """x (b, t, d_model); reset (b, t) bool: forget everything before these steps."""
+        u, z = self.in_proj(mask(x, lengths)).chunk(2, dim=-1)
+        u, conv = causal_conv1d(
+            u, self.conv1d.weight[:, 0], self.conv1d.bias, initial_state=state.conv, lengths=lengths, reset=reset
+        )
+        u = F.silu(u)
+        dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        bias = self.dt_proj.bias
+        dt = F.softplus(F.linear(dt, self.dt_proj.weight).to(bias.dtype) + bias)  # (b, t, d_inner)
+        y, ssm = selective_scan(
+            u, dt, -self.A_log.exp(), B, C, D=self.D, initial_state=state.ssm, lengths=lengths, reset=reset
+        )
+        return Step(self.out_proj(y * F.silu(z)), lengths, MambaState(conv.to(state.conv.dtype), ssm))

@@ -1,0 +1,69 @@
+"""Mamba-2 mixer: short convolution, SSD scan, gate (Dao and Gu, arXiv 2405.21060).
+
+Parameter names and initialisation are those of state-spaces/mamba's `Mamba2`, so that its users and weights feel at home.
+Shapes: b batch, t time, d d_model, h heads, p channels of a head, n state.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from samba_asr.config import MixerConfig
+from samba_asr.errors import UserError
+from samba_asr.nn.mixers.common import GatedRMSNorm, initial_dt_bias, no_weight_decay
+from samba_asr.ops.conv1d import causal_conv1d
+from samba_asr.ops.ssd import ssd
+from samba_asr.streaming import Step, StreamingModule, mask
+
+
+class Mamba2State(NamedTuple):
+    conv: Tensor  # (b, d_conv - 1, d_inner + 2 n) last inputs of the short convolution
+    ssm: Tensor  # (b, h, p, n) float32
+
+
+class Mamba2(StreamingModule):
+    def __init__(self, d_model: int, config: MixerConfig):
+        super().__init__()
+        d_inner, n = config.expand * d_model, config.d_state
+        if d_inner % config.headdim:
+            raise UserError(f"expand * d_model = {d_inner} must be a multiple of headdim {config.headdim}")
+        heads = d_inner // config.headdim
+        self.d_inner, self.heads, self.d_state = d_inner, heads, n
+        self.in_proj = nn.Linear(d_model, 2 * d_inner + 2 * n + heads, bias=False)  # z, x, B, C, dt
+        self.conv1d = nn.Conv1d(d_inner + 2 * n, d_inner + 2 * n, config.d_conv, groups=d_inner + 2 * n)
+        self.dt_bias = no_weight_decay(initial_dt_bias(heads, config.dt_min, config.dt_max))
+        self.A_log = no_weight_decay(torch.empty(heads).uniform_(1, 16).log())
+        self.D = no_weight_decay(torch.ones(heads))
+        self.norm = GatedRMSNorm(d_inner)
+        self.out_proj = nn.Linear(d_inner, d_model, bias=False)
+
+    def init_state(self, batch, *, device=None, dtype=None):
+        conv = torch.zeros(batch, self.conv1d.kernel_size[0] - 1, self.conv1d.in_channels, device=device, dtype=dtype)
+        accumulator = torch.float64 if dtype == torch.float64 else torch.float32
+        shape = (batch, self.heads, self.d_inner // self.heads, self.d_state)
+        return Mamba2State(conv, torch.zeros(shape, device=device, dtype=accumulator))
+
+    def step(self, x: Tensor, lengths: Tensor, state: Mamba2State, reset: Tensor | None = None) -> Step:
+        """x (b, t, d_model); reset (b, t) bool: forget everything before these steps."""
+        z, u, dt = self.in_proj(mask(x, lengths)).split([self.d_inner, self.conv1d.in_channels, self.heads], dim=-1)
+        u, conv = causal_conv1d(
+            u, self.conv1d.weight[:, 0], self.conv1d.bias, initial_state=state.conv, lengths=lengths, reset=reset
+        )
+        u, B, C = F.silu(u).split([self.d_inner, self.d_state, self.d_state], dim=-1)
+        u = u.unflatten(-1, (self.heads, -1))  # (b, t, h, p)
+        y, ssm = ssd(
+            u,
+            F.softplus(dt.to(self.dt_bias.dtype) + self.dt_bias),
+            -self.A_log.exp(),
+            B.unsqueeze(2),
+            C.unsqueeze(2),
+            initial_state=state.ssm,
+            lengths=lengths,
+            reset=reset,
+        )
+        y = (y + self.D.to(u.dtype)[:, None] * u).flatten(-2)  # (b, t, d_inner)
+        return Step(self.out_proj(self.norm(y, z)), lengths, Mamba2State(conv.to(state.conv.dtype), ssm))

@@ -1,0 +1,103 @@
+"""Causal depthwise convolution with state, ragged lengths and resets.
+
+    y_t = sum_j weight[:, j] x_{t - (k - 1) + j} + bias
+
+The short convolution of every Mamba mixer and the two halves of the convolution module.
+Shapes: b batch, t time, d channels, k kernel.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from samba_asr.streaming import mask, tail, take_time
+
+
+def causal_conv1d_naive(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    initial_state: Tensor | None = None,
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The definition of `causal_conv1d`: a loop over time that keeps the last k - 1 inputs."""
+    b, t, d = x.shape
+    k = weight.shape[1]
+    state = x.new_zeros(b, k - 1, d) if initial_state is None else initial_state
+    outputs = []
+    for i in range(t):
+        old, x_i = state, x[:, i]
+        if reset is not None:
+            state = state.masked_fill(reset[:, i, None, None], 0)
+        window = torch.cat([state, x_i[:, None]], dim=1)  # (b, k, d)
+        y_i = (window * weight.T).sum(1)
+        if bias is not None:
+            y_i = y_i + bias
+        state = window[:, 1:]
+        if lengths is not None:
+            valid = (i < lengths)[:, None]
+            y_i = torch.where(valid, y_i, 0)
+            state = torch.where(valid[..., None], state, old)
+        outputs.append(y_i)
+    return (torch.stack(outputs, dim=1) if outputs else x.new_zeros(b, 0, d)), state
+
+
+def causal_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    initial_state: Tensor | None = None,
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Causal depthwise convolution.
+
+    Args:
+        x: (b, t, d) inputs.
+        weight: (d, k), the tap of the current step last; bias (d,).
+        initial_state: (b, k - 1, d) the inputs before x, default zeros.
+        lengths: (b,) valid steps; behind them y is unspecified, and nothing there reaches a valid output, the state or a
+            gradient (NaN included).
+        reset: (b, t) bool; True: all inputs before this step count as zeros from here on.
+
+    Returns y (b, t, d) and the state after the last valid step, (b, k - 1, d).
+    """
+    b, t, d = x.shape
+    k = weight.shape[1]
+    if lengths is None:
+        lengths = torch.full((b,), t, device=x.device)
+    else:
+        x = mask(x, lengths)
+    if initial_state is None:
+        initial_state = x.new_zeros(b, k - 1, d)
+    x = torch.cat([initial_state.to(x.dtype), x], dim=1)  # (b, k - 1 + t, d)
+    state = tail(x, lengths, k - 1)
+    if reset is None:
+        return _conv(x, weight, bias), state
+
+    # Put k - 1 zeros in front of every reset: then a plain convolution cannot see past it.
+    reset = reset & (torch.arange(t, device=x.device) < lengths[:, None])
+    passed = reset.cumsum(1)  # (b, t) resets so far
+    at = torch.arange(t, device=x.device) + passed * (k - 1)  # (b, t) where each step goes
+    spaced = x.new_zeros(b, t + (k - 1) * (1 + int(passed.max())), d) if t else x
+    place = torch.cat([torch.arange(k - 1, device=x.device).expand(b, -1), at + k - 1], dim=1)
+    spaced = spaced.scatter(1, place[..., None].expand(-1, -1, d), x) if t else x
+    y = take_time(_conv(spaced, weight, bias), at) if t else x[:, :0]
+    since = torch.cat([passed.new_zeros(b, k - 1), passed], dim=1)  # (b, k - 1 + t) resets before or at each step of x
+    alive = tail(since[..., None], lengths, k - 1) == passed.gather(1, (lengths[:, None] - 1).clamp(min=0))[..., None] \
+        if t else torch.ones_like(state[..., :1], dtype=torch.bool)
+    return y, torch.where(alive | (lengths == 0)[:, None, None], state, 0)
+
+
+def _conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if x.shape[1] < weight.shape[1]:
+        return x[:, :0]
+    return F.conv1d(x.mT, weight[:, None], bias, groups=weight.shape[0]).mT
+
+
+__all__ = ["causal_conv1d", "causal_conv1d_naive"]

@@ -1,0 +1,71 @@
+"""One entry to the selective scan, and the choice of who computes it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from samba_asr.errors import UserError
+from samba_asr.ops.selective_scan.chunk import selective_scan_chunk
+from samba_asr.ops.selective_scan.naive import selective_scan_naive
+
+BACKENDS = {"naive": selective_scan_naive, "chunk": selective_scan_chunk}
+
+
+def selective_scan(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    *,
+    D: Tensor | None = None,
+    initial_state: Tensor | None = None,
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """The selective state space model of Mamba (arXiv 2312.00752, eq. 2a-b; zero-order hold for A, Euler for B):
+
+        h_t = exp(dt_t A) h_{t-1} + dt_t x_t B_t        y_t = C_t . h_t + D x_t
+
+    for b rows of t time steps (t may be 0), d channels, n states a channel.
+
+    x (b, t, d), dt (b, t, d) positive (the caller has applied softplus), A (d, n) negative, B and C (b, t, n), D (d,).
+    initial_state (b, d, n): h before the first step; zeros if None.
+    lengths (b,), integers: past lengths[b] the state does not move, y is 0 and no gradient flows, whatever the padding
+        holds, NaN included.
+    reset (b, t), bool: where True, the row forgets its state just before that step, NaN included.
+    backend: "auto" or one of BACKENDS.
+
+    Returns y (b, t, d) in the dtype of x, and the state (b, d, n) after each row's last valid step: a row of length 0
+    gets its initial state back.  States and sums are float64 if any input is, else float32: so carry the state as
+    it is returned, also when x is bfloat16.  Scanning pieces of time, carrying the state, equals scanning the whole.
+    Differentiable once in every float argument, and through the final state.
+    """
+    b, t, d = x.shape
+    n = A.shape[-1]
+    _check("dt", dt, (b, t, d))
+    _check("A", A, (d, n))
+    _check("B", B, (b, t, n))
+    _check("C", C, (b, t, n))
+    _check("D", D, (d,))
+    _check("initial_state", initial_state, (b, d, n))
+    _check("lengths", lengths, (b,))
+    _check("reset", reset, (b, t))
+    name = choose(x.device, x.dtype, t)[0] if backend == "auto" else backend
+    if name not in BACKENDS:
+        raise UserError(f"selective scan has no backend {name!r}: use 'auto' or one of {', '.join(BACKENDS)}")
+    return BACKENDS[name](x, dt, A, B, C, D=D, initial_state=initial_state, lengths=lengths, reset=reset)
+
+
+def choose(device: torch.device, dtype: torch.dtype, t: int) -> tuple[str, str]:
+    """The backend for t steps of this dtype on this device, and why."""
+    if t <= 2:
+        return "naive", "one or two steps: the loop has less to set up"
+    return "chunk", "the fastest in plain torch"
+
+
+def _check(name: str, value: Tensor | None, shape: tuple[int, ...]) -> None:
+    if value is not None and tuple(value.shape) != shape:
+        raise ValueError(f"selective_scan: {name} has shape {tuple(value.shape)}, expected {shape} (from x and A)")

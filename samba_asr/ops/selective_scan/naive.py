@@ -1,0 +1,47 @@
+"""The selective scan as its definition reads: one loop over time.  Every faster version must agree with this one.
+
+b rows, t time steps, d channels, n states of one channel
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def selective_scan_naive(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    *,
+    D: Tensor | None = None,
+    initial_state: Tensor | None = None,
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`dispatch.selective_scan` (contract there), step by step:  h = exp(dt A) h + dt x B,  y = C h + D x."""
+    b, t, d = x.shape
+    dtype = accumulation_dtype(x, dt, A, B, C, D, initial_state)
+    valid = torch.ones(b, t, dtype=torch.bool, device=x.device)
+    if lengths is not None:
+        valid = torch.arange(t, device=x.device) < lengths[:, None]
+    hidden = ~valid[..., None]  # padding may hold NaN, and 0 * NaN is NaN, in gradients too: hide it before any product
+    x_, dt_, B_, C_ = (v.to(dtype).masked_fill(hidden, 0) for v in (x, dt, B, C))
+    A = A.to(dtype)
+    h = x_.new_zeros(b, d, A.shape[1]) if initial_state is None else initial_state.to(dtype)
+    ys = [x_.new_zeros(b, 0, d)]
+    for i in range(t):
+        before = h if reset is None else h.masked_fill(reset[:, i, None, None], 0)
+        decay = torch.exp(dt_[:, i, :, None] * A)  # (b, d, n)
+        after = decay * before + (dt_[:, i] * x_[:, i])[:, :, None] * B_[:, i, None, :]
+        h = torch.where(valid[:, i, None, None], after, h)
+        y = (h * C_[:, i, None, :]).sum(-1)  # (b, d)
+        ys.append((y if D is None else y + D.to(dtype) * x_[:, i])[:, None])
+    return torch.cat(ys, dim=1).masked_fill(hidden, 0).to(x.dtype), h
+
+
+def accumulation_dtype(*tensors: Tensor | None) -> torch.dtype:
+    """The dtype of states and sums: float64 if any input is float64, else float32."""
+    return torch.float64 if any(v is not None and v.dtype == torch.float64 for v in tensors) else torch.float32

@@ -1,0 +1,99 @@
+"""SSD in matrix form: products inside chunks of time, a short recurrence between them.
+
+Inside a chunk the scan is the product with a lower-triangular matrix (C_i . B_j) exp(a_i - a_j) dt_j, where a is the running
+sum of dt A (arXiv 2405.21060, section 6).  All chunks are computed at once; only their final states are combined in a loop,
+t / chunk steps long.  Every exponent is a sum of terms <= 0, so nothing overflows at any step size.
+
+Shapes: b batch, c chunks, q steps in a chunk, h heads, p channels of a head, g groups, n state.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def ssd_chunk(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    *,
+    initial_state: Tensor | None = None,
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    chunk: int = 32,
+) -> tuple[Tensor, Tensor]:
+    """See `samba_asr.ops.ssd.ssd` for the contract.  `chunk`: steps in a chunk, any number."""
+    b, t, h, p = x.shape
+    g, n = B.shape[2:]
+    if initial_state is None:
+        initial_state = torch.zeros(b, h, p, n, dtype=_accumulator(x), device=x.device)
+    if t == 0:
+        return x.new_zeros(b, 0, h, p), initial_state
+    if lengths is not None:
+        # dt = 0: no decay and no input, the state stays.  What multiplies it is zeroed too: 0 * NaN is NaN.
+        invalid = torch.arange(t, device=x.device) >= lengths[:, None]  # (b, t)
+        x, B, C = (v.masked_fill(invalid[..., None, None], 0) for v in (x, B, C))
+        dt = dt.masked_fill(invalid[..., None], 0)
+        if reset is not None:
+            reset = reset & ~invalid
+
+    q = min(chunk, t)
+    c = -(-t // q)
+    x, dt, B, C = (_split(v, c, q) for v in (x, dt, B, C))  # (b, c, q, ...)
+    a = (dt.float() if dt.dtype != torch.float64 else dt) * A  # (b, c, q, h)
+    a = a.cumsum(2).transpose(2, 3)  # (b, c, h, q) log decay since the chunk began
+    x = (x * dt.to(x.dtype)[..., None]).transpose(2, 3)  # (b, c, h, q, p), each input times its step
+    B, C = (v.transpose(2, 3) for v in (B, C))  # (b, c, g, q, n)
+
+    # 1. inside chunks
+    causal = torch.ones(q, q, dtype=torch.bool, device=x.device).tril()
+    if reset is None:
+        seen, kept, left = causal, None, None
+    else:
+        resets = _split(reset, c, q).to(torch.int32).cumsum(2)  # (b, c, q)
+        seen = (causal & (resets[..., None] == resets[..., None, :]))[:, :, None]  # (b, c, 1, q, q)
+        kept = (resets == 0)[:, :, None]  # (b, c, 1, q) steps that the chunk's first state reaches
+        left = (resets == resets[..., -1:])[:, :, None]  # (b, c, 1, q) steps that reach the chunk's last state
+    decay = (a[..., None] - a[..., None, :]).masked_fill(~seen, -torch.inf).exp()  # (b, c, h, q, q)
+    scores = C @ B.mT  # (b, c, g, q, q)
+    weights = (scores.unsqueeze(3) * decay.to(scores.dtype).unflatten(2, (g, h // g))).flatten(2, 3)  # (b, c, h, q, q)
+    y = weights @ x  # (b, c, h, q, p)
+
+    # 2. what each chunk adds to the state, and the recurrence between chunks
+    to_end = (a[..., -1:] - a).exp()  # (b, c, h, q)
+    from_start = a.exp()  # (b, c, h, q)
+    if reset is not None:
+        to_end, from_start = to_end * left, from_start * kept
+    added = (x * to_end.to(x.dtype)[..., None]).mT @ B.repeat_interleave(h // g, 2)  # (b, c, h, p, n)
+    added = added.to(initial_state.dtype)
+    through = from_start[..., -1].to(initial_state.dtype)  # (b, c, h) decay over the whole chunk
+    state, entering = initial_state, []
+    for i in range(c):
+        entering.append(state)
+        state = through[:, i, :, None, None] * state + added[:, i]
+    entering = torch.stack(entering, 1)  # (b, c, h, p, n)
+
+    # 3. what the state that enters a chunk gives to its outputs
+    C = C.repeat_interleave(h // g, 2) * from_start.to(C.dtype)[..., None]  # (b, c, h, q, n)
+    y = y + C @ entering.to(C.dtype).mT
+    y = y.transpose(2, 3).reshape(b, c * q, h, p)[:, :t]
+    if lengths is not None:
+        y = y.masked_fill(invalid[..., None, None], 0)  # it is 0 already; this is for a NaN in its gradient
+        state = torch.where((lengths == 0)[:, None, None, None], initial_state, state)  # bit for bit
+    return y, state
+
+
+def _accumulator(x: Tensor) -> torch.dtype:
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _split(x: Tensor, c: int, q: int) -> Tensor:
+    """(b, t, ...) -> (b, c, q, ...), padded with zeros."""
+    padding = c * q - x.shape[1]
+    if padding:
+        x = F.pad(x, (0, 0) * (x.dim() - 2) + (0, padding))
+    return x.unflatten(1, (c, q))

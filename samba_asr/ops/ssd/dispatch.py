@@ -1,0 +1,51 @@
+"""Which SSD backend runs, and why."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from samba_asr.errors import UserError
+from samba_asr.ops.ssd.chunk import ssd_chunk
+from samba_asr.ops.ssd.naive import ssd_naive
+
+BACKENDS = {"naive": ssd_naive, "chunk": ssd_chunk}
+
+
+def choose(device: torch.device, dtype: torch.dtype, t: int) -> tuple[str, str]:
+    """The backend for these inputs, and the reason in words (`samba-asr doctor` prints it)."""
+    return "chunk", f"matrix products inside chunks are fastest on {device.type} in {str(dtype).removeprefix('torch.')}"
+
+
+def ssd(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    *,
+    initial_state: Tensor | None = None,
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """The SSD scan (Mamba-2): h_t = exp(dt_t A) h_{t-1} + dt_t x_t B_t^T,  y_t = h_t C_t.
+
+    Args:
+        x: (b, t, h, p) inputs, h heads of p channels.
+        dt: (b, t, h) step sizes, positive (after softplus).
+        A: (h,) negative decay rates.
+        B, C: (b, t, g, n) input and output maps; head i uses group i // (h / g).
+        initial_state: (b, h, p, n), default zeros.
+        lengths: (b,) valid steps.  Behind them the state does not move and y is 0, whatever the inputs hold (NaN included).
+        reset: (b, t) bool; True: the state is forgotten before this step.
+        backend: "auto", "naive" or "chunk".
+
+    Returns y (b, t, h, p) and the state after the last valid step (b, h, p, n).  Differentiable in every tensor, in
+    `initial_state` and through the final state.  A row of length 0 returns its initial state bit for bit.
+    """
+    if backend == "auto":
+        backend, _ = choose(x.device, x.dtype, x.shape[1])
+    if backend not in BACKENDS:
+        raise UserError(f"unknown SSD backend {backend!r}; there are: auto, {', '.join(BACKENDS)}")
+    return BACKENDS[backend](x, dt, A, B, C, initial_state=initial_state, lengths=lengths, reset=reset)

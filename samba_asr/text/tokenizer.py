@@ -1,0 +1,255 @@
+"""Text to token ids and back.
+
+Ids are the same for every kind of tokenizer and every head of the model:
+
+    0        `<blk>`  the CTC blank; no text is ever encoded to it, and it decodes to nothing
+    1        `<unk>`  what the training text never showed; decodes to ⁇
+    2 .. v-1 units; `▁` in a unit is a space
+
+Two kinds: `bpe` (sentencepiece, file `tokenizer.model`, needs the package) and `char` (plain Python, file
+`tokenizer.json`).  Neither touches case, punctuation or Unicode form: choose a normaliser (`samba_asr.text.normalize`)
+before training.  Both collapse runs of white space to one space and strip the ends, in `encode` and in `decode`.
+
+Decoding grows with the ids: the text of a prefix of the ids is a prefix of the text of all of them, for any cut; where
+the cut falls inside a word, the last word is incomplete.  A streaming caller may therefore print only what is new.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol, Self
+
+from samba_asr.errors import UserError, missing_extra
+
+BLANK_ID, UNK_ID = 0, 1
+BLANK, UNK, SPACE = "<blk>", "<unk>", "▁"
+UNK_SURFACE = "⁇"  # what a reader sees for <unk>; sentencepiece's own choice, without its spaces
+KINDS = ("bpe", "char")
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back; see the head of this file for the meaning of the ids."""
+
+    vocab_size: int  # v, with the blank and <unk>: the width of a CTC head
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of `text`, each in 1 .. v-1; [] for an empty text."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of `ids`, which may hold blanks (they are dropped) but must be below v (IndexError)."""
+        ...
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        """The unit of each id as it is written in the vocabulary, `▁` for a space."""
+        ...
+
+    def save(self, folder: Path | str) -> Path:
+        """Write the tokenizer's one file into `folder` (made if absent) and return its path."""
+        ...
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Self: ...
+
+
+class CharTokenizer:
+    """One unit per character, the space shown as `▁`; `units` are those of ids 2, 3, ..."""
+
+    FILE = "tokenizer.json"
+
+    def __init__(self, units: Sequence[str]):
+        bad = [unit for unit in units if len(unit) != 1 or unit.isspace()]
+        if bad or len(set(units)) != len(units):
+            raise UserError(f"character units must be single, distinct and not white space, got {bad or list(units)}")
+        self._pieces = [BLANK, UNK, *units]
+        self._ids = {unit: i for i, unit in enumerate(self._pieces)}
+        self.vocab_size = len(self._pieces)
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int | None = None) -> CharTokenizer:
+        """The space, then the characters of `texts` by code point; `vocab_size` ids at most, the rarest left out."""
+        counts = Counter("".join(_clean(text) for text in texts))
+        counts.pop(" ", None)
+        if not counts:
+            raise UserError("cannot train a character tokenizer: the text is empty")
+        if vocab_size is not None and vocab_size < 4:
+            raise UserError(f"vocab_size {vocab_size} leaves no characters: blank, <unk> and space come first")
+        kept = sorted(counts, key=lambda c: (-counts[c], c))[: None if vocab_size is None else vocab_size - 3]
+        return cls([SPACE, *sorted(kept)])
+
+    def encode(self, text: str) -> list[int]:
+        return [self._ids.get(c, UNK_ID) for c in _clean(text).replace(" ", SPACE)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return _surface(self.pieces(ids))
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        return [self._pieces[_checked(i, self.vocab_size)] for i in ids]
+
+    def save(self, folder: Path | str) -> Path:
+        content = json.dumps({"type": "char", "units": self._pieces[2:]}, ensure_ascii=False, indent=0)
+        return _write(folder, self.FILE, content.encode())
+
+    @classmethod
+    def load(cls, folder: Path | str) -> CharTokenizer:
+        path = Path(folder) / cls.FILE
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            kind, units = content["type"], content["units"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: not a character tokenizer ({error!r})") from error
+        if kind != "char":
+            raise UserError(f"{path}: a tokenizer of type {kind!r}; this version knows 'char'")
+        return cls(units)
+
+
+class BpeTokenizer:
+    """Byte-pair units of a sentencepiece model with ids 0 and 1 as above; `model` is the content of its file.
+
+    An object can be pickled (data loader workers).  R. Sennrich et al., 2016, arXiv:1508.07909.
+    """
+
+    FILE = "tokenizer.model"
+
+    def __init__(self, model: bytes):
+        self._spm = _sentencepiece().SentencePieceProcessor(model_proto=model)
+        self._model = model
+        self.vocab_size: int = self._spm.get_piece_size()
+        first = [self._spm.id_to_piece(i) for i in range(min(2, self.vocab_size))]
+        if first != [BLANK, UNK]:
+            raise UserError(
+                f"this sentencepiece model has ids 0 and 1 = {first}, they must be {BLANK!r} and {UNK!r}: "
+                f"train it with samba_asr.text.tokenizer.train_tokenizer"
+            )
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int) -> BpeTokenizer:
+        """Train on `texts`; UserError if they are empty or cannot fill `vocab_size` (the message names the limit).
+
+        Every character of the texts becomes a unit, so nothing in them is <unk>.  Deterministic.
+        """
+        lines = [line for line in map(_clean, texts) if line]
+        if not lines:
+            raise UserError("cannot train a bpe tokenizer: the text is empty")
+        characters = len(set("".join(lines)) | {" "})
+        if vocab_size < characters + 2:
+            raise UserError(
+                f"vocab_size {vocab_size} is too small: the text has {characters} characters, "
+                f"which with blank and <unk> take {characters + 2} ids"
+            )
+        model = io.BytesIO()
+        try:
+            _sentencepiece().SentencePieceTrainer.train(
+                sentence_iterator=iter(lines),
+                model_writer=model,
+                model_type="bpe",
+                vocab_size=vocab_size,
+                character_coverage=1.0,
+                normalization_rule_name="identity",  # text.normalize decides, in the open
+                max_sentence_length=10**6,  # bytes; the default drops longer lines without a word
+                pad_id=BLANK_ID,
+                pad_piece=BLANK,
+                unk_id=UNK_ID,
+                unk_piece=UNK,
+                bos_id=-1,
+                eos_id=-1,
+                minloglevel=2,
+            )
+        except RuntimeError as error:
+            limit = re.search(r"value <= (\d+)", str(error))
+            if limit is None:
+                raise
+            raise UserError(
+                f"vocab_size {vocab_size} is more than the text supports: at most {limit[1]}, or use kind 'char'"
+            ) from error
+        return cls(model.getvalue())
+
+    def encode(self, text: str) -> list[int]:
+        return self._spm.encode(_clean(text))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return _surface(self.pieces(ids))
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        return [self._spm.id_to_piece(_checked(i, self.vocab_size)) for i in ids]
+
+    def save(self, folder: Path | str) -> Path:
+        return _write(folder, self.FILE, self._model)
+
+    @classmethod
+    def load(cls, folder: Path | str) -> BpeTokenizer:
+        path = Path(folder) / cls.FILE
+        try:
+            model = path.read_bytes()
+        except OSError as error:
+            raise UserError(f"{path}: cannot read the tokenizer ({error.strerror})") from error
+        try:
+            return cls(model)
+        except RuntimeError as error:
+            raise UserError(f"{path}: not a sentencepiece model") from error
+
+
+def train_tokenizer(texts: Iterable[str], kind: str, vocab_size: int | None, folder: Path | str) -> Tokenizer:
+    """Train a tokenizer of `kind` ('bpe' or 'char') on `texts`, save it in `folder` and return it.
+
+    vocab_size counts every id, blank and <unk> too.  'bpe' yields exactly that many, or a UserError that says how many
+    the text allows.  For 'char' it is a limit (the rarest characters become <unk>) and None means all characters.
+    """
+    tokenizer: Tokenizer
+    if kind == "char":
+        tokenizer = CharTokenizer.train(texts, vocab_size)
+    elif kind == "bpe":
+        if vocab_size is None:
+            raise UserError("a bpe tokenizer needs a vocab_size, for instance 500")
+        tokenizer = BpeTokenizer.train(texts, vocab_size)
+    else:
+        raise UserError(f"unknown tokenizer kind {kind!r}: one of {', '.join(KINDS)}")
+    tokenizer.save(folder)
+    return tokenizer
+
+
+def load_tokenizer(folder: Path | str) -> Tokenizer:
+    """The tokenizer of a model folder, its kind told by the file's name; UserError if none or several are there."""
+    kinds = [kind for kind in (BpeTokenizer, CharTokenizer) if (Path(folder) / kind.FILE).is_file()]
+    names = f"{BpeTokenizer.FILE} and {CharTokenizer.FILE}"
+    if not kinds:
+        raise UserError(f"{folder}: none of {names} is here; is this a model folder?")
+    if len(kinds) > 1:
+        raise UserError(f"{folder}: both {names} are here; delete the one that is not the model's")
+    return kinds[0].load(folder)
+
+
+def _clean(text: str) -> str:
+    return " ".join(text.replace(SPACE, " ").split())
+
+
+def _surface(pieces: Iterable[str]) -> str:
+    """Join units into text.  A piece may not be stripped alone: only the whole shows which spaces are at an end."""
+    shown = (("" if p == BLANK else UNK_SURFACE if p == UNK else p) for p in pieces)
+    return _clean("".join(shown))
+
+
+def _checked(i: int, vocab_size: int) -> int:
+    if not 0 <= i < vocab_size:
+        raise IndexError(f"token id {i} is outside 0 .. {vocab_size - 1}")
+    return int(i)
+
+
+def _write(folder: Path | str, name: str, content: bytes) -> Path:
+    path = Path(folder) / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def _sentencepiece():
+    try:
+        import sentencepiece
+    except ImportError as error:
+        raise missing_extra("sentencepiece", "train") from error
+    return sentencepiece

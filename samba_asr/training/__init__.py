@@ -1,0 +1,1 @@
+"""The one train loop: `samba_asr.training.trainer.train`."""

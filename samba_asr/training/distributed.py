@@ -1,0 +1,128 @@
+"""One process or many (torchrun): a group of ranks with the few collectives that training needs.
+
+Gradients are summed once a step, after every batch of the step has run backward, rather than during backward as
+DistributedDataParallel does.  A rank may thereby split a batch that is out of memory, skip one that is not finite, or
+leave parameters unused, without the others noticing; DDP would wait for gradients that never come.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from samba_asr.errors import UserError
+
+CHUNK = 1 << 25  # numbers in one all-reduce: 128 MiB of float32
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among all of them; with `size` 1 every method is trivial."""
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Element-wise sum over ranks, in float64."""
+        if self.size == 1:
+            return list(values)
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return total.tolist()
+
+    def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
+        """Sum .grad over ranks; a parameter that no rank used keeps None, one that some used counts as 0 elsewhere."""
+        if self.size == 1:
+            return
+        parameters = list(parameters)
+        used = self.sum([float(p.grad is not None) for p in parameters])
+        group: list[Tensor] = []
+        for p, count in zip(parameters, used, strict=True):
+            if count == 0:
+                continue
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+            if group and (sum(g.numel() for g in group) + p.numel() > CHUNK or group[0].dtype != p.dtype):
+                _all_reduce(group)
+                group = []
+            group.append(p.grad)
+        if group:
+            _all_reduce(group)
+
+    def broadcast(self, tensors: Iterable[Tensor]) -> None:
+        """Give every rank the first rank's values, in place."""
+        if self.size > 1:
+            for x in tensors:
+                dist.broadcast(x, src=0)
+
+    def gather(self, value) -> list:
+        """Every rank's picklable `value`, in the order of ranks."""
+        if self.size == 1:
+            return [value]
+        values = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            self.sum([0.0])
+
+
+def start(device: str) -> Ranks:
+    """Join the group that torchrun describes in RANK, LOCAL_RANK and WORLD_SIZE, if it does; nccl on CUDA, else gloo.
+
+    device: auto | cpu | cuda | cuda:N.  With several ranks, `cuda` and `auto` mean the one numbered LOCAL_RANK.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    cuda = torch.cuda.is_available()
+    if device == "auto":
+        device = "cuda" if cuda else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise UserError(f"train.device={device!r}: write auto, cpu, cuda or cuda:N") from None
+    if chosen.type == "cuda" and not cuda:
+        raise UserError(f"train.device={device}: torch finds no CUDA device here; use train.device=cpu")
+    if chosen.type == "cuda" and chosen.index is None:
+        chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    if size == 1:
+        return Ranks(chosen)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    return Ranks(chosen, dist.get_rank(), dist.get_world_size())
+
+
+def stop(ranks: Ranks) -> None:
+    """Leave the group."""
+    if ranks.size > 1 and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def compute_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of matrix products: `auto` is bfloat16 on CUDA and on CPUs with AVX512-BF16 or AMX, else float32."""
+    if name == "auto":
+        quick = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_bfloat16()
+        return torch.bfloat16 if quick else torch.float32
+    if name not in ("float32", "bfloat16"):
+        raise UserError(f"train.dtype={name!r}: write auto, float32 or bfloat16")
+    return getattr(torch, name)
+
+
+def _cpu_bfloat16() -> bool:
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private, so they may go
+    return any(getattr(torch.cpu, name, bool)() for name in checks)
+
+
+def _all_reduce(tensors: list[Tensor]) -> None:
+    flat = torch.cat([x.reshape(-1) for x in tensors])
+    dist.all_reduce(flat)
+    for x, summed in zip(tensors, flat.split([x.numel() for x in tensors]), strict=True):
+        x.copy_(summed.view_as(x))

@@ -1,0 +1,78 @@
+"""AdamW, its learning-rate schedules, and the exponential moving average of the weights."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from samba_asr.config import OptimConfig
+from samba_asr.errors import UserError
+
+SCHEDULES = ("cosine", "noam", "constant")
+
+
+def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices alone.
+
+    Vectors and scalars (norms, biases) never decay, nor does a parameter that carries `_no_weight_decay = True`, as in
+    state-spaces/mamba: A_log, D, dt_bias.  Frozen parameters are left out.
+    """
+    decayed, others = [], []
+    for p in model.parameters():
+        if p.requires_grad:
+            (others if p.ndim < 2 or getattr(p, "_no_weight_decay", False) else decayed).append(p)
+    groups = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps)
+
+
+def learning_rate(config: OptimConfig, step: int, progress: float) -> float:
+    """The rate of step 1, 2, ... when `progress` (0 to 1) of the run is done, by whatever ends it.
+
+    Each is multiplied by, or begins with, a linear warm-up over `warmup` steps to the peak `lr`:
+        constant   lr
+        cosine     lr * (f + (1 - f) (1 + cos(pi progress)) / 2), f = final_lr
+        noam       lr * sqrt(warmup / step) after the warm-up (Vaswani et al. 2017, scaled to peak at `lr`)
+    """
+    warmup = max(config.warmup, 1)
+    rise = min(1.0, step / warmup)
+    if config.schedule == "constant":
+        return config.lr * rise
+    if config.schedule == "noam":
+        return config.lr * min(rise, math.sqrt(warmup / step))
+    if config.schedule == "cosine":
+        fall = (1 + math.cos(math.pi * min(max(progress, 0.0), 1.0))) / 2
+        return config.lr * rise * (config.final_lr + (1 - config.final_lr) * fall)
+    raise UserError(f"optim.schedule={config.schedule!r}: choose one of {', '.join(SCHEDULES)}")
+
+
+class MovingAverage:
+    """Exponential moving average of a model's parameters, for evaluation: average += (1 - decay) (weights - average).
+
+    The decay of step k is at most (1 + k) / (10 + k), so that the first weights are soon forgotten.  Buffers are not
+    averaged: they are constants in these models.
+    """
+
+    def __init__(self, model: nn.Module, decay: float):
+        if not 0 < decay < 1:
+            raise UserError(f"train.ema={decay}: a decay lies between 0 (off) and 1, for instance 0.999")
+        self.decay = decay
+        self.weights: dict[str, Tensor] = {n: p.detach().clone() for n, p in model.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        current = [p.detach() for _, p in model.named_parameters()]
+        torch._foreach_lerp_(list(self.weights.values()), current, 1 - decay)
+
+    @torch.no_grad()
+    def swap(self, model: nn.Module) -> None:
+        """Exchange the model's weights and the average; a second call puts them back."""
+        for name, p in model.named_parameters():
+            kept = p.detach().clone()
+            p.copy_(self.weights[name])
+            self.weights[name].copy_(kept)

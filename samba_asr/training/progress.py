@@ -1,0 +1,157 @@
+"""What a run tells: a line on the terminal, `log.txt`, TensorBoard; and what it is told: SIGINT and SIGTERM."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from samba_asr.training.step import Outcome
+
+logger = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def log_file(path: Path, level: int = logging.INFO) -> Iterator[None]:
+    """What samba_asr logs from `level` up is appended to `path` (made when there is something); the rest is dropped."""
+    package = logging.getLogger("samba_asr")
+    before = package.level
+    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    package.addHandler(handler)
+    package.setLevel(level)
+    try:
+        yield
+    finally:
+        package.setLevel(before)
+        package.removeHandler(handler)
+        handler.close()
+
+
+class Signals:
+    """Notes SIGINT and SIGTERM instead of dying, so that the loop can save; the second one does what it always did.
+
+    `received` is the signal's number, 0 before.  Outside the main thread Python allows no handlers: nothing is noted.
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._old: dict[int, object] = {}
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._old[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+        self._old.clear()
+
+    def _note(self, number: int, _frame: object) -> None:
+        self.received = number
+        self.__exit__()
+
+
+class Progress:
+    """Step lines: on a terminal one line, rewritten in place; elsewhere logged every `every` steps, as in `log.txt`.
+
+    Losses are means per token, and the rate is hours of audio trained on in an hour, since the last logged line.
+    """
+
+    def __init__(self, every: int, tensorboard: Path | None, step: int = 0):
+        self.every = max(every, 1)
+        self.live = sys.stderr.isatty()
+        self._board = _summary_writer(tensorboard, step) if tensorboard else None
+        self._clear = _ClearLine()
+        if self.live:
+            logging.getLogger("samba_asr").addHandler(self._clear)
+        self._first: tuple[float, float] | None = None  # time and share of the run at the first step
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin to count again, after a time that was not training."""
+        self._since, self._shown = time.monotonic(), 0.0
+        self._seconds = self._tokens = 0.0
+        self._sums: dict[str, float] = {}
+
+    def step(self, step: int, where: str, lr: float, done: float, outcome: Outcome) -> None:
+        """After each step; `done` is the share of the run, 0 to 1."""
+        now = time.monotonic()
+        self._first = self._first or (now, done)
+        self._seconds += outcome.seconds
+        self._tokens += outcome.tokens
+        for name, value in outcome.losses.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        due = step % self.every == 0
+        if not due and not (self.live and now - self._shown > 0.2):
+            return
+        self._shown = now
+        means = {k: v / self._tokens for k, v in self._sums.items() if self._tokens and (v or k == "total")}
+        losses = " ".join(f"{'loss' if k == 'total' else k} {v:.4f}" for k, v in means.items())
+        hours = self._seconds / max(now - self._since, 1e-9)
+        line = (
+            f"{where} step {step} {losses} lr {lr:.2e} norm {outcome.norm:.2f} "
+            f"audio {outcome.seconds:.0f} s, {hours:.0f} h/h, left {self._left(now, done)}"
+        )
+        if self.live:
+            sys.stderr.write(f"\r\033[K{line[: shutil.get_terminal_size().columns - 1]}")
+            sys.stderr.flush()
+        if due:
+            self._log(line)
+            for name, value in {**means, "lr": lr, "norm": outcome.norm, "hours_per_hour": hours}.items():
+                self.scalar(f"train/{name}", value, step)
+            self.restart()
+
+    def scalar(self, name: str, value: float, step: int) -> None:
+        """To TensorBoard, where there is one."""
+        if self._board:
+            self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        if self.live:
+            self._clear.emit(None)
+            logging.getLogger("samba_asr").removeHandler(self._clear)
+        if self._board:
+            self._board.close()
+
+    def _left(self, now: float, done: float) -> str:
+        began, first = self._first
+        if done <= first:
+            return "?"
+        seconds = int((now - began) * (1 - done) / (done - first))
+        return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+    def _log(self, line: str) -> None:
+        if not self.live:
+            logger.info(line)
+            return
+        record = logger.makeRecord(logger.name, logging.INFO, __file__, 0, line, (), None)
+        for handler in logging.getLogger("samba_asr").handlers:
+            if isinstance(handler, logging.FileHandler):  # the terminal shows it already
+                handler.handle(record)
+
+
+class _ClearLine(logging.Handler):
+    """Clears the live line before anything else is logged; the package's handlers run before the root's."""
+
+    def emit(self, record: logging.LogRecord | None) -> None:
+        sys.stderr.write("\r\033[K")
+        sys.stderr.flush()
+
+
+def _summary_writer(folder: Path, step: int):
+    """A writer that hides what a killed run wrote after `step`; None without the package."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        logger.info("TensorBoard is off: pip install 'samba_asr[train]' to have it")
+        return None
+    return SummaryWriter(str(folder), purge_step=step + 1)

@@ -1,0 +1,140 @@
+"""One step of the optimiser: from batches to moved weights, whatever goes wrong with a batch."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from samba_asr.config import Config
+from samba_asr.data.bucketing import derive_seed
+from samba_asr.data.dataset import Batch
+from samba_asr.training.distributed import Ranks, compute_dtype
+from samba_asr.training.evaluate import autocast
+from samba_asr.training.optim import MovingAverage, make_optimizer
+
+logger = logging.getLogger(__name__)
+
+LOSSES = ("total", "ctc", "decoder", "cr")  # models.asr.Losses
+
+
+class Work(NamedTuple):
+    batch: Batch
+    seed: int  # of its masks and its dropout
+
+
+class Outcome(NamedTuple):
+    """What a step did, summed over ranks."""
+
+    losses: dict[str, float]  # sums over tokens
+    tokens: float
+    seconds: float  # of audio
+    bad: float  # batches, or gradients, that were not finite
+    norm: float  # of the gradient before clipping; 0 if there was none
+
+
+class Stepper:
+    """Model, optimiser and moving average, on one rank of several."""
+
+    def __init__(self, model: nn.Module, config: Config, ranks: Ranks):
+        self.model, self.config, self.ranks = model, config, ranks
+        self.dtype = compute_dtype(config.train.dtype, ranks.device)
+        self.optimizer = make_optimizer(model, config.optim)
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.average: MovingAverage | None = None
+
+    def step(self, work: list[Work], *, number: int, lr: float) -> Outcome:
+        """Step `number` on this rank's `work`, together with the other ranks'.
+
+        The loss is the sum over all of it divided by all of its tokens.  A batch whose loss is not finite is left out
+        and reported; if none is left, or the gradient is not finite, the weights stay as they are.
+        """
+        sums, tokens, seconds, bad = self._backward(work, number)
+        *sums, tokens, seconds, bad = self.ranks.sum([*sums, tokens, seconds, bad])
+        norm = 0.0
+        if tokens > 0:
+            norm = self._update(tokens, number, lr)
+            if not math.isfinite(norm):
+                bad += 1
+                ids = " ".join(i for w in work for i in w.batch.ids)
+                logger.warning("step %d is not taken: its gradient is not finite; utterances: %s", number, ids)
+        self.optimizer.zero_grad(set_to_none=True)
+        return Outcome(dict(zip(LOSSES, sums, strict=True)), tokens, seconds, bad, norm)
+
+    def _update(self, tokens: float, number: int, lr: float) -> float:
+        """Divide the summed gradients by `tokens`, clip, move the weights; returns the norm before clipping."""
+        self.ranks.sum_gradients(self.parameters)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        torch._foreach_div_(gradients, tokens)
+        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.optim.clip or math.inf))
+        if math.isfinite(norm):
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            self.optimizer.step()
+            if self.average:
+                self.average.update(self.model, number)
+        return norm
+
+    def _backward(self, work: list[Work], number: int) -> tuple[list[float], int, float, int]:
+        """The gradient of the summed loss, left in .grad; returns losses, tokens, seconds of audio, batches not finite.
+
+        A batch that is out of memory is cut in two and the whole step begun again, for backward may have left half a
+        gradient behind.  An utterance that does not fit even alone is left out and reported.
+        """
+        pending = [w for w in work if len(w.batch.ids)]
+        while True:
+            self.optimizer.zero_grad(set_to_none=True)
+            sums, tokens, samples, bad = [0.0] * len(LOSSES), 0, 0, 0
+            for i, w in enumerate(pending):
+                losses = self._forward_backward(w, number)
+                if losses == "out of memory":  # handled here, where the exception no longer holds the graph's tensors
+                    pending[i : i + 1] = self._halves(w, number)
+                    break
+                if losses is None:
+                    bad += 1
+                    continue
+                sums = [a + b for a, b in zip(sums, losses, strict=True)]
+                tokens += int(w.batch.token_lengths.sum())
+                samples += int(w.batch.lengths.sum())
+            else:
+                return sums, tokens, samples / self.config.model.features.sample_rate, bad
+
+    def _forward_backward(self, work: Work, number: int) -> list[float] | str | None:
+        """The batch's summed losses, after backward; None, without backward, if they are not finite."""
+        seed = derive_seed("block", self.config.train.seed, number)  # all batches of a step have one block size
+        block = self.model.draw_block(random.Random(seed))
+        generator = torch.Generator().manual_seed(derive_seed("masks", work.seed))
+        torch.manual_seed(work.seed)  # dropout
+        batch, config = work.batch.to(self.ranks.device), self.config
+        try:
+            with autocast(self.ranks.device, self.dtype):
+                losses = self.model(batch, block=block, augment=config.augment, loss=config.loss, generator=generator)
+            sums = torch.stack([x.detach().double().sum() for x in losses]).tolist()
+            if math.isfinite(sums[0]):
+                losses.total.sum().backward()
+                return sums
+        except torch.OutOfMemoryError:
+            return "out of memory"
+        bad = " ".join(i for i, ok in zip(batch.ids, losses.total.isfinite().tolist(), strict=True) if not ok)
+        logger.warning("step %d: a batch is left out, its loss is not finite; utterances: %s", number, bad)
+        return None
+
+    def _halves(self, work: Work, number: int) -> list[Work]:
+        if self.ranks.device.type == "cuda":
+            torch.cuda.empty_cache()
+        batch, seed = work
+        b = len(batch.ids)
+        seconds = b * batch.audio.shape[1] / self.config.model.features.sample_rate
+        if b == 1:
+            logger.warning("step %d: out of memory: %s (%.1f s) is left out", number, batch.ids[0], seconds)
+            return []
+        logger.warning(
+            "step %d: out of memory: a batch of %d utterances (%.0f s) is cut in two; if often, lower "
+            "data.batch_seconds=%g", number, b, seconds, self.config.data.batch_seconds,
+        )  # fmt: skip
+        half = b // 2
+        return [Work(batch.rows(0, half), derive_seed(seed, 0)), Work(batch.rows(half, b), derive_seed(seed, 1))]

@@ -1,0 +1,349 @@
+"""The train loop.
+
+Every random choice of a step (its batches, masks, dropout, block size) is seeded by (seed, epoch, batch), so a run that
+is killed and resumed takes exactly the steps of one that was not, and several ranks take those of one process that
+accumulates the same batches.  There is no random state to save.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from samba_asr import config as configs
+from samba_asr.audio.features import Statistics
+from samba_asr.config import Config
+from samba_asr.data.bucketing import derive_seed
+from samba_asr.data.dataset import Batch, TrainingSet, evaluation_batches, load_batches
+from samba_asr.data.manifest import Utterance
+from samba_asr.errors import UserError
+from samba_asr.text.tokenizer import Tokenizer
+from samba_asr.training import checkpoint, distributed
+from samba_asr.training.distributed import Ranks
+from samba_asr.training.evaluate import validate
+from samba_asr.training.optim import MovingAverage, learning_rate
+from samba_asr.training.progress import Progress, Signals, log_file
+from samba_asr.training.step import Stepper, Work
+
+logger = logging.getLogger(__name__)
+
+MAX_BAD_STEPS = 20  # in a row, before training gives up
+STATISTICS = 200  # utterances that CMVN statistics are taken from
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainResult:
+    """best_wer: percent, of the best checkpoint, NaN without one; signal: the number of the one that ended the run."""
+
+    best_wer: float
+    steps: int
+    folder: Path
+    signal: int = 0
+
+
+class Interrupted(Exception):
+    """A signal asked the run to end; the state is saved."""
+
+
+def train(
+    config: Config,
+    folder: Path,
+    *,
+    tokenizer: Tokenizer,
+    train: Sequence[Utterance],
+    valid: Sequence[Utterance],
+    noise: Sequence[Utterance] = (),
+    model: nn.Module | None = None,
+) -> TrainResult:
+    """Train in `folder`, or continue the run that is there.
+
+    `model` is the one to train, by default a new AsrModel(config.model).  On SIGINT or SIGTERM the state is saved and
+    the result returned with `signal` set.  UserError if `folder` holds a run with another configuration or other data.
+    """
+    folder = Path(folder)
+    twice = [i for i, n in Counter(u.id for u in valid).items() if n > 1]
+    if twice:
+        raise UserError(f"data.valid: {len(twice)} ids occur more than once, such as {twice[0]!r}: make them unique")
+    folder.mkdir(parents=True, exist_ok=True)
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size))
+    ranks = distributed.start(config.train.device)
+    if ranks.rank == 0:
+        log = log_file(folder / "log.txt", logging.INFO)
+    else:
+        log = log_file(folder / f"log-{ranks.rank}.txt", logging.WARNING)
+    try:
+        with log, Signals() as signals:
+            data = TrainingSet(train, tokenizer, config, noise)
+            return Trainer(config, folder, tokenizer, data, list(valid), model, ranks, signals).run()
+    finally:
+        distributed.stop(ranks)
+
+
+class Trainer:
+    """The state of a run and its loop; `train` is the way in."""
+
+    def __init__(
+        self, config: Config, folder: Path, tokenizer: Tokenizer, data: TrainingSet, valid: list[Utterance],
+        model: nn.Module | None, ranks: Ranks, signals: Signals,
+    ):  # fmt: skip
+        self.config, self.folder, self.tokenizer = config, folder, tokenizer
+        self.data, self.valid, self.ranks, self.signals = data, valid, ranks, signals
+        self._new_model = model is None
+        if model is None:
+            from samba_asr.models.asr import AsrModel
+
+            torch.manual_seed(derive_seed("model", config.train.seed))
+            model = AsrModel(config.model)
+        self.model = model.to(ranks.device)
+        self.stepper = Stepper(self.model, config, ranks)
+        self.epoch, self.batch, self.step = 1, 0, 0  # batch: how many of the epoch are done, over all ranks
+        self.elapsed = 0.0  # seconds, of this run and those it continues
+        self.bad_steps = 0  # in a row
+        self.kept: list[dict] = []  # epoch-NNN.pt files: {"file", "epoch", "wer"}
+        self.fraction = 0.0  # of the epoch that is done
+        self._told = 0.0  # signals that the ranks had received when the step began, summed
+
+    # ---- the run -----------------------------------------------------------------------------------------------------
+
+    def run(self) -> TrainResult:
+        self._begin()
+        board = self.folder / "tensorboard" if self.ranks.rank == 0 else None
+        self.progress = Progress(self.config.train.log_every, board, self.step)
+        self._clock = time.monotonic() - self.elapsed
+        self._saved = time.monotonic()
+        ended_by = 0
+        try:
+            while not self._finished():
+                self._run_epoch()
+                self._end_epoch()
+        except Interrupted:
+            ended_by = self.signals.received or signal.SIGTERM  # 0: another rank was told
+        finally:
+            self.progress.close()
+        ranked = checkpoint.rank(self.kept)
+        best = ranked[0]["wer"] if ranked else math.nan
+        if ended_by:
+            logger.info("stopped by a signal after step %d; the same command continues", self.step)
+        else:
+            logger.info("done: %d steps, best validation WER %.2f %%", self.step, best)
+        return TrainResult(best, self.step, self.folder, ended_by)
+
+    def _begin(self) -> None:
+        """Resume from last.pt or start anew; log what is trained on what."""
+        path = self.folder / checkpoint.LAST
+        state = checkpoint.load(path) if path.exists() else None
+        if state is not None:
+            self._restore(state)
+        else:
+            if any(self.folder.glob("epoch-*.pt")):
+                raise UserError(f"{self.folder}: has epoch-*.pt but no {checkpoint.LAST}: train in another folder")
+            if self._new_model:
+                self._set_statistics()
+        self.ranks.broadcast(self.model.state_dict().values())
+        if self.stepper.average is None and self.config.train.ema > 0:
+            self.stepper.average = MovingAverage(self.model, self.config.train.ema)
+        if self.ranks.rank == 0:
+            configs.save(self.config, self.folder / "config.yaml")
+            self.tokenizer.save(self.folder)
+        hours = self.data.seconds.sum() / 3600
+        logger.info(
+            "%d utterances (%.2f h) to train on, %d to validate on; %.2f M parameters; %s, %s, %d process%s",
+            len(self.data.utterances), hours, len(self.valid), sum(p.numel() for p in self.model.parameters()) / 1e6,
+            self.ranks.device, str(self.stepper.dtype).removeprefix("torch."), self.ranks.size,
+            "" if self.ranks.size == 1 else "es",
+        )  # fmt: skip
+        for reason, count in self.data.left_out.items():
+            logger.info("left out: %d utterances %s", count, reason)
+        if state is not None:
+            logger.info("resuming at epoch %d, batch %d, step %d", self.epoch, self.batch, self.step)
+
+    def _finished(self) -> bool:
+        # Out of time amid an epoch, what was trained is yet to be validated.
+        return self.epoch > self.config.train.epochs or (self._out_of_time() and self.batch == 0)
+
+    def _out_of_time(self) -> bool:
+        limits = self.config.train
+        return 0 < limits.max_steps <= self.step or 0 < limits.max_minutes * 60 <= self.elapsed
+
+    def _done(self) -> float:
+        """0 to 1: how much of the run is done, by whichever limit comes first."""
+        limits = self.config.train
+        shares = [(self.epoch - 1 + self.fraction) / max(limits.epochs, 1)]
+        if limits.max_steps > 0:
+            shares.append(self.step / limits.max_steps)
+        if limits.max_minutes > 0:
+            shares.append(self.elapsed / (limits.max_minutes * 60))
+        return min(max(shares), 1.0)
+
+    def _run_epoch(self) -> None:
+        epoch = self.data.epoch(self.epoch, ranks=self.ranks.size)
+        first = self.batch - self.batch % self.ranks.size
+        positions = range(first + self.ranks.rank, len(epoch), self.ranks.size)
+        batches = load_batches(epoch, positions, self.config.data.workers)
+        numbered = zip(positions, batches, strict=False)
+        self.fraction = self.batch / len(epoch)
+        self.progress.restart()
+        try:
+            for work in _groups(numbered, self.config.optim.accumulate):
+                if self._out_of_time():
+                    break
+                self._step(work)
+                self.batch = min(self.batch + len(work) * self.ranks.size, len(epoch))
+                self.fraction = self.batch / len(epoch)
+                if self._told_to_stop():
+                    self._save()
+                    raise Interrupted
+                if time.monotonic() - self._saved > self.config.train.save_minutes * 60:
+                    self._save()
+        finally:
+            batches.close()
+
+    def _end_epoch(self) -> None:
+        """Validate, keep the weights, and go to the next epoch.  Killed before the end, a resumed run does it again."""
+        self._save()
+        limits = self.config.train
+        last = self.epoch >= limits.epochs or self._out_of_time()
+        if self.stepper.average:
+            self.stepper.average.swap(self.model)
+        try:
+            wer = None
+            if self.valid and (last or self.epoch % max(limits.valid_every, 1) == 0):
+                wer = self._validate()
+            self._keep(wer)
+        finally:
+            if self.stepper.average:
+                self.stepper.average.swap(self.model)
+        self.epoch, self.batch, self.fraction = self.epoch + 1, 0, 0.0
+        self._save()
+        if self.ranks.rank == 0:
+            names = {k["file"] for k in self.kept}
+            for path in self.folder.glob("epoch-*.pt"):
+                if path.name not in names:
+                    path.unlink()
+
+    def _step(self, group: list[tuple[int, Batch]]) -> None:
+        """One step on [(number of the batch in the epoch, batch)]; how it went is shown."""
+        self.step += 1
+        first = self.ranks.rank == 0
+        elapsed = time.monotonic() - self._clock if first else 0.0  # the first rank's: all must agree on the time
+        self.elapsed, self._told = self.ranks.sum([elapsed, self.signals.received])
+        lr = learning_rate(self.config.optim, self.step, self._done())
+        seeds = (derive_seed("batch", self.config.train.seed, self.epoch, number) for number, _ in group)
+        work = [Work(batch, seed) for (_, batch), seed in zip(group, seeds, strict=True)]
+        outcome = self.stepper.step(work, number=self.step, lr=lr)
+        self.bad_steps = self.bad_steps + 1 if outcome.bad else 0
+        if self.bad_steps >= MAX_BAD_STEPS:
+            raise UserError(
+                f"{MAX_BAD_STEPS} steps in a row were not finite ({self.folder / 'log.txt'} names the utterances): "
+                f"lower optim.lr={self.config.optim.lr}, raise optim.warmup, or try train.dtype=float32"
+            )
+        if first:
+            self.progress.step(self.step, f"epoch {self.epoch}/{self.config.train.epochs}", lr, self._done(), outcome)
+
+    # ---- before and between epochs -----------------------------------------------------------------------------------
+
+    def _set_statistics(self) -> None:
+        """Global CMVN: mean and standard deviation of each mel over some training utterances, unaugmented."""
+        rng = np.random.default_rng(derive_seed("statistics", self.config.train.seed))
+        chosen = rng.permutation(len(self.data.utterances))[:STATISTICS]
+        sample = [self.data.utterances[i] for i in chosen]
+        seconds = self.config.data.batch_seconds
+        batches = evaluation_batches(sample, self.tokenizer, self.data.store, batch_seconds=seconds)
+        statistics = Statistics(self.config.model.features.mels)
+        with torch.no_grad():
+            for batch in batches:
+                audio, lengths = batch.audio.to(self.ranks.device), batch.lengths.to(self.ranks.device)
+                statistics.add(*self.model.features(audio.unsqueeze(-1), lengths))
+        self.model.features.set_statistics(*statistics.result())
+
+    def _validate(self) -> float:
+        """WER in percent; logs it, and some utterances as they are decoded."""
+        limits, began = self.config.train, time.monotonic()
+        mine = self.valid[self.ranks.rank :: self.ranks.size]
+        result = validate(
+            self.model, self.tokenizer, mine, block=self.config.decode.block,
+            batch_seconds=self.config.data.batch_seconds, dtype=self.stepper.dtype, store=self.data.store,
+            gather=self.ranks.gather, check=self._check_signal,
+        )  # fmt: skip
+        for utterance in self.valid[: limits.examples]:
+            logger.info("ref %s: %s", utterance.id, utterance.text)
+            logger.info("hyp %s: %s", utterance.id, result.texts.get(utterance.id, "(not readable)"))
+        logger.info(
+            "epoch %d step %d: validation WER %.2f %%, CTC loss %.4f a token (%.0f s)",
+            self.epoch, self.step, result.wer, result.loss, time.monotonic() - began,
+        )  # fmt: skip
+        self.progress.scalar("valid/wer", result.wer, self.step)
+        self.progress.scalar("valid/ctc", result.loss, self.step)
+        return result.wer
+
+    def _told_to_stop(self) -> bool:
+        # One of several ranks may not stop alone, for the others would wait for it: it is what all knew in the step.
+        return bool(self.signals.received if self.ranks.size == 1 else self._told)
+
+    def _check_signal(self) -> None:
+        if self._told_to_stop():
+            raise Interrupted
+
+    # ---- files -------------------------------------------------------------------------------------------------------
+
+    def _keep(self, wer: float | None) -> None:
+        """Write epoch-NNN.pt and note which are among the best or the last."""
+        name = f"epoch-{self.epoch:03}.pt"
+        kept = [k for k in self.kept if k["epoch"] != self.epoch] + [{"file": name, "epoch": self.epoch, "wer": wer}]
+        self.kept = checkpoint.keep(kept, self.config.train.keep_best, self.config.train.keep_last)
+        if self.ranks.rank:
+            return
+        weights = {k: v.detach().cpu() for k, v in self.model.state_dict().items()}
+        content = {"config": checkpoint.config_dict(self.config), "model": weights}
+        checkpoint.save(self.folder / name, {**content, "epoch": self.epoch, "step": self.step, "wer": wer})
+
+    def _save(self) -> None:
+        """Write last.pt."""
+        self._saved = time.monotonic()
+        if self.ranks.rank:
+            return
+        checkpoint.save(
+            self.folder / checkpoint.LAST,
+            {
+                "config": checkpoint.config_dict(self.config),
+                "data": self.data.fingerprint,
+                "model": self.model.state_dict(),
+                "optimizer": self.stepper.optimizer.state_dict(),
+                "ema": self.stepper.average.weights if self.stepper.average else None,
+                "epoch": self.epoch,
+                "batch": self.batch,
+                "step": self.step,
+                "elapsed": self.elapsed,
+                "bad_steps": self.bad_steps,
+                "kept": self.kept,
+            },
+        )
+
+    def _restore(self, state: dict) -> None:
+        checkpoint.check_same_config(state["config"], self.config, self.folder)
+        if state["data"] != self.data.fingerprint:
+            raise UserError(f"{self.folder}: this run began with other training data: train in another folder")
+        self.model.load_state_dict(state["model"])
+        self.stepper.optimizer.load_state_dict(state["optimizer"])
+        if state["ema"] is not None:
+            self.stepper.average = MovingAverage(self.model, self.config.train.ema)
+            self.stepper.average.weights = {k: v.to(self.ranks.device) for k, v in state["ema"].items()}
+        self.epoch, self.batch, self.step = state["epoch"], state["batch"], state["step"]
+        self.elapsed, self.bad_steps, self.kept = state["elapsed"], state["bad_steps"], state["kept"]
+
+
+def _groups(items: Iterator, n: int) -> Iterator[list]:
+    """Lists of n successive items; the last may be shorter."""
+    while group := list(islice(items, max(n, 1))):
+        yield group

@@ -1,0 +1,117 @@
+"""`samba-asr bench`: each measurement in a process of its own, and what it prints."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import pytest
+import torch
+
+from samba_asr.bench import measure, peers
+from samba_asr.commands import bench, doctor
+from samba_asr.errors import UserError
+from tests.commands.test_decode import SMALL, make_model
+from tests.training.toy import make_corpus
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("bench")
+    make_corpus(folder, n=4)
+    make_model(folder / "model", "model.decoder.layers=1")
+    return folder
+
+
+def call(*words) -> int:
+    parser = argparse.ArgumentParser()
+    bench.add_parser(parser.add_subparsers())
+    args = parser.parse_args(["bench", *map(str, words)])
+    return args.run(args)
+
+
+def transcribe(place, *more) -> int:
+    return call("transcribe", "--model", place / "model", "--device", "cpu", "--threads", 1, "--rounds", 1, *more)
+
+
+def test_training_is_measured_on_synthetic_data(capsys):
+    small = [x for x in SMALL if not x.startswith(("tokenizer", "model.vocab", "data"))]
+    options = [*small, "train.device=cpu", "data.batch_seconds=20", "tokenizer.vocab_size=64"]
+    assert call("train", "--seconds", 0.2, "--threads", 1, "--json", *options) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["steps"] >= 1
+    assert found["hours_per_hour"] == pytest.approx(found["audio_seconds"] / found["seconds"])
+    assert found["threads"] == 1
+    assert found["memory"] > 50
+    assert found["data"] == "synthetic"
+
+
+def test_the_errors_of_the_other_process_are_told_here():
+    with pytest.raises(UserError, match=r"did you mean data\.batch_seconds"):
+        call("train", "data.batch_second=5")
+
+
+def test_transcription_is_measured_whole_and_live(place, capsys):
+    settings = ["--data", place / "corpus.jsonl", "--chunk-ms", 160, "--no-peers", "--json"]
+    assert transcribe(place, *settings, "decode.method=beam", "decode.beam=2", "decode.rescore=0.5") == 0
+    report = json.loads(capsys.readouterr().out)
+    whole, live = report["rows"]
+    assert whole["ratio"] == 1
+    assert "p50_ms" not in whole
+    assert 0 < live["p50_ms"] <= live["p95_ms"]
+    for row in (whole, live):
+        assert row["times_real_time"] == pytest.approx(row["audio_seconds"] / row["seconds"])
+        assert row["memory"] > 50
+        assert row["wer"] > 0
+    assert report["utterances"] == 4
+
+
+def test_the_table_says_that_the_peer_is_not_installed(place, capsys, monkeypatch):
+    monkeypatch.setitem(peers.PACKAGES, "no_such_package", "no-such-package")
+    measured = {"times_real_time": 20.0, "audio_seconds": 1.0, "seconds": 0.05, "texts": [""], "device": "cpu"}
+    measured |= {"threads": 1, "parameters": 10**6, "memory": 99.9, "gpu_memory": 0.0}
+    monkeypatch.setattr(measure, "apart", lambda module, threads, question: dict(measured))
+    assert transcribe(place, place / "0.wav", "--chunk-ms", 640) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[2].split() == ["x", "real", "time", "ratio", "p50", "ms", "p95", "ms", "memory", "M", "param."]
+    assert out[3].startswith("samba_asr, whole utterances")
+    assert out[4].startswith("samba_asr, live, 640 ms")
+    assert "is not installed: pip install" in out[-1]
+    assert "no-such-package" in out[-1]
+
+
+def test_audio_is_taken_until_there_is_enough(place):
+    assert len(bench._utterances(place / "corpus.jsonl", [], 0.1)) == 1
+    assert len(bench._utterances(place / "corpus.jsonl", [], 100)) == 4
+    assert len(bench._utterances(None, [str(place / "0.wav"), str(place / "1.wav")], 100)) == 2
+
+
+def test_memory_is_that_of_this_process_in_mib():
+    assert 50 < measure.peak_memory()["memory"] < 100_000
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "--seconds", 0], "--seconds 0"),
+        (["train", "--threads", -1], "--threads -1"),
+        (["transcribe", "--model", "m", "--rounds", 0], "--rounds 0"),
+        (["transcribe", "--model", "m", "--data", "a.jsonl", "b.wav"], "not both"),
+        (["transcribe", "--model", "m", "nowhere.wav"], "no audio here that can be read"),
+    ],
+)
+def test_what_the_user_can_mend_is_a_user_error(words, message):
+    with pytest.raises(UserError) as error:
+        call(*words)
+    assert message in str(error.value)
+
+
+def test_chunks_are_whole_frames_and_a_model_is_needed(place, monkeypatch, tmp_path):
+    with pytest.raises(UserError, match="multiples of 40 ms"):
+        transcribe(place, place / "0.wav", "--chunk-ms", 100)
+    with pytest.raises(UserError, match="--chunk-ms 0"):
+        transcribe(place, place / "0.wav", "--chunk-ms", 0)
+    monkeypatch.setattr(doctor.resources, "files", lambda package: tmp_path)
+    with pytest.raises(UserError, match="no model in the box"):
+        call("transcribe")

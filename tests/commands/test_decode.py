@@ -1,0 +1,237 @@
+"""`samba-asr decode`, with the real model at its smallest, untrained: its words mean nothing, but must be the same."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from samba_asr.commands import decode, score
+from samba_asr.config import load
+from samba_asr.data.manifest import Utterance, read_manifest, write_manifest
+from samba_asr.errors import UserError
+from samba_asr.models.asr import AsrModel
+from samba_asr.models.encoder import AcousticModel
+from samba_asr.models.folder import load_model, save_model
+from samba_asr.training.evaluate import decode as greedy_texts
+from tests.training.toy import TOKENIZER, make_corpus
+
+SMALL = [
+    "model.d_model=16", "model.layers=1", "model.subsampling_channels=4", "model.mixer.d_state=4",
+    "model.mixer.headdim=8", "model.decoder.d_model=16", "model.decoder.d_state=4", "model.decoder.headdim=8",
+    "tokenizer.kind=char", f"model.vocab_size={TOKENIZER.vocab_size}", "data.batch_seconds=4",
+]  # fmt: skip
+
+
+def make_model(folder, *overrides):
+    torch.manual_seed(5)
+    config = load([], [*SMALL, *overrides])
+    model = AsrModel(config.model)
+    with torch.no_grad():
+        model.ctc.linear.weight.mul_(8)  # surer of itself, and not silent
+    save_model(folder, model, config, TOKENIZER)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("decode")
+    make_corpus(folder)
+    make_model(folder / "model", "model.decoder.layers=1")
+    make_model(folder / "ctc")
+    return folder
+
+
+def call(place, out, *more, model="model", data="corpus.jsonl") -> int:
+    parser = argparse.ArgumentParser()
+    decode.add_parser(parser.add_subparsers())
+    words = ["decode", "--model", place / model, "--data", place / data, "--out", out, "--device", "cpu", *more]
+    args = parser.parse_args([str(w) for w in words])
+    return args.run(args)
+
+
+def lines(path) -> list[str]:
+    return path.read_text().splitlines()
+
+
+def test_it_writes_what_the_model_heard_and_how_well(place, tmp_path, capsys):
+    assert call(place, tmp_path) == 0
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].startswith("%WER ")
+    assert out[2] == "Scored 12 sentences, 0 not present in hyp."
+    assert out[3].startswith("95 % interval [ ")
+    assert out[4].startswith("real-time factor ")
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "hyp.txt", "ref.txt", "hyp.trn", "ref.trn", "wer.txt", "alignments.txt", "confusions.txt", "results.json",
+    }  # fmt: skip
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert out[0].startswith(f"%WER {results['wer']:.2f} [ {results['errors']} / {results['words']}, ")
+    assert results["interval"][0] <= results["wer"] <= results["interval"][1]
+    assert results["decode"]["method"] == "greedy"
+    assert results["rtf"] == pytest.approx(results["seconds"] / results["audio_seconds"])
+    assert results["unreadable"] == []
+
+
+def test_hypotheses_are_those_of_the_model_in_the_order_of_the_manifest(place, tmp_path):
+    call(place, tmp_path)
+    model = load_model(place / "model").model
+    expected = []
+    for u in read_manifest(place / "corpus.jsonl"):
+        audio = torch.from_numpy(soundfile.read(u.audio, dtype="float32")[0])[None]
+        with torch.inference_mode():
+            (text,) = greedy_texts(*model.log_probs(audio, torch.tensor([audio.shape[1]])), TOKENIZER)
+        expected.append(f"{u.id} {text}".strip())
+    assert lines(tmp_path / "hyp.txt") == expected
+    assert len(set(expected)) > 3
+
+
+def test_score_reads_what_decode_wrote(place, tmp_path, capsys):
+    call(place, tmp_path)
+    first = capsys.readouterr().out.splitlines()[:3]
+    parser = argparse.ArgumentParser()
+    score.add_parser(parser.add_subparsers())
+    args = parser.parse_args(["score", "--ref", f"{tmp_path}/ref.txt", "--hyp", f"{tmp_path}/hyp.txt"])
+    args.run(args)
+    assert capsys.readouterr().out.splitlines()[:3] == first
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [],
+        ["decode.block=4"],
+        ["decode.block=1"],
+        ["decode.method=beam", "decode.beam=4", "decode.rescore=0.5", "decode.block=8"],
+    ],
+)
+def test_chunks_of_random_sizes_give_the_same_hypotheses(place, tmp_path, capsys, settings):
+    assert call(place, tmp_path, "--streaming-check", *settings) == 0
+    assert "streaming at random chunk sizes: 0 of 12 hypotheses differ" in capsys.readouterr().out
+    assert json.loads((tmp_path / "results.json").read_text())["streaming_check"] == {"utterances": 12, "differing": []}
+
+
+def test_a_model_that_breaks_the_law_is_found_out(place, tmp_path, capsys, caplog, monkeypatch):
+    step = AcousticModel.step
+
+    def forgetful(self, x, lengths, state):
+        return step(self, x, lengths, self.init_state(len(lengths), block=4))
+
+    monkeypatch.setattr(AcousticModel, "step", forgetful)
+    with caplog.at_level(logging.WARNING):
+        assert call(place, tmp_path, "--streaming-check", "decode.block=4") == 1
+    assert " 0 of 12 hypotheses differ" not in capsys.readouterr().out
+    assert "from chunks" in caplog.text
+    assert json.loads((tmp_path / "results.json").read_text())["streaming_check"]["differing"]
+
+
+def test_the_second_pass_and_the_block_change_what_is_heard(place, tmp_path):
+    beam = ["decode.method=beam", "decode.beam=4"]
+    for name, settings in {"a": beam, "b": [*beam, "decode.rescore=1"], "c": [*beam, "decode.block=1"]}.items():
+        assert call(place, tmp_path / name, *settings) == 0
+    a, b, c = (lines(tmp_path / name / "hyp.txt") for name in "abc")
+    assert a != b
+    assert a != c
+
+
+def test_the_best_of_nbest_is_the_hypothesis(place, tmp_path):
+    call(place, tmp_path, "decode.method=beam", "decode.beam=4", "decode.nbest=3", "decode.rescore=0.4")
+    entries = [json.loads(line) for line in lines(tmp_path / "nbest.jsonl")]
+    best, scores = {}, {}
+    for entry in entries:
+        best.setdefault(entry["id"], entry["text"])
+        scores.setdefault(entry["id"], []).append(entry["score"])
+    assert [f"{name} {text}".strip() for name, text in best.items()] == lines(tmp_path / "hyp.txt")
+    assert all(some == sorted(some, reverse=True) and len(some) <= 3 for some in scores.values())
+
+
+def test_what_cannot_be_read_is_told_and_counts_as_deleted(place, tmp_path, capsys, caplog):
+    (tmp_path / "noise.wav").write_bytes(b"not audio")
+    good = read_manifest(place / "corpus.jsonl")[:3]
+    bad = [
+        Utterance("gone", str(tmp_path / "gone.wav"), "a b", duration=1.0),
+        Utterance("noise", str(tmp_path / "noise.wav"), "b"),
+    ]
+    write_manifest(tmp_path / "mixed.jsonl", [bad[0], *good, bad[1]])
+    with caplog.at_level(logging.WARNING):
+        assert call(place, tmp_path / "out", data=tmp_path / "mixed.jsonl") == 1
+    out = capsys.readouterr().out
+    assert "gone.wav" in caplog.text
+    assert "noise.wav" in caplog.text
+    assert "Scored 5 sentences, 2 not present in hyp." in out
+    assert "not readable, counted as deleted: 2 of 5 utterances (gone, noise)" in out
+    assert [line.split()[0] for line in lines(tmp_path / "out/hyp.txt")] == [u.id for u in good]
+    write_manifest(tmp_path / "bad.jsonl", bad)
+    with pytest.raises(UserError, match="none of its 2 utterances can be read"):
+        call(place, tmp_path / "out", data=tmp_path / "bad.jsonl")
+
+
+def test_other_rates_and_a_single_sample(place, tmp_path):
+    x = np.random.default_rng(1).normal(scale=0.1, size=24000)
+    soundfile.write(tmp_path / "stereo.wav", np.stack([x, x], axis=1), 48000, subtype="PCM_24")
+    soundfile.write(tmp_path / "one.wav", x[:1], 16000)
+    write_manifest(
+        tmp_path / "odd.jsonl",
+        [Utterance("stereo", str(tmp_path / "stereo.wav"), "a"), Utterance("one", str(tmp_path / "one.wav"), "b")],
+    )
+    assert call(place, tmp_path / "out", "--streaming-check", data=tmp_path / "odd.jsonl") == 0
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert results["audio_seconds"] == pytest.approx(0.5, abs=0.001)
+    assert lines(tmp_path / "out/hyp.txt")[1] == "one"
+
+
+def test_without_texts_there_is_no_score(place, tmp_path, capsys):
+    bare = [dataclasses.replace(u, text="") for u in read_manifest(place / "corpus.jsonl")]
+    write_manifest(tmp_path / "bare.jsonl", bare)
+    assert call(place, tmp_path / "out", data=tmp_path / "bare.jsonl") == 0
+    assert "has no texts: not scored" in capsys.readouterr().out
+    assert "wer" not in json.loads((tmp_path / "out/results.json").read_text())
+    assert len(lines(tmp_path / "out/hyp.txt")) == 12
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["decode.rescore=0.3"], "use decode.method=beam"),
+        (["decode.method=beam", "decode.rescore=2"], "decode.rescore=2.0"),
+        (["decode.method=best"], "write greedy or beam"),
+        (["decode.method=beam", "decode.nbest=9"], "1 .. decode.beam=8"),
+        (["decode.block=-3"], "decode.block=-3"),
+        (["decode.beem=4"], "did you mean decode.beam"),
+        (["model.d_model=32"], "override decode.* alone"),
+        (["--device", "tpu9"], "'tpu9'"),
+    ],
+)
+def test_what_the_user_can_mend_is_a_user_error(place, tmp_path, settings, message):
+    with pytest.raises(UserError) as error:
+        call(place, tmp_path, *settings)
+    assert message in str(error.value)
+
+
+def test_folders_that_are_no_models(place, tmp_path):
+    with pytest.raises(UserError, match=r"model\.decoder\.layers=0"):
+        call(place, tmp_path / "out", "decode.method=beam", "decode.rescore=0.5", model="ctc")
+    with pytest.raises(UserError, match="is not a model folder"):
+        call(place, tmp_path / "out", model=tmp_path)
+    (tmp_path / "epoch-001.pt").touch()
+    with pytest.raises(UserError, match="samba-asr average --exp"):
+        call(place, tmp_path / "out", model=tmp_path)
+
+
+def test_manifests_that_cannot_be_decoded(place, tmp_path):
+    (tmp_path / "empty.jsonl").touch()
+    with pytest.raises(UserError, match="empty"):
+        call(place, tmp_path / "out", data=tmp_path / "empty.jsonl")
+    twice = read_manifest(place / "corpus.jsonl")[:1] * 2
+    write_manifest(tmp_path / "twice.jsonl", twice)
+    with pytest.raises(UserError, match="occurs 2 times"):
+        call(place, tmp_path / "out", data=tmp_path / "twice.jsonl")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot make this folder"):
+        call(place, tmp_path / "file")

@@ -1,0 +1,112 @@
+"""`samba-asr train` and `samba-asr average`, with the real model at its smallest."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+
+import pytest
+import torch
+
+from samba_asr.commands import average, train
+from samba_asr.errors import UserError
+from samba_asr.models.folder import load_model
+from samba_asr.training import checkpoint
+from tests.training.toy import make_corpus
+
+SMALL = [
+    "model.d_model=16", "model.layers=1", "model.subsampling_channels=4", "model.mixer.d_state=4",
+    "model.mixer.headdim=8", "tokenizer.kind=char", "data.batch_seconds=4", "train.epochs=2", "train.log_every=1",
+    "train.device=cpu", "optim.warmup=2",
+]  # fmt: skip
+
+
+def call(*args) -> int:
+    parser = argparse.ArgumentParser()
+    subparsers = parser.add_subparsers()
+    train.add_parser(subparsers)
+    average.add_parser(subparsers)
+    parsed = parser.parse_args([str(a) for a in args])
+    return parsed.run(parsed)
+
+
+@pytest.fixture(scope="module")
+def exp(tmp_path_factory):
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("train")
+    make_corpus(folder)
+    manifest = folder / "corpus.jsonl"
+    options = [*SMALL, f"data.train=[{manifest}]", f"data.valid=[{manifest}]"]
+    assert call("train", "--exp", folder / "exp", *options) == 0
+    return folder / "exp", options
+
+
+def test_training_writes_checkpoints_and_a_tokenizer(exp):
+    folder, _ = exp
+    assert {"config.yaml", "log.txt", "last.pt", "epoch-002.pt", "tokenizer.json"} <= {p.name for p in folder.iterdir()}
+    log = (folder / "log.txt").read_text()
+    assert "validation WER" in log
+    model = checkpoint.load(folder / "epoch-002.pt")["model"]
+    (std,) = (x for name, x in model.items() if name.endswith(".std"))
+    assert std.ne(1).all()  # CMVN was measured
+
+
+def test_the_same_command_continues(exp, caplog):
+    folder, options = exp
+    with caplog.at_level(logging.INFO):
+        assert call("train", "--exp", folder, *options) == 0
+    assert "resuming at epoch 3" in caplog.text
+
+
+@pytest.mark.parametrize("chosen", [[], ["--best", 1], ["--last", 2]])
+def test_the_average_is_a_model_folder(exp, tmp_path, chosen):
+    folder, _ = exp
+    assert call("average", "--exp", folder, "--out", tmp_path / "model", *chosen) == 0
+    loaded = load_model(tmp_path / "model")
+    assert loaded.tokenizer.vocab_size == loaded.config.model.vocab_size
+    count = 1 if chosen[:1] == ["--best"] else 2
+    files = checkpoint.choose(folder, last=2) if count == 2 else checkpoint.choose(folder, best=1)
+    expected = checkpoint.average(files)
+    for name, x in loaded.model.state_dict().items():
+        assert torch.equal(x, expected[name])
+
+
+def test_the_average_of_named_files(exp, tmp_path):
+    folder, _ = exp
+    assert call("average", "--exp", folder, "--out", tmp_path / "model", folder / "epoch-001.pt") == 0
+    weights = checkpoint.load(folder / "epoch-001.pt")["model"]
+    assert torch.equal(load_model(tmp_path / "model").model.ctc.linear.weight, weights["ctc.linear.weight"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("tokenizer.kind=bpe", "holds a tokenizer of kind char with 5 units, the configuration asks for bpe with 256"),
+        ("optim.lr=0.5", "optim.lr=0.001, not 0.5"),
+        ("data.train=[]", "data.train is empty"),
+        ("train.dtype=float8", "'float8'"),
+        ("train.device=tpu9", "'tpu9'"),
+        ("optim.schedule=linear", "optim.schedule"),
+    ],
+)
+def test_what_the_user_can_mend_is_a_user_error(exp, change, message):
+    folder, options = exp
+    with pytest.raises(UserError) as error:
+        call("train", "--exp", folder, *options, change)
+    assert message in str(error.value)
+
+
+def test_a_file_is_no_folder(exp, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot make this folder"):
+        call("train", "--exp", tmp_path / "file", *exp[1])
+
+
+def test_average_wants_a_run(exp, tmp_path):
+    folder, _ = exp
+    with pytest.raises(UserError, match=r"no config\.yaml"):
+        call("average", "--exp", tmp_path, "--out", tmp_path / "model")
+    with pytest.raises(UserError, match="--best 0"):
+        call("average", "--exp", folder, "--out", tmp_path / "model", "--best", 0)
+    with pytest.raises(UserError, match="there is no such checkpoint"):
+        call("average", "--exp", folder, "--out", tmp_path / "model", tmp_path / "epoch-009.pt")

@@ -1,0 +1,150 @@
+"""The encoder: from waveform to log-probabilities one streaming module, at every block size, each row at its own."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+
+from samba_asr.models.asr import AsrModel
+from samba_asr.models.encoder import AcousticModel, Encoder, EncoderLayer
+from samba_asr.streaming import Stack, leaves, stack_rows
+from tests.contract import AtBlock, InBlocks, verify_streaming
+from tests.models.tiny import FRAME, noise, tiny
+
+BLOCKS = (1, 3, -1, (2, 1, 6, 5))
+MIXERS = pytest.mark.parametrize("mixer", ["mamba", "mamba2", "hydra"])
+
+
+def frames(b=4, t=11):
+    return noise(b, t, 8).double()
+
+
+# --- the law
+
+
+@MIXERS
+@pytest.mark.parametrize("size", [1, 3, 100, (1, 2, 6, 3)])
+def test_a_layer_keeps_the_law(mixer, size):
+    verify_streaming(InBlocks(EncoderLayer(tiny(mixer)), size), frames(), seeds=[0])
+
+
+@MIXERS
+@pytest.mark.parametrize("block", BLOCKS)
+def test_the_encoder_keeps_the_law(mixer, block):
+    verify_streaming(AtBlock(Encoder(tiny(mixer)), block), frames(), seeds=[0])
+
+
+@MIXERS
+@pytest.mark.parametrize("block", [3, (2, 1, 6, 5)])
+def test_from_waveform_to_log_probabilities_the_law_holds(mixer, block):
+    model = AsrModel(tiny(mixer, layers=1))
+    module = Stack(AtBlock(model.acoustic, block), model.ctc)
+    assert module.stride == FRAME
+    verify_streaming(module, noise(4, 9 * FRAME, 1), seeds=[0])
+
+
+def test_without_a_backward_scan_the_law_holds():
+    config = tiny("mamba2")
+    config = dataclasses.replace(config, mixer=dataclasses.replace(config.mixer, bidirectional=False))
+    verify_streaming(AtBlock(Encoder(config), 3), frames(), seeds=[0])
+
+
+# --- blocks
+
+
+@pytest.mark.parametrize("block", [11, 20, 1000])
+def test_a_block_as_long_as_the_utterance_is_one_block(block):
+    encoder = Encoder(tiny(max_block=1000)).double().eval()
+    lengths = torch.tensor([11, 4])
+    y, _ = encoder(frames(2), lengths, block)
+    want, _ = encoder(frames(2), lengths, -1)
+    torch.testing.assert_close(y, want)
+
+
+def test_minus_one_is_max_block_and_nothing_is_larger():
+    encoder = Encoder(tiny(max_block=6)).double().eval()
+    lengths = torch.tensor([11, 4])
+    want, _ = encoder(frames(2), lengths, 6)
+    for block in (-1, 7, 1000):
+        assert torch.equal(encoder(frames(2), lengths, block)[0], want)
+        assert encoder.init_state(2, block=block).waiting.shape == (2, 5, 8)  # the sixth frame makes a block whole
+
+
+def test_blocks_matter_and_0_is_causal():
+    encoder = Encoder(tiny()).double().eval()
+    lengths = torch.tensor([11])
+    y = {block: encoder(frames(1), lengths, block)[0] for block in (0, 1, 2, 6)}
+    assert torch.equal(y[0], y[1])
+    assert not torch.allclose(y[1], y[2])
+    assert not torch.allclose(y[2], y[6])
+
+
+def test_each_row_of_a_batch_can_have_its_own_block():
+    encoder = Encoder(tiny()).double().eval()
+    x, lengths = frames(3), torch.tensor([11, 9, 5])
+    together, _ = encoder(x, lengths, torch.tensor([1, 4, -1]))
+    for row, block in enumerate([1, 4, -1]):
+        n = int(lengths[row])
+        alone, _ = encoder(x[row : row + 1, :n], lengths[row : row + 1], block)
+        torch.testing.assert_close(together[row, :n], alone[0])
+
+
+def test_sessions_of_different_blocks_share_one_state():
+    encoder = Encoder(tiny()).eval()
+    states = [encoder.init_state(1, block=block, capacity=5) for block in (1, 3, -1)]
+    state = stack_rows(states)
+    assert state.size.tolist() == [1, 3, 6]
+    y, lengths, state = encoder.step(noise(3, 5, 8), torch.tensor([5, 5, 5]), state)
+    assert lengths.tolist() == [5, 3, 0]
+    assert state.held.tolist() == [0, 2, 5]
+    assert y.shape[1] == 5
+
+
+def test_a_frame_waits_for_its_block_and_no_longer():
+    encoder = Encoder(tiny()).eval()
+    state = encoder.init_state(1, block=3)
+    released = []
+    for i in range(7):
+        _, n, state = encoder.step(noise(1, 1, 8, seed=i), torch.tensor([1]), state)
+        released.append(int(n))
+    assert released == [0, 0, 3, 0, 0, 3, 0]
+    assert int(encoder.finish(state)[1]) == 1
+
+
+# --- lengths and shapes
+
+
+def test_samples_that_fill_no_frame_are_left_out():
+    acoustic = AcousticModel(tiny()).double().eval()
+    x, lengths = noise(3, 5 * FRAME + 9, 1).double(), torch.tensor([5 * FRAME + 9, 2 * FRAME + 1, FRAME - 1])
+    y, n = acoustic(x, lengths)
+    assert n.tolist() == [5, 2, 0]
+    want, _ = acoustic(x[:, : 5 * FRAME], lengths // FRAME * FRAME)
+    torch.testing.assert_close(y[0], want[0])
+    torch.testing.assert_close(y[1, :2], want[1, :2])
+
+
+def test_no_audio_at_all_gives_no_frames():
+    acoustic = AcousticModel(tiny()).eval()
+    for samples in (0, FRAME - 1):
+        y, n = acoustic(noise(2, samples, 1), torch.tensor([samples, 0]))
+        assert y.shape[1] == 0
+        assert n.tolist() == [0, 0]
+
+
+def test_the_state_is_small_and_does_not_depend_on_what_was_heard():
+    acoustic = AcousticModel(tiny()).eval()
+    state = acoustic.init_state(1, block=2)
+    before = sum(leaf.numel() for leaf in leaves(state))
+    for i in range(3):
+        state = acoustic.step(noise(1, 4 * FRAME, 1, seed=i), torch.tensor([4 * FRAME]), state).state
+    assert sum(leaf.numel() for leaf in leaves(state)) == before
+
+
+def test_features_and_subsampling_are_the_front():
+    acoustic = AcousticModel(tiny()).eval()
+    x, lengths = noise(1, 4 * FRAME, 1), torch.tensor([4 * FRAME])
+    step_by_step = acoustic.encoder(*acoustic.subsampling(*acoustic.features(x, lengths)), 2)
+    assert torch.equal(step_by_step[0], acoustic(x, lengths, 2)[0])

@@ -1,0 +1,131 @@
+"""A model's folder: what is saved is what is loaded; what is broken is one line that names the file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from samba_asr.config import Config
+from samba_asr.errors import UserError
+from samba_asr.models.asr import AsrModel
+from samba_asr.models.folder import load_model, save_model
+from samba_asr.text.tokenizer import CharTokenizer
+from tests.models.tiny import FRAME, noise, tiny
+
+TOKENIZER = CharTokenizer(["▁", "a", "b"])  # five ids
+
+
+@pytest.fixture
+def saved(tmp_path):
+    torch.manual_seed(0)
+    config = replace(Config(), model=tiny(decoder=1))
+    model = AsrModel(config.model).eval()
+    model.features.set_statistics(torch.arange(4.0), torch.arange(4.0) + 1)
+    save_model(tmp_path / "m", model, config, TOKENIZER, {"wer": 8.2})
+    return tmp_path / "m", model, config
+
+
+def test_round_trip(saved):
+    folder, model, config = saved
+    loaded = load_model(folder)
+    assert loaded.config == config
+    assert loaded.tokenizer.pieces(range(5)) == TOKENIZER.pieces(range(5))
+    assert not loaded.model.training
+    want, got = model.state_dict(), loaded.model.state_dict()
+    assert want.keys() == got.keys()
+    assert all(torch.equal(want[name], got[name]) for name in want)
+    audio, lengths = noise(2, 5 * FRAME), torch.tensor([5, 3]) * FRAME
+    assert torch.equal(loaded.model.log_probs(audio, lengths)[0], model.log_probs(audio, lengths)[0])
+
+
+def test_it_holds_the_named_files_and_no_pickle(saved):
+    folder, _, _ = saved
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"config.yaml", "model.safetensors", "tokenizer.json", "README.md", "results.json"}
+    assert json.loads((folder / "results.json").read_text()) == {"wer": 8.2}
+
+
+def test_a_readme_that_was_completed_by_hand_is_kept(saved):
+    folder, model, config = saved
+    (folder / "README.md").write_text("mine")
+    save_model(folder, model, config, TOKENIZER)
+    assert (folder / "README.md").read_text() == "mine"
+
+
+def test_the_card_says_what_the_model_is(saved):
+    folder, model, _ = saved
+    card = (folder / "README.md").read_text()
+    assert f"{sum(p.numel() for p in model.parameters()):,} parameters" in card
+    assert "mixer hydra" in card
+
+
+# --- what is broken
+
+
+def edit(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, 1))
+
+
+def other_tokenizer(folder):
+    CharTokenizer(["▁", "a"]).save(folder)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+BREAKS = {
+    "another version": (
+        lambda f: edit(f / "config.yaml", "version: 1", "version: 99"),
+        r"m is a model folder of version 99; this samba_asr reads version 1: install",
+    ),
+    "no version": (lambda f: edit(f / "config.yaml", "version: 1\n", ""), "a model folder of version None"),
+    "an unknown key": (
+        lambda f: edit(f / "config.yaml", "d_model:", "d_modle:"),
+        r"config.yaml: unknown key model.d_modle \(did you mean model.d_model\?\)",
+    ),
+    "not YAML": (lambda f: (f / "config.yaml").write_text("a: [1"), "config.yaml: not readable as YAML"),
+    "not a mapping": (lambda f: (f / "config.yaml").write_text("- 1"), "config.yaml"),
+    "an empty config": (lambda f: (f / "config.yaml").write_text(""), "a model folder of version None"),
+    "no config": (lambda f: (f / "config.yaml").unlink(), "m is not a model folder: it has no config.yaml"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "it has no model.safetensors"),
+    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "none of tokenizer.model and tokenizer.json is here"),
+    "another tokenizer": (other_tokenizer, "the tokenizer has 4 units, config.yaml says 5: "),
+    "cut weights": (lambda f: cut(f / "model.safetensors"), "model.safetensors does not hold this model's weights"),
+    "no weights in the file": (
+        lambda f: (f / "model.safetensors").write_bytes(b"hello"),
+        "model.safetensors does not hold this model's weights",
+    ),
+    "other sizes": (
+        lambda f: edit(f / "config.yaml", "conv_kernel: 5", "conv_kernel: 7"),
+        "model.safetensors does not hold this model's weights: .*depthwise",
+    ),
+    "sizes that fit nothing": (
+        lambda f: edit(f / "config.yaml", "conv_kernel: 5", "conv_kernel: 6"),
+        "conv_kernel 6 must be odd",
+    ),
+    "an unknown mixer": (
+        lambda f: edit(f / "config.yaml", "name: hydra", "name: hydro"),
+        r"unknown mixer 'hydro' \(did you mean 'hydra'\?\)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("break_it", "message"), BREAKS.values(), ids=BREAKS)
+def test_a_broken_folder_is_one_line_that_names_the_cause(saved, break_it, message):
+    folder, _, _ = saved
+    break_it(folder)
+    with pytest.raises(UserError, match=message) as caught:
+        load_model(folder)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match=r"nowhere is not a model folder: it has no config\.yaml"):
+        load_model(tmp_path / "nowhere")

@@ -1,0 +1,87 @@
+"""Convolutions: each is torch's own where there is nothing to hide, and keeps the law."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from samba_asr.errors import UserError
+from samba_asr.nn.blocks import lay_blocks
+from samba_asr.nn.conv import BlockConv1d, CausalConv2d, ConvolutionModule, Project, subsampling
+from samba_asr.streaming import Stack
+from tests.contract import InBlocks, verify_streaming
+
+SIZES = pytest.mark.parametrize("size", [1, 2, 3, 5, 100, (1, 2, 6, 3)])
+
+
+def x(b=4, t=13, d=4, dtype=torch.float32):
+    return torch.randn(b, t, d, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+def whole(module, x, size):
+    lengths = torch.full((x.shape[0],), x.shape[1])
+    return module(x, lengths, lay_blocks(lengths, x.shape[1], size))[0]
+
+
+@SIZES
+@pytest.mark.parametrize(("past", "future"), [(2, 2), (3, 1), (1, 3), (0, 2), (2, 0)])
+def test_block_convolution_keeps_the_law(past, future, size):
+    verify_streaming(InBlocks(BlockConv1d(4, past, future), size), x())
+
+
+def test_with_one_block_it_is_a_centred_convolution():
+    module = BlockConv1d(4, 2, 2)
+    want = F.conv1d(x().mT, module.conv1d.weight, module.conv1d.bias, padding=2, groups=4).mT
+    torch.testing.assert_close(whole(module, x(), 13), want)
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 12])
+def test_ahead_of_a_block_there_are_zeros_and_behind_it_the_past(size):
+    module, v = BlockConv1d(4, 2, 3, bias=False).double(), x(dtype=torch.float64)
+    got = whole(module, v, size)
+    for begin in range(0, 13, size):
+        end = min(begin + size, 13)
+        seen = F.pad(v[:, :end], (0, 0, 2, 3))  # the past, the block, and nothing after it
+        want = F.conv1d(seen.mT, module.conv1d.weight, groups=4).mT[:, begin:end]
+        torch.testing.assert_close(got[:, begin:end], want)
+
+
+@SIZES
+def test_convolution_module_keeps_the_law(size):
+    verify_streaming(InBlocks(ConvolutionModule(4, 5, dropout=0.1), size), x())
+
+
+def test_an_even_kernel_is_refused():
+    with pytest.raises(UserError, match="conv_kernel 30 must be odd"):
+        ConvolutionModule(4, 30, 0.0)
+
+
+def test_strided_convolution_keeps_the_law():
+    verify_streaming(CausalConv2d(4, 2, 3), x(t=12, d=8))
+
+
+def test_strided_convolution_is_torchs_with_one_step_of_past():
+    module = CausalConv2d(4, 1, 3)
+    y, lengths = module(x(t=8), torch.tensor([8, 6, 2, 0]))
+    assert lengths.tolist() == [4, 3, 1, 0]
+    want = F.relu(module.conv(F.pad(x(t=8), (0, 0, 1, 0))[:, None]))  # (b, c, t / 2, m / 2)
+    torch.testing.assert_close(y[0], want[0].permute(1, 2, 0).flatten(1))
+
+
+def test_odd_mels_are_refused():
+    with pytest.raises(UserError, match="5 mels must be even"):
+        CausalConv2d(5, 1, 1)
+    with pytest.raises(UserError, match="6 mels must be a multiple of 4"):
+        subsampling(6, 2, 3)
+
+
+def test_projection_keeps_the_law():
+    verify_streaming(Project(4, 3, dropout=0.5), x())
+
+
+def test_subsampling_keeps_the_law_and_divides_time_by_four():
+    module = Stack(*subsampling(8, 3, 5))
+    assert module.stride == 4
+    verify_streaming(module, x(t=24, d=8))
+    assert module(x(t=24, d=8), torch.tensor([24, 23, 3, 4]))[1].tolist() == [6, 5, 0, 1]

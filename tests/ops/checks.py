@@ -1,0 +1,54 @@
+"""Compare two implementations of one op: outputs, and the gradients of every input through every output."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def values_and_gradients(op: Callable, inputs: dict[str, Tensor | None], **options) -> dict[str, Tensor]:
+    """Run `op(**inputs, **options)`; give its outputs ("output 0", ...) and, for each float input, "gradient of x".
+
+    The gradients are those of one fixed random weighting of all outputs, drawn from a seed: two implementations whose
+    outputs have the same shapes are asked the same question.
+    """
+    leaves = {
+        name: value.detach().clone().requires_grad_() if value is not None and value.is_floating_point() else value
+        for name, value in inputs.items()
+    }
+    outputs = op(**leaves, **options)
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.randn(v.shape, generator=generator, dtype=torch.float64).to(v) for v in outputs]
+    wanted = {name: v for name, v in leaves.items() if v is not None and v.requires_grad}
+    loss = sum((v * w).sum() for v, w in zip(outputs, weights, strict=True))
+    gradients = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
+    found = {f"output {i}": v.detach() for i, v in enumerate(outputs)}
+    for (name, leaf), gradient in zip(wanted.items(), gradients, strict=True):
+        found[f"gradient of {name}"] = torch.zeros_like(leaf) if gradient is None else gradient
+    return found
+
+
+def assert_close(got: dict[str, Tensor], want: dict[str, Tensor], tolerance: float) -> None:
+    """Each tensor is within `tolerance` of the wanted one, relative to its largest element (at least 1e-3)."""
+    assert got.keys() == want.keys()
+    for name in want:
+        a, b = got[name].double(), want[name].double()
+        assert a.shape == b.shape, f"{name}: shape {tuple(a.shape)}, expected {tuple(b.shape)}"
+        if b.numel():
+            error = (a - b).abs().max().item() / max(b.abs().max().item(), 1e-3)
+            assert error <= tolerance, f"{name}: relative error {error:.2e}, allowed {tolerance:.0e}"  # NaN fails too
+
+
+def assert_agree(
+    op: Callable, reference: Callable, inputs: dict[str, Tensor | None], *, tolerance: float, **options
+) -> None:
+    """`op` on `inputs` agrees with `reference` on the same inputs in float64, in every output and every gradient."""
+    exact = {
+        name: value.double() if value is not None and value.is_floating_point() else value
+        for name, value in inputs.items()
+    }
+    want = values_and_gradients(reference, exact, **options)
+    assert_close(values_and_gradients(op, inputs, **options), want, tolerance)

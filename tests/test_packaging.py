@@ -1,0 +1,65 @@
+"""The wheel holds the package, its configuration and its models, and nothing that lands bare in site-packages."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+OUTSIDE = ("conf", "recipes", "serve")  # folders of the checkout that are installed as samba_asr.conf, ...
+
+
+def packages() -> set[str]:
+    """The package of every folder that holds Python."""
+    found = set()
+    for top in ("samba_asr", *OUTSIDE):
+        for file in (ROOT / top).rglob("*.py"):
+            name = ".".join(file.parent.relative_to(ROOT).parts)
+            found.add(name if top == "samba_asr" else f"samba_asr.{name}")
+    return found
+
+
+def test_pyproject_names_every_package():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    assert sorted(listed) == sorted(packages())
+
+
+def test_every_package_has_an_init():
+    folders = {Path(*name.split(".")) for name in packages()}
+    at = [ROOT / (Path(*f.parts[1:]) if len(f.parts) > 1 and f.parts[1] in OUTSIDE else f) for f in folders]
+    assert [str(f) for f in at if not (f / "__init__.py").exists()] == []
+
+
+def has_setuptools() -> bool:
+    try:
+        return int(version("setuptools").split(".")[0]) >= 77
+    except PackageNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not has_setuptools(), reason="building a wheel without a download needs setuptools>=77")
+def test_wheel_holds_the_package_and_nothing_bare(tmp_path):
+    copy = tmp_path / "checkout"
+    ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    for name in ("samba_asr", *OUTSIDE):
+        shutil.copytree(ROOT / name, copy / name, ignore=ignore)
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, copy)
+    command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w"]
+    done = subprocess.run([*command, str(tmp_path), str(copy)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+    (wheel,) = tmp_path.glob("*.whl")
+    held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert {name.split("/")[0] for name in held} == {"samba_asr"}
+    for folder, inside in (("samba_asr", "samba_asr"), *((name, f"samba_asr/{name}") for name in OUTSIDE)):
+        wanted = [f for f in (copy / folder).rglob("*") if f.suffix in (".py", ".yaml") or "box" in f.parts]
+        missing = {f"{inside}/{f.relative_to(copy / folder).as_posix()}" for f in wanted if f.is_file()} - held
+        assert not missing

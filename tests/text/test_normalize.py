@@ -1,0 +1,58 @@
+"""Normalisers are chosen by name and do what their docstring says."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from samba_asr.errors import UserError
+from samba_asr.text.normalize import NAMES, normalizer, upper
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Hello, world!", "HELLO WORLD"),
+        ("  don't \t stop\n", "DON'T STOP"),
+        ("don\u2019t", "DON'T"),
+        ("well-known / either\u2013or", "WELL KNOWN EITHER OR"),
+        ("the U.S. at 5 p.m.", "THE US AT PM"),
+        ("in 1984, 3,000 men", "IN MEN"),
+        ("Café naïve Łódź Straße", "CAFE NAIVE ODZ STRASSE"),
+        ("rock ' n ' roll 'twas", "ROCK N ROLL 'TWAS"),
+        ("日本 ok", "OK"),
+        ("", ""),
+    ],
+)
+def test_upper(text, expected):
+    assert upper(text) == expected
+
+
+@given(st.text(max_size=60))
+def test_upper_yields_its_alphabet_and_is_idempotent(text):
+    once = upper(text)
+    assert set(once) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZ' ")
+    assert once == " ".join(once.split())
+    assert upper(once) == once
+
+
+@given(st.text(max_size=20))
+def test_none_changes_nothing(text):
+    assert normalizer("none")(text) == text
+
+
+def test_an_unknown_name_lists_the_known():
+    with pytest.raises(UserError, match="'uper': one of none, upper, whisper"):
+        normalizer("uper")
+
+
+def test_whisper_is_optional():
+    assert "whisper" in NAMES
+    if importlib.util.find_spec("whisper_normalizer") is None:
+        with pytest.raises(UserError, match=r"samba_asr\[score\]"):
+            normalizer("whisper")
+    else:
+        assert normalizer("whisper")("Mr. Smith can't pay twenty dollars.") == "mister smith can not pay $20"

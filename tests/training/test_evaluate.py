@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+from samba_asr.data.manifest import Utterance
+from samba_asr.decoding.prefix_beam import PrefixBeam
+from samba_asr.training.evaluate import decode, transcribe_batches, validate
+from tests.training.toy import TOKENIZER, Toy
+
+
+class Oracle(Toy):
+    """Says `texts[i]` to the utterance whose audio has `i` in its first sample: id / 100."""
+
+    def __init__(self, texts):
+        super().__init__()
+        self.texts = texts
+
+    def log_probs(self, audio, lengths, *, block):
+        assert not self.training
+        b, t = audio.shape[0], 12
+        scores = torch.zeros(b, t, TOKENIZER.vocab_size)
+        for row, n in enumerate(lengths.tolist()):
+            for frame in range(t):
+                ids = TOKENIZER.encode(self.texts[n])
+                here = ids[frame // 2] if frame % 2 == 0 and frame // 2 < len(ids) else 0
+                scores[row, frame, here] = 9.0
+        return scores.log_softmax(-1), torch.full((b,), t)
+
+
+@pytest.fixture
+def oracle(corpus):
+    return Oracle({round(u.duration * 16000): u.text for u in corpus})
+
+
+def test_texts_come_by_id_in_the_order_asked_for(oracle, corpus):
+    texts = transcribe_batches(oracle, TOKENIZER, corpus, block=-1, batch_seconds=3)
+    assert texts == {u.id: u.text for u in corpus}
+    assert list(texts) == [u.id for u in corpus]
+
+
+def test_another_search_may_be_given(oracle, corpus):
+    texts = transcribe_batches(oracle, TOKENIZER, corpus, block=-1, batch_seconds=3, search=PrefixBeam(beam=2))
+    assert texts == {u.id: u.text for u in corpus}
+
+
+def test_validation_counts_words_and_loss(oracle, corpus):
+    oracle.texts[round(corpus[0].duration * 16000)] = "a" if corpus[0].text != "a" else "b"
+    oracle.train()
+    result = validate(oracle, TOKENIZER, corpus, block=-1, batch_seconds=3, dtype=torch.float32)
+    assert result.wer == pytest.approx(100 / len(corpus))
+    assert 0 < result.loss < 5
+    assert oracle.training  # put back
+
+
+def test_what_cannot_be_read_is_reported_and_counts_as_not_recognised(oracle, corpus, caplog):
+    utterances = [*corpus, Utterance("gone", "/nowhere/gone.wav", "a", duration=1.0)]
+    with caplog.at_level(logging.WARNING):
+        result = validate(oracle, TOKENIZER, utterances, block=-1, batch_seconds=3, dtype=torch.float32)
+    assert "gone" in caplog.text
+    assert result.wer == pytest.approx(100 / len(utterances))
+    assert "gone" not in result.texts
+
+
+def test_rows_are_decoded_to_their_own_lengths():
+    log_probs = torch.full((2, 3, TOKENIZER.vocab_size), -9.0)
+    log_probs[:, :, 3] = 0.0
+    log_probs[:, 1, 3], log_probs[:, 1, 0] = -9.0, 0.0
+    assert decode(log_probs, torch.tensor([1, 3]), TOKENIZER) == ["a", "aa"]

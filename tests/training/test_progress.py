@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import io
+import logging
+import os
+import signal
+
+import pytest
+
+from samba_asr.training.progress import Progress, Signals, log_file
+from samba_asr.training.step import Outcome
+
+OUTCOME = Outcome({"total": 30.0, "ctc": 20.0, "decoder": 10.0, "cr": 0.0}, tokens=10, seconds=36.0, bad=0, norm=1.5)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_lines_are_logged_with_means_per_token(caplog, tmp_path):
+    progress = Progress(every=2, tensorboard=None)
+    with caplog.at_level(logging.INFO):
+        for step in range(1, 5):
+            progress.step(step, "epoch 1/2", 0.001, step / 100, OUTCOME)
+    progress.close()
+    assert len(caplog.messages) == 2
+    assert "epoch 1/2 step 2 loss 3.0000 ctc 2.0000 decoder 1.0000 lr 1.00e-03 norm 1.50" in caplog.messages[0]
+    assert "cr" not in caplog.messages[0]
+
+
+def test_a_terminal_gets_one_line_in_place_and_the_file_the_log(monkeypatch, tmp_path):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    with log_file(tmp_path / "log.txt"):
+        progress = Progress(every=1, tensorboard=None)
+        progress.step(1, "epoch 1/2", 0.001, 0.1, OUTCOME)
+        progress.step(2, "epoch 1/2", 0.001, 0.2, OUTCOME)
+        logging.getLogger("samba_asr.x").warning("careful")
+        progress.close()
+    shown = terminal.getvalue()
+    assert "\r\033[Kepoch 1/2 step 1" in shown
+    assert "\n" not in shown.replace("careful\n", "")
+    log = (tmp_path / "log.txt").read_text()
+    assert "INFO epoch 1/2 step 2 loss 3.0000" in log
+    assert "WARNING careful" in log
+
+
+def test_tensorboard_is_written(tmp_path):
+    pytest.importorskip("tensorboard")
+    progress = Progress(every=1, tensorboard=tmp_path / "tensorboard")
+    progress.step(1, "epoch 1/2", 0.001, 0.1, OUTCOME)
+    progress.close()
+    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_without_tensorboard_training_goes_on_and_says_so(tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
+    with caplog.at_level(logging.INFO):
+        progress = Progress(every=1, tensorboard=tmp_path)
+        progress.step(1, "epoch 1/2", 0.001, 0.1, OUTCOME)
+        progress.close()
+    assert caplog.text.count("TensorBoard is off") == 1
+
+
+def test_the_first_signal_is_noted_and_the_second_does_what_it_always_did():
+    with Signals() as signals:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signals.received == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+from samba_asr.data.dataset import collate
+from samba_asr.errors import UserError
+from samba_asr.training.distributed import Ranks
+from samba_asr.training.step import Stepper, Work
+from tests.training.toy import Toy, toy_config
+
+CPU = Ranks(torch.device("cpu"))
+
+
+def make_work(b: int = 4, seed: int = 1, name: str = "u") -> Work:
+    g = torch.Generator().manual_seed(seed)
+    samples = [torch.randn(9600 + 640 * i, generator=g).numpy() * 0.1 for i in range(b)]
+    return Work(collate(samples, [[3, 4, 3]] * b, [f"{name}{i}" for i in range(b)]), seed)
+
+
+def make_stepper() -> Stepper:
+    config = toy_config("optim.clip=0")
+    model = Toy(config).eval()  # no dropout: the parts of a batch then add up to the batch
+    model.draw_block = lambda rng: 0
+    return Stepper(model, config, CPU)
+
+
+def moved(stepper: Stepper, work: list[Work]) -> torch.Tensor:
+    before = stepper.model.head.weight.detach().clone()
+    stepper.step(work, number=1, lr=0.01)
+    return stepper.model.head.weight.detach() - before
+
+
+def spoil(stepper: Stepper, *ids: str, value: float = float("nan")) -> None:
+    """The loss of these utterances becomes `value`."""
+
+    def change(losses, batch):
+        factor = torch.tensor([value if i in ids else 1.0 for i in batch.ids])
+        return losses._replace(total=losses.total * factor)
+
+    stepper.model.change = change
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_batch_that_is_not_finite_is_left_out_and_its_utterances_named(caplog, value):
+    good, bad = make_work(seed=1, name="good"), make_work(seed=2, name="bad")
+    stepper = make_stepper()
+    spoil(stepper, "bad1", "bad3", value=value)
+    with caplog.at_level(logging.WARNING):
+        change = moved(stepper, [good, bad])
+    assert "bad1 bad3" in caplog.text
+    assert "bad0" not in caplog.text
+    assert torch.equal(change, moved(make_stepper(), [good]))
+
+
+def test_a_step_of_nothing_but_bad_batches_moves_nothing(caplog):
+    stepper = make_stepper()
+    spoil(stepper, "u0")
+    assert not moved(stepper, [make_work()]).any()
+    assert not stepper.optimizer.state
+
+
+def test_a_gradient_that_is_not_finite_moves_nothing(caplog):
+    stepper = make_stepper()
+    stepper.model.head.weight.register_hook(lambda gradient: gradient * float("inf"))
+    with caplog.at_level(logging.WARNING):
+        assert not moved(stepper, [make_work()]).any()
+    assert "gradient is not finite" in caplog.text
+    assert "u0 u1 u2 u3" in caplog.text
+
+
+def test_training_gives_up_after_many_bad_steps_in_a_row(run, tmp_path):
+    model = Toy()
+    model.change = lambda losses, batch: losses._replace(total=losses.total * float("nan"))
+    with pytest.raises(UserError, match=r"20 steps in a row .* optim\.lr=0\.01"):
+        run(tmp_path / "exp", "train.epochs=100", "train.valid_every=1000", model=model)
+
+
+def no_masks(stepper: Stepper) -> Stepper:
+    """Masks are drawn for the batch as a whole, so without them halves add up to it."""
+    original = torch.rand
+    stepper.model.forward = _without_rand(stepper.model.forward, original)
+    return stepper
+
+
+def _without_rand(forward, original):
+    def call(*args, **kwargs):
+        torch.rand = lambda *shape, generator=None: torch.ones(*shape)
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            torch.rand = original
+
+    return call
+
+
+def test_out_of_memory_splits_the_batch_and_takes_the_same_step(caplog):
+    def too_big(batch):
+        if len(batch.ids) > 2:
+            raise torch.OutOfMemoryError("simulated")
+
+    work = [make_work(5), make_work(2, seed=2)]
+    stepper = no_masks(make_stepper())
+    stepper.model.before = too_big
+    with caplog.at_level(logging.WARNING):
+        change = moved(stepper, work)
+    assert "a batch of 5 utterances" in caplog.text
+    assert torch.allclose(change, moved(no_masks(make_stepper()), work), atol=1e-6)
+
+
+def test_out_of_memory_amid_backward_leaves_no_half_gradient():
+    stepper = no_masks(make_stepper())
+    raised = []
+
+    def hook(gradient):  # of the first layer: the head's gradient is there already
+        if not raised:
+            raised.append(True)
+            raise torch.OutOfMemoryError("simulated")
+        return gradient
+
+    stepper.model.inside.weight.register_hook(hook)
+    work = [make_work(4), make_work(2, seed=2)]
+    assert torch.allclose(moved(stepper, work), moved(no_masks(make_stepper()), work), atol=1e-6)
+    assert raised
+
+
+def test_an_utterance_that_never_fits_is_left_out(caplog):
+    def too_big(batch):
+        if "u3" in batch.ids:
+            raise torch.OutOfMemoryError("simulated")
+
+    stepper = no_masks(make_stepper())
+    stepper.model.before = too_big
+    with caplog.at_level(logging.WARNING):
+        change = moved(stepper, [make_work(4)])
+    assert "u3 (0.7 s) is left out" in caplog.text
+    rest = make_work(4).batch.rows(0, 3)
+    assert torch.allclose(change, moved(no_masks(make_stepper()), [Work(rest, 1)]), atol=1e-6)
+
+
+def test_the_loss_is_normalised_by_the_tokens_of_all_batches():
+    a, b = make_work(2, seed=1), make_work(2, seed=2)
+    joined = [make_stepper(), make_stepper()]
+    for stepper in joined:
+        no_masks(stepper)
+    both = collate([*(x.numpy()[:n] for w in (a, b) for x, n in zip(w.batch.audio, w.batch.lengths, strict=True))],
+                   [[3, 4, 3]] * 4, list("abcd"))  # fmt: skip
+    assert torch.allclose(moved(joined[0], [a, b]), moved(joined[1], [Work(both, 3)]), atol=1e-6)

@@ -1,0 +1,128 @@
+"""A stand-in for AsrModel with its interface, and a corpus to train it on; run as a program, it trains (and dies).
+
+    python -m tests.training.toy FOLDER MANIFEST [--die-at STEP] [key=value ...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from samba_asr import config as configs
+from samba_asr.config import Config
+from samba_asr.data.manifest import Utterance, read_manifest, write_manifest
+from samba_asr.models.asr import Losses
+from samba_asr.text.tokenizer import CharTokenizer
+from samba_asr.training import trainer
+from samba_asr.training.step import Stepper
+
+FRAME = 640  # samples: 40 ms
+TOKENIZER = CharTokenizer(["▁", "a", "b"])
+
+
+class Toy(nn.Module):
+    """A classifier of frames; with dropout, masks from the generator, and parameters used sometimes or never."""
+
+    def __init__(self, config: Config | None = None):
+        super().__init__()
+        torch.manual_seed(7)
+        self.config = (config or toy_config()).model
+        self.inside = nn.Linear(FRAME, 16)
+        self.head = nn.Linear(16, TOKENIZER.vocab_size)
+        self.sometimes = nn.Parameter(torch.zeros(16))  # only by batches longer than 0.8 s
+        self.never = nn.Linear(3, 3)
+        self.before = lambda batch: None  # called with each batch: a place to raise
+        self.change = lambda losses, batch: losses  # a place to spoil losses
+
+    def draw_block(self, rng) -> int:
+        return rng.choice([-1, 4])
+
+    def frames(self, audio, lengths):
+        t = audio.shape[1] // FRAME
+        x = self.inside(audio[:, : t * FRAME].unflatten(1, (t, FRAME)))  # (b, t, 16)
+        if audio.shape[1] > 12800:
+            x = x + self.sometimes
+        return F.dropout(x, 0.2, self.training).tanh(), lengths // FRAME
+
+    def log_probs(self, audio, lengths, *, block):
+        x, lengths = self.frames(audio, lengths)
+        return self.head(x).log_softmax(-1), lengths
+
+    def forward(self, batch, *, block, augment, loss, generator):
+        self.before(batch)
+        x, lengths = self.frames(batch.audio, batch.lengths)
+        x = x * (torch.rand(x.shape[:2], generator=generator) > 0.1).unsqueeze(-1)
+        log_probs = self.head(x).log_softmax(-1).float()
+        ctc = F.ctc_loss(log_probs.transpose(0, 1), batch.tokens, lengths, batch.token_lengths, reduction="none")
+        ctc = ctc + 0.01 * block
+        zeros = torch.zeros_like(ctc)
+        return self.change(Losses(ctc, ctc, zeros, zeros), batch)
+
+
+def toy_config(*overrides: str) -> Config:
+    return configs.load([], [
+        "train.epochs=2", "train.log_every=1", "train.dtype=float32", "train.device=cpu", "train.save_minutes=0",
+        "data.batch_seconds=3", "data.buckets=2", "data.min_seconds=0.2", "optim.warmup=4", "optim.lr=0.01", *overrides,
+    ])  # fmt: skip
+
+
+def make_corpus(folder: Path, n: int = 12, rate: int = 16000) -> list[Utterance]:
+    """n noises of 0.4 to 1.2 s, with texts that mean nothing, and their manifest `corpus.jsonl`."""
+    rng = np.random.default_rng(3)
+    utterances = []
+    for i in range(n):
+        samples = rng.normal(scale=0.1, size=int(rate * rng.uniform(0.4, 1.2)))
+        soundfile.write(folder / f"{i}.wav", samples, rate)
+        text = "".join(rng.choice(list("ab"), size=3))
+        utterances.append(Utterance(f"u{i}", str(folder / f"{i}.wav"), text, duration=len(samples) / rate))
+    write_manifest(folder / "corpus.jsonl", utterances)
+    return utterances
+
+
+def record_losses(path: Path, die_at: int = 0) -> None:
+    """From now on each step appends [step, total loss, tokens] to `path`; step `die_at` is the process's last."""
+    original = Stepper.step
+
+    def step(self, work, *, number, lr):
+        outcome = original(self, work, number=number, lr=lr)
+        with open(path, "a") as file:
+            file.write(json.dumps([number, outcome.losses["total"], outcome.tokens]) + "\n")
+        if number == die_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return outcome
+
+    Stepper.step = step
+
+
+def recorded(path: Path) -> dict[int, float]:
+    """Step -> loss; a step that was taken twice counts as it was the last time."""
+    return {step: loss for step, loss, _ in map(json.loads, path.read_text().splitlines())}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("--die-at", type=int, default=0)
+    parser.add_argument("overrides", nargs="*")
+    args = parser.parse_intermixed_args()
+    torch.set_num_threads(1)
+    args.folder.mkdir(parents=True, exist_ok=True)
+    record_losses(args.folder / f"losses-{os.environ.get('RANK', '0')}", args.die_at)
+    data, config = read_manifest(args.manifest), toy_config(*args.overrides)
+    result = trainer.train(config, args.folder, tokenizer=TOKENIZER, train=data, valid=data[:5], model=Toy(config))
+    return 128 + result.signal if result.signal else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
