@@ -145,6 +145,7 @@ class TrainConfig:
     device: str = "auto"  # auto | cpu | cuda | cuda:1
     dtype: str = "auto"  # auto | float32 | bfloat16: of matrix products; weights and scans stay float32
     epochs: int = 30
+    easy_epochs: int = 0  # the first ones without augmentation, dropout and blocks: CTC finds its first alignments sooner
     max_steps: int = 0  # 0: no limit
     max_minutes: float = 0.0  # 0: no limit; the schedule then follows the clock
     ema: float = 0.0  # decay of the averaged weights; 0: none
@@ -208,6 +209,24 @@ def load(files: Sequence[Path | str] = (), overrides: Sequence[str] = ()) -> Con
     except OmegaConfBaseException as error:  # a ${reference} to what is not there
         where = getattr(error, "full_key", None)
         raise UserError(f"{where or 'configuration'}: {str(error).splitlines()[0]}") from None
+
+
+def override(config: Config, overrides: Sequence[str], *, section: str) -> Config:
+    """`config` with `key=value` overrides of one section; UserError for a key of another one."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    tree = OmegaConf.structured(config)
+    for text in overrides:
+        if not text.startswith(f"{section}."):
+            raise UserError(f"{text!r}: only {section}.* can be set here")
+        part = _override(text)
+        _check_keys(OmegaConf.to_container(part), Config, text)
+        try:
+            tree = OmegaConf.merge(tree, part)
+        except OmegaConfBaseException as error:
+            raise UserError(f"{text}: {str(error).splitlines()[0]}") from None
+    return _tuples(OmegaConf.to_object(tree))
 
 
 def find(name: Path | str) -> Path:

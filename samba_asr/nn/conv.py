@@ -56,6 +56,8 @@ class ConvolutionModule(BlockModule):
         self.depthwise = BlockConv1d(d, kernel // 2, kernel // 2)
         self.norm = nn.LayerNorm(d)
         self.project = nn.Linear(d, d)
+        nn.init.zeros_(self.project.weight)  # the module begins as nothing: at first its output, much the same at every
+        nn.init.zeros_(self.project.bias)  # step, would only drown what tells the steps apart
         self.dropout = Dropout(dropout)
 
     def init_state(self, batch, *, device=None, dtype=None):
@@ -97,18 +99,23 @@ class CausalConv2d(StreamingModule):
 
 
 class Project(StreamingModule):
-    """A linear map of every step, with dropout: a stateless streaming module."""
+    """A linear map of every step, a norm and dropout: a stateless streaming module.
+
+    The norm brings the input of the residual stream to the size of what the layers add to it; without it their first,
+    random outputs drown the signal.
+    """
 
     def __init__(self, d_in: int, d_out: int, dropout: float = 0.0):
         super().__init__()
         self.linear = nn.Linear(d_in, d_out)
+        self.norm = nn.LayerNorm(d_out)
         self.dropout = Dropout(dropout)
 
     def init_state(self, batch, *, device=None, dtype=None):
         return ()
 
     def step(self, x, lengths, state):
-        return Step(self.dropout(self.linear(mask(x, lengths))), lengths, state)
+        return Step(self.dropout(self.norm(self.linear(mask(x, lengths)))), lengths, state)
 
 
 def subsampling(mels: int, channels: int, d_model: int, dropout: float = 0.0) -> tuple[StreamingModule, ...]:

@@ -6,6 +6,9 @@ is enough, and a 64-bit draw gives eight.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,6 +34,20 @@ class Dropout(nn.Module):
         words = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-(2**63), None)
         keep = words.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
         return x * (keep.to(x.dtype) * (256 / (256 - dropped)))
+
+    @staticmethod
+    @contextlib.contextmanager
+    def off(model: nn.Module, when: bool = True) -> Iterator[None]:
+        """Within the block no dropout in `model` drops anything, though the model trains."""
+        modules = [m for m in model.modules() if when and isinstance(m, Dropout)]
+        rates = [m.p for m in modules]
+        try:
+            for m in modules:
+                m.p = 0.0
+            yield
+        finally:
+            for m, p in zip(modules, rates, strict=True):
+                m.p = p
 
     def extra_repr(self) -> str:
         return f"p={self.p}"

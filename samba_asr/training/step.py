@@ -13,18 +13,21 @@ from torch import nn
 from samba_asr.config import Config
 from samba_asr.data.bucketing import derive_seed
 from samba_asr.data.dataset import Batch
+from samba_asr.nn.dropout import Dropout
 from samba_asr.training.distributed import Ranks, compute_dtype
 from samba_asr.training.evaluate import autocast
 from samba_asr.training.optim import MovingAverage, make_optimizer
 
 logger = logging.getLogger(__name__)
 
+WHOLE = -1  # block size: the whole utterance
 LOSSES = ("total", "ctc", "decoder", "cr")  # models.asr.Losses
 
 
 class Work(NamedTuple):
     batch: Batch
     seed: int  # of its masks and its dropout
+    easy: bool = False  # without masks, dropout and blocks
 
 
 class Outcome(NamedTuple):
@@ -106,13 +109,14 @@ class Stepper:
     def _forward_backward(self, work: Work, number: int) -> list[float] | str | None:
         """The batch's summed losses, after backward; None, without backward, if they are not finite."""
         seed = derive_seed("block", self.config.train.seed, number)  # all batches of a step have one block size
-        block = self.model.draw_block(random.Random(seed))
+        block = WHOLE if work.easy else self.model.draw_block(random.Random(seed))
         generator = torch.Generator().manual_seed(derive_seed("masks", work.seed))
         torch.manual_seed(work.seed)  # dropout
         batch, config = work.batch.to(self.ranks.device), self.config
         try:
-            with autocast(self.ranks.device, self.dtype):
-                losses = self.model(batch, block=block, augment=config.augment, loss=config.loss, generator=generator)
+            augment = None if work.easy else config.augment
+            with autocast(self.ranks.device, self.dtype), Dropout.off(self.model, work.easy):
+                losses = self.model(batch, block=block, augment=augment, loss=config.loss, generator=generator)
             sums = torch.stack([x.detach().double().sum() for x in losses]).tolist()
             if math.isfinite(sums[0]):
                 losses.total.sum().backward()
@@ -126,7 +130,7 @@ class Stepper:
     def _halves(self, work: Work, number: int) -> list[Work]:
         if self.ranks.device.type == "cuda":
             torch.cuda.empty_cache()
-        batch, seed = work
+        batch, seed, easy = work
         b = len(batch.ids)
         seconds = b * batch.audio.shape[1] / self.config.model.features.sample_rate
         if b == 1:
@@ -137,4 +141,7 @@ class Stepper:
             "data.batch_seconds=%g", number, b, seconds, self.config.data.batch_seconds,
         )  # fmt: skip
         half = b // 2
-        return [Work(batch.rows(0, half), derive_seed(seed, 0)), Work(batch.rows(half, b), derive_seed(seed, 1))]
+        return [
+            Work(batch.rows(0, half), derive_seed(seed, 0), easy),
+            Work(batch.rows(half, b), derive_seed(seed, 1), easy),
+        ]

@@ -240,7 +240,8 @@ class Trainer:
         self.elapsed, self._told = self.ranks.sum([elapsed, self.signals.received])
         lr = learning_rate(self.config.optim, self.step, self._done())
         seeds = (derive_seed("batch", self.config.train.seed, self.epoch, number) for number, _ in group)
-        work = [Work(batch, seed) for (_, batch), seed in zip(group, seeds, strict=True)]
+        easy = self.epoch <= self.config.train.easy_epochs
+        work = [Work(batch, seed, easy) for (_, batch), seed in zip(group, seeds, strict=True)]
         outcome = self.stepper.step(work, number=self.step, lr=lr)
         self.bad_steps = self.bad_steps + 1 if outcome.bad else 0
         if self.bad_steps >= MAX_BAD_STEPS:

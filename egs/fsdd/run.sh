@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Free Spoken Digit Dataset: single digits by six people, 8 kHz.  Test: recordings n < 5, as its authors have it.
+#   egs/fsdd/run.sh [--stage N] [--stop-stage M] [--source FOLDER] [key=value ...]     more: --help
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+
+corpus=fsdd
+configs=(model/tiny train/cpu digits fsdd)
+data=data
+tests=(test)
+decodings=(greedy:-1 greedy:8 greedy:4 rescore:-1)
+source ../run_stages.sh "$@"
+run_stages

@@ -1,0 +1,99 @@
+# Sourced by egs/*/run.sh, which sets `corpus`, `configs`, `data`, `tests` and `decodings` first:
+#
+#   corpus     recipe of `samba-asr prepare`
+#   configs    array: configurations of training, later over earlier
+#   data       folder of the manifests
+#   tests      array: the sets to decode
+#   decodings  array: CONFIG:BLOCK, a name under conf/decode and the encoder's block in 40 ms frames (-1: offline)
+#
+# It reads the arguments of run.sh, sets up the environment, and defines `run_stages`.  Stages: 0 prepare, 1 tokenizer,
+# 2 train, 3 average, 4 decode, 5 score.  A recipe's own options are read by its `recipe_option`, if it has one.
+
+stage=0 stop_stage=5 exp=exp/main prepare_options=() overrides=()
+
+usage() {
+  cat >&2 <<END
+usage: run.sh [--stage N] [--stop-stage M] [--exp DIR] [--source DIR] [--config NAME]... [key=value]...
+  stages: 0 prepare, 1 tokenizer, 2 train, 3 average, 4 decode, 5 score (default: all)
+  --exp DIR      folder of the run (default: $exp)
+  --source DIR   where the corpus is
+  --config NAME  one more configuration of training, over ${configs[*]}: a YAML file, or a name under conf/
+  key=value      settings over those, such as optim.lr=0.001; those of decode.* hold for stage 4 too
+END
+}
+
+fail() {
+  echo "error: $1" >&2
+  usage
+  exit 2
+}
+
+# Paths are meant from where run.sh was called, which it has left.
+path() { case $1 in /*) echo "$1" ;; *) echo "$OLDPWD/$1" ;; esac }
+
+number() {
+  case $2 in [0-5]) ;; *) fail "$1 ${2:-(nothing)}: a stage is a number from 0 to 5" ;; esac
+}
+
+parse_arguments() {
+  while [ $# -gt 0 ]; do
+    case $1 in
+      -h | --help) usage && exit ;;
+      --stage | --stop-stage | --exp | --source | --config)
+        [ $# -ge 2 ] || fail "$1 needs a value"
+        case $1 in
+          --stage) number "$1" "$2" && stage=$2 ;;
+          --stop-stage) number "$1" "$2" && stop_stage=$2 ;;
+          --exp) exp=$(path "$2") ;;
+          --source) prepare_options+=(--source "$(path "$2")") ;;
+          --config) if [ -f "$(path "$2")" ]; then configs+=("$(path "$2")"); else configs+=("$2"); fi ;;
+        esac
+        shift 2
+        ;;
+      -*)
+        if declare -F recipe_option >/dev/null && [ $# -ge 2 ] && recipe_option "$1" "$2"; then shift 2; else
+          fail "unknown option $1"
+        fi
+        ;;
+      decode.block=*) fail "$1: the recipe decodes with blocks of several sizes; for another: samba-asr decode" ;;
+      *=*) overrides+=("$1") && shift ;;
+      *) fail "$1: neither an option nor key=value" ;;
+    esac
+  done
+  [ "$stage" -le "$stop_stage" ] || fail "--stage $stage lies behind --stop-stage $stop_stage"
+}
+
+wanted() { [ "$stage" -le "$1" ] && [ "$1" -le "$stop_stage" ] && echo "== stage $1: $2 ==" >&2; }
+
+train() {
+  samba-asr train --exp "$exp" --config "${configs[@]}" \
+    "data.train=[$data/train.jsonl]" "data.valid=[$data/$valid.jsonl]" "${overrides[@]}" "$@"
+}
+
+run_stages() {
+  local test decoding config block out setting settings=()
+  for setting in "${overrides[@]}"; do case $setting in decode.*) settings+=("$setting") ;; esac; done
+
+  if wanted 0 prepare; then samba-asr prepare "$corpus" --out "$data" "${prepare_options[@]}"; fi
+  # Of no epochs, training leaves the tokenizer, and says now what is wrong with the settings.
+  if wanted 1 tokenizer; then train train.epochs=0; fi
+  if wanted 2 train; then train; fi
+  if wanted 3 average; then samba-asr average --exp "$exp" --out "$exp/model"; fi
+  for test in "${tests[@]}"; do
+    for decoding in "${decodings[@]}"; do
+      config=${decoding%:*} block=${decoding#*:}
+      out=$exp/decode/$test-$config-block$block
+      if wanted 4 "decode $test, $config, block $block"; then
+        samba-asr decode --model "$exp/model" --data "$data/$test.jsonl" --out "$out" \
+          --config "decode/$config" "decode.block=$block" "${settings[@]}"
+      fi
+      if wanted 5 "score $test, $config, block $block"; then
+        samba-asr score --ref "$data/$test.jsonl" --hyp "$out/hyp.txt"
+      fi
+    done
+  done
+}
+
+valid=${valid:-dev}
+parse_arguments "$@"
+source ../setup.sh train

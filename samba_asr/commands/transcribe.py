@@ -1,0 +1,93 @@
+"""`samba-asr transcribe`: audio files to text, subtitles or JSON."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from samba_asr.errors import UserError
+
+STREAM_LATENCY_MS = 640.0
+
+logger = logging.getLogger(__name__)
+
+
+def add_parser(subparsers) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        "transcribe",
+        help="audio files to text",
+        description="Transcribe audio files of any format. A file that fails is reported, the others still get their text.",
+    )
+    parser.add_argument("files", nargs="+", metavar="FILE")
+    parser.add_argument("--model", type=Path, metavar="DIR", help="model folder (default: the one in the box)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    parser.add_argument("--format", default="text", choices=("text", "json", "srt", "vtt"), help="default: text")
+    parser.add_argument(
+        "--stream", action="store_true", help="show partial results on stderr as they change; the final text as always"
+    )
+    parser.add_argument(
+        "--latency-ms", type=float, metavar="N",
+        help="audio the encoder may look ahead, a multiple of 40 (default: 640 with --stream, else the model's longest)",
+    )  # fmt: skip
+    parser.add_argument("--chunk-ms", type=float, metavar="N", help="audio fed at a time; never changes the text")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], dest="overrides", metavar="key=value",
+        help="search settings, such as decode.method=beam decode.rescore=0.3",
+    )  # fmt: skip
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """0; 1 if a file failed."""
+    from samba_asr.config import override
+    from samba_asr.formats import render
+    from samba_asr.models.folder import load_model
+    from samba_asr.recognizer import Recognizer, box_folder, choose_device
+
+    loaded = load_model(args.model or box_folder(), choose_device(args.device))
+    recognizer = Recognizer(loaded, override(loaded.config, args.overrides, section="decode").decode)
+    latency = args.latency_ms if args.latency_ms is not None or not args.stream else STREAM_LATENCY_MS
+    chunk = args.chunk_ms if args.chunk_ms is not None or not args.stream else latency
+    recognizer.block(latency)  # a wrong latency is the user's error once, not once a file
+    if chunk is not None and not chunk > 0:
+        raise UserError(f"--chunk-ms {chunk:g} must be positive")
+    failed = 0
+    for file in args.files:
+        show = _Partial() if args.stream else None
+        try:
+            result = recognizer.transcribe(file, latency_ms=latency, chunk_ms=chunk, on_partial=show)
+        except UserError as error:
+            failed += 1
+            print(f"samba-asr transcribe: error: {error}", file=sys.stderr)
+            continue
+        finally:
+            if show:
+                show.close()
+        print(render(result, file, args.format), flush=True)
+    if failed and len(args.files) > 1:
+        print(f"samba-asr transcribe: {failed} of {len(args.files)} files failed", file=sys.stderr)
+    return int(failed > 0)
+
+
+class _Partial:
+    """Partial results on stderr: one line that is rewritten on a terminal, a line each elsewhere."""
+
+    def __init__(self):
+        self.terminal, self.shown = sys.stderr.isatty(), False
+
+    def __call__(self, text: str) -> None:
+        self.shown = True
+        if self.terminal:
+            import shutil
+
+            width = shutil.get_terminal_size().columns - 1
+            print(f"\r\x1b[K{text[-width:]}", end="", file=sys.stderr, flush=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self.shown and self.terminal:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

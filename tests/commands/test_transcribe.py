@@ -1,0 +1,124 @@
+"""`samba-asr transcribe` with the model in the box, on clips that the repository carries, and on what users throw at it."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from samba_asr.audio.read import read
+from samba_asr.cli import main
+from samba_asr.data.manifest import read_manifest
+from samba_asr.recognizer import box_folder
+
+CORPUS = Path(__file__).parents[2] / "egs" / "digits" / "data" / "manifest.jsonl"
+CLIPS = [u for u in read_manifest(CORPUS) if u.split == "test"][::16]
+
+
+@pytest.fixture
+def clips(tmp_path) -> list[tuple[Path, str]]:
+    """(file, text) of some unseen voices."""
+    files = []
+    for clip in CLIPS:
+        audio = read(clip.audio, start=clip.start, duration=clip.duration)
+        soundfile.write(tmp_path / f"{clip.id}.wav", audio.samples, audio.rate)
+        files.append((tmp_path / f"{clip.id}.wav", clip.text))
+    return files
+
+
+def test_the_model_in_the_box_reads_digits_of_voices_it_never_heard(clips, capsys):
+    assert main(["transcribe", *(str(f) for f, _ in clips)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    right = sum(line == text for line, (_, text) in zip(lines, clips, strict=True))
+    assert right >= len(clips) - 1
+
+
+def test_streaming_ends_with_the_same_text_for_every_chunk(clips, capsys):
+    file = str(clips[0][0])
+    outputs = set()
+    for chunk in ([], ["--stream", "--chunk-ms", "30"], ["--stream", "--chunk-ms", "333"], ["--stream"]):
+        assert main(["transcribe", "--latency-ms", "320", *chunk, file]) == 0
+        captured = capsys.readouterr()
+        outputs.add(captured.out)
+        assert bool(captured.err.strip()) == ("--stream" in chunk)
+    assert len(outputs) == 1
+
+
+def test_json_has_words_with_times(clips, capsys):
+    file, _ = clips[0]
+    assert main(["transcribe", "--format", "json", str(file)]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["audio"] == str(file)
+    assert [w["word"] for w in result["words"]] == result["text"].split()
+    times = [t for w in result["words"] for t in (w["start"], w["end"])]
+    assert times == sorted(times)
+    assert times[-1] <= soundfile.info(file).duration + 0.04
+
+
+@pytest.mark.parametrize(
+    ("form", "pattern"),
+    [
+        ("srt", r"1\n00:00:0\d,\d{3} --> 00:00:0\d,\d{3}\n[A-Z ]+\n"),
+        ("vtt", r"WEBVTT\n\n00:00:0\d\.\d{3} --> 00:00:0\d\.\d{3}\n[A-Z ]+\n"),
+    ],
+)
+def test_subtitles(clips, capsys, form, pattern):
+    assert main(["transcribe", "--format", form, str(clips[0][0])]) == 0
+    assert re.match(pattern, capsys.readouterr().out)
+
+
+def test_any_rate_width_and_number_of_channels(clips, tmp_path, capsys):
+    audio = read(str(clips[0][0]))
+    from samba_asr.audio.resample import resample
+
+    high = resample(audio.samples, audio.rate, 48000)
+    soundfile.write(tmp_path / "stereo.wav", np.stack([high, high], 1), 48000, subtype="PCM_24")
+    assert main(["transcribe", str(tmp_path / "stereo.wav")]) == 0
+    assert capsys.readouterr().out.strip() == clips[0][1]
+
+
+def test_bad_files_cost_one_line_each_and_the_others_still_get_their_text(clips, tmp_path, capsys):
+    good, text = clips[0]
+    (tmp_path / "not-audio.wav").write_bytes(b"this is a letter, not a recording" * 9)
+    (tmp_path / "empty.wav").write_bytes(b"")
+    (tmp_path / "truncated.wav").write_bytes(good.read_bytes()[:9000])
+    soundfile.write(tmp_path / "nan.wav", np.full(16000, np.nan, np.float32), 16000, subtype="FLOAT")
+    bad = [str(tmp_path / f"{n}.wav") for n in ("not-audio", "empty", "truncated", "nan", "missing")]
+    assert main(["transcribe", *bad, str(good)]) == 1
+    captured = capsys.readouterr()
+    assert captured.out.strip() == text
+    errors = captured.err.strip().splitlines()
+    assert len(errors) == len(bad) + 1
+    for file, line in zip(bad, errors, strict=False):
+        assert file in line
+
+
+def test_silence_and_one_sample_are_no_errors_and_have_no_words(tmp_path, capsys):
+    soundfile.write(tmp_path / "silence.wav", np.zeros(16000 * 5, np.float32), 16000)
+    soundfile.write(tmp_path / "one.wav", np.zeros(1, np.float32), 16000)
+    assert main(["transcribe", str(tmp_path / "silence.wav"), str(tmp_path / "one.wav")]) == 0
+    assert capsys.readouterr().out == "\n\n"
+
+
+def test_a_model_of_another_version_is_refused_in_one_line(clips, tmp_path, capsys):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    for file in box_folder().iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    config = folder / "config.yaml"
+    config.write_text(config.read_text().replace("version: 1", "version: 9"))
+    assert main(["transcribe", "--model", str(folder), str(clips[0][0])]) == 1
+    error = capsys.readouterr().err.strip()
+    assert "\n" not in error
+    assert "version 9" in error
+
+
+@pytest.mark.parametrize("option", [["--latency-ms", "50"], ["--chunk-ms", "0"], ["--model", "nowhere"],
+                                    ["--device", "tpu9"], ["--set", "decode.beem=4"]])  # fmt: skip
+def test_wrong_options_are_one_line(clips, capsys, option):
+    assert main(["transcribe", str(clips[0][0]), *option]) == 1
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1

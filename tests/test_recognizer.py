@@ -1,0 +1,137 @@
+"""Recognizer and Stream: one session of any chunks gives what the whole file gives, and bad audio is refused by name."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from samba_asr.config import Config, ModelConfig, TokenizerConfig
+from samba_asr.decoding.base import Hypothesis
+from samba_asr.errors import UserError
+from samba_asr.models.asr import AsrModel
+from samba_asr.models.folder import LoadedModel
+from samba_asr.recognizer import Recognizer, Stream, words_of
+from samba_asr.text.tokenizer import train_tokenizer
+
+RATE = 16000
+
+
+@pytest.fixture(scope="module")
+def recognizer(tmp_path_factory) -> Recognizer:
+    """Random weights that talk a lot: the blank is made unlikely."""
+    tokenizer = train_tokenizer(["A BAD CAB", "DAB"], "char", None, tmp_path_factory.mktemp("tokenizer"))
+    torch.manual_seed(0)
+    config = Config(
+        model=ModelConfig(d_model=32, layers=2, subsampling_channels=4, max_block=50, vocab_size=tokenizer.vocab_size),
+        tokenizer=TokenizerConfig(kind="char"),
+    )
+    model = AsrModel(config.model).eval()
+    with torch.no_grad():
+        model.ctc.linear.weight.mul_(30)
+        model.ctc.linear.bias[0] -= 1
+    return Recognizer(LoadedModel(model, tokenizer, config))
+
+
+def noise(seconds: float, rate: int = RATE, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    envelope = np.repeat(rng.uniform(0, 0.3, int(seconds * 20) + 1), rate // 20)[: int(seconds * rate)]
+    return (rng.standard_normal(int(seconds * rate)) * envelope).astype(np.float32)
+
+
+def said(stream: Stream, samples: np.ndarray, sizes) -> str:
+    at = 0
+    for size in sizes:
+        stream.accept(samples[at : at + size])
+        at += size
+    stream.accept(samples[at:])
+    return stream.finish().text
+
+
+@settings(max_examples=15, deadline=None)
+@given(sizes=st.lists(st.integers(0, 9000), max_size=12), latency=st.sampled_from([40, 320, 640, None]))
+def test_any_chunks_give_the_text_of_the_whole(recognizer, sizes, latency):
+    samples = noise(3.07)
+    whole = said(recognizer.stream(latency_ms=latency), samples, [len(samples)])
+    assert len(whole) > 5
+    assert said(recognizer.stream(latency_ms=latency), samples, sizes) == whole
+
+
+@pytest.mark.parametrize("rate", [8000, 44100, 48000])
+def test_other_rates_are_resampled_alike_in_chunks_and_whole(recognizer, rate):
+    samples = noise(2.0, rate)
+    whole = said(recognizer.stream(rate, latency_ms=320), samples, [len(samples)])
+    assert said(recognizer.stream(rate, latency_ms=320), samples, [100, 7777, 1, 0, 12345]) == whole != ""
+
+
+def test_a_file_gives_the_text_of_a_stream_whatever_the_chunk(recognizer):
+    samples = noise(2.5)
+    file = io.BytesIO()
+    soundfile.write(file, samples, RATE, format="WAV", subtype="FLOAT")
+    partials: list[str] = []
+    results = [
+        recognizer.transcribe(file.getvalue(), latency_ms=320, chunk_ms=chunk, on_partial=partials.append)
+        for chunk in (None, 17, 400)
+    ]
+    assert len({r.text for r in results}) == 1
+    assert results[0].text == said(recognizer.stream(latency_ms=320), samples, [])
+    assert results[0].duration == pytest.approx(2.5)
+    assert partials
+    assert partials[-1]
+
+
+def test_partial_text_grows_while_audio_arrives_and_ends_as_the_final(recognizer):
+    stream, seen = recognizer.stream(latency_ms=40), []
+    for piece in np.array_split(noise(2.0), 20):
+        stream.accept(piece)
+        seen.append(stream.partial)
+    final = stream.finish()
+    assert final.text.startswith(seen[-1])
+    assert stream.partial == final.text
+    assert len(set(seen)) > 3
+
+
+@pytest.mark.parametrize("samples", [0, 1, 639])
+def test_next_to_no_audio_is_no_error(recognizer, samples):
+    stream = recognizer.stream()
+    stream.accept(np.zeros(samples, np.float32))
+    assert stream.finish().duration == pytest.approx(samples / RATE)
+
+
+def test_a_sample_that_is_not_finite_is_named_and_nothing_of_its_chunk_is_heard(recognizer):
+    stream = recognizer.stream(latency_ms=40)
+    stream.accept(noise(1.0))
+    before, bad = stream.partial, noise(0.5)
+    bad[100] = np.nan
+    with pytest.raises(UserError, match="sample 16100 "):
+        stream.accept(bad)
+    assert stream.partial == before
+    stream.accept(noise(0.5))  # the session lives on
+    assert stream.finish().duration == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize("latency", [0, 50, 39, 100000, -40])
+def test_a_latency_that_no_block_has_is_refused(recognizer, latency):
+    with pytest.raises(UserError, match="multiple of 40 ms, from 40 to 2000"):
+        recognizer.stream(latency_ms=latency)
+
+
+def test_a_finished_session_takes_no_more(recognizer):
+    stream = recognizer.stream()
+    assert stream.finish() is stream.finish()
+    with pytest.raises(RuntimeError, match="after finish"):
+        stream.accept(noise(0.1))
+
+
+def test_words_begin_where_their_first_token_does(recognizer):
+    tokenizer = recognizer.tokenizer
+    tokens = tuple(tokenizer.encode("AB  CAD"))
+    words = words_of(Hypothesis(tokens, 0.0, tuple(range(10, 10 + len(tokens)))), tokenizer, 0.04)
+    assert [w.text for w in words] == ["AB", "CAD"]
+    assert words[0].start == pytest.approx(0.4)
+    assert words[0].end <= words[1].start < words[1].end
