@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from samba_asr import config as configs
 from samba_asr.data.dataset import (
@@ -19,6 +21,7 @@ from samba_asr.data.dataset import (
     load_batches,
     measured,
     prefetch,
+    round_up,
 )
 from samba_asr.data.manifest import Utterance
 from samba_asr.errors import UserError
@@ -60,6 +63,35 @@ def test_collate_pads_at_the_end():
 
 def test_collate_of_nothing_is_an_empty_batch():
     assert collate([], [], []).audio.shape == (0, 0)
+
+
+@given(n=st.integers(1, 10**6), unit=st.sampled_from([1, 4, 640]))
+def test_a_size_is_rounded_up_by_an_eighth_at_most_and_few_sizes_remain(n, unit):
+    rounded = round_up(n, unit)
+    assert rounded % unit == 0
+    assert n <= rounded <= (-(-n // unit) * unit) * 9 / 8
+    assert round_up(rounded, unit) == rounded
+    assert len({round_up(i) for i in range(512, 1025)}) <= 17
+
+
+def test_padding_to_few_sizes_changes_no_sample_and_no_length():
+    samples, tokens = [np.ones(1000, np.float32), np.ones(30001, np.float32)], [[2], [3, 4, 5, 6, 7]]
+    plain, few = (collate(samples, tokens, ["x", "y"], few_sizes=f) for f in (False, True))
+    s, u = plain.audio.shape[1], plain.tokens.shape[1]
+    assert few.audio.shape[1] > s
+    assert torch.equal(few.audio[:, :s], plain.audio)
+    assert torch.equal(few.tokens[:, :u], plain.tokens)
+    assert float(few.audio[:, s:].abs().sum() + few.tokens[:, u:].abs().sum()) == 0
+    assert torch.equal(few.lengths, plain.lengths)
+
+
+def test_the_first_epochs_may_be_easy(corpus):
+    data = TrainingSet(corpus, TOKENIZER, config("train.easy_epochs=1", "augment.volume_db=6", "augment.speed=[0.8]"))
+    audio = {i: x[:n] for b in batches(data, 1) for i, x, n in zip(b.ids, b.audio, b.lengths, strict=True)}
+    for utterance in corpus:
+        assert torch.equal(audio[utterance.id], torch.from_numpy(data.store.load(utterance)))
+    harder = sum(int(b.lengths.sum()) for b in batches(data, 2))
+    assert harder > 1.2 * sum(len(x) for x in audio.values())
 
 
 def test_an_epoch_is_the_same_whenever_it_is_made(corpus):

@@ -62,3 +62,13 @@ def test_an_empty_tensor_stays_empty():
 def test_a_wrong_rate_is_named(p):
     with pytest.raises(UserError, match=f"dropout {p} must be in"):
         Dropout(p)
+
+
+def test_dropout_can_be_off_for_a_while():
+    model = torch.nn.Sequential(Dropout(0.5), Dropout(0.25))
+    x = torch.ones(100)
+    with Dropout.off(model):
+        assert torch.equal(model(x), x)
+    with Dropout.off(model, when=False):
+        assert not torch.equal(model(x), x)
+    assert [m.p for m in model] == [0.5, 0.25]
