@@ -8,7 +8,7 @@ corpus=digits
 configs=(model/tiny train/cpu digits)
 data=exp/data # data/ is the corpus itself
 tests=(test)
-decodings=(greedy:-1 greedy:8 greedy:4 rescore:-1 rescore:8)
+decodings=(greedy:-1 greedy:16 greedy:8 rescore:-1 rescore:16 rescore:8)
 source ../run_stages.sh "$@"
 run_stages
 

@@ -13,10 +13,11 @@ import soundfile
 from samba_asr.audio.read import read
 from samba_asr.cli import main
 from samba_asr.data.manifest import read_manifest
+from samba_asr.metrics.wer import score
 from samba_asr.recognizer import box_folder
 
 CORPUS = Path(__file__).parents[2] / "egs" / "digits" / "data" / "manifest.jsonl"
-CLIPS = [u for u in read_manifest(CORPUS) if u.split == "test"][::16]
+CLIPS = [u for u in read_manifest(CORPUS) if u.split == "test"][::8]
 
 
 @pytest.fixture
@@ -33,8 +34,8 @@ def clips(tmp_path) -> list[tuple[Path, str]]:
 def test_the_model_in_the_box_reads_digits_of_voices_it_never_heard(clips, capsys):
     assert main(["transcribe", *(str(f) for f, _ in clips)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    right = sum(line == text for line, (_, text) in zip(lines, clips, strict=True))
-    assert right >= len(clips) - 1
+    report = score({f.stem: text for f, text in clips}, {f.stem: t for (f, _), t in zip(clips, lines, strict=True)})
+    assert report.wer < 0.2  # a guard; egs/digits/RESULTS.md has the number on all of them
 
 
 def test_streaming_ends_with_the_same_text_for_every_chunk(clips, capsys):
