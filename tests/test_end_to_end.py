@@ -6,7 +6,6 @@ import json
 import shutil
 from pathlib import Path
 
-
 from samba_asr.cli import main
 from samba_asr.data.manifest import read_manifest
 from tests.shared import needs_shared, shared
