@@ -7,8 +7,7 @@ import pytest
 import soundfile
 
 from samba_asr import recipes
-from samba_asr.data.manifest import read_manifest
-from samba_asr.data.manifest import Utterance
+from samba_asr.data.manifest import Utterance, read_manifest
 from samba_asr.errors import UserError
 from tests.shared import needs_shared, shared
 
