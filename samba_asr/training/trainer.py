@@ -85,7 +85,9 @@ def train(
     try:
         with log, Signals() as signals:
             data = TrainingSet(train, tokenizer, config, noise)
-            return Trainer(config, folder, tokenizer, data, list(valid), model, ranks, signals).run()
+            result = Trainer(config, folder, tokenizer, data, list(valid), model, ranks, signals).run()
+            ranks.barrier()  # a rank that leaves while another still talks to it can abort that one (seen with gloo)
+            return result
     finally:
         distributed.stop(ranks)
 
