@@ -1,17 +1,13 @@
 """Connected digits by synthetic voices, which the repository carries (egs/digits/data).  Sets: train, dev, test.
 
 The test set is the corpus's own: voices that training never hears.  So is dev: two voices held out of training.
-Train has each clip alone, and each two neighbours of a voice as one utterance, the pause between them included: without
-those a model never sees a space after silence, and runs the words of two phrases together.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 from pathlib import Path
 
-from samba_asr.data.manifest import Utterance, read_manifest
+from samba_asr.data.manifest import read_manifest
 from samba_asr.data.prepare import DEFAULTS, PrepareOptions, write_splits
 from samba_asr.data.validate import Splits
 from samba_asr.errors import UserError
@@ -36,23 +32,7 @@ def prepare(
         if name == "train" and utterance.speaker in DEV_SPEAKERS:
             name = "dev"
         splits[name].append(utterance)
-    splits["train"] += neighbours(splits["train"])
     return write_splits(splits, out, options)
-
-
-def neighbours(utterances: list[Utterance]) -> list[Utterance]:
-    """Each two clips that follow one another in a file, joined: the first with the second, the third with the fourth, ..."""
-    joined, ordered = [], sorted(utterances, key=lambda u: (u.audio, u.start))
-    for audio, clips in itertools.groupby(ordered, key=lambda u: u.audio):
-        clips = list(clips)
-        for a, b in zip(clips[::2], clips[1::2], strict=False):
-            end = b.start + b.duration
-            joined.append(
-                dataclasses.replace(
-                    a, id=f"{a.id}+{b.id}", audio=audio, text=f"{a.text} {b.text}", duration=round(end - a.start, 4)
-                )
-            )
-    return joined
 
 
 def local_source() -> Path | None:

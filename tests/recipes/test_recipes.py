@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from samba_asr import recipes
-from samba_asr.data.manifest import Utterance, read_manifest
+from samba_asr.data.manifest import read_manifest
 from samba_asr.errors import UserError
 from tests.shared import needs_shared, shared
 
@@ -83,15 +83,7 @@ def test_digits_of_the_repository(tmp_path):
     assert found["dev"] == set(recipe.DEV_SPEAKERS)
     assert not found["train"] & found["test"]
     assert {name: len(utterances) for name, utterances in ids(manifests).items()} == {
-        "train": 574 + 287,
+        "train": 574,
         "dev": 28,
         "test": 112,
     }
-
-
-def test_digits_joins_neighbours_of_a_voice():
-    recipe = recipes.load("digits")
-    clips = [Utterance(f"a{i}", "a.opus", text, "a", 1.0, start=start) for i, (text, start) in enumerate(
-        [("ONE", 0.0), ("TWO TWO", 1.5), ("NINE", 3.0)])] + [Utterance("b0", "b.opus", "SIX", "b", 1.0)]  # fmt: skip
-    (joined,) = recipe.neighbours(clips[::-1])
-    assert (joined.text, joined.start, joined.duration, joined.speaker) == ("ONE TWO TWO", 0.0, 2.5, "a")
