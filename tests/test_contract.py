@@ -166,6 +166,19 @@ class FlipsTheChunk(BlockBidirectional):
         return super().step(x, lengths, state, lay_blocks(lengths, x.shape[1], max(1, x.shape[1])))
 
 
+class HidesBehindZero(LooksAhead):
+    """A residual branch that begins as nothing, as ConvolutionModule does: fresh, it would hide any bug before it."""
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        self.project = nn.Linear(2, 2, bias=False)
+        nn.init.zeros_(self.project.weight)
+
+    def step(self, x, lengths, state):
+        step = super().step(x, lengths, state)
+        return step._replace(x=mask(self.project(step.x), step.lengths))
+
+
 class TailOffByOne(CausalConv):
     def step(self, x, lengths, state):
         step = super().step(x, lengths, state)
@@ -188,6 +201,7 @@ class TailOffByOne(CausalConv):
         (GrowingState, "state: shapes"),
         (OtherDtype, "state: shapes or dtypes"),
         (DetachesState, "gradients: of"),
+        (HidesBehindZero, "chunks"),
         (TailOffByOne, "chunks"),
     ],
 )

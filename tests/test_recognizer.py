@@ -18,6 +18,7 @@ from samba_asr.models.asr import AsrModel
 from samba_asr.models.folder import LoadedModel
 from samba_asr.recognizer import Recognizer, Stream, words_of
 from samba_asr.text.tokenizer import train_tokenizer
+from tests.contract import awake
 
 RATE = 16000
 
@@ -31,7 +32,7 @@ def recognizer(tmp_path_factory) -> Recognizer:
         model=ModelConfig(d_model=32, layers=2, subsampling_channels=4, max_block=50, vocab_size=tokenizer.vocab_size),
         tokenizer=TokenizerConfig(kind="char"),
     )
-    model = AsrModel(config.model).eval()
+    model = awake(AsrModel(config.model)).eval()
     with torch.no_grad():
         model.features.set_statistics(torch.full((80,), -9.0), torch.full((80,), 2.0))
         model.ctc.linear.weight.normal_(generator=torch.Generator().manual_seed(0)).mul_(3)

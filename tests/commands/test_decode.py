@@ -20,6 +20,7 @@ from samba_asr.models.asr import AsrModel
 from samba_asr.models.encoder import AcousticModel
 from samba_asr.models.folder import load_model, save_model
 from samba_asr.training.evaluate import decode as greedy_texts
+from tests.contract import awake
 from tests.training.toy import TOKENIZER, make_corpus
 
 SMALL = [
@@ -32,7 +33,7 @@ SMALL = [
 def make_model(folder, *overrides):
     torch.manual_seed(5)
     config = load([], [*SMALL, *overrides])
-    model = AsrModel(config.model)
+    model = awake(AsrModel(config.model))
     with torch.no_grad():
         model.ctc.linear.weight.mul_(8)  # surer of itself, and not silent
     save_model(folder, model, config, TOKENIZER)

@@ -13,6 +13,7 @@ from samba_asr.decoding.rescore import TwoPass, rescore
 from samba_asr.errors import UserError
 from samba_asr.models.asr import AsrModel
 from samba_asr.streaming import take_rows
+from tests.contract import awake
 
 NBEST = [
     [Hypothesis((2, 3), -1.0, (0, 4)), Hypothesis((2, 3, 4, 3), -1.5, (0, 4, 5, 6)), Hypothesis((), -4.0)],
@@ -29,7 +30,7 @@ def model():
         mixer=MixerConfig(d_state=4, headdim=8), vocab_size=6,
         decoder=DecoderConfig(layers=2, d_model=16, d_state=8, headdim=8),
     )  # fmt: skip
-    return AsrModel(config).eval().double()
+    return awake(AsrModel(config)).eval().double()
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from samba_asr.config import AugmentConfig, LossConfig, ModelConfig
 from samba_asr.errors import UserError
 from samba_asr.models.asr import AsrModel, consistency
+from tests.contract import awake
 from tests.models.tiny import FRAME, batch, noise, tiny
 
 ALL = LossConfig(ctc=1.0, decoder=0.5, cr_ctc=0.2, label_smoothing=0.1)
@@ -21,7 +22,7 @@ ALL = LossConfig(ctc=1.0, decoder=0.5, cr_ctc=0.2, label_smoothing=0.1)
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    return AsrModel(tiny(decoder=1)).double().eval()
+    return awake(AsrModel(tiny(decoder=1))).double().eval()
 
 
 def double(given):
@@ -131,7 +132,7 @@ def test_log_probabilities_sum_to_one(model):
 
 
 def test_log_probabilities_are_float32_under_autocast():
-    model = AsrModel(tiny()).eval()
+    model = awake(AsrModel(tiny())).eval()
     with torch.autocast("cpu", torch.bfloat16):
         log_probs, _ = model.log_probs(batch().audio, batch().lengths)
     assert log_probs.dtype == torch.float32

@@ -10,7 +10,7 @@ import torch
 from samba_asr.models.asr import AsrModel
 from samba_asr.models.encoder import AcousticModel, Encoder, EncoderLayer
 from samba_asr.streaming import Stack, leaves, stack_rows
-from tests.contract import AtBlock, InBlocks, verify_streaming
+from tests.contract import AtBlock, InBlocks, awake, verify_streaming
 from tests.models.tiny import FRAME, noise, tiny
 
 BLOCKS = (1, 3, -1, (2, 1, 6, 5))
@@ -56,7 +56,7 @@ def test_without_a_backward_scan_the_law_holds():
 
 @pytest.mark.parametrize("block", [11, 20, 1000])
 def test_a_block_as_long_as_the_utterance_is_one_block(block):
-    encoder = Encoder(tiny(max_block=1000)).double().eval()
+    encoder = awake(Encoder(tiny(max_block=1000))).double().eval()
     lengths = torch.tensor([11, 4])
     y, _ = encoder(frames(2), lengths, block)
     want, _ = encoder(frames(2), lengths, -1)
@@ -64,7 +64,7 @@ def test_a_block_as_long_as_the_utterance_is_one_block(block):
 
 
 def test_minus_one_is_max_block_and_nothing_is_larger():
-    encoder = Encoder(tiny(max_block=6)).double().eval()
+    encoder = awake(Encoder(tiny(max_block=6))).double().eval()
     lengths = torch.tensor([11, 4])
     want, _ = encoder(frames(2), lengths, 6)
     for block in (-1, 7, 1000):
@@ -73,7 +73,7 @@ def test_minus_one_is_max_block_and_nothing_is_larger():
 
 
 def test_blocks_matter_and_0_is_causal():
-    encoder = Encoder(tiny()).double().eval()
+    encoder = awake(Encoder(tiny())).double().eval()
     lengths = torch.tensor([11])
     y = {block: encoder(frames(1), lengths, block)[0] for block in (0, 1, 2, 6)}
     assert torch.equal(y[0], y[1])
@@ -82,7 +82,7 @@ def test_blocks_matter_and_0_is_causal():
 
 
 def test_each_row_of_a_batch_can_have_its_own_block():
-    encoder = Encoder(tiny()).double().eval()
+    encoder = awake(Encoder(tiny())).double().eval()
     x, lengths = frames(3), torch.tensor([11, 9, 5])
     together, _ = encoder(x, lengths, torch.tensor([1, 4, -1]))
     for row, block in enumerate([1, 4, -1]):
@@ -92,7 +92,7 @@ def test_each_row_of_a_batch_can_have_its_own_block():
 
 
 def test_sessions_of_different_blocks_share_one_state():
-    encoder = Encoder(tiny()).eval()
+    encoder = awake(Encoder(tiny())).eval()
     states = [encoder.init_state(1, block=block, capacity=5) for block in (1, 3, -1)]
     state = stack_rows(states)
     assert state.size.tolist() == [1, 3, 6]
@@ -103,7 +103,7 @@ def test_sessions_of_different_blocks_share_one_state():
 
 
 def test_a_frame_waits_for_its_block_and_no_longer():
-    encoder = Encoder(tiny()).eval()
+    encoder = awake(Encoder(tiny())).eval()
     state = encoder.init_state(1, block=3)
     released = []
     for i in range(7):
@@ -117,7 +117,7 @@ def test_a_frame_waits_for_its_block_and_no_longer():
 
 
 def test_samples_that_fill_no_frame_are_left_out():
-    acoustic = AcousticModel(tiny()).double().eval()
+    acoustic = awake(AcousticModel(tiny())).double().eval()
     x, lengths = noise(3, 5 * FRAME + 9, 1).double(), torch.tensor([5 * FRAME + 9, 2 * FRAME + 1, FRAME - 1])
     y, n = acoustic(x, lengths)
     assert n.tolist() == [5, 2, 0]
@@ -127,7 +127,7 @@ def test_samples_that_fill_no_frame_are_left_out():
 
 
 def test_no_audio_at_all_gives_no_frames():
-    acoustic = AcousticModel(tiny()).eval()
+    acoustic = awake(AcousticModel(tiny())).eval()
     for samples in (0, FRAME - 1):
         y, n = acoustic(noise(2, samples, 1), torch.tensor([samples, 0]))
         assert y.shape[1] == 0
@@ -135,7 +135,7 @@ def test_no_audio_at_all_gives_no_frames():
 
 
 def test_the_state_is_small_and_does_not_depend_on_what_was_heard():
-    acoustic = AcousticModel(tiny()).eval()
+    acoustic = awake(AcousticModel(tiny())).eval()
     state = acoustic.init_state(1, block=2)
     before = sum(leaf.numel() for leaf in leaves(state))
     for i in range(3):
@@ -144,7 +144,7 @@ def test_the_state_is_small_and_does_not_depend_on_what_was_heard():
 
 
 def test_features_and_subsampling_are_the_front():
-    acoustic = AcousticModel(tiny()).eval()
+    acoustic = awake(AcousticModel(tiny())).eval()
     x, lengths = noise(1, 4 * FRAME, 1), torch.tensor([4 * FRAME])
     step_by_step = acoustic.encoder(*acoustic.subsampling(*acoustic.features(x, lengths)), 2)
     assert torch.equal(step_by_step[0], acoustic(x, lengths, 2)[0])

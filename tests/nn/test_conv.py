@@ -52,6 +52,10 @@ def test_convolution_module_keeps_the_law(size):
     verify_streaming(InBlocks(ConvolutionModule(4, 5, dropout=0.1), size), x())
 
 
+def test_the_convolution_module_begins_as_nothing():
+    assert not whole(ConvolutionModule(4, 5, dropout=0.0), x(), 5).any()
+
+
 def test_an_even_kernel_is_refused():
     with pytest.raises(UserError, match="conv_kernel 30 must be odd"):
         ConvolutionModule(4, 30, 0.0)

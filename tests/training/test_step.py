@@ -7,6 +7,7 @@ import torch
 
 from samba_asr.data.dataset import collate
 from samba_asr.errors import UserError
+from samba_asr.nn.dropout import Dropout
 from samba_asr.training.distributed import Ranks
 from samba_asr.training.step import Stepper, Work
 from tests.training.toy import Toy, toy_config
@@ -53,6 +54,23 @@ def test_a_batch_that_is_not_finite_is_left_out_and_its_utterances_named(caplog,
     assert "bad1 bad3" in caplog.text
     assert "bad0" not in caplog.text
     assert torch.equal(change, moved(make_stepper(), [good]))
+
+
+def test_an_easy_batch_is_whole_unmasked_and_without_dropout():
+    stepper = make_stepper()
+    stepper.model.dropout, seen = Dropout(0.5), []
+    stepper.model.draw_block = lambda rng: 4
+    forward = stepper.model.forward
+
+    def spy(batch, *, block, augment, loss, generator):
+        seen.append((block, augment is None, stepper.model.dropout.p))
+        return forward(batch, block=block, augment=augment, loss=loss, generator=generator)
+
+    stepper.model.forward = spy
+    work = make_work()
+    stepper.step([work._replace(easy=True)], number=1, lr=0.01)
+    stepper.step([work], number=2, lr=0.01)
+    assert seen == [(-1, True, 0.0), (4, False, 0.5)]
 
 
 def test_a_step_of_nothing_but_bad_batches_moves_nothing(caplog):
