@@ -211,24 +211,6 @@ def load(files: Sequence[Path | str] = (), overrides: Sequence[str] = ()) -> Con
         raise UserError(f"{where or 'configuration'}: {str(error).splitlines()[0]}") from None
 
 
-def override(config: Config, overrides: Sequence[str], *, section: str) -> Config:
-    """`config` with `key=value` overrides of one section; UserError for a key of another one."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    tree = OmegaConf.structured(config)
-    for text in overrides:
-        if not text.startswith(f"{section}."):
-            raise UserError(f"{text!r}: only {section}.* can be set here")
-        part = _override(text)
-        _check_keys(OmegaConf.to_container(part), Config, text)
-        try:
-            tree = OmegaConf.merge(tree, part)
-        except OmegaConfBaseException as error:
-            raise UserError(f"{text}: {str(error).splitlines()[0]}") from None
-    return _tuples(OmegaConf.to_object(tree))
-
-
 def find(name: Path | str) -> Path:
     """The file of this name, or the one under `samba_asr/conf` (`model/small` -> conf/model/small.yaml)."""
     path = Path(name)

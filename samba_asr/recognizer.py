@@ -112,9 +112,9 @@ class Recognizer:
         for audio in read_stream(source, min(seconds, MAX_CHUNK)):
             stream = stream or self.stream(audio.rate, latency_ms=latency_ms)
             stream.accept(audio.samples)
-            if on_partial and stream.partial != shown:
-                shown = stream.partial
-                on_partial(shown)
+            if on_partial and (text := stream.partial) != shown:
+                shown = text
+                on_partial(text)
         return (stream or self.stream(latency_ms=latency_ms)).finish()
 
 

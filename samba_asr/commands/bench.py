@@ -123,11 +123,9 @@ def run_transcribe(args: argparse.Namespace) -> int:
 def _transcribe(args: argparse.Namespace, scratch: Path) -> int:
     from samba_asr.bench import peers
     from samba_asr.bench.measure import apart, hardware
-    from samba_asr.commands.doctor import box_folder
+    from samba_asr.recognizer import box_folder
 
     model = args.model or box_folder()
-    if model is None:
-        raise UserError("there is no model in the box: give --model FOLDER")
     overrides = [text for text in args.inputs if "=" in text and not Path(text).exists()]
     files = [text for text in args.inputs if text not in overrides]
     if args.data and files:

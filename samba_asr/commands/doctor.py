@@ -9,11 +9,11 @@ import json
 import os
 import platform
 import sys
-from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import samba_asr
+from samba_asr.errors import UserError
 
 # Module that is imported -> distribution that pip installs; a test holds these to pyproject.toml.
 REQUIRED = {
@@ -166,19 +166,14 @@ def ops() -> dict[str, dict[str, dict[str, str]]]:
     return found
 
 
-def box_folder() -> Path | None:
-    """The model that commands take where none is named."""
-    top = Path(str(resources.files("samba_asr"))) / "box"
-    folders = sorted(path.parent for path in [*top.glob("config.yaml"), *top.glob("*/config.yaml")])
-    return folders[0] if folders else None
-
-
 def box() -> dict[str, Any]:
-    """That model, loaded."""
+    """The model that commands take where none is named, loaded."""
     from samba_asr.models.folder import load_model
+    from samba_asr.recognizer import box_folder
 
-    folder = box_folder()
-    if folder is None:
+    try:
+        folder = box_folder()
+    except UserError:
         return {"model": ""}
     try:
         loaded = load_model(folder)

@@ -42,13 +42,17 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """0; 1 if a file failed."""
-    from samba_asr.config import override
+    from samba_asr import config as configs
     from samba_asr.formats import render
     from samba_asr.models.folder import load_model
     from samba_asr.recognizer import Recognizer, box_folder, choose_device
 
-    loaded = load_model(args.model or box_folder(), choose_device(args.device))
-    recognizer = Recognizer(loaded, override(loaded.config, args.overrides, section="decode").decode)
+    foreign = [text for text in args.overrides if not text.startswith("decode.")]
+    if foreign:
+        raise UserError(f"--set {foreign[0]}: only decode.* can be set here")
+    folder = args.model or box_folder()
+    loaded = load_model(folder, choose_device(args.device))
+    recognizer = Recognizer(loaded, configs.load([folder / "config.yaml"], args.overrides).decode)
     latency = args.latency_ms if args.latency_ms is not None or not args.stream else STREAM_LATENCY_MS
     chunk = args.chunk_ms if args.chunk_ms is not None or not args.stream else latency
     recognizer.block(latency)  # a wrong latency is the user's error once, not once a file

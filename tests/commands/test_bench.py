@@ -8,8 +8,9 @@ import json
 import pytest
 import torch
 
+from samba_asr import recognizer
 from samba_asr.bench import measure, peers
-from samba_asr.commands import bench, doctor
+from samba_asr.commands import bench
 from samba_asr.errors import UserError
 from tests.commands.test_decode import SMALL, make_model
 from tests.training.toy import make_corpus
@@ -112,6 +113,6 @@ def test_chunks_are_whole_frames_and_a_model_is_needed(place, monkeypatch, tmp_p
         transcribe(place, place / "0.wav", "--chunk-ms", 100)
     with pytest.raises(UserError, match="--chunk-ms 0"):
         transcribe(place, place / "0.wav", "--chunk-ms", 0)
-    monkeypatch.setattr(doctor.resources, "files", lambda package: tmp_path)
-    with pytest.raises(UserError, match="no model in the box"):
+    monkeypatch.setattr(recognizer.resources, "files", lambda package: tmp_path)
+    with pytest.raises(UserError, match="carries no model"):
         call("transcribe")

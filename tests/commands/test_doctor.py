@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from samba_asr import recognizer
 from samba_asr.commands import doctor
 
 PYPROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
@@ -69,9 +70,9 @@ def test_something_required_that_is_broken_fails(capsys, monkeypatch, distributi
 
 
 def test_a_broken_model_in_the_box_fails(capsys, monkeypatch, tmp_path):
-    (tmp_path / "box/some").mkdir(parents=True)
-    (tmp_path / "box/some/config.yaml").write_text("version: 77\n")
-    (tmp_path / "box/some/model.safetensors").touch()
-    monkeypatch.setattr(doctor.resources, "files", lambda package: tmp_path)
+    (tmp_path / "box/digits").mkdir(parents=True)
+    (tmp_path / "box/digits/config.yaml").write_text("version: 77\n")
+    (tmp_path / "box/digits/model.safetensors").touch()
+    monkeypatch.setattr(recognizer.resources, "files", lambda package: tmp_path)
     assert call() == 1
     assert "model in the box is broken" in capsys.readouterr().out

@@ -77,21 +77,20 @@ def causal_conv1d(
         initial_state = x.new_zeros(b, k - 1, d)
     x = torch.cat([initial_state.to(x.dtype), x], dim=1)  # (b, k - 1 + t, d)
     state = tail(x, lengths, k - 1)
-    if reset is None:
+    if reset is None or t == 0:
         return _conv(x, weight, bias), state
 
     # Put k - 1 zeros in front of every reset: then a plain convolution cannot see past it.
     reset = reset & (torch.arange(t, device=x.device) < lengths[:, None])
     passed = reset.cumsum(1)  # (b, t) resets so far
     at = torch.arange(t, device=x.device) + passed * (k - 1)  # (b, t) where each step goes
-    gaps = -(-(int(passed.max()) + 1) // 8) * 8 if t else 0  # a multiple: few shapes for oneDNN to compile kernels for
-    spaced = x.new_zeros(b, t + (k - 1) * gaps, d) if t else x
+    gaps = -(-(int(passed.max()) + 1) // 8) * 8  # a multiple: few shapes for oneDNN to compile kernels for
+    spaced = x.new_zeros(b, t + (k - 1) * gaps, d)
     place = torch.cat([torch.arange(k - 1, device=x.device).expand(b, -1), at + k - 1], dim=1)
-    spaced = spaced.scatter(1, place[..., None].expand(-1, -1, d), x) if t else x
-    y = take_time(_conv(spaced, weight, bias), at) if t else x[:, :0]
+    spaced = spaced.scatter(1, place[..., None].expand(-1, -1, d), x)
+    y = take_time(_conv(spaced, weight, bias), at)
     since = torch.cat([passed.new_zeros(b, k - 1), passed], dim=1)  # (b, k - 1 + t) resets before or at each step of x
-    alive = tail(since[..., None], lengths, k - 1) == passed.gather(1, (lengths[:, None] - 1).clamp(min=0))[..., None] \
-        if t else torch.ones_like(state[..., :1], dtype=torch.bool)
+    alive = tail(since[..., None], lengths, k - 1) == passed.gather(1, (lengths[:, None] - 1).clamp(min=0))[..., None]
     return y, torch.where(alive | (lengths == 0)[:, None, None], state, 0)
 
 
