@@ -4,6 +4,7 @@
 #   configs    array: configurations of training, later over earlier
 #   data       folder of the manifests
 #   tests      array: the sets to decode
+#   processes  of training, each on its share of the cores, or on a GPU of its own (default: 1)
 #   decodings  array: CONFIG:BLOCK, a name under conf/decode and the encoder's block in 40 ms frames (-1: offline)
 #
 # It reads the arguments of run.sh, sets up the environment, and defines `run_stages`.  Stages: 0 prepare, 1 tokenizer,
@@ -13,10 +14,11 @@ stage=0 stop_stage=5 exp=exp/main prepare_options=() overrides=()
 
 usage() {
   cat >&2 <<END
-usage: run.sh [--stage N] [--stop-stage M] [--exp DIR] [--source DIR] [--config NAME]... [key=value]...
+usage: run.sh [--stage N] [--stop-stage M] [--exp DIR] [--source DIR] [--processes N] [--config NAME]... [key=value]...
   stages: 0 prepare, 1 tokenizer, 2 train, 3 average, 4 decode, 5 score (default: all)
   --exp DIR      folder of the run (default: $exp)
   --source DIR   where the corpus is
+  --processes N  train with N processes (torchrun), each on its share of the cores, or on a GPU of its own (default: $processes)
   --config NAME  one more configuration of training, over ${configs[*]}: a YAML file, or a name under conf/
   key=value      settings over those, such as optim.lr=0.001; those of decode.* hold for stage 4 too
 END
@@ -35,17 +37,22 @@ number() {
   case $2 in [0-5]) ;; *) fail "$1 ${2:-(nothing)}: a stage is a number from 0 to 5" ;; esac
 }
 
+count() {
+  case $2 in *[!0-9]* | 0* | "") fail "$1 ${2:-(nothing)}: not a number of processes" ;; esac
+}
+
 parse_arguments() {
   while [ $# -gt 0 ]; do
     case $1 in
       -h | --help) usage && exit ;;
-      --stage | --stop-stage | --exp | --source | --config)
+      --stage | --stop-stage | --exp | --source | --processes | --config)
         [ $# -ge 2 ] || fail "$1 needs a value"
         case $1 in
           --stage) number "$1" "$2" && stage=$2 ;;
           --stop-stage) number "$1" "$2" && stop_stage=$2 ;;
           --exp) exp=$(path "$2") ;;
           --source) prepare_options+=(--source "$(path "$2")") ;;
+          --processes) count "$1" "$2" && processes=$2 ;;
           --config) if [ -f "$(path "$2")" ]; then configs+=("$(path "$2")"); else configs+=("$2"); fi ;;
         esac
         shift 2
@@ -65,8 +72,12 @@ parse_arguments() {
 
 wanted() { [ "$stage" -le "$1" ] && [ "$1" -le "$stop_stage" ] && echo "== stage $1: $2 ==" >&2; }
 
+# The first argument: how many processes.
 train() {
-  samba-asr train --exp "$exp" --config "${configs[@]}" \
+  local command=(samba-asr)
+  if [ "$1" -gt 1 ]; then command=(python -m torch.distributed.run --standalone --nproc-per-node "$1" -m samba_asr.cli); fi
+  shift
+  "${command[@]}" train --exp "$exp" --config "${configs[@]}" \
     "data.train=[$data/train.jsonl]" "data.valid=[$data/$valid.jsonl]" "${overrides[@]}" "$@"
 }
 
@@ -76,8 +87,8 @@ run_stages() {
 
   if wanted 0 prepare; then samba-asr prepare "$corpus" --out "$data" "${prepare_options[@]}"; fi
   # Of no epochs, training leaves the tokenizer, and says now what is wrong with the settings.
-  if wanted 1 tokenizer; then train train.epochs=0; fi
-  if wanted 2 train; then train; fi
+  if wanted 1 tokenizer; then train 1 train.epochs=0; fi
+  if wanted 2 train; then train "$processes"; fi
   if wanted 3 average; then samba-asr average --exp "$exp" --out "$exp/model"; fi
   for test in "${tests[@]}"; do
     for decoding in "${decodings[@]}"; do
@@ -94,6 +105,6 @@ run_stages() {
   done
 }
 
-valid=${valid:-dev}
+valid=${valid:-dev} processes=${processes:-1}
 parse_arguments "$@"
 source ../setup.sh train

@@ -68,7 +68,10 @@ class TestRun:
 
     @pytest.mark.parametrize(
         "arguments",
-        [("--stages", "1"), ("--stage",), ("--stage", "six"), ("--stage", "3", "--stop-stage", "2"), ("train",)],
+        [
+            ("--stages", "1"), ("--stage",), ("--stage", "six"), ("--stage", "3", "--stop-stage", "2"),
+            ("--processes", "0"), ("--processes", "two"), ("train",),
+        ],
     )
     def test_refuses_what_it_does_not_know_before_it_does_anything(self, script, arguments):
         done = run(script, *arguments)
