@@ -60,7 +60,7 @@ samba_asr_setup() {
 }
 
 # A training step frees its activations and asks for them again.  glibc hands large blocks back to the kernel in between,
-# and every page is faulted in anew: up to half of the time of training on a CPU.  With these it keeps them.
+# and every page is faulted in anew, an eighth of a step's time (1.67 -> 1.47 s).  With these it keeps them.
 export MALLOC_MMAP_MAX_=${MALLOC_MMAP_MAX_:-0} MALLOC_TOP_PAD_=${MALLOC_TOP_PAD_:-268435456}
 export MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-100000000000}
 

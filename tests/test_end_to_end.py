@@ -49,7 +49,7 @@ def test_on_the_corpus_in_the_repository(tmp_path, capsys):
 
 @needs_shared("data/LibriSpeech")
 def test_on_real_speech(tmp_path, capsys):
-    """Two chapters of a few speakers of LibriSpeech, in its own layout, short utterances."""
+    """One chapter of each of a few speakers of LibriSpeech, in its own layout, short utterances."""
     for part in ("train-5h", "dev-5h", "test-5h"):
         speakers = sorted(p for p in shared(f"data/LibriSpeech/{part}").iterdir() if p.is_dir())[: 4 if part == "train-5h" else 1]
         for speaker in speakers:

@@ -62,8 +62,8 @@ class Batch(NamedTuple):
 def round_up(n: int, unit: int = 1) -> int:
     """The next of eight evenly spaced multiples of `unit` an octave: at most an eighth more than n.
 
-    Padding to few distinct sizes matters on CPUs: oneDNN compiles its bfloat16 kernels anew for every shape it meets, and
-    with a new length each batch that took three quarters of the training time.
+    Padding to few distinct sizes matters on CPUs: oneDNN compiles its bfloat16 kernels anew for every shape it meets
+    (a tiny model's step: 0.205 s with a new length each batch, 0.142 s with few).
     """
     n = -(-n // unit)
     step = 1 << max(0, (n - 1).bit_length() - 4)

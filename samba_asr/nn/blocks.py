@@ -40,7 +40,7 @@ def lay_blocks(lengths: Tensor, t: int, size: Tensor | int) -> Blocks:
 class _Flip(torch.autograd.Function):
     """Reorder time by an index that is its own inverse: then the gradient is reordered by the same index.
 
-    autograd's own gradient of indexing is a scatter-add, ten times slower on a CPU.
+    autograd's own gradient of indexing is a scatter-add, which is slow on a CPU.
     """
 
     @staticmethod

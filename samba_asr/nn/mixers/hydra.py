@@ -3,7 +3,7 @@
     y = shift(SSD(x)) + flip(shift(SSD(flip(x)))) + D(x) x                                     (eq. 10 and figure 2)
 
 The forward scan reads on for ever; the backward one inside each block (samba_asr.nn.blocks), where reversal keeps to the
-valid steps.  With one block it is Hydra as published.  Half the weights of two mixers, about the cost of one and a half.
+valid steps.  With one block it is Hydra as published.
 Shapes: b batch, t time, d d_model, h heads, p channels of a head, n state.
 """
 

@@ -14,7 +14,7 @@ BACKENDS = {"naive": ssd_naive, "chunk": ssd_chunk}
 
 def choose(device: torch.device, dtype: torch.dtype, t: int) -> tuple[str, str]:
     """The backend for these inputs, and the reason in words (`samba-asr doctor` prints it)."""
-    return "chunk", f"matrix products inside chunks are fastest on {device.type} in {str(dtype).removeprefix('torch.')}"
+    return "chunk", f"matrix products inside chunks, on {device.type} in {str(dtype).removeprefix('torch.')}"
 
 
 def ssd(
