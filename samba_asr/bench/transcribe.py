@@ -29,9 +29,9 @@ def main(
     from samba_asr import config as configs
     from samba_asr.decoding.rescore import two_pass
     from samba_asr.models.folder import load_model
-    from samba_asr.training import distributed
+    from samba_asr.recognizer import choose_device
 
-    chosen = distributed.start(device).device
+    chosen = choose_device(device)
     loaded = load_model(model, chosen)
     search = two_pass(loaded.model, configs.load([f"{model}/config.yaml"], overrides).decode)
     rate = loaded.config.model.features.sample_rate

@@ -81,12 +81,12 @@ def run(args: argparse.Namespace) -> int:
     """0; 1 if some utterance cannot be read, or is recognised differently from chunks."""
     from samba_asr.decoding.rescore import two_pass
     from samba_asr.models.folder import load_model
-    from samba_asr.training import distributed
+    from samba_asr.recognizer import choose_device
 
     utterances = _read(args.data)
     rules = normalizer(args.normalize)
     _check_folder(args.model)
-    device = distributed.start(args.device).device
+    device = choose_device(args.device)
     loaded = load_model(args.model, device)
     config = _config(args, loaded.config)
     search = two_pass(loaded.model, config.decode)

@@ -19,7 +19,7 @@ from samba_asr.errors import UserError
 from samba_asr.models.asr import AsrModel
 from samba_asr.models.encoder import AcousticModel
 from samba_asr.models.folder import load_model, save_model
-from samba_asr.training.evaluate import decode as greedy_texts
+from samba_asr.training.evaluate import greedy
 from tests.contract import awake
 from tests.training.toy import TOKENIZER, make_corpus
 
@@ -87,7 +87,7 @@ def test_hypotheses_are_those_of_the_model_in_the_order_of_the_manifest(place, t
     for u in read_manifest(place / "corpus.jsonl"):
         audio = torch.from_numpy(soundfile.read(u.audio, dtype="float32")[0])[None]
         with torch.inference_mode():
-            (text,) = greedy_texts(*model.log_probs(audio, torch.tensor([audio.shape[1]])), TOKENIZER)
+            (text,) = greedy(*model.log_probs(audio, torch.tensor([audio.shape[1]])), TOKENIZER)
         expected.append(f"{u.id} {text}".strip())
     assert lines(tmp_path / "hyp.txt") == expected
     assert len(set(expected)) > 3
