@@ -8,6 +8,6 @@ corpus=fsdd
 configs=(model/tiny train/cpu digits fsdd)
 data=data
 tests=(test)
-decodings=(greedy:-1 greedy:8 greedy:4 rescore:-1)
+decodings=(greedy:-1 greedy:16 greedy:8 rescore:-1 rescore:16 rescore:8)
 source ../run_stages.sh "$@"
 run_stages

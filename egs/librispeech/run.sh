@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # LibriSpeech, trained on 100 or 960 hours.  Without --source: a download (30 or 60 GB).
 #   egs/librispeech/run.sh [--subset 100|960] [--stage N] [--stop-stage M] [key=value ...]     more: --help
-# More GPUs than one: run stage 2 with torchrun (see the command of stage 2 in egs/run_stages.sh).
+# More GPUs than one: --processes N
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
