@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from samba_asr.errors import UserError
 from samba_asr.nn.blocks import BlockModule, Blocks, flip
 from samba_asr.nn.dropout import Dropout
-from samba_asr.ops.conv1d import causal_conv1d
+from samba_asr.ops.conv1d import causal_conv1d, depthwise_conv1d
 from samba_asr.streaming import Step, StreamingModule, mask, tail
 
 
@@ -33,7 +33,7 @@ class BlockConv1d(BlockModule):
         weight = self.conv1d.weight[:, 0]  # (d, past + 1 + future)
         if blocks.start is None:  # one block: nothing to hide from anyone
             x = torch.cat([state.to(x.dtype), mask(x, lengths)], dim=1)  # (b, past + t, d)
-            y = self.conv1d(F.pad(x, (0, 0, 0, self.future)).mT).mT
+            y = depthwise_conv1d(F.pad(x, (0, 0, 0, self.future)), weight, self.conv1d.bias)
             return Step(y, lengths, tail(x, lengths, self.past).to(state.dtype))
         y, new = causal_conv1d(x, weight[:, : self.past + 1], self.conv1d.bias, initial_state=state, lengths=lengths)
         # In reversed time the steps ahead are the past; the current step has had its turn, so its tap is 0.
