@@ -8,6 +8,7 @@ corpus=digits
 configs=(model/tiny train/cpu digits)
 data=exp/data # data/ is the corpus itself
 tests=(test)
+processes=2 # of one thread: so small a model keeps no two threads busy
 decodings=(greedy:-1 greedy:16 greedy:8 rescore:-1 rescore:16 rescore:8)
 source ../run_stages.sh "$@"
 run_stages
