@@ -77,6 +77,7 @@ class ModelConfig:
     blocks: tuple[int, ...] = (4, 8, 16, 32, 64)  # block sizes in 40 ms frames that training draws from, beside full
     full_block: float = 0.5  # probability that training sees the whole utterance as one block
     max_block: int = 512  # "offline": the largest block, in frames (20.48 s), so that memory is bounded
+    self_conditioning: tuple[int, ...] = ()  # layers, from 1, behind which CTC reads, and tells the layers above what
     vocab_size: int = 0  # set from the tokenizer
 
 
@@ -89,6 +90,7 @@ class TokenizerConfig:
 @dataclass(frozen=True)
 class LossConfig:
     ctc: float = 1.0  # weight of CTC
+    intermediate: float = 0.5  # share of the CTC behind model.self_conditioning in it, if there are such
     decoder: float = 0.0  # weight of the decoder's cross-entropy
     cr_ctc: float = 0.0  # weight of the consistency between two augmented views; 0 trains on one view
     label_smoothing: float = 0.1  # of the decoder's cross-entropy

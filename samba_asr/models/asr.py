@@ -107,10 +107,10 @@ class AsrModel(nn.Module):
                 freq_masks=augment.freq_masks,
                 freq_width=augment.freq_width,
             )
-        frames, lengths = self.acoustic.encoder(*self.acoustic.subsampling(features, lengths), block)  # (b, t, d)
+        frames, lengths, middle = self.acoustic.encoder.read(*self.acoustic.subsampling(features, lengths), block)  # (b, t, d)
         log_probs, _ = self.ctc(frames, lengths)
-        # A text that its audio is too short for has no alignment: infinite loss and no gradient; it counts as 0.
-        ctc = F.ctc_loss(log_probs.transpose(0, 1), tokens, lengths, token_lengths, reduction="none", zero_infinity=True)
+        ctc, *read = (_ctc_loss(v, tokens, lengths, token_lengths) for v in (log_probs, *middle))
+        together = ctc.lerp(torch.stack(read).mean(0), loss.intermediate) if read else ctc
         decoder = cr = torch.zeros_like(ctc)
         if self.decoder is not None and loss.decoder > 0:
             start = self.decoder.init_memory(frames.shape[0], device=frames.device, dtype=frames.dtype)
@@ -118,8 +118,14 @@ class AsrModel(nn.Module):
             decoder = self.decoder.loss(tokens, token_lengths, memory, loss.label_smoothing)
         if views == 2:
             cr = consistency(log_probs, lengths)
-            ctc, decoder, cr = (v.view(2, -1).mean(0) for v in (ctc, decoder, cr))
-        return Losses(loss.ctc * ctc + loss.decoder * decoder + loss.cr_ctc * cr, ctc, decoder, cr)
+            ctc, together, decoder, cr = (v.view(2, -1).mean(0) for v in (ctc, together, decoder, cr))
+        return Losses(loss.ctc * together + loss.decoder * decoder + loss.cr_ctc * cr, ctc, decoder, cr)
+
+
+def _ctc_loss(log_probs: Tensor, tokens: Tensor, lengths: Tensor, token_lengths: Tensor) -> Tensor:
+    """(b,) in nats.  A text that its audio is too short for has no alignment: infinite loss, no gradient; it counts as 0."""
+    log_probs = log_probs.transpose(0, 1)
+    return F.ctc_loss(log_probs, tokens, lengths, token_lengths, reduction="none", zero_infinity=True)
 
 
 def consistency(log_probs: Tensor, lengths: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from samba_asr.audio.features import LogMel
 from samba_asr.config import ModelConfig
+from samba_asr.errors import UserError
 from samba_asr.nn.blocks import BlockModule, Blocks, lay_blocks
 from samba_asr.nn.conv import ConvolutionModule, subsampling
 from samba_asr.nn.dropout import Dropout
@@ -35,6 +36,26 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.dropout(self.down(self.dropout(F.silu(self.up(self.norm(x))))))
+
+
+class SelfConditioning(nn.Module):
+    """CTC in the middle of the encoder: what it reads is added to what the layers above see (arXiv 2104.02724, eq. 11).
+
+    A head of its own, frame by frame, so it is under the law whatever the latency.  What it adds begins as nothing.
+    """
+
+    def __init__(self, d: int, vocab_size: int):
+        super().__init__()
+        self.head = nn.Linear(d, vocab_size)
+        self.back = nn.Linear(vocab_size, d)
+        nn.init.zeros_(self.back.weight)
+        nn.init.zeros_(self.back.bias)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x (b, t, d) -> the same with what was read, and the log-probabilities (b, t, v), float32 or wider."""
+        logits = self.head(x)
+        log_probs = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        return x + self.back(log_probs.exp()), log_probs
 
 
 class LayerState(NamedTuple):
@@ -89,6 +110,12 @@ class Encoder(StreamingModule):
         super().__init__()
         self.d_model, self.max_block = config.d_model, config.max_block
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
+        beyond = [i for i in config.self_conditioning if not 0 < i < config.layers]
+        if beyond:
+            raise UserError(f"model.self_conditioning {beyond[0]}: give layers from 1 to {config.layers - 1}, below the last")
+        self.conditioning = nn.ModuleDict(
+            {str(i): SelfConditioning(config.d_model, config.vocab_size) for i in config.self_conditioning}
+        )
 
     def block_size(self, block: int | Tensor, batch: int, device: torch.device | None) -> Tensor:
         """(b,) frames in a block: -1 means max_block ("offline"), 0 and 1 are causal."""
@@ -114,28 +141,36 @@ class Encoder(StreamingModule):
         capacity = state.waiting.shape[1]
         index = whole[:, None] + torch.arange(capacity, device=x.device)
         waiting = mask(take_time(x, index.clamp(max=max(x.shape[1] - 1, 0))), held) if capacity else state.waiting
-        y, layers = self._layers(x[:, : int(whole.max())], whole, state.layers, state.size)
+        y, layers, _ = self._layers(x[:, : int(whole.max())], whole, state.layers, state.size)
         return Step(y, whole, EncoderState(waiting, held, state.size, layers))
 
     def finish(self, state: EncoderState) -> tuple[Tensor, Tensor]:
-        y, _ = self._layers(state.waiting[:, : int(state.held.max())], state.held, state.layers, state.size)
+        y, _, _ = self._layers(state.waiting[:, : int(state.held.max())], state.held, state.layers, state.size)
         return y, state.held
 
     def forward(self, x: Tensor, lengths: Tensor, block: int | Tensor = -1) -> tuple[Tensor, Tensor]:
         """The whole utterance at once: the same layers, from their first state, with nothing held back."""
-        states = [layer.init_state(x.shape[0], device=x.device, dtype=x.dtype) for layer in self.layers]
-        y, _ = self._layers(x, lengths, states, self.block_size(block, x.shape[0], x.device))
+        y, lengths, _ = self.read(x, lengths, block)
         return y, lengths
+
+    def read(self, x: Tensor, lengths: Tensor, block: int | Tensor = -1) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """`forward`, and the log-probabilities (b, t, v) of each CTC in the middle, for its loss."""
+        states = [layer.init_state(x.shape[0], device=x.device, dtype=x.dtype) for layer in self.layers]
+        y, _, log_probs = self._layers(x, lengths, states, self.block_size(block, x.shape[0], x.device))
+        return y, lengths, log_probs
 
     def _layers(self, x, lengths, states, size):
         if x.shape[1] == 0:
-            return x, tuple(states)
+            return x, tuple(states), []
         blocks = lay_blocks(lengths, x.shape[1], size)
-        new = []
-        for layer, state in zip(self.layers, states, strict=True):
+        new, read = [], []
+        for i, (layer, state) in enumerate(zip(self.layers, states, strict=True), 1):
             x, _, state = layer.step(x, lengths, state, blocks)
             new.append(state)
-        return x, tuple(new)
+            if str(i) in self.conditioning:
+                x, log_probs = self.conditioning[str(i)](mask(x, lengths))
+                read.append(log_probs)
+        return x, tuple(new), read
 
 
 class AcousticState(NamedTuple):

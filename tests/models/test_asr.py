@@ -54,6 +54,20 @@ def test_ctc_is_torchs_and_the_decoders_is_its_own(model):
     assert not losses.cr.any()
 
 
+def test_ctc_in_the_middle_has_its_share():
+    torch.manual_seed(0)
+    model = awake(AsrModel(tiny(layers=3, self_conditioning=(1, 2)))).double().eval()
+    given, loss = double(batch()), LossConfig(intermediate=0.25)
+    losses = model(given, block=2, loss=loss)
+    features = model.acoustic.subsampling(*model.features(given.audio[..., None], given.lengths))
+    _, lengths, middle = model.acoustic.encoder.read(*features, 2)
+    texts = given.tokens, lengths, given.token_lengths
+    first, second = (F.ctc_loss(v.transpose(0, 1), *texts, reduction="none") for v in middle)
+    torch.testing.assert_close(losses.total, 0.75 * losses.ctc + 0.25 * (first + second) / 2)
+    losses.total.sum().backward()
+    assert all(p.grad.isfinite().all() and p.grad.any() for p in model.acoustic.encoder.conditioning.parameters())
+
+
 @pytest.mark.parametrize("loss", [LossConfig(), dataclasses.replace(ALL, cr_ctc=0.0), ALL], ids=["ctc", "both", "all"])
 @pytest.mark.parametrize("block", [-1, 2])
 def test_each_utterance_is_as_if_alone_and_padding_may_hold_nan(model, block, loss):

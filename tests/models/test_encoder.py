@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 import torch
 
+from samba_asr.errors import UserError
 from samba_asr.models.asr import AsrModel
 from samba_asr.models.encoder import AcousticModel, Encoder, EncoderLayer
 from samba_asr.streaming import Stack, leaves, stack_rows
@@ -43,6 +44,28 @@ def test_from_waveform_to_log_probabilities_the_law_holds(mixer, block):
     module = Stack(AtBlock(model.acoustic, block), model.ctc)
     assert module.stride == FRAME
     verify_streaming(module, noise(4, 9 * FRAME, 1), seeds=[0])
+
+
+@pytest.mark.parametrize("block", [3, (2, 1, 6, 5)])
+def test_with_ctc_in_the_middle_the_law_holds(block):
+    verify_streaming(AtBlock(Encoder(tiny(layers=3, self_conditioning=(1, 2))), block), frames(), seeds=[0])
+
+
+def test_what_ctc_reads_in_the_middle_reaches_the_layers_above():
+    encoder = awake(Encoder(tiny(self_conditioning=(1,)))).double().eval()
+    lengths = torch.tensor([11])
+    y, _, (log_probs,) = encoder.read(frames(1), lengths, 3)
+    torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(1, 11, dtype=torch.float64))
+    assert torch.equal(y, encoder(frames(1), lengths, 3)[0])
+    with torch.no_grad():
+        encoder.conditioning["1"].head.bias[2] += 3
+    assert not torch.allclose(y, encoder(frames(1), lengths, 3)[0])
+
+
+@pytest.mark.parametrize("layer", [0, 2])
+def test_ctc_in_the_middle_is_below_the_last_layer(layer):
+    with pytest.raises(UserError, match=f"model.self_conditioning {layer}: give layers from 1 to 1"):
+        Encoder(tiny(self_conditioning=(layer,)))
 
 
 def test_without_a_backward_scan_the_law_holds():
