@@ -5,6 +5,7 @@
 #   data       folder of the manifests
 #   tests      array: the sets to decode
 #   processes  of training, each on its share of the cores, or on a GPU of its own (default: 1)
+#   average    array: which checkpoints make the model, as `samba-asr average` has it (default: the best)
 #   decodings  array: CONFIG:BLOCK, a name under conf/decode and the encoder's block in 40 ms frames (-1: offline)
 #
 # It reads the arguments of run.sh, sets up the environment, and defines `run_stages`.  Stages: 0 prepare, 1 tokenizer,
@@ -89,7 +90,7 @@ run_stages() {
   # Of no epochs, training leaves the tokenizer, and says now what is wrong with the settings.
   if wanted 1 tokenizer; then train 1 train.epochs=0; fi
   if wanted 2 train; then train "$processes"; fi
-  if wanted 3 average; then samba-asr average --exp "$exp" --out "$exp/model"; fi
+  if wanted 3 average; then samba-asr average --exp "$exp" --out "$exp/model" "${average[@]}"; fi
   for test in "${tests[@]}"; do
     for decoding in "${decodings[@]}"; do
       config=${decoding%:*} block=${decoding#*:}
@@ -106,5 +107,6 @@ run_stages() {
 }
 
 valid=${valid:-dev} processes=${processes:-1}
+declare -p average >/dev/null 2>&1 || average=()
 parse_arguments "$@"
 source ../setup.sh train
