@@ -64,6 +64,7 @@ def test_without_tensorboard_training_goes_on_and_says_so(tmp_path, monkeypatch,
 
 
 def test_the_first_signal_is_noted_and_the_second_does_what_it_always_did():
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job begins with it ignored
     with Signals() as signals:
         os.kill(os.getpid(), signal.SIGINT)
         assert signals.received == signal.SIGINT
