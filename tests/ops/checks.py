@@ -2,10 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib.util
+from collections.abc import Callable, Iterable
 
+import pytest
 import torch
 from torch import Tensor
+
+EXACT = {"triton": (torch.float32, 3e-5)}  # dtype and tolerance in which a backend is compared; others: float64
+
+
+def every_backend(names: Iterable[str]):
+    """Mark a test to run with each of these as `backend`; Triton, where it is installed."""
+    lacks = importlib.util.find_spec("triton") is None
+    skip = {"triton": [pytest.mark.skipif(lacks, reason="triton is not installed (the extra gpu)")]}
+    return pytest.mark.parametrize("backend", [pytest.param(name, marks=skip.get(name, [])) for name in names])
+
+
+def exact(backend: str) -> tuple[torch.dtype, float]:
+    return EXACT.get(backend, (torch.float64, 1e-12))
+
+
+def where_it_runs(op: Callable, backend: str) -> Callable:
+    """`op` with this backend, on the GPU if it is Triton and there is one; tensors of the caller and results are on the CPU."""
+    device = "cuda" if backend == "triton" and torch.cuda.is_available() else "cpu"
+
+    def run(*args, **named):
+        move = lambda v: v.to(device) if isinstance(v, Tensor) else v  # noqa: E731
+        found = op(*map(move, args), **{name: move(v) for name, v in named.items()}, backend=backend)
+        return tuple(v.cpu() for v in found)
+
+    return run
 
 
 def values_and_gradients(op: Callable, inputs: dict[str, Tensor | None], **options) -> dict[str, Tensor]:

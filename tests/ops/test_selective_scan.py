@@ -11,9 +11,10 @@ from samba_asr.errors import UserError
 from samba_asr.ops.selective_scan import BACKENDS, choose, chunk, selective_scan
 from samba_asr.ops.selective_scan.chunk import selective_scan_chunk
 from samba_asr.ops.selective_scan.naive import selective_scan_naive
-from tests.ops.checks import assert_agree, assert_close, values_and_gradients
+from tests.ops.checks import assert_agree, assert_close, every_backend, exact, values_and_gradients, where_it_runs
 
-EVERY_BACKEND = pytest.mark.parametrize("backend", BACKENDS)
+EVERY_BACKEND = every_backend(BACKENDS)
+FASTER = every_backend([name for name in BACKENDS if name != "naive"])
 FLOATS = ("x", "dt", "B", "C")  # what has a time axis
 
 
@@ -40,6 +41,14 @@ def block_elements(request, monkeypatch):
     monkeypatch.setattr(chunk, "BLOCK_ELEMENTS", request.param)
 
 
+def on(backend):
+    return where_it_runs(selective_scan, backend)
+
+
+def scan(*args, backend="auto", **named):
+    return on(backend)(*args, **named)
+
+
 # --- the definition
 
 
@@ -50,19 +59,19 @@ def test_two_steps_by_hand(backend):
     B, C = torch.tensor([[[5.0], [6.0]]]), torch.tensor([[[7.0], [8.0]]])
     h1 = torch.exp(torch.tensor(-0.5)) * 4 + 0.5 * 2 * 5
     h2 = torch.exp(torch.tensor(-1.0)) * h1 + 1.0 * 3 * 6
-    y, state = selective_scan(x, dt, A, B, C, D=D, initial_state=h0, backend=backend)
+    y, state = scan(x, dt, A, B, C, D=D, initial_state=h0, backend=backend)
     torch.testing.assert_close(y.flatten(), torch.stack([7 * h1 + 20, 8 * h2 + 30]))
     torch.testing.assert_close(state.flatten(), h2[None])
 
 
-@EVERY_BACKEND
+@pytest.mark.parametrize("backend", ["naive", "chunk"])  # finite differences want float64
 @pytest.mark.parametrize("ragged", [False, True])
 def test_gradients_match_finite_differences(backend, ragged):
     inputs = make(b=2, t=4, d=2, n=2)
     options = {"lengths": torch.tensor([4, 2]), "reset": some_resets(2, 4, seed=3)} if ragged else {}
 
     def op(*values):
-        return selective_scan(**dict(zip(inputs, values, strict=True)), **options, backend=backend)
+        return scan(**dict(zip(inputs, values, strict=True)), **options, backend=backend)
 
     assert torch.autograd.gradcheck(op, [v.requires_grad_() for v in inputs.values()])
 
@@ -76,27 +85,43 @@ def test_gradients_match_finite_differences(backend, ragged):
 def test_agrees_with_naive(t, d, n, dtype, block_elements, poisoned_empty):
     inputs = make(3, t, d, n, dtype=dtype)
     tolerance = 1e-12 if dtype == torch.float64 else 1e-5
-    lengths = torch.tensor([t, 0, t // 2])
-    for options in ({}, {"lengths": lengths}, {"reset": some_resets(3, t), "lengths": lengths}):
+    for options in options_of(t):
         assert_agree(selective_scan_chunk, selective_scan_naive, inputs, tolerance=tolerance, **options)
 
 
-def test_optional_inputs_may_be_left_out():
-    inputs = {**make(), "D": None, "initial_state": None}
-    assert_agree(selective_scan_chunk, selective_scan_naive, inputs, tolerance=1e-12)
+@every_backend(["triton"])
+@pytest.mark.parametrize(("t", "d", "n"), [(0, 3, 5), (1, 1, 1), (16, 2, 4), (17, 17, 2), (35, 3, 5)])
+def test_triton_agrees_with_naive(t, d, n, backend, poisoned_empty):
+    inputs = make(3, t, d, n, dtype=torch.float32)
+    for options in options_of(t)[1:]:
+        assert_agree(on(backend), selective_scan_naive, inputs, tolerance=2e-5, **options)
 
 
-def test_a_gradient_through_the_final_state_alone():
+def options_of(t):
+    lengths = torch.tensor([t, 0, t // 2])
+    return {}, {"lengths": lengths}, {"reset": some_resets(3, t), "lengths": lengths}
+
+
+@FASTER
+def test_optional_inputs_may_be_left_out(backend):
+    dtype, tolerance = exact(backend)
+    inputs = {**make(dtype=dtype), "D": None, "initial_state": None}
+    assert_agree(on(backend), selective_scan_naive, inputs, tolerance=tolerance)
+
+
+@FASTER
+def test_a_gradient_through_the_final_state_alone(backend):
     def final(op):
         return lambda **inputs: op(**inputs)[1]
 
-    assert_agree(final(selective_scan_chunk), final(selective_scan_naive), make(t=40), tolerance=1e-12)
+    dtype, tolerance = exact(backend)
+    assert_agree(final(on(backend)), final(selective_scan_naive), make(t=40, dtype=dtype), tolerance=tolerance)
 
 
 @EVERY_BACKEND
 def test_bfloat16_is_summed_in_float32(backend):
     inputs = make(t=100, dtype=torch.bfloat16)
-    y, state = selective_scan(**inputs, backend=backend)
+    y, state = scan(**inputs, backend=backend)
     exact_y, exact_state = selective_scan_naive(**{k: v.double() for k, v in inputs.items()})
     assert y.dtype == torch.bfloat16
     assert state.dtype == torch.float32
@@ -109,7 +134,7 @@ def test_autocast_changes_nothing(backend):
     inputs = make(t=20, dtype=torch.float32)
 
     def run():
-        return values_and_gradients(selective_scan, inputs, backend=backend)
+        return values_and_gradients(scan, inputs, backend=backend)
 
     want = run()
     with torch.autocast("cpu", torch.bfloat16):
@@ -120,30 +145,39 @@ def test_autocast_changes_nothing(backend):
 @EVERY_BACKEND
 @pytest.mark.parametrize("size", [1e-8, 50.0, 1e4])
 def test_extreme_steps_stay_finite_and_exact(backend, size):
-    inputs = make(t=60, dtype=torch.float32)
-    for dt in (torch.full_like(inputs["dt"], size), torch.where(some_resets(3, 60)[..., None], size, inputs["dt"])):
+    inputs = make(t=20, dtype=torch.float32)
+    for dt in (torch.full_like(inputs["dt"], size), torch.where(some_resets(3, 20)[..., None], size, inputs["dt"])):
         extreme = {**inputs, "dt": dt}
-        found = values_and_gradients(selective_scan, extreme, backend=backend)
+        found = values_and_gradients(scan, extreme, backend=backend)
         assert all(v.isfinite().all() for v in found.values())
-        assert_agree(BACKENDS[backend], selective_scan_naive, extreme, tolerance=1e-5)
+        assert_agree(on(backend), selective_scan_naive, extreme, tolerance=1e-5)
 
 
 # --- state, lengths, resets
 
 
-@EVERY_BACKEND
+@every_backend(["naive", "chunk"])
 @settings(max_examples=15, deadline=None)
 @given(cuts=st.lists(st.integers(0, 7), min_size=1, max_size=8), seed=st.integers(0, 99))
 def test_carrying_the_state_over_cuts_equals_the_whole(backend, cuts, seed):
-    t = sum(cuts)
-    inputs = make(t=t, seed=seed)
+    carried_equals_whole(backend, cuts, seed)
+
+
+@every_backend(["triton"])
+def test_triton_carries_the_state_over_cuts(backend):
+    carried_equals_whole(backend, [3, 0, 18, 1], seed=0)
+
+
+def carried_equals_whole(backend, cuts, seed):
+    t, (dtype, tolerance) = sum(cuts), exact(backend)
+    inputs = make(t=t, seed=seed, dtype=dtype)
     reset = some_resets(3, t, seed)
 
     def in_pieces(initial_state, A, D, **in_time):
         ys, state, i = [], initial_state, 0
         for size in cuts:
             piece = {name: v[:, i : i + size] for name, v in {**in_time, "reset": reset}.items()}
-            y, state = selective_scan(**piece, A=A, D=D, initial_state=state, backend=backend)
+            y, state = scan(**piece, A=A, D=D, initial_state=state, backend=backend)
             ys.append(y)
             i += size
         return torch.cat(ys, dim=1), state
@@ -151,24 +185,25 @@ def test_carrying_the_state_over_cuts_equals_the_whole(backend, cuts, seed):
     def whole(**inputs):
         return selective_scan_naive(**inputs, reset=reset)
 
-    assert_agree(in_pieces, whole, inputs, tolerance=1e-12)
+    assert_agree(in_pieces, whole, inputs, tolerance=tolerance)
 
 
 @EVERY_BACKEND
 def test_each_row_is_as_if_alone_and_padding_may_hold_nan(backend):
     lengths = torch.tensor([17, 5, 0, 12])
-    inputs, reset = make(b=4), some_resets(4, 17)
+    dtype, tolerance = exact(backend)
+    inputs, reset = make(b=4, dtype=dtype), some_resets(4, 17)
     reset |= torch.arange(17) >= lengths[:, None]  # a reset in the padding must do nothing
     for row, length in enumerate(lengths):
         for name in FLOATS:
             inputs[name][row, length:] = float("nan")
-    y, state = selective_scan(**inputs, lengths=lengths, reset=reset, backend=backend)
+    y, state = scan(**inputs, lengths=lengths, reset=reset, backend=backend)
     for row, length in enumerate(lengths):
         alone = {k: v[row : row + 1, :length] if k in FLOATS else v for k, v in inputs.items()}
         alone["initial_state"] = inputs["initial_state"][row : row + 1]
         want_y, want_state = selective_scan_naive(**alone, reset=reset[row : row + 1, :length])
         assert_close(
-            {"y": y[row : row + 1, :length], "state": state[row : row + 1]}, {"y": want_y, "state": want_state}, 1e-12
+            {"y": y[row : row + 1, :length], "state": state[row : row + 1]}, {"y": want_y, "state": want_state}, tolerance
         )
         assert not y[row, length:].any()
     assert torch.equal(state[2], inputs["initial_state"][2])  # length 0: bit for bit
@@ -176,48 +211,50 @@ def test_each_row_is_as_if_alone_and_padding_may_hold_nan(backend):
 
 @EVERY_BACKEND
 def test_gradients_at_padding_are_zero_and_clean(backend):
-    lengths = torch.tensor([17, 5, 0])
-    inputs = make()
+    lengths, (dtype, tolerance) = torch.tensor([17, 5, 0]), exact(backend)
+    inputs = make(dtype=dtype)
     padding = torch.arange(17) >= lengths[:, None]
     poisoned = {k: v.masked_fill(padding[..., None], float("nan")) if k in FLOATS else v for k, v in inputs.items()}
     want = values_and_gradients(selective_scan_naive, inputs, lengths=lengths)
-    got = values_and_gradients(selective_scan, poisoned, lengths=lengths, backend=backend)
-    assert_close(got, want, 1e-12)
+    got = values_and_gradients(scan, poisoned, lengths=lengths, backend=backend)
+    assert_close(got, want, tolerance)
     for name in FLOATS:
         assert not got[f"gradient of {name}"][padding].any()
 
 
 @EVERY_BACKEND
 def test_nan_in_the_gradient_of_padding_goes_nowhere(backend):
-    inputs = {k: v.requires_grad_() for k, v in make().items()}
+    inputs = {k: v.requires_grad_() for k, v in make(dtype=exact(backend)[0]).items()}
     lengths = torch.tensor([17, 5, 0])
-    y, _ = selective_scan(**inputs, lengths=lengths, backend=backend)
+    y, _ = scan(**inputs, lengths=lengths, backend=backend)
     y.backward(torch.ones_like(y).masked_fill((torch.arange(17) >= lengths[:, None])[..., None], float("nan")))
     assert all(v.grad.isfinite().all() for v in inputs.values())
 
 
 @EVERY_BACKEND
 def test_a_reset_forgets_everything_before_it_even_nan(backend):
-    inputs, reset = make(b=1), torch.zeros(1, 17, dtype=torch.bool)
+    dtype, tolerance = exact(backend)
+    inputs, reset = make(b=1, dtype=dtype), torch.zeros(1, 17, dtype=torch.bool)
     reset[0, 6] = True
     for name in FLOATS:
         inputs[name][:, 3] = float("nan")
-    y, state = selective_scan(**inputs, reset=reset, backend=backend)
+    y, state = scan(**inputs, reset=reset, backend=backend)
     after = {k: v[:, 6:] if k in FLOATS else v for k, v in inputs.items()}
     want_y, want_state = selective_scan_naive(**{**after, "initial_state": None})
-    assert_close({"y": y[:, 6:], "state": state}, {"y": want_y, "state": want_state}, 1e-12)
+    assert_close({"y": y[:, 6:], "state": state}, {"y": want_y, "state": want_state}, tolerance)
 
 
 @EVERY_BACKEND
 def test_a_reset_at_the_first_step_keeps_a_spoilt_state_out_of_values_and_gradients(backend):
-    inputs, reset = make(), torch.zeros(3, 17, dtype=torch.bool)
+    dtype, tolerance = exact(backend)
+    inputs, reset = make(dtype=dtype), torch.zeros(3, 17, dtype=torch.bool)
     reset[1, 0] = True  # the other rows go on from their states
     spoilt = {**inputs, "initial_state": inputs["initial_state"].clone()}
     spoilt["initial_state"][1] = float("nan")
     inputs["initial_state"][1] = 0
     want = values_and_gradients(selective_scan_naive, inputs, reset=reset)
-    got = values_and_gradients(selective_scan, spoilt, reset=reset, backend=backend)
-    assert_close(got, want, 1e-12)
+    got = values_and_gradients(scan, spoilt, reset=reset, backend=backend)
+    assert_close(got, want, tolerance)
     assert not got["gradient of initial_state"][1].any()
 
 

@@ -12,9 +12,10 @@ from samba_asr.ops.ssd import choose, ssd
 from samba_asr.ops.ssd.chunk import ssd_chunk
 from samba_asr.ops.ssd.dispatch import BACKENDS
 from samba_asr.ops.ssd.naive import ssd_naive
-from tests.ops.checks import assert_agree, assert_close, values_and_gradients
+from tests.ops.checks import assert_agree, assert_close, every_backend, exact, values_and_gradients, where_it_runs
 
-EVERY_BACKEND = pytest.mark.parametrize("backend", BACKENDS)
+EVERY_BACKEND = every_backend(BACKENDS)
+FASTER = every_backend([name for name in BACKENDS if name != "naive"])
 IN_TIME = ("x", "dt", "B", "C")
 
 
@@ -45,6 +46,14 @@ def poison(inputs, lengths):
     return {name: fill(v) if name in IN_TIME else v for name, v in inputs.items()}
 
 
+def on(backend):
+    return where_it_runs(ssd, backend)
+
+
+def scan(*args, backend="auto", **named):
+    return on(backend)(*args, **named)
+
+
 # --- the definition
 
 
@@ -54,7 +63,7 @@ def test_two_steps_by_hand(backend):
     B, C, h0 = torch.tensor([5.0, 6.0]), torch.tensor([7.0, 8.0]), torch.tensor(4.0)
     h1 = torch.exp(torch.tensor(-0.5)) * h0 + 0.5 * 2 * 5
     h2 = torch.exp(torch.tensor(-1.0)) * h1 + 1.0 * 3 * 6
-    y, state = ssd(
+    y, state = scan(
         x.view(1, 2, 1, 1),
         dt.view(1, 2, 1),
         A,
@@ -67,21 +76,21 @@ def test_two_steps_by_hand(backend):
     torch.testing.assert_close(state.flatten(), h2[None])
 
 
-@EVERY_BACKEND
+@pytest.mark.parametrize("backend", ["naive", "chunk"])  # finite differences want float64
 @pytest.mark.parametrize("ragged", [False, True])
 def test_gradients_match_finite_differences(backend, ragged):
     inputs = make(b=2, t=4, h=2, p=2, g=1, n=2)
     options = {"lengths": torch.tensor([4, 2]), "reset": some_resets(2, 4, seed=3)} if ragged else {}
 
     def op(*values):
-        return ssd(**dict(zip(inputs, values, strict=True)), **options, backend=backend)
+        return scan(**dict(zip(inputs, values, strict=True)), **options, backend=backend)
 
     assert torch.autograd.gradcheck(op, [v.requires_grad_() for v in inputs.values()])
 
 
 def test_each_group_of_heads_has_its_own_maps():
     inputs = make(h=4, g=2)
-    y, state = ssd(**inputs)
+    y, state = scan(**inputs)
     for i in range(4):
         pick = slice(i, i + 1), slice(i // 2, i // 2 + 1)
         alone = {
@@ -112,27 +121,43 @@ def test_chunks_agree_with_naive(chunk, t, dtype, poisoned_empty):
         assert_agree(op, ssd_naive, inputs, tolerance=tolerance, **options)
 
 
-@pytest.mark.parametrize(("h", "p", "g", "n"), [(1, 1, 1, 1), (3, 2, 1, 4), (4, 1, 4, 3), (6, 5, 2, 1)])
-def test_odd_sizes_agree(h, p, g, n):
-    inputs = make(t=37, h=h, p=p, g=g, n=n)
-    assert_agree(ssd_chunk, ssd_naive, inputs, tolerance=1e-12, reset=some_resets(3, 37))
+@every_backend(["triton"])
+@pytest.mark.parametrize("t", [0, 1, 32, 70])
+def test_triton_agrees_with_naive(t, backend, poisoned_empty):
+    inputs = make(t=t, dtype=torch.float32)
+    lengths = torch.tensor([t, 0, t // 2])
+    for options in ({}, {"lengths": lengths}, {"reset": some_resets(3, t), "lengths": lengths}):
+        assert_agree(on(backend), ssd_naive, inputs, tolerance=2e-5, **options)
 
 
-def test_the_initial_state_may_be_left_out():
-    assert_agree(ssd_chunk, ssd_naive, {**make(t=40), "initial_state": None}, tolerance=1e-12)
+@FASTER
+@pytest.mark.parametrize(("h", "p", "g", "n"), [(1, 1, 1, 1), (3, 2, 1, 4), (4, 1, 4, 3), (6, 5, 2, 17)])
+def test_odd_sizes_agree(h, p, g, n, backend):
+    dtype, tolerance = exact(backend)
+    inputs = make(t=37, h=h, p=p, g=g, n=n, dtype=dtype)
+    assert_agree(on(backend), ssd_naive, inputs, tolerance=tolerance, reset=some_resets(3, 37))
 
 
-def test_a_gradient_through_the_final_state_alone():
+@FASTER
+def test_the_initial_state_may_be_left_out(backend):
+    dtype, tolerance = exact(backend)
+    assert_agree(on(backend), ssd_naive, {**make(t=40, dtype=dtype), "initial_state": None}, tolerance=tolerance)
+
+
+@FASTER
+def test_a_gradient_through_the_final_state_alone(backend):
     def final(op):
         return lambda **inputs: op(**inputs)[1]
 
-    assert_agree(final(ssd_chunk), final(ssd_naive), make(t=40), tolerance=1e-12)
+    dtype, tolerance = exact(backend)
+    assert_agree(final(on(backend)), final(ssd_naive), make(t=40, dtype=dtype), tolerance=tolerance)
 
 
-def test_bfloat16_is_close_and_its_state_is_float32():
+@FASTER
+def test_bfloat16_is_close_and_its_state_is_float32(backend):
     inputs = make(t=100, dtype=torch.bfloat16)
     mixed = {**inputs, **{name: inputs[name].float() for name in ("dt", "A", "initial_state")}}  # as under autocast
-    y, state = ssd(**mixed)
+    y, state = scan(**mixed, backend=backend)
     exact_y, exact_state = ssd_naive(**{k: v.double() for k, v in mixed.items()})
     assert y.dtype == torch.bfloat16
     assert state.dtype == torch.float32
@@ -145,7 +170,7 @@ def test_extreme_steps_stay_finite(backend, size):
     inputs = make(t=60, dtype=torch.float32)
     for dt in (torch.full_like(inputs["dt"], size), torch.where(some_resets(3, 60)[..., None], size, inputs["dt"])):
         extreme = {**inputs, "dt": dt}
-        found = values_and_gradients(ssd, extreme, backend=backend)
+        found = values_and_gradients(scan, extreme, backend=backend)
         assert all(v.isfinite().all() for v in found.values())
 
 
@@ -160,18 +185,27 @@ def test_large_steps_among_small_ones_stay_accurate(size, tolerance):
 # --- state, lengths, resets
 
 
-@EVERY_BACKEND
+@every_backend(["naive", "chunk"])
 @settings(max_examples=15, deadline=None)
 @given(cuts=st.lists(st.integers(0, 7), min_size=1, max_size=8), seed=st.integers(0, 99))
 def test_carrying_the_state_over_cuts_equals_the_whole(backend, cuts, seed):
-    t = sum(cuts)
-    inputs, reset = make(t=t, seed=seed), some_resets(3, t, seed)
+    carried_equals_whole(backend, cuts, seed)
+
+
+@every_backend(["triton"])
+def test_triton_carries_the_state_over_cuts(backend):
+    carried_equals_whole(backend, [3, 0, 34, 1], seed=0)
+
+
+def carried_equals_whole(backend, cuts, seed):
+    t, (dtype, tolerance) = sum(cuts), exact(backend)
+    inputs, reset = make(t=t, seed=seed, dtype=dtype), some_resets(3, t, seed)
 
     def in_pieces(initial_state, A, **in_time):
         ys, state, i = [], initial_state, 0
         for size in cuts:
             piece = {name: v[:, i : i + size] for name, v in {**in_time, "reset": reset}.items()}
-            y, state = ssd(**piece, A=A, initial_state=state, backend=backend)
+            y, state = scan(**piece, A=A, initial_state=state, backend=backend)
             ys.append(y)
             i += size
         return torch.cat(ys, dim=1), state
@@ -179,41 +213,42 @@ def test_carrying_the_state_over_cuts_equals_the_whole(backend, cuts, seed):
     def whole(**inputs):
         return ssd_naive(**inputs, reset=reset)
 
-    assert_agree(in_pieces, whole, inputs, tolerance=1e-12)
+    assert_agree(in_pieces, whole, inputs, tolerance=tolerance)
 
 
 @EVERY_BACKEND
 def test_each_row_is_as_if_alone_and_padding_may_hold_nan(backend):
     lengths = torch.tensor([17, 5, 0, 12])
-    inputs = poison(make(b=4), lengths)
+    dtype, tolerance = exact(backend)
+    inputs = poison(make(b=4, dtype=dtype), lengths)
     reset = some_resets(4, 17) | padding(17, lengths)  # a reset in the padding must do nothing
-    y, state = ssd(**inputs, lengths=lengths, reset=reset, backend=backend)
+    y, state = scan(**inputs, lengths=lengths, reset=reset, backend=backend)
     for row, length in enumerate(lengths):
         alone = {k: v[row : row + 1, :length] if k in IN_TIME else v for k, v in inputs.items()}
         alone["initial_state"] = inputs["initial_state"][row : row + 1]
         want_y, want_state = ssd_naive(**alone, reset=reset[row : row + 1, :length])
         got = {"y": y[row : row + 1, :length], "state": state[row : row + 1]}
-        assert_close(got, {"y": want_y, "state": want_state}, 1e-12)
+        assert_close(got, {"y": want_y, "state": want_state}, tolerance)
         assert not y[row, length:].any()
     assert torch.equal(state[2], inputs["initial_state"][2])  # length 0: bit for bit
 
 
 @EVERY_BACKEND
 def test_gradients_at_padding_are_zero_and_clean(backend):
-    lengths = torch.tensor([17, 5, 0])
-    inputs = make()
+    lengths, (dtype, tolerance) = torch.tensor([17, 5, 0]), exact(backend)
+    inputs = make(dtype=dtype)
     want = values_and_gradients(ssd_naive, inputs, lengths=lengths)
-    got = values_and_gradients(ssd, poison(inputs, lengths), lengths=lengths, backend=backend)
-    assert_close(got, want, 1e-12)
+    got = values_and_gradients(scan, poison(inputs, lengths), lengths=lengths, backend=backend)
+    assert_close(got, want, tolerance)
     for name in IN_TIME:
         assert not got[f"gradient of {name}"][padding(17, lengths)].any()
 
 
 @EVERY_BACKEND
 def test_nan_in_the_gradient_of_padding_goes_nowhere(backend):
-    inputs = {k: v.requires_grad_() for k, v in make().items()}
+    inputs = {k: v.requires_grad_() for k, v in make(dtype=exact(backend)[0]).items()}
     lengths = torch.tensor([17, 5, 0])
-    y, _ = ssd(**inputs, lengths=lengths, backend=backend)
+    y, _ = scan(**inputs, lengths=lengths, backend=backend)
     y.backward(torch.ones_like(y).masked_fill(padding(17, lengths)[..., None, None], float("nan")))
     assert all(v.grad.isfinite().all() for v in inputs.values())
 
@@ -228,5 +263,5 @@ def test_the_choice_is_a_backend_with_a_reason():
 
 
 def test_an_unknown_backend_is_named():
-    with pytest.raises(UserError, match="unknown SSD backend 'cuda'; there are: auto, naive, chunk"):
+    with pytest.raises(UserError, match="unknown SSD backend 'cuda'; there are: auto, naive, chunk, triton"):
         ssd(**make(), backend="cuda")

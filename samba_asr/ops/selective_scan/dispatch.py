@@ -6,10 +6,19 @@ import torch
 from torch import Tensor
 
 from samba_asr.errors import UserError
+from samba_asr.ops.device import require_triton
 from samba_asr.ops.selective_scan.chunk import selective_scan_chunk
 from samba_asr.ops.selective_scan.naive import selective_scan_naive
 
-BACKENDS = {"naive": selective_scan_naive, "chunk": selective_scan_chunk}
+
+def _triton(x: Tensor, *args, **named) -> tuple[Tensor, Tensor]:
+    require_triton(x, "selective scan")
+    from samba_asr.ops.selective_scan.triton import selective_scan_triton
+
+    return selective_scan_triton(x, *args, **named)
+
+
+BACKENDS = {"naive": selective_scan_naive, "chunk": selective_scan_chunk, "triton": _triton}
 
 
 def selective_scan(

@@ -6,10 +6,19 @@ import torch
 from torch import Tensor
 
 from samba_asr.errors import UserError
+from samba_asr.ops.device import require_triton
 from samba_asr.ops.ssd.chunk import ssd_chunk
 from samba_asr.ops.ssd.naive import ssd_naive
 
-BACKENDS = {"naive": ssd_naive, "chunk": ssd_chunk}
+
+def _triton(x: Tensor, *args, **named) -> tuple[Tensor, Tensor]:
+    require_triton(x, "SSD")
+    from samba_asr.ops.ssd.triton import ssd_triton
+
+    return ssd_triton(x, *args, **named)
+
+
+BACKENDS = {"naive": ssd_naive, "chunk": ssd_chunk, "triton": _triton}
 
 
 def choose(device: torch.device, dtype: torch.dtype, t: int) -> tuple[str, str]:
@@ -39,7 +48,7 @@ def ssd(
         initial_state: (b, h, p, n), default zeros.
         lengths: (b,) valid steps.  Behind them the state does not move and y is 0, whatever the inputs hold (NaN included).
         reset: (b, t) bool; True: the state is forgotten before this step.
-        backend: "auto", "naive" or "chunk".
+        backend: "auto" or one of BACKENDS.
 
     Returns y (b, t, h, p) and the state after the last valid step (b, h, p, n).  Differentiable in every tensor, in
     `initial_state` and through the final state.  A row of length 0 returns its initial state bit for bit.

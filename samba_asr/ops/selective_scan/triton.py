@@ -1,0 +1,256 @@
+"""The selective scan in one Triton launch forward and one backward, for the lengths of speech.
+
+A program takes some channels of one row through time in chunks, the state in registers; inside a chunk all steps are done by
+an associative scan.  The equations are `chunk.py`'s; backward makes the states of a chunk again from the one that entered it.
+(Taking a_k h_{k-1} as h_k - u_k B_k would spare it a second load, but where decays are small all digits cancel.)  The
+gradients of B and C are written for each block of channels, those of A and D for each row, and summed afterwards: no two
+programs add to one number, and every run gives the same bits.
+
+Any sizes: tiles are powers of two, and what lies outside is masked.  Padding is never read.
+Under TRITON_INTERPRET=1 the kernels run on CPU tensors, slowly.
+
+Shapes: b batch, t time, d channels in blocks, n states of one channel, c chunks of q steps.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from samba_asr.ops.device import on_device
+
+CHUNK = 16
+CHANNELS = 16  # of one program, at most
+
+
+@triton.jit
+def _then(a1, h1, a2, h2):
+    """h -> a1 h + h1, then h -> a2 h + h2; not even NaN gets past a zero."""
+    return tl.where(a2 == 0.0, 0.0, a1 * a2), tl.where(a2 == 0.0, 0.0, a2 * h1) + h2
+
+
+@triton.jit
+def _decay(dt, A, reset, row, step, in_d, d, length, D_, HAS_RESET: tl.constexpr):
+    """exp(dt A) (q, d, n) of these steps: 1 behind the end, 0 where the state is forgotten; and dt (q, d)."""
+    valid = (step >= 0) & (step < length)
+    dt_ = tl.load(dt + row[:, None] * D_ + d[None, :], valid[:, None] & in_d[None, :], other=0.0).to(tl.float32)
+    decay = tl.exp(dt_[:, :, None] * A[None, :, :])
+    if HAS_RESET:
+        forget = tl.load(reset + row, valid, other=0) != 0
+        decay = tl.where(forget[:, None, None], 0.0, decay)
+    return decay, dt_
+
+
+@triton.jit
+def _states(decay, inputs, state):
+    """The states (q, d, n) after each step; where a decay is 0, not even NaN gets through."""
+    through, h = tl.associative_scan((decay, inputs), 0, _then)
+    return h + tl.where(through == 0.0, 0.0, through * state[None, :, :])
+
+
+@triton.jit
+def _forward(
+    x, dt, A, B, C, D, initial, lengths, reset, y, states, T, D_, N, chunks,
+    HAS_D: tl.constexpr, HAS_INITIAL: tl.constexpr, HAS_LENGTHS: tl.constexpr, HAS_RESET: tl.constexpr,
+    Q: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    i_b = tl.program_id(0).to(tl.int64)
+    q, d, n = tl.arange(0, Q), tl.program_id(1) * BD + tl.arange(0, BD), tl.arange(0, BN)
+    in_d, in_n = d < D_, n < N
+    in_state = in_d[:, None] & in_n[None, :]
+    place = d[:, None] * N + n[None, :]
+    length = T
+    if HAS_LENGTHS:
+        length = tl.minimum(tl.load(lengths + i_b).to(tl.int32), T)
+    A_ = tl.load(A + place, in_state, other=0.0).to(tl.float32)
+    state = tl.zeros([BD, BN], tl.float32)
+    if HAS_INITIAL:
+        state = tl.load(initial + i_b * D_ * N + place, in_state, other=0.0).to(tl.float32)
+    for i_c in range(chunks):
+        tl.store(states + (i_b * (chunks + 1) + i_c) * D_ * N + place, state, in_state)
+        step = i_c * Q + q
+        row = i_b * T + step
+        wide, narrow = (step < length)[:, None] & in_d[None, :], (step < length)[:, None] & in_n[None, :]
+        decay, dt_ = _decay(dt, A_, reset, row, step, in_d, d, length, D_, HAS_RESET)
+        x_ = tl.load(x + row[:, None] * D_ + d[None, :], wide, other=0.0).to(tl.float32)
+        B_ = tl.load(B + row[:, None] * N + n[None, :], narrow, other=0.0).to(tl.float32)
+        C_ = tl.load(C + row[:, None] * N + n[None, :], narrow, other=0.0).to(tl.float32)
+        h = _states(decay, (dt_ * x_)[:, :, None] * B_[:, None, :], state)
+        y_ = tl.sum(h * C_[:, None, :], 2)
+        if HAS_D:
+            y_ += x_ * tl.load(D + d, in_d, other=0.0).to(tl.float32)[None, :]
+        y_ = tl.where((step < length)[:, None], y_, 0.0)
+        tl.store(y + row[:, None] * D_ + d[None, :], y_.to(y.dtype.element_ty), (step < T)[:, None] & in_d[None, :])
+        state = tl.sum(tl.where((q == Q - 1)[:, None, None], h, 0.0), 0)
+    tl.store(states + (i_b * (chunks + 1) + chunks) * D_ * N + place, state, in_state)
+
+
+@triton.jit
+def _backward(
+    x, dt, A, B, C, D, lengths, reset, states, gy, g_final, gx, g_dt, gA, gB, gC, gD, g_initial, T, D_, N, chunks, blocks,
+    HAS_D: tl.constexpr, HAS_LENGTHS: tl.constexpr, HAS_RESET: tl.constexpr,
+    Q: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    i_b, i_d = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    q, d, n = tl.arange(0, Q), i_d * BD + tl.arange(0, BD), tl.arange(0, BN)
+    in_d, in_n = d < D_, n < N
+    in_state = in_d[:, None] & in_n[None, :]
+    place = d[:, None] * N + n[None, :]
+    length = T
+    if HAS_LENGTHS:
+        length = tl.minimum(tl.load(lengths + i_b).to(tl.int32), T)
+    A_ = tl.load(A + place, in_state, other=0.0).to(tl.float32)
+    g_state = tl.load(g_final + i_b * D_ * N + place, in_state, other=0.0)  # of the state after the next step
+    gA_, gD_ = tl.zeros([BD, BN], tl.float32), tl.zeros([BD], tl.float32)
+    for back in range(chunks):
+        i_c = chunks - 1 - back
+        state = tl.load(states + (i_b * (chunks + 1) + i_c) * D_ * N + place, in_state, other=0.0)
+        step = i_c * Q + q
+        row = i_b * T + step
+        wide, narrow = (step < length)[:, None] & in_d[None, :], (step < length)[:, None] & in_n[None, :]
+        decay, dt_ = _decay(dt, A_, reset, row, step, in_d, d, length, D_, HAS_RESET)
+        after, _ = _decay(dt, A_, reset, row + 1, step + 1, in_d, d, length, D_, HAS_RESET)
+        x_ = tl.load(x + row[:, None] * D_ + d[None, :], wide, other=0.0).to(tl.float32)
+        gy_ = tl.load(gy + row[:, None] * D_ + d[None, :], wide, other=0.0).to(tl.float32)
+        B_ = tl.load(B + row[:, None] * N + n[None, :], narrow, other=0.0).to(tl.float32)
+        C_ = tl.load(C + row[:, None] * N + n[None, :], narrow, other=0.0).to(tl.float32)
+        u = dt_ * x_
+
+        # States before each step: those after the step before, so the same scan one step late, begun with `state`.
+        late, dt_late = _decay(dt, A_, reset, row - 1, step - 1, in_d, d, length, D_, HAS_RESET)
+        seen = ((q > 0) & (step <= length))[:, None]
+        x_late = tl.load(x + (row - 1)[:, None] * D_ + d[None, :], seen & in_d[None, :], other=0.0).to(tl.float32)
+        B_late = tl.load(B + (row - 1)[:, None] * N + n[None, :], seen & in_n[None, :], other=0.0).to(tl.float32)
+        first = (q == 0)[:, None, None]
+        late_inputs = tl.where(first, state[None, :, :], (dt_late * x_late)[:, :, None] * B_late[:, None, :])
+        _, before = tl.associative_scan((tl.where(first, 0.0, late), late_inputs), 0, _then)
+        kept = tl.where(decay == 0.0, 0.0, decay * before)  # what each step keeps of its state; no NaN through a reset
+        h = kept + u[:, :, None] * B_[:, None, :]
+        through, g = tl.associative_scan((after, gy_[:, :, None] * C_[:, None, :]), 0, _then, reverse=True)
+        g = g + through * g_state[None, :, :]  # (q, d, n) gradient of the state after each step
+
+        g_exponent = tl.where((step < length)[:, None, None], g * kept, 0.0)
+        gu = tl.sum(g * B_[:, None, :], 2)
+        gA_ += tl.sum(g_exponent * dt_[:, :, None], 0)
+        g_dt_ = gu * x_ + tl.sum(g_exponent * A_[None, :, :], 2)
+        gB_, gC_ = tl.sum(g * u[:, :, None], 1), tl.sum(h * gy_[:, :, None], 1)
+
+        inside = (step < T)[:, None] & in_d[None, :]
+        gx_ = gu * dt_
+        if HAS_D:
+            gx_ += gy_ * tl.load(D + d, in_d, other=0.0).to(tl.float32)[None, :]
+            gD_ += tl.sum(gy_ * x_, 0)
+        tl.store(gx + row[:, None] * D_ + d[None, :], gx_, inside)
+        tl.store(g_dt + row[:, None] * D_ + d[None, :], g_dt_, inside)
+        share = (row * blocks + i_d)[:, None] * N + n[None, :]
+        tl.store(gB + share, gB_, (step < T)[:, None] & in_n[None, :])
+        tl.store(gC + share, gC_, (step < T)[:, None] & in_n[None, :])
+        g_state = tl.sum(tl.where((q == 0)[:, None, None], g, 0.0), 0)
+    if chunks > 0:
+        first = tl.zeros([1], tl.int32)
+        decay, _ = _decay(dt, A_, reset, i_b * T + first, first, in_d, d, length, D_, HAS_RESET)
+        g_state = g_state * tl.sum(decay, 0)
+    tl.store(gA + i_b * D_ * N + place, gA_, in_state)
+    if HAS_D:
+        tl.store(gD + i_b * D_ + d, gD_, in_d)
+    tl.store(g_initial + i_b * D_ * N + place, g_state, in_state)
+
+
+@torch.library.custom_op("samba_asr::selective_scan_forward", mutates_args=())
+def _scan_forward(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None,
+    initial: Tensor | None, lengths: Tensor | None, reset: Tensor | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """y (b, t, d), and the states (b, c + 1, d, n) float32 that enter each chunk, the final one last."""
+    b, t, d = x.shape
+    n, chunks = A.shape[1], -(-t // CHUNK)
+    y, states = torch.empty_like(x), x.new_empty(b, chunks + 1, d, n, dtype=torch.float32)
+    if b * d * n:
+        size = _tile(d)
+        with on_device(x):
+            _forward[(b, triton.cdiv(d, size))](
+                x, dt, A, B, C, D, initial, lengths, reset, y, states, t, d, n, chunks, HAS_D=D is not None,
+                HAS_INITIAL=initial is not None, HAS_LENGTHS=lengths is not None, HAS_RESET=reset is not None,
+                Q=CHUNK, BD=size, BN=triton.next_power_of_2(n),
+            )  # fmt: skip
+    return y, states
+
+
+@_scan_forward.register_fake
+def _(x, dt, A, B, C, D, initial, lengths, reset):
+    b, t, d = x.shape
+    return torch.empty_like(x), x.new_empty(b, -(-t // CHUNK) + 1, d, A.shape[1], dtype=torch.float32)
+
+
+@torch.library.custom_op("samba_asr::selective_scan_backward", mutates_args=())
+def _scan_backward(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None,
+    lengths: Tensor | None, reset: Tensor | None, states: Tensor, gy: Tensor, g_final: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of x, dt, A, B, C, D (empty without D) and the initial state, all float32."""
+    b, t, d = x.shape
+    n, size = A.shape[1], _tile(d)
+    blocks = triton.cdiv(d, size)
+    new = lambda *shape: x.new_empty(shape, dtype=torch.float32)  # noqa: E731
+    gx, g_dt, gA, g_initial = new(b, t, d), new(b, t, d), new(b, d, n), new(b, d, n)
+    gB, gC = new(b, t, blocks, n), new(b, t, blocks, n)
+    gD = new(b, 0 if D is None else d)
+    if b * d * n:
+        with on_device(x):
+            _backward[(b, blocks)](
+                x, dt, A, B, C, D, lengths, reset, states, gy, g_final, gx, g_dt, gA, gB, gC, gD, g_initial, t, d, n,
+                -(-t // CHUNK), blocks, HAS_D=D is not None, HAS_LENGTHS=lengths is not None, HAS_RESET=reset is not None,
+                Q=CHUNK, BD=size, BN=triton.next_power_of_2(n),
+            )  # fmt: skip
+    return gx, g_dt, gA.sum(0), gB.sum(2), gC.sum(2), gD.sum(0), g_initial
+
+
+@_scan_backward.register_fake
+def _(x, dt, A, B, C, D, lengths, reset, states, gy, g_final):
+    new = lambda shape: x.new_empty(shape, dtype=torch.float32)  # noqa: E731
+    skip = (0 if D is None else x.shape[2],)
+    return new(x.shape), new(dt.shape), new(A.shape), new(B.shape), new(C.shape), new(skip), new(g_final.shape)
+
+
+def _setup(ctx, inputs, output):
+    x, dt, A, B, C, D, initial, lengths, reset = inputs
+    ctx.save_for_backward(x, dt, A, B, C, D, lengths, reset, output[1])
+    ctx.initial = None if initial is None else initial.dtype
+
+
+def _gradients(ctx, gy, g_states):
+    x, dt, A, B, C, D, lengths, reset, states = ctx.saved_tensors
+    g_final = g_states[:, -1].contiguous()  # `selective_scan_triton` lets nobody read the others
+    *found, gD, g_initial = _scan_backward(x, dt, A, B, C, D, lengths, reset, states, gy.contiguous(), g_final)
+    found = [grad.to(v.dtype) for grad, v in zip(found, (x, dt, A, B, C), strict=True)]
+    gD = None if D is None else gD.to(D.dtype)
+    return *found, gD, None if ctx.initial is None else g_initial.to(ctx.initial), None, None
+
+
+_scan_forward.register_autograd(_gradients, setup_context=_setup)
+
+
+def selective_scan_triton(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    *,
+    D: Tensor | None = None,
+    initial_state: Tensor | None = None,
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`dispatch.selective_scan` (contract there).  float32 inside; not for float64."""
+    x, dt, A, B, C = (v.contiguous() for v in (x, dt, A, B, C))
+    D, initial_state, lengths, reset = (None if v is None else v.contiguous() for v in (D, initial_state, lengths, reset))
+    y, states = _scan_forward(x, dt, A, B, C, D, initial_state, lengths, reset)
+    return y, states[:, -1]
+
+
+def _tile(d: int) -> int:
+    return min(CHANNELS, triton.next_power_of_2(d))
+

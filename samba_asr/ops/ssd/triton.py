@@ -1,0 +1,253 @@
+"""SSD in one Triton launch forward and one backward, for the lengths of speech.
+
+A program takes one head of one row and goes through the chunks in order, with the state in registers; at 250 to 1500 steps
+launches cost more than the chunks that could have been done side by side.  The mathematics is `chunk.py`'s.  With M = gW * W,
+the gradient of the running log decay a is  rowsum(M) - colsum(M)  plus the shares of the state, each a product that the
+gradients of C and B need anyway.  The gradients of B and C are written for each head, then summed over the heads of a group,
+so that no two programs add to one number and every run gives the same bits.
+
+Any sizes: tiles are powers of two, at least 16, and what lies outside is masked.  Padding is never read.
+Under TRITON_INTERPRET=1 the kernels run on CPU tensors, slowly.
+
+Shapes: b batch, t time, h heads, p channels of a head, g groups, n state, c chunks of q steps.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from samba_asr.ops.device import on_device
+
+CHUNK = 32
+
+
+@triton.jit
+def _load_chunk(
+    x, dt, B, C, reset, i_b, i_h, i_g, i_c, length, T, H, G, P, N,
+    HAS_RESET: tl.constexpr, Q: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    """One chunk in float32, zeros where a step is not valid; r counts the resets so far."""
+    q, p, n = tl.arange(0, Q), tl.arange(0, BP), tl.arange(0, BN)
+    step = i_c * Q + q
+    valid = step < length
+    row = (i_b * T + step).to(tl.int64)
+    in_n = valid[:, None] & (n < N)[None, :]
+    x_ = tl.load(x + ((row * H + i_h) * P)[:, None] + p[None, :], valid[:, None] & (p < P)[None, :], other=0.0)
+    dt_ = tl.load(dt + row * H + i_h, valid, other=0.0).to(tl.float32)
+    B_ = tl.load(B + ((row * G + i_g) * N)[:, None] + n[None, :], in_n, other=0.0).to(tl.float32)
+    C_ = tl.load(C + ((row * G + i_g) * N)[:, None] + n[None, :], in_n, other=0.0).to(tl.float32)
+    r = tl.zeros([Q], tl.int32)
+    if HAS_RESET:
+        r = tl.cumsum(tl.load(reset + row, valid, other=0).to(tl.int32), 0)
+    return row, valid, x_.to(tl.float32), dt_, B_, C_, r
+
+
+@triton.jit
+def _decays(exponent, r, Q: tl.constexpr):
+    """From dt A (q,) and the count of resets (q,): decay between steps (q, q), from the start, to the end, over all."""
+    q = tl.arange(0, Q)
+    a = tl.cumsum(exponent, 0)
+    last, r_last = tl.sum(exponent, 0), tl.max(r, 0)
+    seen = (q[:, None] >= q[None, :]) & (r[:, None] == r[None, :])
+    between = tl.exp(tl.where(seen, a[:, None] - a[None, :], float("-inf")))
+    from_start = tl.where(r == 0, tl.exp(a), 0.0)
+    to_end = tl.where(r == r_last, tl.exp(last - a), 0.0)
+    through = tl.where(r_last == 0, tl.exp(last), 0.0)
+    return between, from_start, to_end, through
+
+
+@triton.jit
+def _forward(
+    x, dt, A, B, C, initial, lengths, reset, y, states, T, H, G, P, N, chunks,
+    HAS_INITIAL: tl.constexpr, HAS_LENGTHS: tl.constexpr, HAS_RESET: tl.constexpr, PRECISION: tl.constexpr,
+    Q: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    pid = tl.program_id(0)
+    i_b, i_h = pid // H, pid % H
+    i_g = i_h // (H // G)
+    length = T
+    if HAS_LENGTHS:
+        length = tl.minimum(tl.load(lengths + i_b).to(tl.int32), T)
+    p, n = tl.arange(0, BP), tl.arange(0, BN)
+    in_state = (p < P)[:, None] & (n < N)[None, :]
+    place = p[:, None] * N + n[None, :]
+    state = tl.zeros([BP, BN], tl.float32)
+    if HAS_INITIAL:
+        state = tl.load(initial + pid.to(tl.int64) * P * N + place, in_state, other=0.0).to(tl.float32)
+    A_ = tl.load(A + i_h).to(tl.float32)
+    for i_c in range(chunks):
+        tl.store(states + ((i_b * (chunks + 1) + i_c) * H + i_h).to(tl.int64) * P * N + place, state, in_state)
+        row, _, x_, dt_, B_, C_, r = _load_chunk(
+            x, dt, B, C, reset, i_b, i_h, i_g, i_c, length, T, H, G, P, N, HAS_RESET, Q, BP, BN
+        )
+        between, from_start, to_end, through = _decays(dt_ * A_, r, Q)
+        u = x_ * dt_[:, None]
+        weights = tl.dot(C_, tl.trans(B_), input_precision=PRECISION) * between
+        read = tl.where(through == 0.0, tl.where(state == state, state, 0.0), state)  # a reset forgets NaN too
+        y_ = tl.dot(weights, u, input_precision=PRECISION)
+        y_ += tl.dot(C_, tl.trans(read), input_precision=PRECISION) * from_start[:, None]
+        inside = (i_c * Q + tl.arange(0, Q) < T)[:, None] & (p < P)[None, :]
+        tl.store(y + ((row * H + i_h) * P)[:, None] + p[None, :], y_.to(y.dtype.element_ty), inside)
+        state = read * through + tl.dot(tl.trans(u * to_end[:, None]), B_, input_precision=PRECISION)
+    tl.store(states + ((i_b * (chunks + 1) + chunks) * H + i_h).to(tl.int64) * P * N + place, state, in_state)
+
+
+@triton.jit
+def _backward(
+    x, dt, A, B, C, lengths, reset, states, gy, g_final, gx, g_dt, gA, gB, gC, g_initial, T, H, G, P, N, chunks,
+    HAS_LENGTHS: tl.constexpr, HAS_RESET: tl.constexpr, PRECISION: tl.constexpr,
+    Q: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr,
+):  # fmt: skip
+    pid = tl.program_id(0)
+    i_b, i_h = pid // H, pid % H
+    i_g = i_h // (H // G)
+    length = T
+    if HAS_LENGTHS:
+        length = tl.minimum(tl.load(lengths + i_b).to(tl.int32), T)
+    q, p, n = tl.arange(0, Q), tl.arange(0, BP), tl.arange(0, BN)
+    in_state = (p < P)[:, None] & (n < N)[None, :]
+    place = p[:, None] * N + n[None, :]
+    g_state = tl.load(g_final + pid.to(tl.int64) * P * N + place, in_state, other=0.0)
+    A_ = tl.load(A + i_h).to(tl.float32)
+    gA_ = 0.0
+    for back in range(chunks):
+        i_c = chunks - 1 - back
+        state = tl.load(states + ((i_b * (chunks + 1) + i_c) * H + i_h).to(tl.int64) * P * N + place, in_state, other=0.0)
+        row, valid, x_, dt_, B_, C_, r = _load_chunk(
+            x, dt, B, C, reset, i_b, i_h, i_g, i_c, length, T, H, G, P, N, HAS_RESET, Q, BP, BN
+        )
+        in_p = valid[:, None] & (p < P)[None, :]
+        gy_ = tl.load(gy + ((row * H + i_h) * P)[:, None] + p[None, :], in_p, other=0.0).to(tl.float32)
+        between, from_start, to_end, through = _decays(dt_ * A_, r, Q)
+        u = x_ * dt_[:, None]
+        scores = tl.dot(C_, tl.trans(B_), input_precision=PRECISION)
+        g_weights = tl.dot(gy_, tl.trans(u), input_precision=PRECISION)
+        g_scores = g_weights * between
+        M = g_scores * scores
+
+        gC_state = tl.dot(gy_ * from_start[:, None], state, input_precision=PRECISION)  # (q, n)
+        gB_state = tl.dot(u * to_end[:, None], g_state, input_precision=PRECISION)
+        gC_ = tl.dot(g_scores, B_, input_precision=PRECISION) + gC_state
+        gB_ = tl.dot(tl.trans(g_scores), C_, input_precision=PRECISION) + gB_state
+        gu = tl.dot(tl.trans(scores * between), gy_, input_precision=PRECISION)
+        gu += tl.dot(B_, tl.trans(g_state), input_precision=PRECISION) * to_end[:, None]
+
+        read, wrote = tl.sum(C_ * gC_state, 1), tl.sum(B_ * gB_state, 1)  # (q,)
+        ga = tl.sum(M, 1) - tl.sum(M, 0) + read - wrote
+        g_last = tl.sum(wrote, 0) + through * tl.sum(tl.sum(tl.where(in_state, g_state * state, 0.0), 1), 0)
+        g_exponent = tl.cumsum(ga, 0, reverse=True) + g_last
+        g_dt_ = tl.where(valid, tl.sum(gu * x_, 1) + g_exponent * A_, 0.0)
+        gA_ += tl.sum(g_exponent * dt_, 0)
+
+        inside = i_c * Q + q < T
+        wide = inside[:, None] & (n < N)[None, :]
+        tl.store(gx + ((row * H + i_h) * P)[:, None] + p[None, :], gu * dt_[:, None], inside[:, None] & (p < P)[None, :])
+        tl.store(g_dt + row * H + i_h, g_dt_, inside)
+        tl.store(gB + ((row * H + i_h) * N)[:, None] + n[None, :], gB_, wide)
+        tl.store(gC + ((row * H + i_h) * N)[:, None] + n[None, :], gC_, wide)
+        g_state = g_state * through + tl.dot(tl.trans(gy_ * from_start[:, None]), C_, input_precision=PRECISION)
+    tl.store(gA + pid, gA_)
+    tl.store(g_initial + pid.to(tl.int64) * P * N + place, g_state, in_state)
+
+
+@torch.library.custom_op("samba_asr::ssd_forward", mutates_args=())
+def _ssd_forward(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor,
+    initial: Tensor | None, lengths: Tensor | None, reset: Tensor | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """y (b, t, h, p), and the states (b, c + 1, h, p, n) float32 that enter each chunk, the final one last."""
+    b, t, h, p = x.shape
+    g, n = B.shape[2:]
+    chunks = -(-t // CHUNK)
+    y, states = torch.empty_like(x), x.new_empty(b, chunks + 1, h, p, n, dtype=torch.float32)
+    if b * h * p * n:
+        with on_device(x):
+            _forward[(b * h,)](
+                x, dt, A, B, C, initial, lengths, reset, y, states, t, h, g, p, n, chunks,
+                HAS_INITIAL=initial is not None, HAS_LENGTHS=lengths is not None, HAS_RESET=reset is not None,
+                PRECISION=_precision(x), Q=CHUNK, BP=_tile(p), BN=_tile(n),
+            )  # fmt: skip
+    return y, states
+
+
+@_ssd_forward.register_fake
+def _(x, dt, A, B, C, initial, lengths, reset):
+    b, t, h, p = x.shape
+    return torch.empty_like(x), x.new_empty(b, -(-t // CHUNK) + 1, h, p, B.shape[3], dtype=torch.float32)
+
+
+@torch.library.custom_op("samba_asr::ssd_backward", mutates_args=())
+def _ssd_backward(
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, lengths: Tensor | None, reset: Tensor | None,
+    states: Tensor, gy: Tensor, g_final: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of x, dt, A, B, C and the initial state, all float32."""
+    b, t, h, p = x.shape
+    g, n = B.shape[2:]
+    new = lambda *shape: x.new_empty(shape, dtype=torch.float32)  # noqa: E731
+    gx, g_dt, gA, g_initial = new(b, t, h, p), new(b, t, h), new(b, h), new(b, h, p, n)
+    gB, gC = new(b, t, h, n), new(b, t, h, n)
+    if b * h * p * n:
+        with on_device(x):
+            _backward[(b * h,)](
+                x, dt, A, B, C, lengths, reset, states, gy, g_final, gx, g_dt, gA, gB, gC, g_initial,
+                t, h, g, p, n, -(-t // CHUNK), HAS_LENGTHS=lengths is not None, HAS_RESET=reset is not None,
+                PRECISION=_precision(x), Q=CHUNK, BP=_tile(p), BN=_tile(n),
+            )  # fmt: skip
+    gB, gC = (v.unflatten(2, (g, -1)).sum(3) for v in (gB, gC))
+    return gx, g_dt, gA.sum(0), gB, gC, g_initial
+
+
+@_ssd_backward.register_fake
+def _(x, dt, A, B, C, lengths, reset, states, gy, g_final):
+    new = lambda shape: x.new_empty(shape, dtype=torch.float32)  # noqa: E731
+    return new(x.shape), new(dt.shape), new(A.shape), new(B.shape), new(C.shape), new(g_final.shape)
+
+
+def _setup(ctx, inputs, output):
+    x, dt, A, B, C, initial, lengths, reset = inputs
+    ctx.save_for_backward(x, dt, A, B, C, lengths, reset, output[1])
+    ctx.initial = None if initial is None else initial.dtype
+
+
+def _gradients(ctx, gy, g_states):
+    x, dt, A, B, C, lengths, reset, states = ctx.saved_tensors
+    g_final = g_states[:, -1].contiguous()  # `ssd_triton` lets nobody read the others
+    found = _ssd_backward(x, dt, A, B, C, lengths, reset, states, gy.contiguous(), g_final)
+    *found, g_initial = found
+    found = [grad.to(v.dtype) for grad, v in zip(found, (x, dt, A, B, C), strict=True)]
+    return *found, None if ctx.initial is None else g_initial.to(ctx.initial), None, None
+
+
+_ssd_forward.register_autograd(_gradients, setup_context=_setup)
+
+
+def ssd_triton(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    *,
+    initial_state: Tensor | None = None,
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """See `samba_asr.ops.ssd.ssd` for the contract.  float32 inside; not for float64."""
+    x, dt, A, B, C = (v.contiguous() for v in (x, dt, A, B, C))
+    initial_state, lengths, reset = (None if v is None else v.contiguous() for v in (initial_state, lengths, reset))
+    y, states = _ssd_forward(x, dt, A, B, C, initial_state, lengths, reset)
+    return y, states[:, -1]
+
+
+def _tile(size: int) -> int:
+    return max(16, triton.next_power_of_2(size))
+
+
+def _precision(x: Tensor) -> str:
+    """Of products: bfloat16 inputs carry fewer digits than TensorFloat32 keeps."""
+    return "ieee" if x.dtype == torch.float32 else "tf32"
+
