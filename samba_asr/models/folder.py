@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -37,6 +38,8 @@ def save_model(
     folder.mkdir(parents=True, exist_ok=True)
     save(config, folder / "config.yaml")
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
+    # safetensors makes it readable by its owner alone; a server may run as another user
+    shutil.copymode(folder / "config.yaml", folder / "model.safetensors")
     tokenizer.save(folder)
     (folder / "results.json").write_text(json.dumps(results or {}, indent=2) + "\n")
     if not (folder / "README.md").exists():

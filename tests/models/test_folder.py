@@ -48,6 +48,11 @@ def test_it_holds_the_named_files_and_no_pickle(saved):
     assert json.loads((folder / "results.json").read_text()) == {"wer": 8.2}
 
 
+def test_whoever_may_read_its_configuration_may_read_its_weights(saved):
+    folder, _, _ = saved
+    assert (folder / "model.safetensors").stat().st_mode == (folder / "config.yaml").stat().st_mode
+
+
 def test_a_readme_that_was_completed_by_hand_is_kept(saved):
     folder, model, config = saved
     (folder / "README.md").write_text("mine")
