@@ -92,7 +92,8 @@ class AsrModel(nn.Module):
         with torch.no_grad():
             features, lengths = self.features(batch.audio.unsqueeze(-1), batch.lengths)  # (b, t, m)
         tokens, token_lengths = batch.tokens, batch.token_lengths
-        views = 2 if loss.cr_ctc > 0 else 1
+        b = tokens.shape[0]
+        views = 2 if loss.cr_ctc > 0 and augment is not None else 1  # without masks there is nothing to agree about
         if views == 2:  # the same utterances under two draws of SpecAugment
             features, lengths = torch.cat([features, features]), torch.cat([lengths, lengths])
             tokens, token_lengths = torch.cat([tokens, tokens]), torch.cat([token_lengths, token_lengths])
@@ -111,14 +112,14 @@ class AsrModel(nn.Module):
         log_probs, _ = self.ctc(frames, lengths)
         ctc, *read = (_ctc_loss(v, tokens, lengths, token_lengths) for v in (log_probs, *middle))
         together = ctc.lerp(torch.stack(read).mean(0), loss.intermediate) if read else ctc
-        decoder = cr = torch.zeros_like(ctc)
-        if self.decoder is not None and loss.decoder > 0:
-            start = self.decoder.init_memory(frames.shape[0], device=frames.device, dtype=frames.dtype)
-            memory = self.decoder.absorb(frames, lengths, start)
-            decoder = self.decoder.loss(tokens, token_lengths, memory, loss.label_smoothing)
+        decoder = cr = ctc.new_zeros(b)
+        if self.decoder is not None and loss.decoder > 0:  # of the first view: a second would cost more than it teaches
+            start = self.decoder.init_memory(b, device=frames.device, dtype=frames.dtype)
+            memory = self.decoder.absorb(frames[:b], lengths[:b], start)
+            decoder = self.decoder.loss(tokens[:b], token_lengths[:b], memory, loss.label_smoothing)
         if views == 2:
             cr = consistency(log_probs, lengths)
-            ctc, together, decoder, cr = (v.view(2, -1).mean(0) for v in (ctc, together, decoder, cr))
+            ctc, together, cr = (v.view(2, -1).mean(0) for v in (ctc, together, cr))
         return Losses(loss.ctc * together + loss.decoder * decoder + loss.cr_ctc * cr, ctc, decoder, cr)
 
 

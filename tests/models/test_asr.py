@@ -101,11 +101,26 @@ def test_a_text_that_is_too_long_for_its_audio_counts_as_zero(model):
 # --- consistency of two views
 
 
+def rows_encoded(model, **options):
+    """Losses of `batch()`, and how many rows the encoder saw for them."""
+    rows = []
+    with model.acoustic.subsampling.register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0].shape[0])):
+        losses = model(double(batch()), loss=ALL, **options)
+    return losses, sum(rows)
+
+
 def test_consistency_is_zero_when_both_views_are_equal(model):
-    losses = model(double(batch()), loss=ALL)  # evaluation, no augmentation: nothing differs
+    losses, rows = rows_encoded(model, augment=AugmentConfig(time_masks=0, freq_masks=0), generator=torch.Generator())
+    assert rows == 6
     assert not losses.cr.any()
     one_view = model(double(batch()), loss=dataclasses.replace(ALL, cr_ctc=0.0))
     torch.testing.assert_close(losses.total, one_view.total)
+
+
+def test_without_masks_there_is_one_view(model):
+    losses, rows = rows_encoded(model)
+    assert rows == 3
+    assert not losses.cr.any()
 
 
 def test_consistency_is_the_divergence_from_the_other_view():
