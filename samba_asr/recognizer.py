@@ -30,6 +30,7 @@ from samba_asr.audio.resample import Resampler
 from samba_asr.config import DecodeConfig
 from samba_asr.decoding.base import Hypothesis
 from samba_asr.decoding.rescore import two_pass
+from samba_asr.device import choose_device
 from samba_asr.errors import UserError
 from samba_asr.models.folder import LoadedModel, load_model
 from samba_asr.text.tokenizer import Tokenizer
@@ -211,15 +212,3 @@ def box_folder() -> Path:
     if not (folder / "config.yaml").is_file():
         raise UserError("this installation carries no model: name one with --model FOLDER (egs/digits/run.sh trains one)")
     return folder
-
-
-def choose_device(name: str) -> torch.device:
-    """auto: CUDA where there is one, else the CPU.  UserError for a device that is not here."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
-    return device

@@ -28,8 +28,8 @@ def main(
 
     from samba_asr import config as configs
     from samba_asr.decoding.rescore import two_pass
+    from samba_asr.device import choose_device
     from samba_asr.models.folder import load_model
-    from samba_asr.recognizer import choose_device
 
     chosen = choose_device(device)
     loaded = load_model(model, chosen)

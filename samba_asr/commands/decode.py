@@ -82,8 +82,8 @@ class Recognised(NamedTuple):
 def run(args: argparse.Namespace) -> int:
     """0; 1 if some utterance cannot be read, or is recognised differently from chunks."""
     from samba_asr.decoding.rescore import two_pass
+    from samba_asr.device import choose_device
     from samba_asr.models.folder import load_model
-    from samba_asr.recognizer import choose_device
 
     utterances = _read(args.data)
     rules = normalizer(args.normalize)

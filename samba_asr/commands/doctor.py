@@ -117,7 +117,7 @@ def device() -> dict[str, str]:
     """What `auto` means here, for device and dtype, and why."""
     import torch
 
-    from samba_asr.training import distributed
+    from samba_asr.device import compute_dtype
 
     if torch.cuda.is_available():
         chosen = torch.device("cuda", 0)
@@ -129,7 +129,7 @@ def device() -> dict[str, str]:
         why = "this torch is built for CPU"
         if torch.version.cuda:
             why = f"torch is built for CUDA {torch.version.cuda} but finds no device or driver"
-    dtype = distributed.compute_dtype("auto", chosen)
+    dtype = compute_dtype("auto", chosen)
     name = str(dtype).removeprefix("torch.")
     reason = {
         ("cuda", "bfloat16"): "the GPU computes in bfloat16",

@@ -43,9 +43,10 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """0; 1 if a file failed."""
     from samba_asr import config as configs
+    from samba_asr.device import choose_device
     from samba_asr.formats import render
     from samba_asr.models.folder import load_model
-    from samba_asr.recognizer import Recognizer, box_folder, choose_device
+    from samba_asr.recognizer import Recognizer, box_folder
 
     foreign = [text for text in args.overrides if not text.startswith("decode.")]
     if foreign:

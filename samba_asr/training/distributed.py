@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from samba_asr.errors import UserError
+from samba_asr.device import choose_device
 
 CHUNK = 1 << 25  # numbers in one all-reduce: 128 MiB of float32
 
@@ -80,17 +80,9 @@ def start(device: str) -> Ranks:
     device: auto | cpu | cuda | cuda:N.  With several ranks, `cuda` and `auto` mean the one numbered LOCAL_RANK.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
-    cuda = torch.cuda.is_available()
-    if device == "auto":
-        device = "cuda" if cuda else "cpu"
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise UserError(f"train.device={device!r}: write auto, cpu, cuda or cuda:N") from None
-    if chosen.type == "cuda" and not cuda:
-        raise UserError(f"train.device={device}: torch finds no CUDA device here; use train.device=cpu")
-    if chosen.type == "cuda" and chosen.index is None:
-        chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # not by way of the first: each rank would keep memory there
+    chosen = choose_device(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if size == 1:
@@ -104,21 +96,6 @@ def stop(ranks: Ranks) -> None:
     """Leave the group."""
     if ranks.size > 1 and dist.is_initialized():
         dist.destroy_process_group()
-
-
-def compute_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of matrix products: `auto` is bfloat16 on CUDA and on CPUs with AVX512-BF16 or AMX, else float32."""
-    if name == "auto":
-        quick = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_bfloat16()
-        return torch.bfloat16 if quick else torch.float32
-    if name not in ("float32", "bfloat16"):
-        raise UserError(f"train.dtype={name!r}: write auto, float32 or bfloat16")
-    return getattr(torch, name)
-
-
-def _cpu_bfloat16() -> bool:
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private, so they may go
-    return any(getattr(torch.cpu, name, bool)() for name in checks)
 
 
 def _all_reduce(tensors: list[Tensor]) -> None:

@@ -13,8 +13,9 @@ from torch import nn
 from samba_asr.config import Config
 from samba_asr.data.bucketing import derive_seed
 from samba_asr.data.dataset import Batch
+from samba_asr.device import compute_dtype
 from samba_asr.nn.dropout import Dropout
-from samba_asr.training.distributed import Ranks, compute_dtype
+from samba_asr.training.distributed import Ranks
 from samba_asr.training.evaluate import autocast
 from samba_asr.training.optim import MovingAverage, make_optimizer
 

@@ -71,8 +71,8 @@ def selective_scan(
 def choose(device: torch.device, dtype: torch.dtype, t: int) -> tuple[str, str]:
     """The backend for t steps of this dtype on this device, and why."""
     if t <= 2:
-        return "naive", "one or two steps: the loop has less to set up"
-    return "chunk", "the fastest in plain torch"
+        return "naive", "one or two steps: a loop over them has nothing to set up"
+    return "chunk", "chunks of time side by side, a loop over chunks instead of over steps"
 
 
 def _check(name: str, value: Tensor | None, shape: tuple[int, ...]) -> None:

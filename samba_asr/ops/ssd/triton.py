@@ -86,12 +86,11 @@ def _forward(
         between, from_start, to_end, through = _decays(dt_ * A_, r, Q)
         u = x_ * dt_[:, None]
         weights = tl.dot(C_, tl.trans(B_), input_precision=PRECISION) * between
-        read = tl.where(through == 0.0, tl.where(state == state, state, 0.0), state)  # a reset forgets NaN too
         y_ = tl.dot(weights, u, input_precision=PRECISION)
-        y_ += tl.dot(C_, tl.trans(read), input_precision=PRECISION) * from_start[:, None]
+        y_ += tl.dot(C_, tl.trans(state), input_precision=PRECISION) * from_start[:, None]
         inside = (i_c * Q + tl.arange(0, Q) < T)[:, None] & (p < P)[None, :]
         tl.store(y + ((row * H + i_h) * P)[:, None] + p[None, :], y_.to(y.dtype.element_ty), inside)
-        state = read * through + tl.dot(tl.trans(u * to_end[:, None]), B_, input_precision=PRECISION)
+        state = state * through + tl.dot(tl.trans(u * to_end[:, None]), B_, input_precision=PRECISION)
     tl.store(states + ((i_b * (chunks + 1) + chunks) * H + i_h).to(tl.int64) * P * N + place, state, in_state)
 
 
