@@ -18,6 +18,7 @@ from samba_asr.config import AugmentConfig
 from samba_asr.errors import UserError
 
 NOISES = ("white", "pink", "brown", "babble")  # babble last: it needs other utterances
+BACKGROUND_DB = (-100.0, -30.0)  # power of what is heard where nobody speaks, full scale being 0: 16-bit zeros to a loud fan
 DIRECT_DB = (0.0, 12.0)  # in a room drawn by augment_waveform: direct sound over all that follows it
 
 
@@ -28,11 +29,11 @@ def augment_waveform(
     rng: np.random.Generator,
     others: Sequence[np.ndarray] = (),
 ) -> np.ndarray:
-    """One augmented copy of an utterance: speed, then room, then noise (which the room does not colour), then volume.
+    """One augmented copy of an utterance: speed, room, background before and behind, noise over it all, volume.
 
-    samples (s,) float32 -> (s / speed,) float32.  `others` are utterances at the same rate, from which babble is
-    mixed; without any, babble is not drawn.  Values may leave [-1, 1]: they are not clipped, because the features are
-    taken from floats.
+    samples (s,) float32 -> (s / speed,) float32, and the background.  `others` are utterances at the same rate, from
+    which babble is mixed; without any, babble is not drawn.  Values may leave [-1, 1]: they are not clipped, because the
+    features are taken from floats.
     """
     _check(config)
     factor = config.speed[rng.integers(len(config.speed))]
@@ -40,6 +41,9 @@ def augment_waveform(
     if rng.random() < config.reverb_prob:
         response = make_impulse_response(rng, rate, rng.uniform(*config.rt60), direct_db=rng.uniform(*DIRECT_DB))
         samples = reverberate(samples, response)
+    if config.pad_seconds:
+        before, behind = rng.integers(round(config.pad_seconds * rate) + 1, size=2)
+        samples = surround(samples, int(before), int(behind), rng)
     if rng.random() < config.noise_prob:
         colours = NOISES if len(others) else NOISES[:-1]
         noise = make_noise(len(samples), colours[rng.integers(len(colours))], rng, others)
@@ -75,6 +79,21 @@ def add_noise(samples: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarr
         return samples
     gain = np.sqrt(speech_power / noise_power / 10 ** (snr_db / 10))
     return (samples + gain * noise).astype(np.float32)
+
+
+def make_background(s: int, rng: np.random.Generator) -> np.ndarray:
+    """(s,) what a microphone gives while nobody speaks: soft noise of some colour, or one time in four nothing at all."""
+    gain = 0.0 if rng.random() < 0.25 else 10 ** (rng.uniform(*BACKGROUND_DB) / 20)
+    return make_noise(s, NOISES[rng.integers(len(NOISES) - 1)], rng) * np.float32(gain)
+
+
+def surround(samples: np.ndarray, before: int, behind: int, rng: np.random.Generator) -> np.ndarray:
+    """(s,) -> (before + s + behind,), with one background under all of it, 20 dB or more below the speech."""
+    result = make_background(before + len(samples) + behind, rng)
+    if _power(result) > 0.01 * _power(samples):
+        result *= np.float32(0.1 * np.sqrt(_power(samples) / _power(result)))
+    result[before : before + len(samples)] += samples
+    return result
 
 
 def make_noise(
@@ -188,11 +207,12 @@ def _check(config: AugmentConfig) -> None:
     """UserError for a value that augment_waveform cannot mean anything by."""
     if not config.speed or min(config.speed) <= 0:
         raise UserError(f"speed={config.speed}: give one factor or more, each above 0 (1.0 leaves the speed alone)")
-    for name in ("noise_prob", "reverb_prob"):
+    for name in ("noise_prob", "reverb_prob", "silence_prob"):
         if not 0 <= getattr(config, name) <= 1:
             raise UserError(f"{name}={getattr(config, name)}: it must lie between 0 and 1")
-    if config.volume_db < 0:
-        raise UserError(f"volume_db={config.volume_db}: it must be 0 (off) or more")
+    for name in ("volume_db", "pad_seconds"):
+        if getattr(config, name) < 0:
+            raise UserError(f"{name}={getattr(config, name)}: it must be 0 (off) or more")
     for name in ("noise_snr_db", "rt60"):
         low, high = getattr(config, name)
         if low > high:

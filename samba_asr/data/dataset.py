@@ -215,7 +215,7 @@ class TrainingSet:
         seed = self.config.train.seed
         speeds = np.array([self.speed(epoch, u) for u in self.utterances])
         batches = bucket_batches(
-            self.seconds / speeds,
+            self.seconds / speeds + 2 * self.config.augment.pad_seconds,
             batch_seconds=self.config.data.batch_seconds,
             buckets=self.config.data.buckets,
             seed=derive_seed("batches", seed, epoch),
@@ -240,8 +240,17 @@ class Epoch:
 
     def __getitem__(self, k: int) -> Batch:
         """A batch without the utterances that cannot be read, which are reported; it may hold none."""
-        rows = ((self.data.utterances[i], self.data.tokens[i]) for i in self.batches[k])
-        return make_batch(rows, self._waveform, few_sizes=True)
+        utterances = [self.data.utterances[i] for i in self.batches[k]]
+        texts = ([] if self._silent(self.data.utterances[i]) else self.data.tokens[i] for i in self.batches[k])
+        return make_batch(zip(utterances, texts, strict=True), self._waveform, few_sizes=True)
+
+    def _silent(self, utterance: Utterance) -> bool:
+        """Whether this epoch hears background in its place."""
+        config = self.data.config
+        if self.number <= config.train.easy_epochs or config.augment.silence_prob == 0:
+            return False
+        seed = derive_seed("silence", config.train.seed, self.number, utterance.id)
+        return np.random.default_rng(seed).random() < config.augment.silence_prob
 
     def _waveform(self, utterance: Utterance) -> np.ndarray:
         data = self.data
@@ -249,6 +258,8 @@ class Epoch:
             return data.store.load(utterance)
         rng = np.random.default_rng(derive_seed("augment", data.config.train.seed, self.number, utterance.id))
         x = augment.speed_perturb(data.store.load(utterance), data.speed(self.number, utterance))
+        if self._silent(utterance):
+            return augment.make_background(len(x), rng)
         options = data.augment
         if data.noise and options.noise_prob and rng.random() < 0.5:  # half of the noise is recorded, half synthetic
             if rng.random() < options.noise_prob:

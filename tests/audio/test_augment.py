@@ -12,11 +12,13 @@ from samba_asr.audio.augment import (
     NOISES,
     add_noise,
     augment_waveform,
+    make_background,
     make_impulse_response,
     make_noise,
     reverberate,
     spec_augment,
     speed_perturb,
+    surround,
     volume,
 )
 from samba_asr.config import AugmentConfig
@@ -180,6 +182,8 @@ class TestWaveform:
             ({"speed": (0.0, 1.0)}, "speed"),
             ({"noise_prob": 1.5}, "noise_prob"),
             ({"volume_db": -1.0}, "volume_db"),
+            ({"pad_seconds": -0.1}, "pad_seconds"),
+            ({"silence_prob": 2.0}, "silence_prob"),
             ({"noise_snr_db": (30.0, 10.0)}, "noise_snr_db"),
             ({"rt60": (0.0, 0.5)}, "rt60"),
         ],
@@ -187,6 +191,35 @@ class TestWaveform:
     def test_a_wrong_value_is_named(self, bad, word):
         with pytest.raises(UserError, match=word):
             augment_waveform(speech(), RATE, AugmentConfig(**bad), np.random.default_rng(0))
+
+
+class TestBackground:
+    def test_is_between_nothing_and_a_loud_fan(self):
+        rng = np.random.default_rng(0)
+        powers = [np.mean(np.square(make_background(4000, rng), dtype=float)) for _ in range(200)]
+        heard = 10 * np.log10([p for p in powers if p > 0])
+        assert 30 < powers.count(0) < 70  # one in four
+        assert -100.1 < heard.min() < -95
+        assert -35 < heard.max() < -29.9
+
+    @given(before=st.integers(0, 300), n=st.integers(1, 300), behind=st.integers(0, 300), seed=st.integers(0, 50))
+    @settings(deadline=None, max_examples=50)
+    def test_surrounds_speech_and_stays_below_it(self, before, n, behind, seed):
+        speech = np.random.default_rng(seed).normal(scale=0.01, size=n).astype(np.float32)
+        padded = surround(speech, before, behind, np.random.default_rng(seed))
+        assert padded.shape == (before + n + behind,)
+        assert padded.dtype == np.float32
+        padded[before : before + n] -= speech
+        assert np.mean(np.square(padded)) <= 0.0101 * np.mean(np.square(speech))
+
+    def test_its_length_is_drawn_before_and_behind(self):
+        config = AugmentConfig(speed=(1.0,), volume_db=0.0, pad_seconds=0.5)
+        padded = [augment_waveform(speech(), RATE, config, np.random.default_rng(seed)) for seed in range(20)]
+        added = [len(x) - RATE for x in padded]
+        assert 0 <= min(added) < 0.3 * RATE
+        assert 0.7 * RATE < max(added) <= RATE
+        begins = [int(np.argmax(np.correlate(x, speech()[:2000], "valid"))) for x in padded[:5]]
+        assert len(set(begins)) == 5
 
 
 class TestSpecAugment:

@@ -124,6 +124,31 @@ def test_padded_seconds_are_bounded_after_speed_perturbation(corpus):
         assert batch.audio.numel() / 16000 <= 3.0 + 0.01 or len(batch.ids) == 1
 
 
+def test_padded_seconds_are_bounded_with_background_around(corpus):
+    data = TrainingSet(corpus, TOKENIZER, config("augment.pad_seconds=0.3", "augment.speed=[1.0]"))
+    lengths = {}
+    for batch in batches(data):
+        assert batch.audio.numel() / 16000 <= 3.0 + 0.01 or len(batch.ids) == 1
+        lengths |= dict(zip(batch.ids, (batch.lengths / 16000).tolist(), strict=True))
+    added = [lengths[u.id] - u.duration for u in corpus]
+    assert min(added) >= 0
+    assert max(added) > 0.2
+
+
+def test_background_takes_the_place_of_some_utterances_and_of_their_text(corpus):
+    options = "augment.silence_prob=0.4", "augment.speed=[1.0]", "train.easy_epochs=1"
+    data = TrainingSet(corpus, TOKENIZER, config(*options))
+    assert all(b.token_lengths.all() for b in batches(data, 1))
+    silent = []
+    for epoch in range(2, 12):
+        for batch in batches(data, epoch):
+            power = batch.audio.square().sum(1) / batch.lengths
+            quiet = power < 0.002  # the corpus has 0.01
+            assert torch.equal(batch.token_lengths == 0, quiet)
+            silent.append(quiet)
+    assert 20 < int(torch.cat(silent).sum()) < 60  # of 100
+
+
 def test_what_cannot_be_used_is_left_out_and_counted(corpus):
     utterances = [
         *corpus,

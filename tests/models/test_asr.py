@@ -98,6 +98,19 @@ def test_a_text_that_is_too_long_for_its_audio_counts_as_zero(model):
     assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
 
 
+def test_silence_has_an_empty_text_to_learn(model):
+    given = double(batch())
+    silent = given._replace(token_lengths=torch.tensor([0, 0, 2]))
+    without = given._replace(tokens=given.tokens[:, :0], token_lengths=torch.zeros(3, dtype=torch.long))
+    log_probs, lengths = model.log_probs(given.audio, given.lengths)
+    blanks = torch.stack([-row[:n, 0].sum() for row, n in zip(log_probs, lengths, strict=True)])
+    torch.testing.assert_close(model(silent, loss=ALL).ctc[:2], blanks[:2])
+    losses = model(without, loss=ALL)  # a batch of nothing else
+    torch.testing.assert_close(losses.ctc, blanks)
+    losses.total.sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+
+
 # --- consistency of two views
 
 
