@@ -96,7 +96,7 @@ run_stages() {
       config=${decoding%:*} block=${decoding#*:}
       out=$exp/decode/$test-$config-block$block
       if wanted 4 "decode $test, $config, block $block"; then
-        samba-asr decode --model "$exp/model" --data "$data/$test.jsonl" --out "$out" \
+        samba-asr decode --model "$exp/model" --data "$data/$test.jsonl" --out "$out" --record "$test-$config-block$block" \
           --config "decode/$config" "decode.block=$block" "${settings[@]}"
       fi
       if wanted 5 "score $test, $config, block $block"; then

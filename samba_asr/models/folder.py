@@ -4,7 +4,7 @@
     model.safetensors   weights, float32 or bfloat16; nothing in it can run
     tokenizer.*         samba_asr.text.tokenizer
     README.md           what it is, what it was trained on, what to expect of it
-    results.json        scores, each with its test set and decoding
+    results.json        scores by name, each with its test set and decoding (`samba-asr decode --record NAME`)
 """
 
 from __future__ import annotations
@@ -28,10 +28,8 @@ class LoadedModel(NamedTuple):
     config: Config
 
 
-def save_model(
-    folder: Path, model: AsrModel, config: Config, tokenizer: Tokenizer, results: dict[str, Any] | None = None
-) -> None:
-    """Write a model folder; files of the same name are replaced, README.md is only made where there is none."""
+def save_model(folder: Path, model: AsrModel, config: Config, tokenizer: Tokenizer) -> None:
+    """Write a model folder, without scores; files of the same name are replaced, but not README.md."""
     from safetensors.torch import save_file
 
     folder = Path(folder)
@@ -41,9 +39,22 @@ def save_model(
     # safetensors makes it readable by its owner alone; a server may run as another user
     shutil.copymode(folder / "config.yaml", folder / "model.safetensors")
     tokenizer.save(folder)
-    (folder / "results.json").write_text(json.dumps(results or {}, indent=2) + "\n")
+    (folder / "results.json").write_text("{}\n")
     if not (folder / "README.md").exists():
         (folder / "README.md").write_text(card(model, config))
+
+
+def record_result(folder: Path, name: str, scores: dict[str, Any]) -> None:
+    """Put `scores` under `name` into the folder's results.json, in the place of older ones of that name."""
+    path = Path(folder) / "results.json"
+    try:
+        results = json.loads(path.read_text()) if path.exists() else {}
+        results[name] = scores
+        part = path.with_name("results.json.part")
+        part.write_text(json.dumps(results, indent=2) + "\n")
+        part.replace(path)
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path}: cannot record {name!r} there ({error})") from None
 
 
 def card(model: AsrModel, config: Config) -> str:

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import logging
+import shutil
 
 import numpy as np
 import pytest
@@ -78,6 +79,19 @@ def test_it_writes_what_the_model_heard_and_how_well(place, tmp_path, capsys):
     assert results["decode"]["method"] == "greedy"
     assert results["rtf"] == pytest.approx(results["seconds"] / results["audio_seconds"])
     assert results["unreadable"] == []
+
+
+def test_scores_go_into_the_model_folder_when_they_are_to_be_recorded(place, tmp_path):
+    model = shutil.copytree(place / "model", tmp_path / "model")
+    call(place, tmp_path / "a", model=model)
+    assert json.loads((model / "results.json").read_text()) == {}
+    call(place, tmp_path / "b", "--record", "test", "decode.block=4", model=model)
+    results = json.loads((tmp_path / "b/results.json").read_text())
+    recorded = json.loads((model / "results.json").read_text())["test"]
+    assert recorded["data"] == "corpus"
+    assert recorded["decode"]["block"] == 4
+    assert recorded["wer"] == results["wer"]
+    assert str(tmp_path) not in json.dumps(recorded)
 
 
 def test_hypotheses_are_those_of_the_model_in_the_order_of_the_manifest(place, tmp_path):

@@ -11,7 +11,7 @@ import torch
 from samba_asr.config import Config
 from samba_asr.errors import UserError
 from samba_asr.models.asr import AsrModel
-from samba_asr.models.folder import load_model, save_model
+from samba_asr.models.folder import load_model, record_result, save_model
 from samba_asr.text.tokenizer import CharTokenizer
 from tests.models.tiny import FRAME, noise, tiny
 
@@ -24,7 +24,7 @@ def saved(tmp_path):
     config = replace(Config(), model=tiny(decoder=1))
     model = AsrModel(config.model).eval()
     model.features.set_statistics(torch.arange(4.0), torch.arange(4.0) + 1)
-    save_model(tmp_path / "m", model, config, TOKENIZER, {"wer": 8.2})
+    save_model(tmp_path / "m", model, config, TOKENIZER)
     return tmp_path / "m", model, config
 
 
@@ -45,7 +45,17 @@ def test_it_holds_the_named_files_and_no_pickle(saved):
     folder, _, _ = saved
     names = {path.name for path in folder.iterdir()}
     assert names == {"config.yaml", "model.safetensors", "tokenizer.json", "README.md", "results.json"}
-    assert json.loads((folder / "results.json").read_text()) == {"wer": 8.2}
+    assert json.loads((folder / "results.json").read_text()) == {}
+
+
+def test_scores_are_recorded_by_name(saved):
+    folder, _, _ = saved
+    for name, wer in (("test", 8.2), ("dev", 7.0), ("test", 8.1)):
+        record_result(folder, name, {"wer": wer})
+    assert json.loads((folder / "results.json").read_text()) == {"test": {"wer": 8.1}, "dev": {"wer": 7.0}}
+    (folder / "results.json").write_text("[")
+    with pytest.raises(UserError, match=r"results\.json: cannot record 'test'"):
+        record_result(folder, "test", {"wer": 8.0})
 
 
 def test_whoever_may_read_its_configuration_may_read_its_weights(saved):
