@@ -58,6 +58,17 @@ def peak_memory() -> dict[str, float]:
     return {"memory": peak, "gpu_memory": gpu}
 
 
+def resident_memory(device: Any) -> float:
+    """Of this process now, in MiB; on CUDA, what torch holds there.  The peak so far where the system does not say."""
+    torch = sys.modules["torch"]
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device) / 2**20
+    try:
+        return float(re.search(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
+    except (OSError, TypeError):
+        return peak_memory()["memory"]
+
+
 def hardware(device: str) -> str:
     """The name of a device of torch's: the GPU's or the CPU's."""
     if device.startswith("cuda"):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from samba_asr.commands import bench_ops
 from samba_asr.errors import UserError
 
 CHUNKS = (640, 320, 160)  # ms
@@ -25,6 +26,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     kinds = parser.add_subparsers(dest="bench", metavar="WHAT", required=True)
     _add_train(kinds)
     _add_transcribe(kinds)
+    bench_ops.add_parser(kinds)
     return parser
 
 

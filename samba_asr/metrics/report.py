@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from samba_asr.errors import UserError, missing_extra
+from samba_asr import plot
+from samba_asr.errors import UserError
 from samba_asr.metrics.wer import Aligned, WerReport
 
 GAP = "***"  # shown where a word is absent, as sclite does
@@ -74,13 +75,9 @@ def alignment_lines(u: Aligned) -> list[str]:
 
 
 def plot_breakdown(report: WerReport, path: Path | str, *, most: int = 40) -> Path:
-    """Write a PNG: error rate by type for the whole set, and stacked for the `most` worst speakers, if known."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise missing_extra("matplotlib", "plot") from error
+    """Draw error rate by type for the whole set, and stacked for the `most` worst speakers, if known."""
     speakers = sorted(report.by_speaker().items(), key=lambda item: -item[1].wer)[:most]
-    figure = Figure(figsize=(4 + 0.25 * len(speakers) + bool(speakers), 4), layout="constrained")
+    figure = plot.figure(4 + 0.25 * len(speakers) + bool(speakers), 4)
     axes = figure.subplots(1, 1 + bool(speakers), squeeze=False, width_ratios=[1, 3][: 1 + bool(speakers)])[0]
     kinds = ("substitutions", "deletions", "insertions")
     values = [100 * getattr(report.counts, kind) / max(report.counts.words, 1) for kind in kinds]
@@ -96,10 +93,7 @@ def plot_breakdown(report: WerReport, path: Path | str, *, most: int = 40) -> Pa
         axes[1].legend()
         axes[1].tick_params(axis="x", rotation=90)
         axes[1].set(title="by speaker, worst first" + (f" ({most} worst)" if len(speakers) == most else ""))
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png", dpi=120)
-    return path
+    return plot.save(figure, Path(path))
 
 
 def _speaker_lines(report: WerReport) -> list[str]:

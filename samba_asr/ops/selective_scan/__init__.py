@@ -2,6 +2,7 @@
 
 naive.py      the definition: the recurrence as a loop over time
 chunk.py      the same by hand: blocks of time, states recomputed in backward; trains well on CPU
+triton.py     one launch forward, one backward
 dispatch.py   picks one
 """
 

@@ -1,5 +1,13 @@
-"""State-space duality: the scan of Mamba-2."""
+"""State-space duality (SSD), the scan of Mamba-2: `ssd(x, dt, A, B, C, ...) -> y, final_state`.
 
-from samba_asr.ops.ssd.dispatch import choose, ssd
+naive.py      the definition: the recurrence as a loop over time
+chunk.py      matrix products inside chunks of time, a short recurrence between them
+triton.py     one launch forward, one backward
+dispatch.py   picks one
+"""
 
-__all__ = ["choose", "ssd"]
+from __future__ import annotations
+
+from samba_asr.ops.ssd.dispatch import BACKENDS, choose, ssd
+
+__all__ = ["BACKENDS", "choose", "ssd"]

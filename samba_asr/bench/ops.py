@@ -1,0 +1,177 @@
+"""The scans and the mixers made of them: time forward, with backward, and of a live step; memory; share of the floor.
+
+One call of `main` measures one op, by one backend, at one size.  Ours and others' (samba_asr.bench.peer_ops) get the same
+inputs, drawn from a seed.
+
+Shapes: b batch, t time, d d_inner, n state, h heads, p channels of a head.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from samba_asr.bench import peer_ops
+from samba_asr.bench.measure import answer, peak_memory, resident_memory
+from samba_asr.config import MixerConfig
+from samba_asr.device import choose_device
+from samba_asr.errors import UserError
+from samba_asr.nn.blocks import lay_blocks
+from samba_asr.nn.mixers import build_mixer
+from samba_asr.ops.selective_scan import BACKENDS as S6_BACKENDS
+from samba_asr.ops.selective_scan import selective_scan
+from samba_asr.ops.ssd import BACKENDS as SSD_BACKENDS
+from samba_asr.ops.ssd import ssd
+
+HEADDIM = 32
+STATE = {"selective_scan": 16, "mamba": 16}  # others: 64; the sizes of their papers, but for SSD's 128
+FRAMES = 8  # of a live step, one session: 320 ms
+SCANS = {"selective_scan": (selective_scan, S6_BACKENDS), "ssd": (ssd, SSD_BACKENDS)}
+MIXERS = ("mamba", "mamba2", "hydra")
+OPS = (*SCANS, *MIXERS)
+NAIVE_LIMIT = 1 << 26  # b t d n of a loop that keeps everything for backward: 1 GB and more
+
+
+class Work(NamedTuple):
+    run: Callable[[], tuple[Tensor, ...] | Tensor]
+    inputs: list[Tensor]  # gradients are asked of all of them
+    states: int  # b t d n: states that a scan passes through; of a mixer, of all its scans
+    size: int  # bytes of inputs and outputs
+
+
+def backends(op: str, device: str) -> list[str]:
+    """Ours that run on this type of device, by name, then those of others that are installed and do."""
+    ours = [name for name in SCANS[op][1] if name != "triton" or device == "cuda"] if op in SCANS else ["auto"]
+    return [*ours, *(name for name in peer_ops.PEERS.get(op, {}) if peer_ops.runs(name, device))]
+
+
+def main(
+    op: str, backend: str, batch: int, length: int, d_model: int, dtype: str, device: str, rounds: int
+) -> dict[str, Any]:
+    """forward_ms, train_ms (forward and backward, all inputs), step_ms (8 frames, one session; ours alone), op_memory (MiB
+    over what was there before), and forward_floor, train_floor: the least time the machine could take, over that taken.
+
+    The floor is the larger of two: bytes of inputs and outputs over the rate of a copy, and 5 operations a state (15 with
+    backward) over the rate of a matrix product, both measured here.  `left_out`, alone, says why nothing was measured.
+    """
+    chosen, kind = choose_device(device), getattr(torch, dtype)
+    torch.manual_seed(1)
+    d = 2 * d_model
+    if d % HEADDIM:
+        raise UserError(f"--d-model {d_model}: give a multiple of {HEADDIM // 2}")
+    if backend == "naive" and batch * length * d * STATE.get(op, 64) > NAIVE_LIMIT:
+        return {"left_out": "a loop that keeps every state of so many"}
+    make = _scan if op in SCANS else _mixer
+    before = resident_memory(chosen)
+    try:
+        work = make(op, backend, batch, length, d_model, kind, chosen)
+        with torch.no_grad():
+            forward = _seconds(work.run, chosen, rounds)
+        train = _seconds(lambda: _train(work), chosen, rounds)
+    except (RuntimeError, UserError, NotImplementedError) as error:
+        return {"left_out": " ".join(str(error).split())[:120]}
+    memory = max(0.0, peak_memory()["gpu_memory" if chosen.type == "cuda" else "memory"] - before)
+    found = {"forward_ms": 1000 * forward, "train_ms": 1000 * train, "op_memory": memory}
+    if backend not in peer_ops.PEERS.get(op, {}):
+        step = make(op, backend, 1, FRAMES, d_model, kind, chosen)
+        with torch.inference_mode():
+            found["step_ms"] = 1000 * _seconds(step.run, chosen, 10 * rounds)
+    copy, product = _rates(chosen, kind)
+    for name, passes, taken in (("forward", 1, forward), ("train", 3, train)):
+        found[f"{name}_floor"] = max(passes * work.size / copy, passes * 5 * work.states / product) / taken
+    return {**found, "threads": torch.get_num_threads(), "device": str(chosen)}
+
+
+def scan_inputs(op: str, b: int, t: int, d: int, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
+    """What `selective_scan` or `ssd` takes, d channels in all, with step sizes as a mixer of ours begins with."""
+    new = lambda *shape: torch.randn(shape, device=device)  # noqa: E731
+    heads, n = d // HEADDIM, STATE.get(op, 64)
+    dt = F.softplus(new(b, t, d if op == "selective_scan" else heads) - 3)
+    if op == "selective_scan":
+        A = -torch.arange(1, n + 1, device=device).float().repeat(d, 1)
+        inputs = {"x": new(b, t, d), "dt": dt, "A": A, "B": new(b, t, n), "C": new(b, t, n)}
+        state = new(b, d, n)
+    else:
+        A = -torch.empty(heads, device=device).uniform_(1, 16)
+        inputs = {"x": new(b, t, heads, HEADDIM), "dt": dt, "A": A, "B": new(b, t, 1, n), "C": new(b, t, 1, n)}
+        state = new(b, heads, HEADDIM, n)
+    keep = ("dt", "A")  # their precision is that of the decays
+    inputs = {name: v if name in keep else v.to(dtype) for name, v in inputs.items()}
+    return {**inputs, "initial_state": state}
+
+
+def _scan(op: str, backend: str, b: int, t: int, d_model: int, dtype: torch.dtype, device: torch.device) -> Work:
+    inputs = scan_inputs(op, b, t, 2 * d_model, dtype, device)
+    ours, _ = SCANS[op]
+    peer = peer_ops.PEERS.get(op, {}).get(backend)
+    if peer:
+        del inputs["initial_state"]  # which they do not take, or give no gradient of
+        run = lambda: peer(**inputs)  # noqa: E731
+    else:
+        run = lambda: ours(**inputs, backend=backend)  # noqa: E731
+    leaves = [v.requires_grad_() for v in inputs.values()]
+    states = b * t * 2 * d_model * STATE.get(op, 64)
+    size = sum(v.nbytes for v in leaves) + inputs["x"].nbytes
+    return Work(run, leaves, states, size)
+
+
+def _mixer(op: str, backend: str, b: int, t: int, d_model: int, dtype: torch.dtype, device: torch.device) -> Work:
+    del backend
+    config = MixerConfig(name=op, bidirectional=False, d_state=STATE.get(op, 64), headdim=HEADDIM)
+    mixer: nn.Module = build_mixer(d_model, config).to(device)
+    x = torch.randn(b, t, d_model, device=device, requires_grad=True)
+    lengths = torch.full((b,), t, device=device)
+    blocks = lay_blocks(lengths, t, t)
+    state = mixer.init_state(b, device=device, dtype=x.dtype)
+
+    def run() -> tuple[Tensor, ...]:
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            return (mixer.step(x, lengths, state, blocks).x,)
+
+    directions = 2 if op == "hydra" else 1
+    leaves = [x, *mixer.parameters()]
+    states = directions * b * t * 2 * d_model * STATE.get(op, 64)
+    return Work(run, leaves, states, 2 * x.nbytes + sum(p.nbytes for p in mixer.parameters()))
+
+
+def _train(work: Work) -> None:
+    found = work.run()
+    found = found if isinstance(found, tuple) else (found,)
+    total = sum(v.float().sum() for v in found)
+    torch.autograd.grad(total, work.inputs, allow_unused=True)
+
+
+def _seconds(work: Callable[[], Any], device: torch.device, rounds: int, *, at_most: float = 10.0) -> float:
+    """The median time of `rounds` calls after one to warm up; fewer, but one, where they would take too long."""
+    work()
+    taken = []
+    while len(taken) < rounds and (not taken or sum(taken) < at_most):
+        _wait(device)
+        began = time.perf_counter()
+        work()
+        _wait(device)
+        taken.append(time.perf_counter() - began)
+    return sorted(taken)[len(taken) // 2]
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _rates(device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
+    """Bytes a second of a copy (read and written), operations a second of a matrix product in `dtype`."""
+    large = torch.ones(1 << 24, device=device)
+    copy = 2 * large.nbytes / _seconds(lambda: large.clone(), device, 5)
+    side = 4096 if device.type == "cuda" else 1024
+    square = torch.ones(side, side, device=device, dtype=dtype)
+    return copy, 2 * side**3 / _seconds(lambda: square @ square, device, 5)
+
+
+if __name__ == "__main__":
+    answer(main)

@@ -1,0 +1,156 @@
+"""`samba-asr bench ops`: our scans beside other people's, on the same inputs, in one run; a table, JSON or a plot."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from samba_asr import plot
+from samba_asr.errors import UserError
+
+OPS = ("selective_scan", "ssd", "mamba", "mamba2", "hydra")  # samba_asr.bench.ops.OPS, by test
+DTYPES = ("float32", "bfloat16")
+BASE = {"selective_scan": "naive", "ssd": "naive"}  # whose time is over the others' in the column of ratios
+HEAD = ("op", "backend", "batch", "length", "d_model", "forward ms", "train ms", "step ms", "MiB", "floor %", "x naive")
+
+
+def add_parser(kinds) -> argparse.ArgumentParser:
+    parser = kinds.add_parser(
+        "ops",
+        help="scans and mixers",
+        description="Time of one op at each size: forward, forward and backward (train), and a live step of 8 frames for one "
+        "session; memory of training beyond the inputs; how near training comes to the least time that bytes and operations "
+        "allow here.  Beside our backends, others' where they are installed (mambapy; on CUDA mamba-ssm and fla-core).",
+    )
+    parser.add_argument("--op", nargs="+", choices=OPS, default=list(OPS), help="default: all")
+    parser.add_argument("--backend", nargs="+", metavar="NAME", help="default: all that run here")
+    parser.add_argument("--batch", type=int, nargs="+", default=[8], metavar="N", help="rows (default: 8)")
+    parser.add_argument(
+        "--length", type=int, nargs="+", default=[100, 400, 1500], metavar="N", help="steps (default: 100 400 1500)"
+    )
+    parser.add_argument(
+        "--d-model", type=int, nargs="+", default=[256], metavar="N", help="half the channels of a scan (default: 256)"
+    )
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of inputs (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:1 (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="of the CPU (default: as torch chooses)")
+    parser.add_argument(
+        "--rounds", type=int, default=5, metavar="N", help="the median of so many calls (default: %(default)s)"
+    )
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw train ms over length, .png or .svg")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print a row as soon as it is measured, or JSON at the end; 0."""
+    from samba_asr.bench.measure import apart, hardware
+    from samba_asr.device import choose_device
+
+    for name in ("batch", "length", "d_model"):
+        if wrong := [v for v in getattr(args, name) if v < 1]:
+            raise UserError(f"--{name.replace('_', '-')} {wrong[0]}: give 1 or more")
+    if args.rounds < 1 or args.threads < 0:
+        raise UserError(f"--rounds {args.rounds}, --threads {args.threads}: give 1 or more")
+    if args.plot:
+        plot.check_suffix(args.plot)
+    import torch
+
+    threads = args.threads or torch.get_num_threads()
+    device = choose_device(args.device)
+    report = {"device": str(device), "hardware": hardware(str(device)), "threads": threads, "dtype": args.dtype, "rows": []}
+    if not args.json:
+        print(f"{device} ({report['hardware']}), threads: {threads}, {args.dtype}, median of {args.rounds}")
+    table = _Table()
+    for work in _works(args.op, args.backend, args.batch, args.length, args.d_model, device.type):
+        found = apart(
+            "samba_asr.bench.ops", threads, {**work, "dtype": args.dtype, "device": str(device), "rounds": args.rounds}
+        )
+        row = {**work, **found}
+        row["ratio"] = _ratio(row, report["rows"])
+        report["rows"].append(row)
+        if not args.json:
+            print(table.line(row), flush=True)
+    if args.json:
+        print(json.dumps(report, indent=2))
+    if args.plot:
+        draw(report, args.plot)
+        print(f"drawn: {args.plot}", file=sys.stderr)
+    return 0
+
+
+def _works(
+    ops: Sequence[str], wanted: Sequence[str] | None, batches, lengths, widths, device: str
+) -> Iterator[dict[str, Any]]:
+    """One question after another; the backend that ratios are over comes first at each size."""
+    from samba_asr.bench.ops import backends
+
+    here = {op: [name for name in backends(op, device) if not wanted or name in wanted] for op in ops}
+    unknown = [name for name in wanted or () if not any(name in names for names in here.values())]
+    if unknown:
+        known = sorted({name for op in ops for name in backends(op, device)})
+        raise UserError(f"--backend {unknown[0]}: not here for {', '.join(ops)}; there are: {', '.join(known)}")
+    for op, b, d, t in itertools.product(ops, batches, widths, lengths):
+        for backend in here[op]:
+            yield {"op": op, "backend": backend, "batch": b, "length": t, "d_model": d}
+
+
+def _ratio(row: dict[str, Any], earlier: Sequence[dict[str, Any]]) -> float | None:
+    """Training time of the naive loop at this size over this row's; None where there is none."""
+    size = ("op", "batch", "length", "d_model")
+    for base in (*earlier, row):
+        if base["backend"] == BASE.get(row["op"]) and all(base[k] == row[k] for k in size):
+            return base["train_ms"] / row["train_ms"] if "train_ms" in base and "train_ms" in row else None
+    return None
+
+
+class _Table:
+    """Lines under a head, in columns as wide as the head or the longest name."""
+
+    def __init__(self):
+        self.widths = [max(14, len(HEAD[0])), max(9, len(HEAD[1])), *(max(7, len(h)) for h in HEAD[2:])]
+        self.begun = False
+
+    def line(self, row: dict[str, Any]) -> str:
+        cells = [row["op"], row["backend"], *(str(row[k]) for k in ("batch", "length", "d_model"))]
+        if "left_out" in row:
+            text = self._join([*cells, f"  {row['left_out']}"])
+        else:
+            numbers = [f"{row[k]:.2f}" if k in row else "" for k in ("forward_ms", "train_ms", "step_ms")]
+            ratio = "" if row["ratio"] is None else f"{row['ratio']:.1f}"
+            text = self._join([*cells, *numbers, f"{row['op_memory']:.0f}", f"{100 * row['train_floor']:.1f}", ratio])
+        head = "" if self.begun else self._join(HEAD) + "\n"
+        self.begun = True
+        return head + text
+
+    def _join(self, cells: Sequence[str]) -> str:
+        padded = [c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in enumerate(zip(cells, self.widths, strict=False))]
+        return "  ".join(padded).rstrip()
+
+
+def draw(report: dict[str, Any], path: Path) -> None:
+    """Training time over length, a panel an op, a line a backend (and batch and width, if there are several)."""
+    ops = list(dict.fromkeys(row["op"] for row in report["rows"]))
+    several = len({(row["batch"], row["d_model"]) for row in report["rows"]}) > 1
+    figure = plot.figure(4 * len(ops), 3.5)
+    axes = figure.subplots(1, len(ops), squeeze=False)
+    for axis, op in zip(axes[0], ops, strict=True):
+        lines: dict[str, list[tuple[int, float]]] = {}
+        for row in report["rows"]:
+            if row["op"] == op and "train_ms" in row:
+                size = f", b {row['batch']}, d {row['d_model']}" if several else ""
+                lines.setdefault(row["backend"] + size, []).append((row["length"], row["train_ms"]))
+        for name, points in lines.items():
+            axis.loglog(*zip(*sorted(points), strict=True), marker="o", label=name)
+        axis.set(title=op, xlabel="steps", ylabel="forward and backward, ms")
+        axis.grid(alpha=0.3, which="both")
+        if lines:
+            axis.legend(fontsize="small")
+    figure.suptitle(f"{report['device']} ({report['hardware']}), {report['threads']} threads, {report['dtype']}")
+    plot.save(figure, path)
