@@ -45,42 +45,44 @@ def ssd_chunk(
     c = -(-t // q)
     x, dt, B, C = (_split(v, c, q) for v in (x, dt, B, C))  # (b, c, q, ...)
     a = (dt.float() if dt.dtype != torch.float64 else dt) * A  # (b, c, q, h)
-    a = a.cumsum(2).transpose(2, 3)  # (b, c, h, q) log decay since the chunk began
-    x = (x * dt.to(x.dtype)[..., None]).transpose(2, 3)  # (b, c, h, q, p), each input times its step
+    a = a.cumsum(2)  # log decay since the chunk began
+    x = x * dt.to(x.dtype)[..., None]  # (b, c, q, h, p), each input times its step
     B, C = (v.transpose(2, 3) for v in (B, C))  # (b, c, g, q, n)
 
     # 1. inside chunks
-    causal = torch.ones(q, q, dtype=torch.bool, device=x.device).tril()
-    if reset is None:
-        seen, kept, left = causal, None, None
-    else:
-        resets = _split(reset, c, q).to(torch.int32).cumsum(2)  # (b, c, q)
-        seen = (causal & (resets[..., None] == resets[..., None, :]))[:, :, None]  # (b, c, 1, q, q)
-        kept = (resets == 0)[:, :, None]  # (b, c, 1, q) steps that the chunk's first state reaches
-        left = (resets == resets[..., -1:])[:, :, None]  # (b, c, 1, q) steps that reach the chunk's last state
-    decay = (a[..., None] - a[..., None, :]).masked_fill(~seen, -torch.inf).exp()  # (b, c, h, q, q)
-    scores = C @ B.mT  # (b, c, g, q, q)
-    weights = (scores.unsqueeze(3) * decay.to(scores.dtype).unflatten(2, (g, h // g))).flatten(2, 3)  # (b, c, h, q, q)
-    y = weights @ x  # (b, c, h, q, p)
-
-    # 2. what each chunk adds to the state, and the recurrence between chunks
-    to_end = (a[..., -1:] - a).exp()  # (b, c, h, q)
-    from_start = a.exp()  # (b, c, h, q)
+    hidden = torch.ones(q, q, dtype=torch.bool, device=x.device).triu(1)  # (q, q) what comes after a step
     if reset is not None:
-        to_end, from_start = to_end * left, from_start * kept
-    added = (x * to_end.to(x.dtype)[..., None]).mT @ B.repeat_interleave(h // g, 2)  # (b, c, h, p, n)
-    added = added.to(initial_state.dtype)
-    through = from_start[..., -1].to(initial_state.dtype)  # (b, c, h) decay over the whole chunk
+        resets = _split(reset, c, q).to(torch.int32).cumsum(2)  # (b, c, q)
+        hidden = (hidden | (resets[..., None] != resets[..., None, :]))[:, :, None]  # (b, c, 1, q, q)
+    by_head = a.transpose(2, 3)  # (b, c, h, q)
+    decay = (by_head[..., None] - by_head[..., None, :]).masked_fill(hidden, -torch.inf).exp()  # (b, c, h, q, q)
+    scores = C @ B.mT  # (b, c, g, q, q)
+    decay = decay.to(scores.dtype).view(b, c, g, h // g, q, q)
+    weights = (scores.unsqueeze(3) * decay).view(b, c, h, q, q)
+    y = (weights @ x.transpose(2, 3)).transpose(2, 3)  # (b, c, q, h, p)
+
+    # 2. what each chunk adds to the state, and the recurrence between chunks.  The heads of a group share B and C: side by
+    # side, as columns, they make one product of what would be one for each head.
+    to_end = (a[:, :, -1:] - a).exp()  # (b, c, q, h)
+    from_start = a.exp()  # (b, c, q, h)
+    if reset is not None:
+        to_end = to_end * (resets == resets[..., -1:])[..., None]  # steps that reach the chunk's last state
+        from_start = from_start * (resets == 0)[..., None]  # steps that the chunk's first state reaches
+    columns = (x * to_end.to(x.dtype)[..., None]).view(b, c, q, g, h // g * p).transpose(2, 3)  # (b, c, g, q, h / g * p)
+    # The same product, written so that backward need not transpose its operands, or so that forward need not.
+    added = (B.mT @ columns).mT if torch.is_grad_enabled() else columns.mT @ B
+    added = added.to(initial_state.dtype).reshape(b, c, h, p, n)
+    through = from_start[:, :, -1, :, None, None].to(initial_state.dtype)  # (b, c, h, 1, 1) decay over the whole chunk
     state, entering = initial_state, []
     for i in range(c):
         entering.append(state)
-        state = through[:, i, :, None, None] * state + added[:, i]
-    entering = torch.stack(entering, 1)  # (b, c, h, p, n)
+        state = through[:, i] * state + added[:, i]
+    entering = torch.stack(entering, 1).view(b, c, g, h // g * p, n)
 
     # 3. what the state that enters a chunk gives to its outputs
-    C = C.repeat_interleave(h // g, 2) * from_start.to(C.dtype)[..., None]  # (b, c, h, q, n)
-    y = y + C @ entering.to(C.dtype).mT
-    y = y.transpose(2, 3).reshape(b, c * q, h, p)[:, :t]
+    read = (C @ entering.to(C.dtype).mT).transpose(2, 3).reshape(b, c, q, h, p)
+    y = y + read * from_start.to(C.dtype)[..., None]
+    y = y.reshape(b, c * q, h, p)[:, :t]
     if lengths is not None:
         y = y.masked_fill(invalid[..., None, None], 0)  # it is 0 already; this is for a NaN in its gradient
         state = torch.where((lengths == 0)[:, None, None, None], initial_state, state)  # bit for bit
@@ -96,4 +98,5 @@ def _split(x: Tensor, c: int, q: int) -> Tensor:
     padding = c * q - x.shape[1]
     if padding:
         x = F.pad(x, (0, 0) * (x.dim() - 2) + (0, padding))
-    return x.unflatten(1, (c, q))
+    return x.reshape(x.shape[0], c, q, *x.shape[2:])
+
