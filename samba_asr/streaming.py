@@ -133,8 +133,10 @@ def valid_mask(lengths: Tensor, t: int) -> Tensor:
     return torch.arange(t, device=lengths.device) < lengths[:, None]
 
 
-def mask(x: Tensor, lengths: Tensor) -> Tensor:
-    """x (b, t, ...) with zeros behind `lengths`, whatever stood there (NaN included), and no gradient to it."""
+def mask(x: Tensor, lengths: Tensor | None) -> Tensor:
+    """x (b, t, ...) with zeros behind `lengths`, whatever stood there (NaN included), and no gradient to it; None: as it is."""
+    if lengths is None:
+        return x
     valid = valid_mask(lengths, x.shape[1])
     return x.masked_fill(~valid.view(*valid.shape, *[1] * (x.dim() - 2)), 0)
 
@@ -144,8 +146,13 @@ def take_time(x: Tensor, index: Tensor) -> Tensor:
     return x.gather(1, index.view(*index.shape, *[1] * (x.dim() - 2)).expand(*index.shape, *x.shape[2:]))
 
 
-def tail(x: Tensor, lengths: Tensor, width: int) -> Tensor:
-    """The last `width` steps before position width + lengths[b] of x (b, width + t, d): the context for the next chunk."""
+def tail(x: Tensor, lengths: Tensor | None, width: int) -> Tensor:
+    """The last `width` steps before position width + lengths[b] of x (b, width + t, d): the context for the next chunk.
+
+    None: of each row to its end.
+    """
+    if lengths is None:
+        return x[:, x.shape[1] - width :]
     return take_time(x, lengths[:, None] + torch.arange(width, device=x.device))  # (b, width, d)
 
 

@@ -83,7 +83,7 @@ class EncoderLayer(BlockModule):
         )
 
     def step(self, x: Tensor, lengths: Tensor, state: LayerState, blocks: Blocks) -> Step:
-        x = mask(x, lengths)
+        x = mask(x, blocks.ragged)
         x = x + 0.5 * self.feed_forward_in(x)
         y, _, mixer = self.mixer.step(self.mixer_norm(x), lengths, state.mixer, blocks)
         x = x + self.dropout(y)
@@ -168,7 +168,7 @@ class Encoder(StreamingModule):
             x, _, state = layer.step(x, lengths, state, blocks)
             new.append(state)
             if str(i) in self.conditioning:
-                x, log_probs = self.conditioning[str(i)](mask(x, lengths))
+                x, log_probs = self.conditioning[str(i)](mask(x, blocks.ragged))
                 read.append(log_probs)
         return x, tuple(new), read
 

@@ -22,8 +22,9 @@ from samba_asr.streaming import State, Step, StreamingModule
 class Blocks(NamedTuple):
     """The blocks of a chunk that begins where a block begins."""
 
-    flip: Tensor  # (b, t) index that reverses time inside each block; identity behind the valid steps
+    rows: Tensor  # (b * t,) where each step comes from when time is reversed inside each block; its own inverse
     start: Tensor | None  # (b, t) bool, first step of a block (in reversed time too); None: each row is one block
+    ragged: Tensor | None  # (b,) valid steps, as `lengths`; None: all rows are full, so there is nothing to mask
 
 
 def lay_blocks(lengths: Tensor, t: int, size: Tensor | int) -> Blocks:
@@ -34,18 +35,20 @@ def lay_blocks(lengths: Tensor, t: int, size: Tensor | int) -> Blocks:
     end = torch.minimum(begin + size, lengths[:, None])  # one past the last step
     valid = i < lengths[:, None]
     single = t <= int(size.min()) if t else True
-    return Blocks(torch.where(valid, begin + end - 1 - i, i), None if single else valid & (i == begin))
+    full = bool((lengths >= t).all())
+    flip = torch.where(valid, begin + end - 1 - i, i)  # (b, t), the identity behind the valid steps
+    rows = (flip + torch.arange(flip.shape[0], device=flip.device)[:, None] * t).flatten()
+    return Blocks(rows, None if single else valid & (i == begin), None if full else lengths)
 
 
 class _Flip(torch.autograd.Function):
-    """Reorder time by an index that is its own inverse: then the gradient is reordered by the same index.
+    """Reorder steps by an index that is its own inverse: then the gradient is reordered by the same index.
 
     autograd's own gradient of indexing is a scatter-add, which is slow on a CPU.
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, index: Tensor) -> Tensor:
-        rows = (index + torch.arange(x.shape[0], device=x.device)[:, None] * x.shape[1]).flatten()
+    def forward(ctx, x: Tensor, rows: Tensor) -> Tensor:
         ctx.save_for_backward(rows)
         return x.reshape(-1, *x.shape[2:]).index_select(0, rows).view(x.shape)
 
@@ -57,7 +60,7 @@ class _Flip(torch.autograd.Function):
 
 def flip(x: Tensor, blocks: Blocks) -> Tensor:
     """x (b, t, ...) with time reversed inside each block."""
-    return _Flip.apply(x, blocks.flip)
+    return _Flip.apply(x, blocks.rows)
 
 
 class BlockModule(nn.Module):
@@ -86,13 +89,14 @@ class Unidirectional(BlockModule):
         return self.mixer.init_state(batch, device=device, dtype=dtype)
 
     def step(self, x, lengths, state, blocks):
-        return self.mixer.step(x, lengths, state)
+        y, _, state = self.mixer.step(x, blocks.ragged, state)
+        return Step(y, lengths, state)
 
 
 class BlockBidirectional(BlockModule):
     """Two causal mixers: one reads on for ever, the other backward inside each block; their outputs are added.
 
-    Both have `step(x, lengths, state, reset=None)`, where reset (b, t) makes a mixer forget.
+    Both have `step(x, lengths, state, reset=None)`, where reset (b, t) makes a mixer forget; lengths None: all steps count.
     """
 
     def __init__(self, forward_mixer: StreamingModule, backward_mixer: StreamingModule):
@@ -103,7 +107,7 @@ class BlockBidirectional(BlockModule):
         return self.forward_mixer.init_state(batch, device=device, dtype=dtype)
 
     def step(self, x, lengths, state, blocks):
-        y, _, state = self.forward_mixer.step(x, lengths, state)
+        y, _, state = self.forward_mixer.step(x, blocks.ragged, state)
         nothing = self.backward_mixer.init_state(x.shape[0], device=x.device, dtype=x.dtype)
-        back = self.backward_mixer.step(flip(x, blocks), lengths, nothing, reset=blocks.start).x
+        back = self.backward_mixer.step(flip(x, blocks), blocks.ragged, nothing, reset=blocks.start).x
         return Step(y + flip(back, blocks), lengths, state)

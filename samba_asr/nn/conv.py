@@ -32,13 +32,14 @@ class BlockConv1d(BlockModule):
             return Step(x, lengths, state)
         weight = self.conv1d.weight[:, 0]  # (d, past + 1 + future)
         if blocks.start is None:  # one block: nothing to hide from anyone
-            x = torch.cat([state.to(x.dtype), mask(x, lengths)], dim=1)  # (b, past + t, d)
+            x = torch.cat([state.to(x.dtype), mask(x, blocks.ragged)], dim=1)  # (b, past + t, d)
             y = depthwise_conv1d(F.pad(x, (0, 0, 0, self.future)), weight, self.conv1d.bias)
-            return Step(y, lengths, tail(x, lengths, self.past).to(state.dtype))
-        y, new = causal_conv1d(x, weight[:, : self.past + 1], self.conv1d.bias, initial_state=state, lengths=lengths)
+            return Step(y, lengths, tail(x, blocks.ragged, self.past).to(state.dtype))
+        ragged = blocks.ragged
+        y, new = causal_conv1d(x, weight[:, : self.past + 1], self.conv1d.bias, initial_state=state, lengths=ragged)
         # In reversed time the steps ahead are the past; the current step has had its turn, so its tap is 0.
         ahead = F.pad(weight[:, self.past + 1 :].flip(1), (0, 1))  # (d, future + 1)
-        back, _ = causal_conv1d(flip(x, blocks), ahead, lengths=lengths, reset=blocks.start)
+        back, _ = causal_conv1d(flip(x, blocks), ahead, lengths=ragged, reset=blocks.start)
         return Step(y + flip(back, blocks), lengths, new.to(state.dtype))
 
 
@@ -64,7 +65,7 @@ class ConvolutionModule(BlockModule):
         return self.depthwise.init_state(batch, device=device, dtype=dtype)
 
     def step(self, x, lengths, state, blocks):
-        x = F.glu(self.expand(mask(x, lengths)), dim=-1)
+        x = F.glu(self.expand(mask(x, blocks.ragged)), dim=-1)
         x, lengths, state = self.depthwise.step(x, lengths, state, blocks)
         return Step(self.dropout(self.project(F.silu(self.norm(x)))), lengths, state)
 

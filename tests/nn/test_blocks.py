@@ -66,6 +66,14 @@ def test_one_size_for_all_rows_may_be_an_int():
         assert torch.equal(a, b)
 
 
+@given(rows=rows)
+def test_rows_are_ragged_unless_all_are_full(rows):
+    lengths, _, blocks = lay(rows)
+    assert (blocks.ragged is None) == all(n >= 9 for n, _ in rows)
+    if blocks.ragged is not None:
+        assert torch.equal(blocks.ragged, lengths)
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 100, (1, 2, 6, 3)])
 @pytest.mark.parametrize("mixer", [Mamba, Mamba2])
 def test_two_directions_keep_the_law(mixer, size):

@@ -57,9 +57,9 @@ class Hydra(BlockModule):
         )
 
     def step(self, x: Tensor, lengths: Tensor, state: HydraState, blocks: Blocks) -> Step:
-        b = x.shape[0]
+        b, ragged = x.shape[0], blocks.ragged
         width = self.d_inner + 4 * self.d_state
-        z, u, dt = self.in_proj(mask(x, lengths)).split([self.d_inner, width, 2 * self.heads], dim=-1)
+        z, u, dt = self.in_proj(mask(x, ragged)).split([self.d_inner, width, 2 * self.heads], dim=-1)
         u, _, conv = self.conv1d.step(u, lengths, state.conv, blocks)
         u, forth, back = F.silu(u).split([self.d_inner, 2 * self.d_state, 2 * self.d_state], dim=-1)
         dt_forth, dt_back = dt.chunk(2, dim=-1)
@@ -76,7 +76,7 @@ class Hydra(BlockModule):
             B,
             C,
             initial_state=torch.cat([state.ssm, torch.zeros_like(state.ssm)]),
-            lengths=torch.cat([lengths, lengths]),
+            lengths=None if ragged is None else torch.cat([ragged, ragged]),
             reset=reset,
         )
         y_forth, y_back = y.flatten(-2).chunk(2)  # (b, t, d_inner)
@@ -86,5 +86,5 @@ class Hydra(BlockModule):
             ahead = ahead.masked_fill(blocks.start[..., None], 0)
         skip = F.linear(u, self.fc_D.weight) + self.D.to(u.dtype)  # (b, t, h)
         y = past[:, :-1] + flip(ahead, blocks) + (u.unflatten(-1, (self.heads, -1)) * skip[..., None]).flatten(-2)
-        last = tail(past, lengths, 1).to(state.last.dtype)
+        last = tail(past, ragged, 1).to(state.last.dtype)
         return Step(self.out_proj(self.norm(y, z)), lengths, HydraState(conv, ssm[:b], last))

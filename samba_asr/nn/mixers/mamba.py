@@ -45,8 +45,8 @@ class Mamba(StreamingModule):
         accumulator = torch.float64 if dtype == torch.float64 else torch.float32
         return MambaState(conv, torch.zeros(batch, self.d_inner, self.d_state, device=device, dtype=accumulator))
 
-    def step(self, x: Tensor, lengths: Tensor, state: MambaState, reset: Tensor | None = None) -> Step:
-        """x (b, t, d_model); reset (b, t) bool: forget everything before these steps."""
+    def step(self, x: Tensor, lengths: Tensor | None, state: MambaState, reset: Tensor | None = None) -> Step:
+        """x (b, t, d_model); reset (b, t) bool: forget everything before these steps; lengths None: all steps count."""
         u, z = self.in_proj(mask(x, lengths)).chunk(2, dim=-1)
         u, conv = causal_conv1d(
             u, self.conv1d.weight[:, 0], self.conv1d.bias, initial_state=state.conv, lengths=lengths, reset=reset

@@ -47,8 +47,8 @@ class Mamba2(StreamingModule):
         shape = (batch, self.heads, self.d_inner // self.heads, self.d_state)
         return Mamba2State(conv, torch.zeros(shape, device=device, dtype=accumulator))
 
-    def step(self, x: Tensor, lengths: Tensor, state: Mamba2State, reset: Tensor | None = None) -> Step:
-        """x (b, t, d_model); reset (b, t) bool: forget everything before these steps."""
+    def step(self, x: Tensor, lengths: Tensor | None, state: Mamba2State, reset: Tensor | None = None) -> Step:
+        """x (b, t, d_model); reset (b, t) bool: forget everything before these steps; lengths None: all steps count."""
         z, u, dt = self.in_proj(mask(x, lengths)).split([self.d_inner, self.conv1d.in_channels, self.heads], dim=-1)
         u, conv = causal_conv1d(
             u, self.conv1d.weight[:, 0], self.conv1d.bias, initial_state=state.conv, lengths=lengths, reset=reset

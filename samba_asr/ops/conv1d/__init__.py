@@ -70,16 +70,14 @@ def causal_conv1d(
     """
     b, t, d = x.shape
     k = weight.shape[1]
-    if lengths is None:
-        lengths = torch.full((b,), t, device=x.device)
-    else:
-        x = mask(x, lengths)
     if initial_state is None:
         initial_state = x.new_zeros(b, k - 1, d)
-    x = torch.cat([initial_state.to(x.dtype), x], dim=1)  # (b, k - 1 + t, d)
+    x = torch.cat([initial_state.to(x.dtype), mask(x, lengths)], dim=1)  # (b, k - 1 + t, d)
     state = tail(x, lengths, k - 1)
     if reset is None or t == 0:
         return depthwise_conv1d(x, weight, bias), state
+    if lengths is None:
+        lengths = torch.full((b,), t, device=x.device)
 
     # Put k - 1 zeros in front of every reset: then a plain convolution cannot see past it.
     reset = reset & (torch.arange(t, device=x.device) < lengths[:, None])

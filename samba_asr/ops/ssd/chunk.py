@@ -81,7 +81,7 @@ def ssd_chunk(
 
     # 3. what the state that enters a chunk gives to its outputs
     read = (C @ entering.to(C.dtype).mT).transpose(2, 3).reshape(b, c, q, h, p)
-    y = y + read * from_start.to(C.dtype)[..., None]
+    y = y + read * from_start.to(read.dtype)[..., None]
     y = y.reshape(b, c * q, h, p)[:, :t]
     if lengths is not None:
         y = y.masked_fill(invalid[..., None, None], 0)  # it is 0 already; this is for a NaN in its gradient
