@@ -11,15 +11,16 @@
 # It reads the arguments of run.sh, sets up the environment, and defines `run_stages`.  Stages: 0 prepare, 1 tokenizer,
 # 2 train, 3 average, 4 decode, 5 score.  A recipe's own options are read by its `recipe_option`, if it has one.
 
-stage=0 stop_stage=5 exp=exp/main prepare_options=() overrides=()
+stage=0 stop_stage=5 exp=exp/main prepare_options=() overrides=() init=()
 
 usage() {
   cat >&2 <<END
-usage: run.sh [--stage N] [--stop-stage M] [--exp DIR] [--source DIR] [--processes N] [--config NAME]... [key=value]...
+usage: run.sh [--stage N] [--stop-stage M] [--exp DIR] [--source DIR] [--processes N] [--init DIR] [--config NAME]... [key=value]...
   stages: 0 prepare, 1 tokenizer, 2 train, 3 average, 4 decode, 5 score (default: all)
   --exp DIR      folder of the run (default: $exp)
   --source DIR   where the corpus is
   --processes N  train with N processes (torchrun), each on its share of the cores, or on a GPU of its own (default: $processes)
+  --init DIR     begin with the weights of this model folder, and its tokenizer
   --config NAME  one more configuration of training, over ${configs[*]}: a YAML file, or a name under conf/
   key=value      settings over those, such as optim.lr=0.001; those of decode.* hold for stage 4 too
 END
@@ -46,13 +47,14 @@ parse_arguments() {
   while [ $# -gt 0 ]; do
     case $1 in
       -h | --help) usage && exit ;;
-      --stage | --stop-stage | --exp | --source | --processes | --config)
+      --stage | --stop-stage | --exp | --source | --processes | --init | --config)
         [ $# -ge 2 ] || fail "$1 needs a value"
         case $1 in
           --stage) number "$1" "$2" && stage=$2 ;;
           --stop-stage) number "$1" "$2" && stop_stage=$2 ;;
           --exp) exp=$(path "$2") ;;
           --source) prepare_options+=(--source "$(path "$2")") ;;
+          --init) init=(--init "$(path "$2")") ;;
           --processes) count "$1" "$2" && processes=$2 ;;
           --config) if [ -f "$(path "$2")" ]; then configs+=("$(path "$2")"); else configs+=("$2"); fi ;;
         esac
@@ -78,7 +80,7 @@ train() {
   local command=(samba-asr)
   if [ "$1" -gt 1 ]; then command=(python -m torch.distributed.run --standalone --nproc-per-node "$1" -m samba_asr.cli); fi
   shift
-  "${command[@]}" train --exp "$exp" --config "${configs[@]}" \
+  "${command[@]}" train --exp "$exp" "${init[@]}" --config "${configs[@]}" \
     "data.train=[$data/train.jsonl]" "data.valid=[$data/$valid.jsonl]" "${overrides[@]}" "$@"
 }
 

@@ -1,14 +1,19 @@
-"""`samba-asr train`: from manifests to checkpoints."""
+"""`samba-asr train`: from manifests to checkpoints, from scratch or from a model."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from samba_asr import config as configs
 from samba_asr.data.manifest import Utterance, read_manifest
 from samba_asr.errors import UserError
 from samba_asr.text.tokenizer import BpeTokenizer, Tokenizer, load_tokenizer, train_tokenizer
+
+if TYPE_CHECKING:
+    from samba_asr.models.asr import AsrModel
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -29,6 +34,12 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         help="configurations, later over earlier: a YAML file, or a name under conf/ such as model/small",
     )
     parser.add_argument(
+        "--init",
+        type=Path,
+        metavar="FOLDER",
+        help="begin with this model's weights, its tokenizer and, under --config, its configuration (fine-tuning)",
+    )
+    parser.add_argument(
         "overrides", nargs="*", default=[], metavar="key=value", help="settings over those, such as optim.lr=0.001"
     )
     parser.set_defaults(run=run)
@@ -43,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
     # `--config a b key=value`: argparse gives all three to --config
     files = [text for text in args.config if "=" not in text]
     overrides = [text for text in args.config if "=" in text] + args.overrides
+    if args.init:
+        files = [args.init / "config.yaml", *files]
     config = configs.load(files, overrides)
     try:
         args.exp.mkdir(parents=True, exist_ok=True)
@@ -53,11 +66,31 @@ def run(args: argparse.Namespace) -> int:
     noise = _read(config.data.noise, "data.noise") if config.data.noise else []
     ranks = distributed.start(config.train.device)
     if ranks.rank == 0:  # it writes
+        if args.init and not any(args.exp.glob("tokenizer.*")):
+            load_tokenizer(args.init).save(args.exp)
         prepare_tokenizer(args.exp, config.tokenizer, data)
     ranks.barrier()
     tokenizer = load_tokenizer(args.exp)
-    result = train(config, args.exp, tokenizer=tokenizer, train=data, valid=valid, noise=noise)
+    model = initial_model(args.init, config, tokenizer) if args.init else None
+    result = train(config, args.exp, tokenizer=tokenizer, train=data, valid=valid, noise=noise, model=model)
     return 128 + result.signal if result.signal else 0
+
+
+def initial_model(folder: Path, config: configs.Config, tokenizer: Tokenizer) -> AsrModel:
+    """A model as `config` has it with the weights of the model folder; UserError if they do not fit it."""
+    from samba_asr.models.asr import AsrModel
+    from samba_asr.models.folder import load_model
+
+    loaded = load_model(folder)
+    if loaded.tokenizer.pieces(range(loaded.tokenizer.vocab_size)) != tokenizer.pieces(range(tokenizer.vocab_size)):
+        raise UserError(f"--init {folder}: its tokenizer is not that of the run in --exp: train in another folder")
+    model = AsrModel(dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size))
+    try:
+        model.load_state_dict(loaded.model.state_dict())
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"--init {folder}: its weights do not fit the configuration, leave model.* alone: {reason}") from None
+    return model
 
 
 def prepare_tokenizer(folder: Path, config: configs.TokenizerConfig, train: list[Utterance]) -> Tokenizer:

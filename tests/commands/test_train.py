@@ -11,6 +11,7 @@ import torch
 from samba_asr.commands import average, train
 from samba_asr.errors import UserError
 from samba_asr.models.folder import load_model
+from samba_asr.text.tokenizer import CharTokenizer
 from samba_asr.training import checkpoint
 from tests.training.toy import make_corpus
 
@@ -94,6 +95,34 @@ def test_what_the_user_can_mend_is_a_user_error(exp, change, message):
     with pytest.raises(UserError) as error:
         call("train", "--exp", folder, *options, change)
     assert message in str(error.value)
+
+
+def test_training_may_begin_with_a_model(exp, tmp_path):
+    folder, options = exp
+    call("average", "--exp", folder, "--out", tmp_path / "model")
+    few = [o for o in options if o.startswith("data.")]  # its configuration is the model's own
+    tuned = ["--exp", tmp_path / "tuned", "--init", tmp_path / "model", *few]
+    assert call("train", *tuned, "train.epochs=1", "optim.lr=1e-12") == 0
+    want = load_model(tmp_path / "model").model.state_dict()
+    got = checkpoint.load(tmp_path / "tuned/epoch-001.pt")["model"]
+    for name, x in want.items():
+        torch.testing.assert_close(got[name], x, msg=name)
+    assert (tmp_path / "tuned/tokenizer.json").read_text() == (tmp_path / "model/tokenizer.json").read_text()
+    assert call("train", *tuned, "train.epochs=2", "optim.lr=1e-12") == 0  # it continues, rather than begin again
+    assert "resuming at epoch 2" in (tmp_path / "tuned/log.txt").read_text()
+
+
+def test_a_model_to_begin_with_must_fit(exp, tmp_path):
+    folder, options = exp
+    call("average", "--exp", folder, "--out", tmp_path / "model")
+    with pytest.raises(UserError, match=r"its weights do not fit the configuration, leave model\.\* alone: .*layers\.1"):
+        call("train", "--exp", tmp_path / "a", "--init", tmp_path / "model", *options, "model.layers=2")
+    with pytest.raises(UserError, match=r"no configuration .*nowhere"):
+        call("train", "--exp", tmp_path / "b", "--init", tmp_path / "nowhere", *options)
+    (tmp_path / "c").mkdir()
+    CharTokenizer(["▁", "x", "y", "z"]).save(tmp_path / "c")
+    with pytest.raises(UserError, match="its tokenizer is not that of the run"):
+        call("train", "--exp", tmp_path / "c", "--init", tmp_path / "model", *options)
 
 
 def test_a_file_is_no_folder(exp, tmp_path):
