@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from samba_asr.ops import conv1d
 from samba_asr.ops.conv1d import causal_conv1d, causal_conv1d_naive
 from tests.ops.checks import assert_agree, assert_close, values_and_gradients
 
@@ -141,3 +142,17 @@ def test_gradients_at_padding_are_zero_and_clean(with_resets):
     got = values_and_gradients(valid_only(causal_conv1d, lengths), poisoned, **options)
     assert_close(got, want, 1e-12)
     assert not got["gradient of x"][behind].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_few_products_and_many_are_done_alike(dtype, monkeypatch):
+    inputs = {name: v.to(dtype) for name, v in make().items()}
+    found = []
+    for few in (0, 1 << 30):
+        monkeypatch.setattr(conv1d, "FEW", few)
+        with torch.no_grad():
+            found.append(causal_conv1d(**inputs))
+    (y, state), (other, other_state) = found
+    assert y.dtype == other.dtype
+    torch.testing.assert_close(y, other)
+    assert torch.equal(state, other_state)

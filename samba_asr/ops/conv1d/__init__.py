@@ -15,6 +15,10 @@ from torch.autograd.function import once_differentiable
 
 from samba_asr.streaming import mask, tail, take_time
 
+FEW = 1 << 16
+"""Products, b t d k, of a live step: so few are done faster by hand than torch's convolution is set up (1 x 8 x 768 x 7 on one
+thread of an AMD EPYC: 0.033 ms against 0.062; at twice as many they are equal)."""
+
 
 def causal_conv1d_naive(
     x: Tensor,
@@ -98,6 +102,10 @@ def depthwise_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
     if x.shape[1] < weight.shape[1]:
         return x[:, :0]
     if x.device.type == "cpu":
+        d, k = weight.shape
+        if not torch.is_grad_enabled() and x.shape[0] * (x.shape[1] - k + 1) * d * k <= FEW:
+            y = (x.unfold(1, k, 1) * weight).sum(-1)  # (b, t, d, k) -> (b, t, d)
+            return y if bias is None else y + bias
         return _CpuConv.apply(x, weight, bias)
     return F.conv1d(x.mT, weight[:, None], bias, groups=weight.shape[0]).mT
 
