@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import warnings
 from collections.abc import Callable, Iterable
 
 import pytest
@@ -79,3 +80,22 @@ def assert_agree(
     }
     want = values_and_gradients(reference, exact, **options)
     assert_close(values_and_gradients(op, inputs, **options), want, tolerance)
+
+
+def assert_is_a_good_custom_op(op: Callable, custom_op: str, inputs: dict[str, Tensor], **options) -> None:
+    """What torch asks of a custom op (opcheck), that `op` with its Triton backend compiles into one graph with the same
+    values and gradients, and that these are those of finite differences."""
+    leaves = [v.detach().requires_grad_() for v in inputs.values()]
+
+    def run(*values, **more):
+        return op(**dict(zip(inputs, values, strict=True)), **options, **more, backend="triton")
+
+    outputs = run(*leaves)  # which registers it
+    torch.library.opcheck(getattr(torch.ops.samba_asr, custom_op), (*leaves, *options.values()))
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    want, got = ([*found, *torch.autograd.grad(sum(v.sum() for v in found), leaves)] for found in (outputs, compiled(*leaves)))
+    for a, b in zip(got, want, strict=True):
+        assert torch.equal(a, b)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # float32, all that the kernels take, is coarse for it
+        assert torch.autograd.gradcheck(run, leaves, eps=1e-2, atol=2e-3, rtol=2e-2, fast_mode=True)

@@ -11,7 +11,15 @@ from samba_asr.errors import UserError
 from samba_asr.ops.selective_scan import BACKENDS, choose, chunk, selective_scan
 from samba_asr.ops.selective_scan.chunk import selective_scan_chunk
 from samba_asr.ops.selective_scan.naive import selective_scan_naive
-from tests.ops.checks import assert_agree, assert_close, every_backend, exact, values_and_gradients, where_it_runs
+from tests.ops.checks import (
+    assert_agree,
+    assert_close,
+    assert_is_a_good_custom_op,
+    every_backend,
+    exact,
+    values_and_gradients,
+    where_it_runs,
+)
 
 EVERY_BACKEND = every_backend(BACKENDS)
 FASTER = every_backend([name for name in BACKENDS if name != "naive"])
@@ -95,6 +103,12 @@ def test_triton_agrees_with_naive(t, d, n, backend, poisoned_empty):
     inputs = make(3, t, d, n, dtype=torch.float32)
     for options in options_of(t)[1:]:
         assert_agree(on(backend), selective_scan_naive, inputs, tolerance=2e-5, **options)
+
+
+@every_backend(["triton"])
+def test_triton_is_a_good_custom_op(backend):
+    inputs, t = make(2, 5, 3, 2, dtype=torch.float32), torch.tensor([5, 2])
+    assert_is_a_good_custom_op(selective_scan, "selective_scan_forward", inputs, lengths=t, reset=some_resets(2, 5))
 
 
 def options_of(t):

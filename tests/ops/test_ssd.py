@@ -12,7 +12,15 @@ from samba_asr.ops.ssd import choose, ssd
 from samba_asr.ops.ssd.chunk import ssd_chunk
 from samba_asr.ops.ssd.dispatch import BACKENDS
 from samba_asr.ops.ssd.naive import ssd_naive
-from tests.ops.checks import assert_agree, assert_close, every_backend, exact, values_and_gradients, where_it_runs
+from tests.ops.checks import (
+    assert_agree,
+    assert_close,
+    assert_is_a_good_custom_op,
+    every_backend,
+    exact,
+    values_and_gradients,
+    where_it_runs,
+)
 
 EVERY_BACKEND = every_backend(BACKENDS)
 FASTER = every_backend([name for name in BACKENDS if name != "naive"])
@@ -128,6 +136,12 @@ def test_triton_agrees_with_naive(t, backend, poisoned_empty):
     lengths = torch.tensor([t, 0, t // 2])
     for options in ({}, {"lengths": lengths}, {"reset": some_resets(3, t), "lengths": lengths}):
         assert_agree(on(backend), ssd_naive, inputs, tolerance=2e-5, **options)
+
+
+@every_backend(["triton"])
+def test_triton_is_a_good_custom_op(backend):
+    inputs, lengths = make(2, 5, 2, 2, 1, 2, dtype=torch.float32), torch.tensor([5, 2])
+    assert_is_a_good_custom_op(ssd, "ssd_forward", inputs, lengths=lengths, reset=some_resets(2, 5))
 
 
 @FASTER
