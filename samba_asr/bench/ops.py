@@ -39,7 +39,7 @@ NAIVE_LIMIT = 1 << 26  # b t d n of a loop that keeps everything for backward: 1
 
 class Work(NamedTuple):
     run: Callable[[], tuple[Tensor, ...] | Tensor]
-    inputs: list[Tensor]  # gradients are asked of all of them
+    inputs: dict[str, Tensor] | list[Tensor]  # gradients are asked of all of them
     states: int  # b t d n: states that a scan passes through; of a mixer, of all its scans
     size: int  # bytes of inputs and outputs
 
@@ -54,7 +54,9 @@ def main(
     op: str, backend: str, batch: int, length: int, d_model: int, dtype: str, device: str, rounds: int
 ) -> dict[str, Any]:
     """forward_ms, train_ms (forward and backward, all inputs), step_ms (8 frames, one session; ours alone), op_memory (MiB
-    over what was there before), and forward_floor, train_floor: the least time the machine could take, over that taken.
+    over what was there before), forward_floor, train_floor: the least time the machine could take, over that taken; of a
+    scan, error and gradient_error: the largest difference from the naive loop in float64 over its largest value, the worst
+    of all gradients for the second, where the loop can keep what backward needs.
 
     The floor is the larger of two: bytes of inputs and outputs over the rate of a copy, and 5 operations a state (15 with
     backward) over the rate of a matrix product, both measured here.  `left_out`, alone, says why nothing was measured.
@@ -84,6 +86,8 @@ def main(
     copy, product = _rates(chosen, kind)
     for name, passes, taken in (("forward", 1, forward), ("train", 3, train)):
         found[f"{name}_floor"] = max(passes * work.size / copy, passes * 5 * work.states / product) / taken
+    if op in SCANS:
+        found |= _errors(op, backend, work)
     return {**found, "threads": torch.get_num_threads(), "device": str(chosen)}
 
 
@@ -114,10 +118,11 @@ def _scan(op: str, backend: str, b: int, t: int, d_model: int, dtype: torch.dtyp
         run = lambda: peer(**inputs)  # noqa: E731
     else:
         run = lambda: ours(**inputs, backend=backend)  # noqa: E731
-    leaves = [v.requires_grad_() for v in inputs.values()]
+    for v in inputs.values():
+        v.requires_grad_()
     states = b * t * 2 * d_model * STATE.get(op, 64)
-    size = sum(v.nbytes for v in leaves) + inputs["x"].nbytes
-    return Work(run, leaves, states, size)
+    size = sum(v.nbytes for v in inputs.values()) + inputs["x"].nbytes
+    return Work(run, inputs, states, size)
 
 
 def _mixer(op: str, backend: str, b: int, t: int, d_model: int, dtype: torch.dtype, device: torch.device) -> Work:
@@ -139,11 +144,33 @@ def _mixer(op: str, backend: str, b: int, t: int, d_model: int, dtype: torch.dty
     return Work(run, leaves, states, 2 * x.nbytes + sum(p.nbytes for p in mixer.parameters()))
 
 
-def _train(work: Work) -> None:
+def _train(work: Work) -> tuple[Tensor, list[Tensor | None]]:
+    """The first output, and the gradients of the sum of all outputs by all inputs."""
     found = work.run()
     found = found if isinstance(found, tuple) else (found,)
-    total = sum(v.float().sum() for v in found)
-    torch.autograd.grad(total, work.inputs, allow_unused=True)
+    total = sum(v.float().sum() if v.dtype != torch.float64 else v.sum() for v in found)
+    inputs = list(work.inputs.values()) if isinstance(work.inputs, dict) else work.inputs
+    return found[0], list(torch.autograd.grad(total, inputs, allow_unused=True))
+
+
+def _errors(op: str, backend: str, work: Work) -> dict[str, float]:
+    """Against the naive loop on the same numbers, in float64."""
+    exact = {name: v.detach().double().requires_grad_() for name, v in work.inputs.items()}
+    ours, _ = SCANS[op]
+    peer = backend in peer_ops.PEERS.get(op, {})  # those return no state, so it has no gradient to give
+    truth = Work(lambda: ours(**exact, backend="naive")[: 1 if peer else 2], exact, work.states, work.size)
+    if work.states > NAIVE_LIMIT:
+        with torch.no_grad():
+            (got, *_), (want, *_) = (r if isinstance(r, tuple) else (r,) for r in (work.run(), truth.run()))
+        return {"error": _difference(got, want)}
+    (got, gradients), (want, right) = _train(work), _train(truth)
+    worst = max(_difference(a, b) for a, b in zip(gradients, right, strict=True))
+    return {"error": _difference(got, want), "gradient_error": worst}
+
+
+@torch.no_grad()
+def _difference(got: Tensor, want: Tensor) -> float:
+    return float((got.double() - want).abs().max() / want.abs().max())
 
 
 def _seconds(work: Callable[[], Any], device: torch.device, rounds: int, *, at_most: float = 10.0) -> float:

@@ -16,16 +16,20 @@ from samba_asr.errors import UserError
 OPS = ("selective_scan", "ssd", "mamba", "mamba2", "hydra")  # samba_asr.bench.ops.OPS, by test
 DTYPES = ("float32", "bfloat16")
 BASE = {"selective_scan": "naive", "ssd": "naive"}  # whose time is over the others' in the column of ratios
-HEAD = ("op", "backend", "batch", "length", "d_model", "forward ms", "train ms", "step ms", "MiB", "floor %", "x naive")
+HEAD = (
+    *("op", "backend", "batch", "length", "d_model", "forward ms", "train ms", "step ms", "MiB", "floor %"),
+    *("error", "grad error", "x naive"),
+)
 
 
 def add_parser(kinds) -> argparse.ArgumentParser:
     parser = kinds.add_parser(
         "ops",
         help="scans and mixers",
-        description="Time of one op at each size: forward, forward and backward (train), and a live step of 8 frames for one "
-        "session; memory of training beyond the inputs; how near training comes to the least time that bytes and operations "
-        "allow here.  Beside our backends, others' where they are installed (mambapy; on CUDA mamba-ssm and fla-core).",
+        description="Time of one op at each size: forward, forward and backward (train), and a live step of 8 frames for "
+        "one session; memory of training beyond the inputs; how near training comes to the least time that bytes and "
+        "operations allow here; largest errors against the naive loop in float64.  Beside our backends, others' where "
+        "they are installed (mambapy; on CUDA mamba-ssm and fla-core).",
     )
     parser.add_argument("--op", nargs="+", choices=OPS, default=list(OPS), help="default: all")
     parser.add_argument("--backend", nargs="+", metavar="NAME", help="default: all that run here")
@@ -124,7 +128,9 @@ class _Table:
         else:
             numbers = [f"{row[k]:.2f}" if k in row else "" for k in ("forward_ms", "train_ms", "step_ms")]
             ratio = "" if row["ratio"] is None else f"{row['ratio']:.1f}"
-            text = self._join([*cells, *numbers, f"{row['op_memory']:.0f}", f"{100 * row['train_floor']:.1f}", ratio])
+            cost = [f"{row['op_memory']:.0f}", f"{100 * row['train_floor']:.1f}"]
+            errors = [f"{row[k]:.0e}" if k in row else "" for k in ("error", "gradient_error")]
+            text = self._join([*cells, *numbers, *cost, *errors, ratio])
         head = "" if self.begun else self._join(HEAD) + "\n"
         self.begun = True
         return head + text

@@ -42,16 +42,16 @@ def test_each_backend_is_a_row_and_the_loop_is_what_it_is_compared_with(capsys, 
 
 
 def test_the_table_has_a_line_for_each(capsys, monkeypatch):
-    found = {"forward_ms": 1.0, "train_ms": 4.0, "step_ms": 0.5, "op_memory": 3.0, "train_floor": 0.5}
+    found = {"forward_ms": 1.0, "train_ms": 4.0, "step_ms": 0.5, "op_memory": 3.0, "train_floor": 0.5, "error": 1e-6}
     answers = iter([found, {"left_out": "too large"}, found, found | {"train_ms": 0.5}])
     monkeypatch.setattr("samba_asr.bench.measure.apart", lambda *_: next(answers))
     assert call("--op", "ssd", "--backend", "chunk", "naive", *SMALL[:2], "--length", 7, "--d-model", 16, 32) == 0
     lines = capsys.readouterr().out.splitlines()
     assert tuple(re.split(r"\s{2,}", lines[1])) == bench_ops.HEAD
-    assert lines[2].split() == ["ssd", "naive", "2", "7", "16", "1.00", "4.00", "0.50", "3", "50.0", "1.0"]
+    assert lines[2].split() == ["ssd", "naive", "2", "7", "16", "1.00", "4.00", "0.50", "3", "50.0", "1e-06", "1.0"]
     assert lines[3].split() == ["ssd", "chunk", "2", "7", "16", "too", "large"]
-    assert lines[4].split() == ["ssd", "naive", "2", "7", "32", "1.00", "4.00", "0.50", "3", "50.0", "1.0"]
-    assert lines[5].split() == ["ssd", "chunk", "2", "7", "32", "1.00", "0.50", "0.50", "3", "50.0", "8.0"]
+    assert lines[4].split() == ["ssd", "naive", "2", "7", "32", "1.00", "4.00", "0.50", "3", "50.0", "1e-06", "1.0"]
+    assert lines[5].split() == ["ssd", "chunk", "2", "7", "32", "1.00", "0.50", "0.50", "3", "50.0", "1e-06", "8.0"]
 
 
 @pytest.mark.parametrize("op", ops.MIXERS)
@@ -66,6 +66,16 @@ def test_a_loop_too_long_to_keep_is_left_out(op, monkeypatch):
     monkeypatch.setattr(ops, "NAIVE_LIMIT", 10)
     assert set(measure(op, "naive")) == {"left_out"}
     assert "train_ms" in measure(op, "chunk")
+
+
+@pytest.mark.parametrize("op", ops.SCANS)
+def test_errors_are_those_against_the_loop_in_float64(op, monkeypatch):
+    assert measure(op, "naive", dtype="float64")["gradient_error"] < 1e-6  # dt and A stay float32
+    single, half = (measure(op, "chunk", dtype=dtype) for dtype in ("float32", "bfloat16"))
+    for name in ("error", "gradient_error"):
+        assert 1e-9 < single[name] < 1e-5 < half[name] < 0.1
+    monkeypatch.setattr(ops, "NAIVE_LIMIT", 10)
+    assert "gradient_error" not in measure(op, "chunk")
 
 
 def test_what_a_backend_cannot_do_is_said_in_its_row():
