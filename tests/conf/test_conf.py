@@ -23,7 +23,7 @@ def test_every_configuration_loads_by_its_name(name):
 
 @pytest.mark.parametrize(
     ("name", "vocab_size", "low", "high"),
-    [("tiny", 30, 0.5, 1.0), ("small", 500, 8, 12), ("base", 500, 25, 35), ("large", 1000, 85, 115)],
+    [("tiny", 30, 0.5, 1.0), ("mini", 200, 3, 5), ("small", 500, 8, 12), ("base", 500, 25, 35), ("large", 1000, 85, 115)],
 )
 def test_a_model_has_as_many_parameters_as_its_name_says(name, vocab_size, low, high):
     model = configs.load([f"model/{name}"], [f"model.vocab_size={vocab_size}"]).model
@@ -38,7 +38,7 @@ def test_a_model_has_as_many_parameters_as_its_name_says(name, vocab_size, low, 
     [
         ("model/tiny", "train/cpu", "digits"),
         ("model/tiny", "train/cpu", "digits", "fsdd"),
-        ("model/small", "train/cpu", "mini_librispeech"),
+        ("model/mini", "train/cpu", "mini_librispeech"),
         ("model/base", "train/gpu", "librispeech"),
     ],
 )
