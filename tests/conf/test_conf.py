@@ -56,7 +56,7 @@ def test_there_are_recipes():
     assert {p.parent.name for p in RUNS} == {"digits", "fsdd", "librispeech", "mini_librispeech"}
 
 
-@pytest.mark.parametrize("script", [*RUNS, *sorted((ROOT / "egs").glob("*.sh"))], ids=lambda p: p.parent.name)
+@pytest.mark.parametrize("script", [*RUNS, *sorted((ROOT / "egs").glob("*.sh")), ROOT / "egs/bench/gpu.sh"], ids=str)
 def test_shell_scripts_parse(script):
     assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
 
