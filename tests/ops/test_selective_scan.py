@@ -167,6 +167,15 @@ def test_extreme_steps_stay_finite_and_exact(backend, size):
         assert_agree(on(backend), selective_scan_naive, extreme, tolerance=1e-5)
 
 
+def test_an_hour_of_frames_keeps_its_digits():
+    single = make(b=1, t=1 << 16, d=2, n=2, dtype=torch.float32)
+    assert_close(
+        values_and_gradients(selective_scan_chunk, single),
+        values_and_gradients(selective_scan_chunk, {name: v.double() for name, v in single.items()}),
+        1e-5,
+    )
+
+
 # --- state, lengths, resets
 
 

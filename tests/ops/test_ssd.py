@@ -196,6 +196,15 @@ def test_large_steps_among_small_ones_stay_accurate(size, tolerance):
     assert_agree(ssd_chunk, ssd_naive, inputs, tolerance=tolerance)
 
 
+def test_an_hour_of_frames_keeps_its_digits():
+    single = make(b=1, t=1 << 16, h=2, p=1, g=1, n=2, dtype=torch.float32)
+    assert_close(
+        values_and_gradients(ssd_chunk, single),
+        values_and_gradients(ssd_chunk, {name: v.double() for name, v in single.items()}),
+        1e-5,
+    )
+
+
 # --- state, lengths, resets
 
 

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
 
+from samba_asr.config import Config, LossConfig, TrainConfig
 from samba_asr.data.dataset import collate
 from samba_asr.errors import UserError
+from samba_asr.models.asr import AsrModel
 from samba_asr.nn.dropout import Dropout
 from samba_asr.training.distributed import Ranks
 from samba_asr.training.step import Stepper, Work
+from tests.models.tiny import batch, tiny
 from tests.training.toy import Toy, toy_config
 
 CPU = Ranks(torch.device("cpu"))
@@ -54,6 +58,22 @@ def test_a_batch_that_is_not_finite_is_left_out_and_its_utterances_named(caplog,
     assert "bad1 bad3" in caplog.text
     assert "bad0" not in caplog.text
     assert torch.equal(change, moved(make_stepper(), [good]))
+
+
+def test_training_in_bfloat16_follows_float32():
+    curves = {}
+    for dtype in ("float32", "bfloat16"):
+        torch.manual_seed(0)
+        model = AsrModel(tiny(decoder=1, dropout=0.0, blocks=()))
+        config = replace(Config(), model=model.config, loss=LossConfig(decoder=0.3), train=TrainConfig(dtype=dtype))
+        stepper = Stepper(model, config, CPU)
+        assert stepper.dtype == getattr(torch, dtype)
+        work = [Work(batch(), seed=1, easy=True)]
+        curves[dtype] = torch.tensor([stepper.step(work, number=i, lr=0.004).losses["total"] for i in range(60)])
+    single, half = curves.values()
+    assert single[-1] < 0.3 * single[0]
+    assert not torch.equal(single, half)
+    assert (half - single).abs().max() < 0.02 * single[0]
 
 
 def test_an_easy_batch_is_whole_unmasked_and_without_dropout():
