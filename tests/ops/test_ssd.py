@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -288,3 +289,34 @@ def test_the_choice_is_a_backend_with_a_reason():
 def test_an_unknown_backend_is_named():
     with pytest.raises(UserError, match="unknown SSD backend 'cuda'; there are: auto, naive, chunk, triton"):
         ssd(**make(), backend="cuda")
+
+
+# --- rows end to end
+
+
+@EVERY_BACKEND
+@pytest.mark.parametrize("lengths", [[17, 0, 40, 1, 16], [3], [0, 0], [33, 32]])
+def test_packed_rows_are_as_if_padded(backend, lengths, poisoned_empty):
+    lengths, dtype, tolerance = torch.tensor(lengths), *exact(backend)
+    inputs = make(len(lengths), int(lengths.max()), dtype=dtype)
+    reset, offsets = some_resets(*inputs["x"].shape[:2]), F.pad(lengths.cumsum(0), (1, 0))
+    valid = torch.arange(inputs["x"].shape[1]) < lengths[:, None]
+
+    def pack(**given):
+        given = {name: v[valid][None] if name in IN_TIME else v for name, v in given.items()}
+        return on(backend)(**given, reset=reset[valid][None], offsets=offsets)
+
+    def pad(**given):
+        y, state = ssd_naive(**given, reset=reset, lengths=lengths)
+        return y[valid][None], state
+
+    assert_agree(pack, pad, inputs, tolerance=tolerance)
+
+
+@pytest.mark.parametrize("offsets", [[0, 5], [1, 17], [0, 9, 5, 17], []])
+def test_offsets_must_cover_the_rows(offsets):
+    inputs = make(1)
+    with pytest.raises(ValueError, match="offsets"):
+        scan(**{**inputs, "initial_state": None}, offsets=torch.tensor(offsets, dtype=torch.long))
+    with pytest.raises(ValueError, match="lengths of padded rows, or offsets of packed ones"):
+        scan(**inputs, lengths=torch.tensor([17]), offsets=torch.tensor([0, 17]))

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from samba_asr.errors import UserError
 from samba_asr.ops.device import require_triton
+from samba_asr.ops.rows import check_offsets, padded
 from samba_asr.ops.selective_scan.chunk import selective_scan_chunk
 from samba_asr.ops.selective_scan.naive import selective_scan_naive
 
@@ -31,6 +32,7 @@ def selective_scan(
     D: Tensor | None = None,
     initial_state: Tensor | None = None,
     lengths: Tensor | None = None,
+    offsets: Tensor | None = None,
     reset: Tensor | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
@@ -44,6 +46,8 @@ def selective_scan(
     initial_state (b, d, n): h before the first step; zeros if None.
     lengths (b,), integers: past lengths[b] the state does not move, y is 0 and no gradient flows, whatever the padding
         holds, NaN included.
+    offsets (r + 1,), for r rows that lie end to end in x of b = 1: row i is steps offsets[i] to offsets[i + 1].  States then
+        have r rows; not together with `lengths`.
     reset (b, t), bool: where True, the row forgets its state just before that step, NaN included.
     backend: "auto" or one of BACKENDS.
 
@@ -59,13 +63,22 @@ def selective_scan(
     _check("B", B, (b, t, n))
     _check("C", C, (b, t, n))
     _check("D", D, (d,))
-    _check("initial_state", initial_state, (b, d, n))
+    rows = b if offsets is None else len(offsets) - 1
+    _check("initial_state", initial_state, (rows, d, n))
     _check("lengths", lengths, (b,))
     _check("reset", reset, (b, t))
     name = choose(x.device, x.dtype, t)[0] if backend == "auto" else backend
     if name not in BACKENDS:
         raise UserError(f"selective scan has no backend {name!r}: use 'auto' or one of {', '.join(BACKENDS)}")
-    return BACKENDS[name](x, dt, A, B, C, D=D, initial_state=initial_state, lengths=lengths, reset=reset)
+    if offsets is None:
+        return BACKENDS[name](x, dt, A, B, C, D=D, initial_state=initial_state, lengths=lengths, reset=reset)
+    if lengths is not None:
+        raise ValueError("selective_scan: give lengths of padded rows, or offsets of packed ones")
+    if name == "triton":
+        check_offsets(offsets, x)
+        return _triton(x, dt, A, B, C, D=D, initial_state=initial_state, offsets=offsets, reset=reset)
+    in_time = {"x": x, "dt": dt, "B": B, "C": C, "reset": reset}
+    return padded(BACKENDS[name], offsets, in_time, A=A, D=D, initial_state=initial_state)
 
 
 def choose(device: torch.device, dtype: torch.dtype, t: int) -> tuple[str, str]:

@@ -20,6 +20,7 @@ import triton.language as tl
 from torch import Tensor
 
 from samba_asr.ops.device import on_device
+from samba_asr.ops.triton import contiguous, count_rows, count_slots, locate
 
 CHUNK = 16
 CHANNELS = 16  # of one program, at most
@@ -52,26 +53,24 @@ def _states(decay, inputs, state):
 
 @triton.jit
 def _forward(
-    x, dt, A, B, C, D, initial, lengths, reset, y, states, T, D_, N, chunks,
-    HAS_D: tl.constexpr, HAS_INITIAL: tl.constexpr, HAS_LENGTHS: tl.constexpr, HAS_RESET: tl.constexpr,
-    Q: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr,
+    x, dt, A, B, C, D, initial, lengths, offsets, reset, y, final, states, T, D_, N,
+    HAS_D: tl.constexpr, HAS_INITIAL: tl.constexpr, HAS_LENGTHS: tl.constexpr, HAS_OFFSETS: tl.constexpr,
+    HAS_RESET: tl.constexpr, Q: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     i_b = tl.program_id(0).to(tl.int64)
     q, d, n = tl.arange(0, Q), tl.program_id(1) * BD + tl.arange(0, BD), tl.arange(0, BN)
     in_d, in_n = d < D_, n < N
     in_state = in_d[:, None] & in_n[None, :]
     place = d[:, None] * N + n[None, :]
-    length = T
-    if HAS_LENGTHS:
-        length = tl.minimum(tl.load(lengths + i_b).to(tl.int32), T)
+    begin, room, length, slot = locate(i_b, lengths, offsets, T, Q, HAS_LENGTHS, HAS_OFFSETS)
     A_ = tl.load(A + place, in_state, other=0.0).to(tl.float32)
     state = tl.zeros([BD, BN], tl.float32)
     if HAS_INITIAL:
         state = tl.load(initial + i_b * D_ * N + place, in_state, other=0.0).to(tl.float32)
-    for i_c in range(chunks):
-        tl.store(states + (i_b * (chunks + 1) + i_c) * D_ * N + place, state, in_state)
+    for i_c in range(tl.cdiv(room, Q)):
+        tl.store(states + (slot + i_c) * D_ * N + place, state, in_state)
         step = i_c * Q + q
-        row = i_b * T + step
+        row = begin + step
         wide, narrow = (step < length)[:, None] & in_d[None, :], (step < length)[:, None] & in_n[None, :]
         decay, dt_ = _decay(dt, A_, reset, row, step, in_d, d, length, D_, HAS_RESET)
         x_ = tl.load(x + row[:, None] * D_ + d[None, :], wide, other=0.0).to(tl.float32)
@@ -82,15 +81,15 @@ def _forward(
         if HAS_D:
             y_ += x_ * tl.load(D + d, in_d, other=0.0).to(tl.float32)[None, :]
         y_ = tl.where((step < length)[:, None], y_, 0.0)
-        tl.store(y + row[:, None] * D_ + d[None, :], y_.to(y.dtype.element_ty), (step < T)[:, None] & in_d[None, :])
+        tl.store(y + row[:, None] * D_ + d[None, :], y_.to(y.dtype.element_ty), (step < room)[:, None] & in_d[None, :])
         state = tl.sum(tl.where((q == Q - 1)[:, None, None], h, 0.0), 0)
-    tl.store(states + (i_b * (chunks + 1) + chunks) * D_ * N + place, state, in_state)
+    tl.store(final + i_b * D_ * N + place, state, in_state)
 
 
 @triton.jit
 def _backward(
-    x, dt, A, B, C, D, lengths, reset, states, gy, g_final, gx, g_dt, gA, gB, gC, gD, g_initial, T, D_, N, chunks, blocks,
-    HAS_D: tl.constexpr, HAS_LENGTHS: tl.constexpr, HAS_RESET: tl.constexpr,
+    x, dt, A, B, C, D, lengths, offsets, reset, states, gy, g_final, gx, g_dt, gA, gB, gC, gD, g_initial, T, D_, N, blocks,
+    HAS_D: tl.constexpr, HAS_LENGTHS: tl.constexpr, HAS_OFFSETS: tl.constexpr, HAS_RESET: tl.constexpr,
     Q: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     i_b, i_d = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -98,17 +97,16 @@ def _backward(
     in_d, in_n = d < D_, n < N
     in_state = in_d[:, None] & in_n[None, :]
     place = d[:, None] * N + n[None, :]
-    length = T
-    if HAS_LENGTHS:
-        length = tl.minimum(tl.load(lengths + i_b).to(tl.int32), T)
+    begin, room, length, slot = locate(i_b, lengths, offsets, T, Q, HAS_LENGTHS, HAS_OFFSETS)
     A_ = tl.load(A + place, in_state, other=0.0).to(tl.float32)
     g_state = tl.load(g_final + i_b * D_ * N + place, in_state, other=0.0)  # of the state after the next step
     gA_, gD_ = tl.zeros([BD, BN], tl.float32), tl.zeros([BD], tl.float32)
+    chunks = tl.cdiv(room, Q)
     for back in range(chunks):
         i_c = chunks - 1 - back
-        state = tl.load(states + (i_b * (chunks + 1) + i_c) * D_ * N + place, in_state, other=0.0)
+        state = tl.load(states + (slot + i_c) * D_ * N + place, in_state, other=0.0)
         step = i_c * Q + q
-        row = i_b * T + step
+        row = begin + step
         wide, narrow = (step < length)[:, None] & in_d[None, :], (step < length)[:, None] & in_n[None, :]
         decay, dt_ = _decay(dt, A_, reset, row, step, in_d, d, length, D_, HAS_RESET)
         after, _ = _decay(dt, A_, reset, row + 1, step + 1, in_d, d, length, D_, HAS_RESET)
@@ -137,7 +135,7 @@ def _backward(
         g_dt_ = gu * x_ + tl.sum(g_exponent * A_[None, :, :], 2)
         gB_, gC_ = tl.sum(g * u[:, :, None], 1), tl.sum(h * gy_[:, :, None], 1)
 
-        inside = (step < T)[:, None] & in_d[None, :]
+        inside = (step < room)[:, None] & in_d[None, :]
         gx_ = gu * dt_
         if HAS_D:
             gx_ += gy_ * tl.load(D + d, in_d, other=0.0).to(tl.float32)[None, :]
@@ -145,12 +143,12 @@ def _backward(
         tl.store(gx + row[:, None] * D_ + d[None, :], gx_, inside)
         tl.store(g_dt + row[:, None] * D_ + d[None, :], g_dt_, inside)
         share = (row * blocks + i_d)[:, None] * N + n[None, :]
-        tl.store(gB + share, gB_, (step < T)[:, None] & in_n[None, :])
-        tl.store(gC + share, gC_, (step < T)[:, None] & in_n[None, :])
+        tl.store(gB + share, gB_, (step < room)[:, None] & in_n[None, :])
+        tl.store(gC + share, gC_, (step < room)[:, None] & in_n[None, :])
         g_state = tl.sum(tl.where((q == 0)[:, None, None], g, 0.0), 0)
     if chunks > 0:
         first = tl.zeros([1], tl.int32)
-        decay, _ = _decay(dt, A_, reset, i_b * T + first, first, in_d, d, length, D_, HAS_RESET)
+        decay, _ = _decay(dt, A_, reset, begin + first, first, in_d, d, length, D_, HAS_RESET)
         g_state = g_state * tl.sum(decay, 0)
     tl.store(gA + i_b * D_ * N + place, gA_, in_state)
     if HAS_D:
@@ -161,72 +159,73 @@ def _backward(
 @torch.library.custom_op("samba_asr::selective_scan_forward", mutates_args=())
 def _scan_forward(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None,
-    initial: Tensor | None, lengths: Tensor | None, reset: Tensor | None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """y (b, t, d), and the states (b, c + 1, d, n) float32 that enter each chunk, the final one last."""
-    b, t, d = x.shape
-    n, chunks = A.shape[1], -(-t // CHUNK)
-    y, states = torch.empty_like(x), x.new_empty(b, chunks + 1, d, n, dtype=torch.float32)
-    if b * d * n:
-        size = _tile(d)
+    initial: Tensor | None, lengths: Tensor | None, offsets: Tensor | None, reset: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """y (b, t, d), the final states (b, d, n), and those that enter each chunk (c, d, n); states in float32."""
+    _, t, d = x.shape
+    n, size, b = A.shape[1], _tile(d), count_rows(x, offsets)
+    y, final = torch.empty_like(x), x.new_empty(b, d, n, dtype=torch.float32)
+    states = x.new_empty(count_slots(x, offsets, CHUNK), d, n, dtype=torch.float32)
+    if final.numel():
         with on_device(x):
             _forward[(b, triton.cdiv(d, size))](
-                x, dt, A, B, C, D, initial, lengths, reset, y, states, t, d, n, chunks, HAS_D=D is not None,
-                HAS_INITIAL=initial is not None, HAS_LENGTHS=lengths is not None, HAS_RESET=reset is not None,
+                x, dt, A, B, C, D, initial, lengths, offsets, reset, y, final, states, t, d, n,
+                HAS_D=D is not None, HAS_INITIAL=initial is not None, HAS_LENGTHS=lengths is not None,
+                HAS_OFFSETS=offsets is not None, HAS_RESET=reset is not None,
                 Q=CHUNK, BD=size, BN=triton.next_power_of_2(n),
             )  # fmt: skip
-    return y, states
+    return y, final, states
 
 
 @_scan_forward.register_fake
-def _(x, dt, A, B, C, D, initial, lengths, reset):
-    b, t, d = x.shape
-    return torch.empty_like(x), x.new_empty(b, -(-t // CHUNK) + 1, d, A.shape[1], dtype=torch.float32)
+def _(x, dt, A, B, C, D, initial, lengths, offsets, reset):
+    final, states = ((rows, *A.shape) for rows in (count_rows(x, offsets), count_slots(x, offsets, CHUNK)))
+    return torch.empty_like(x), x.new_empty(final, dtype=torch.float32), x.new_empty(states, dtype=torch.float32)
 
 
 @torch.library.custom_op("samba_asr::selective_scan_backward", mutates_args=())
 def _scan_backward(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None,
-    lengths: Tensor | None, reset: Tensor | None, states: Tensor, gy: Tensor, g_final: Tensor,
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, lengths: Tensor | None,
+    offsets: Tensor | None, reset: Tensor | None, states: Tensor, gy: Tensor, g_final: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of x, dt, A, B, C, D (empty without D) and the initial state, all float32."""
     b, t, d = x.shape
-    n, size = A.shape[1], _tile(d)
+    n, size, rows = A.shape[1], _tile(d), count_rows(x, offsets)
     blocks = triton.cdiv(d, size)
     new = lambda *shape: x.new_empty(shape, dtype=torch.float32)  # noqa: E731
-    gx, g_dt, gA, g_initial = new(b, t, d), new(b, t, d), new(b, d, n), new(b, d, n)
+    gx, g_dt, gA, g_initial = new(b, t, d), new(b, t, d), new(rows, d, n), new(rows, d, n)
     gB, gC = new(b, t, blocks, n), new(b, t, blocks, n)
-    gD = new(b, 0 if D is None else d)
-    if b * d * n:
+    gD = new(rows, 0 if D is None else d)
+    if g_initial.numel():
         with on_device(x):
-            _backward[(b, blocks)](
-                x, dt, A, B, C, D, lengths, reset, states, gy, g_final, gx, g_dt, gA, gB, gC, gD, g_initial, t, d, n,
-                -(-t // CHUNK), blocks, HAS_D=D is not None, HAS_LENGTHS=lengths is not None, HAS_RESET=reset is not None,
-                Q=CHUNK, BD=size, BN=triton.next_power_of_2(n),
+            _backward[(rows, blocks)](
+                x, dt, A, B, C, D, lengths, offsets, reset, states, gy, g_final, gx, g_dt, gA, gB, gC, gD, g_initial,
+                t, d, n, blocks, HAS_D=D is not None, HAS_LENGTHS=lengths is not None, HAS_OFFSETS=offsets is not None,
+                HAS_RESET=reset is not None, Q=CHUNK, BD=size, BN=triton.next_power_of_2(n),
             )  # fmt: skip
     return gx, g_dt, gA.sum(0), gB.sum(2), gC.sum(2), gD.sum(0), g_initial
 
 
 @_scan_backward.register_fake
-def _(x, dt, A, B, C, D, lengths, reset, states, gy, g_final):
+def _(x, dt, A, B, C, D, lengths, offsets, reset, states, gy, g_final):
     new = lambda shape: x.new_empty(shape, dtype=torch.float32)  # noqa: E731
     skip = (0 if D is None else x.shape[2],)
     return new(x.shape), new(dt.shape), new(A.shape), new(B.shape), new(C.shape), new(skip), new(g_final.shape)
 
 
 def _setup(ctx, inputs, output):
-    x, dt, A, B, C, D, initial, lengths, reset = inputs
-    ctx.save_for_backward(x, dt, A, B, C, D, lengths, reset, output[1])
+    x, dt, A, B, C, D, initial, lengths, offsets, reset = inputs
+    ctx.save_for_backward(x, dt, A, B, C, D, lengths, offsets, reset, output[2])
     ctx.initial = None if initial is None else initial.dtype
 
 
-def _gradients(ctx, gy, g_states):
-    x, dt, A, B, C, D, lengths, reset, states = ctx.saved_tensors
-    g_final = g_states[:, -1].contiguous()  # `selective_scan_triton` lets nobody read the others
-    *found, gD, g_initial = _scan_backward(x, dt, A, B, C, D, lengths, reset, states, gy.contiguous(), g_final)
+def _gradients(ctx, gy, g_final, _):
+    x, dt, A, B, C, D, *where, states = ctx.saved_tensors
+    found = _scan_backward(x, dt, A, B, C, D, *where, states, gy.contiguous(), g_final.contiguous())
+    *found, gD, g_initial = found
     found = [grad.to(v.dtype) for grad, v in zip(found, (x, dt, A, B, C), strict=True)]
     gD = None if D is None else gD.to(D.dtype)
-    return *found, gD, None if ctx.initial is None else g_initial.to(ctx.initial), None, None
+    return *found, gD, None if ctx.initial is None else g_initial.to(ctx.initial), None, None, None
 
 
 _scan_forward.register_autograd(_gradients, setup_context=_setup)
@@ -242,13 +241,12 @@ def selective_scan_triton(
     D: Tensor | None = None,
     initial_state: Tensor | None = None,
     lengths: Tensor | None = None,
+    offsets: Tensor | None = None,
     reset: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`dispatch.selective_scan` (contract there).  float32 inside; not for float64."""
-    x, dt, A, B, C = (v.contiguous() for v in (x, dt, A, B, C))
-    D, initial_state, lengths, reset = (None if v is None else v.contiguous() for v in (D, initial_state, lengths, reset))
-    y, states = _scan_forward(x, dt, A, B, C, D, initial_state, lengths, reset)
-    return y, states[:, -1]
+    y, final, _ = _scan_forward(*contiguous(x, dt, A, B, C, D, initial_state, lengths, offsets, reset))
+    return y, final
 
 
 def _tile(d: int) -> int:

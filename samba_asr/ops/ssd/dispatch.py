@@ -7,6 +7,7 @@ from torch import Tensor
 
 from samba_asr.errors import UserError
 from samba_asr.ops.device import require_triton
+from samba_asr.ops.rows import check_offsets, padded
 from samba_asr.ops.ssd.chunk import ssd_chunk
 from samba_asr.ops.ssd.naive import ssd_naive
 
@@ -35,6 +36,7 @@ def ssd(
     *,
     initial_state: Tensor | None = None,
     lengths: Tensor | None = None,
+    offsets: Tensor | None = None,
     reset: Tensor | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
@@ -47,6 +49,8 @@ def ssd(
         B, C: (b, t, g, n) input and output maps; head i uses group i // (h / g).
         initial_state: (b, h, p, n), default zeros.
         lengths: (b,) valid steps.  Behind them the state does not move and y is 0, whatever the inputs hold (NaN included).
+        offsets: (r + 1,), for r rows end to end in x of b = 1: row i is steps offsets[i] to offsets[i + 1].  States then have r
+            rows; not together with `lengths`.
         reset: (b, t) bool; True: the state is forgotten before this step.
         backend: "auto" or one of BACKENDS.
 
@@ -57,4 +61,12 @@ def ssd(
         backend, _ = choose(x.device, x.dtype, x.shape[1])
     if backend not in BACKENDS:
         raise UserError(f"unknown SSD backend {backend!r}; there are: auto, {', '.join(BACKENDS)}")
-    return BACKENDS[backend](x, dt, A, B, C, initial_state=initial_state, lengths=lengths, reset=reset)
+    if offsets is None:
+        return BACKENDS[backend](x, dt, A, B, C, initial_state=initial_state, lengths=lengths, reset=reset)
+    if lengths is not None:
+        raise ValueError("ssd: give lengths of padded rows, or offsets of packed ones")
+    if backend == "triton":
+        check_offsets(offsets, x)
+        return _triton(x, dt, A, B, C, initial_state=initial_state, offsets=offsets, reset=reset)
+    in_time = {"x": x, "dt": dt, "B": B, "C": C, "reset": reset}
+    return padded(BACKENDS[backend], offsets, in_time, A=A, initial_state=initial_state)

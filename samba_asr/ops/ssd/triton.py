@@ -20,20 +20,21 @@ import triton.language as tl
 from torch import Tensor
 
 from samba_asr.ops.device import on_device
+from samba_asr.ops.triton import contiguous, count_rows, count_slots, locate
 
 CHUNK = 32
 
 
 @triton.jit
 def _load_chunk(
-    x, dt, B, C, reset, i_b, i_h, i_g, i_c, length, T, H, G, P, N,
+    x, dt, B, C, reset, begin, i_h, i_g, i_c, length, H, G, P, N,
     HAS_RESET: tl.constexpr, Q: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """One chunk in float32, zeros where a step is not valid; r counts the resets so far."""
     q, p, n = tl.arange(0, Q), tl.arange(0, BP), tl.arange(0, BN)
     step = i_c * Q + q
     valid = step < length
-    row = (i_b * T + step).to(tl.int64)
+    row = begin + step
     in_n = valid[:, None] & (n < N)[None, :]
     x_ = tl.load(x + ((row * H + i_h) * P)[:, None] + p[None, :], valid[:, None] & (p < P)[None, :], other=0.0)
     dt_ = tl.load(dt + row * H + i_h, valid, other=0.0).to(tl.float32)
@@ -61,16 +62,14 @@ def _decays(exponent, r, Q: tl.constexpr):
 
 @triton.jit
 def _forward(
-    x, dt, A, B, C, initial, lengths, reset, y, states, T, H, G, P, N, chunks,
-    HAS_INITIAL: tl.constexpr, HAS_LENGTHS: tl.constexpr, HAS_RESET: tl.constexpr, PRECISION: tl.constexpr,
-    Q: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr,
+    x, dt, A, B, C, initial, lengths, offsets, reset, y, final, states, T, H, G, P, N,
+    HAS_INITIAL: tl.constexpr, HAS_LENGTHS: tl.constexpr, HAS_OFFSETS: tl.constexpr, HAS_RESET: tl.constexpr,
+    PRECISION: tl.constexpr, Q: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     pid = tl.program_id(0)
     i_b, i_h = pid // H, pid % H
     i_g = i_h // (H // G)
-    length = T
-    if HAS_LENGTHS:
-        length = tl.minimum(tl.load(lengths + i_b).to(tl.int32), T)
+    begin, room, length, slot = locate(i_b, lengths, offsets, T, Q, HAS_LENGTHS, HAS_OFFSETS)
     p, n = tl.arange(0, BP), tl.arange(0, BN)
     in_state = (p < P)[:, None] & (n < N)[None, :]
     place = p[:, None] * N + n[None, :]
@@ -78,45 +77,44 @@ def _forward(
     if HAS_INITIAL:
         state = tl.load(initial + pid.to(tl.int64) * P * N + place, in_state, other=0.0).to(tl.float32)
     A_ = tl.load(A + i_h).to(tl.float32)
-    for i_c in range(chunks):
-        tl.store(states + ((i_b * (chunks + 1) + i_c) * H + i_h).to(tl.int64) * P * N + place, state, in_state)
+    for i_c in range(tl.cdiv(room, Q)):
+        tl.store(states + ((slot + i_c) * H + i_h) * P * N + place, state, in_state)
         row, _, x_, dt_, B_, C_, r = _load_chunk(
-            x, dt, B, C, reset, i_b, i_h, i_g, i_c, length, T, H, G, P, N, HAS_RESET, Q, BP, BN
+            x, dt, B, C, reset, begin, i_h, i_g, i_c, length, H, G, P, N, HAS_RESET, Q, BP, BN
         )
         between, from_start, to_end, through = _decays(dt_ * A_, r, Q)
         u = x_ * dt_[:, None]
         weights = tl.dot(C_, tl.trans(B_), input_precision=PRECISION) * between
         y_ = tl.dot(weights, u, input_precision=PRECISION)
         y_ += tl.dot(C_, tl.trans(state), input_precision=PRECISION) * from_start[:, None]
-        inside = (i_c * Q + tl.arange(0, Q) < T)[:, None] & (p < P)[None, :]
+        inside = (i_c * Q + tl.arange(0, Q) < room)[:, None] & (p < P)[None, :]
         tl.store(y + ((row * H + i_h) * P)[:, None] + p[None, :], y_.to(y.dtype.element_ty), inside)
         state = state * through + tl.dot(tl.trans(u * to_end[:, None]), B_, input_precision=PRECISION)
-    tl.store(states + ((i_b * (chunks + 1) + chunks) * H + i_h).to(tl.int64) * P * N + place, state, in_state)
+    tl.store(final + pid.to(tl.int64) * P * N + place, state, in_state)
 
 
 @triton.jit
 def _backward(
-    x, dt, A, B, C, lengths, reset, states, gy, g_final, gx, g_dt, gA, gB, gC, g_initial, T, H, G, P, N, chunks,
-    HAS_LENGTHS: tl.constexpr, HAS_RESET: tl.constexpr, PRECISION: tl.constexpr,
-    Q: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr,
+    x, dt, A, B, C, lengths, offsets, reset, states, gy, g_final, gx, g_dt, gA, gB, gC, g_initial, T, H, G, P, N,
+    HAS_LENGTHS: tl.constexpr, HAS_OFFSETS: tl.constexpr, HAS_RESET: tl.constexpr,
+    PRECISION: tl.constexpr, Q: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     pid = tl.program_id(0)
     i_b, i_h = pid // H, pid % H
     i_g = i_h // (H // G)
-    length = T
-    if HAS_LENGTHS:
-        length = tl.minimum(tl.load(lengths + i_b).to(tl.int32), T)
+    begin, room, length, slot = locate(i_b, lengths, offsets, T, Q, HAS_LENGTHS, HAS_OFFSETS)
     q, p, n = tl.arange(0, Q), tl.arange(0, BP), tl.arange(0, BN)
     in_state = (p < P)[:, None] & (n < N)[None, :]
     place = p[:, None] * N + n[None, :]
     g_state = tl.load(g_final + pid.to(tl.int64) * P * N + place, in_state, other=0.0)
     A_ = tl.load(A + i_h).to(tl.float32)
     gA_ = 0.0
+    chunks = tl.cdiv(room, Q)
     for back in range(chunks):
         i_c = chunks - 1 - back
-        state = tl.load(states + ((i_b * (chunks + 1) + i_c) * H + i_h).to(tl.int64) * P * N + place, in_state, other=0.0)
+        state = tl.load(states + ((slot + i_c) * H + i_h) * P * N + place, in_state, other=0.0)
         row, valid, x_, dt_, B_, C_, r = _load_chunk(
-            x, dt, B, C, reset, i_b, i_h, i_g, i_c, length, T, H, G, P, N, HAS_RESET, Q, BP, BN
+            x, dt, B, C, reset, begin, i_h, i_g, i_c, length, H, G, P, N, HAS_RESET, Q, BP, BN
         )
         in_p = valid[:, None] & (p < P)[None, :]
         gy_ = tl.load(gy + ((row * H + i_h) * P)[:, None] + p[None, :], in_p, other=0.0).to(tl.float32)
@@ -141,7 +139,7 @@ def _backward(
         g_dt_ = tl.where(valid, tl.sum(gu * x_, 1) + g_exponent * A_, 0.0)
         gA_ += tl.sum(g_exponent * dt_, 0)
 
-        inside = i_c * Q + q < T
+        inside = i_c * Q + q < room
         wide = inside[:, None] & (n < N)[None, :]
         tl.store(gx + ((row * H + i_h) * P)[:, None] + p[None, :], gu * dt_[:, None], inside[:, None] & (p < P)[None, :])
         tl.store(g_dt + row * H + i_h, g_dt_, inside)
@@ -155,45 +153,48 @@ def _backward(
 @torch.library.custom_op("samba_asr::ssd_forward", mutates_args=())
 def _ssd_forward(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor,
-    initial: Tensor | None, lengths: Tensor | None, reset: Tensor | None,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """y (b, t, h, p), and the states (b, c + 1, h, p, n) float32 that enter each chunk, the final one last."""
-    b, t, h, p = x.shape
+    initial: Tensor | None, lengths: Tensor | None, offsets: Tensor | None, reset: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """y (b, t, h, p), the final states (b, h, p, n), and those that enter each chunk (c, h, p, n); states in float32."""
+    _, t, h, p = x.shape
     g, n = B.shape[2:]
-    chunks = -(-t // CHUNK)
-    y, states = torch.empty_like(x), x.new_empty(b, chunks + 1, h, p, n, dtype=torch.float32)
-    if b * h * p * n:
+    b = count_rows(x, offsets)
+    y, final = torch.empty_like(x), x.new_empty(b, h, p, n, dtype=torch.float32)
+    states = x.new_empty(count_slots(x, offsets, CHUNK), h, p, n, dtype=torch.float32)
+    if final.numel():
         with on_device(x):
             _forward[(b * h,)](
-                x, dt, A, B, C, initial, lengths, reset, y, states, t, h, g, p, n, chunks,
-                HAS_INITIAL=initial is not None, HAS_LENGTHS=lengths is not None, HAS_RESET=reset is not None,
-                PRECISION=_precision(x), Q=CHUNK, BP=_tile(p), BN=_tile(n),
+                x, dt, A, B, C, initial, lengths, offsets, reset, y, final, states, t, h, g, p, n,
+                HAS_INITIAL=initial is not None, HAS_LENGTHS=lengths is not None, HAS_OFFSETS=offsets is not None,
+                HAS_RESET=reset is not None, PRECISION=_precision(x), Q=CHUNK, BP=_tile(p), BN=_tile(n),
             )  # fmt: skip
-    return y, states
+    return y, final, states
 
 
 @_ssd_forward.register_fake
-def _(x, dt, A, B, C, initial, lengths, reset):
-    b, t, h, p = x.shape
-    return torch.empty_like(x), x.new_empty(b, -(-t // CHUNK) + 1, h, p, B.shape[3], dtype=torch.float32)
+def _(x, dt, A, B, C, initial, lengths, offsets, reset):
+    h, p, n = *x.shape[2:], B.shape[3]
+    final, states = ((rows, h, p, n) for rows in (count_rows(x, offsets), count_slots(x, offsets, CHUNK)))
+    return torch.empty_like(x), x.new_empty(final, dtype=torch.float32), x.new_empty(states, dtype=torch.float32)
 
 
 @torch.library.custom_op("samba_asr::ssd_backward", mutates_args=())
 def _ssd_backward(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, lengths: Tensor | None, reset: Tensor | None,
-    states: Tensor, gy: Tensor, g_final: Tensor,
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, lengths: Tensor | None, offsets: Tensor | None,
+    reset: Tensor | None, states: Tensor, gy: Tensor, g_final: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of x, dt, A, B, C and the initial state, all float32."""
     b, t, h, p = x.shape
     g, n = B.shape[2:]
+    rows = count_rows(x, offsets)
     new = lambda *shape: x.new_empty(shape, dtype=torch.float32)  # noqa: E731
-    gx, g_dt, gA, g_initial = new(b, t, h, p), new(b, t, h), new(b, h), new(b, h, p, n)
+    gx, g_dt, gA, g_initial = new(b, t, h, p), new(b, t, h), new(rows, h), new(rows, h, p, n)
     gB, gC = new(b, t, h, n), new(b, t, h, n)
-    if b * h * p * n:
+    if g_initial.numel():
         with on_device(x):
-            _backward[(b * h,)](
-                x, dt, A, B, C, lengths, reset, states, gy, g_final, gx, g_dt, gA, gB, gC, g_initial,
-                t, h, g, p, n, -(-t // CHUNK), HAS_LENGTHS=lengths is not None, HAS_RESET=reset is not None,
+            _backward[(rows * h,)](
+                x, dt, A, B, C, lengths, offsets, reset, states, gy, g_final, gx, g_dt, gA, gB, gC, g_initial, t, h, g, p, n,
+                HAS_LENGTHS=lengths is not None, HAS_OFFSETS=offsets is not None, HAS_RESET=reset is not None,
                 PRECISION=_precision(x), Q=CHUNK, BP=_tile(p), BN=_tile(n),
             )  # fmt: skip
     gB, gC = (v.unflatten(2, (g, -1)).sum(3) for v in (gB, gC))
@@ -201,24 +202,22 @@ def _ssd_backward(
 
 
 @_ssd_backward.register_fake
-def _(x, dt, A, B, C, lengths, reset, states, gy, g_final):
+def _(x, dt, A, B, C, lengths, offsets, reset, states, gy, g_final):
     new = lambda shape: x.new_empty(shape, dtype=torch.float32)  # noqa: E731
     return new(x.shape), new(dt.shape), new(A.shape), new(B.shape), new(C.shape), new(g_final.shape)
 
 
 def _setup(ctx, inputs, output):
-    x, dt, A, B, C, initial, lengths, reset = inputs
-    ctx.save_for_backward(x, dt, A, B, C, lengths, reset, output[1])
+    x, dt, A, B, C, initial, lengths, offsets, reset = inputs
+    ctx.save_for_backward(x, dt, A, B, C, lengths, offsets, reset, output[2])
     ctx.initial = None if initial is None else initial.dtype
 
 
-def _gradients(ctx, gy, g_states):
-    x, dt, A, B, C, lengths, reset, states = ctx.saved_tensors
-    g_final = g_states[:, -1].contiguous()  # `ssd_triton` lets nobody read the others
-    found = _ssd_backward(x, dt, A, B, C, lengths, reset, states, gy.contiguous(), g_final)
-    *found, g_initial = found
+def _gradients(ctx, gy, g_final, _):
+    x, dt, A, B, C, *where, states = ctx.saved_tensors
+    *found, g_initial = _ssd_backward(x, dt, A, B, C, *where, states, gy.contiguous(), g_final.contiguous())
     found = [grad.to(v.dtype) for grad, v in zip(found, (x, dt, A, B, C), strict=True)]
-    return *found, None if ctx.initial is None else g_initial.to(ctx.initial), None, None
+    return *found, None if ctx.initial is None else g_initial.to(ctx.initial), None, None, None
 
 
 _ssd_forward.register_autograd(_gradients, setup_context=_setup)
@@ -233,13 +232,12 @@ def ssd_triton(
     *,
     initial_state: Tensor | None = None,
     lengths: Tensor | None = None,
+    offsets: Tensor | None = None,
     reset: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See `samba_asr.ops.ssd.ssd` for the contract.  float32 inside; not for float64."""
-    x, dt, A, B, C = (v.contiguous() for v in (x, dt, A, B, C))
-    initial_state, lengths, reset = (None if v is None else v.contiguous() for v in (initial_state, lengths, reset))
-    y, states = _ssd_forward(x, dt, A, B, C, initial_state, lengths, reset)
-    return y, states[:, -1]
+    y, final, _ = _ssd_forward(*contiguous(x, dt, A, B, C, initial_state, lengths, offsets, reset))
+    return y, final
 
 
 def _tile(size: int) -> int:
