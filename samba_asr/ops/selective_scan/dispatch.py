@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from samba_asr.errors import UserError
+from samba_asr.ops import rows
 from samba_asr.ops.device import require_triton
-from samba_asr.ops.rows import check_offsets, padded
 from samba_asr.ops.selective_scan.chunk import selective_scan_chunk
 from samba_asr.ops.selective_scan.naive import selective_scan_naive
 
@@ -63,22 +63,15 @@ def selective_scan(
     _check("B", B, (b, t, n))
     _check("C", C, (b, t, n))
     _check("D", D, (d,))
-    rows = b if offsets is None else len(offsets) - 1
-    _check("initial_state", initial_state, (rows, d, n))
+    _check("initial_state", initial_state, (b if offsets is None else len(offsets) - 1, d, n))
     _check("lengths", lengths, (b,))
     _check("reset", reset, (b, t))
     name = choose(x.device, x.dtype, t)[0] if backend == "auto" else backend
     if name not in BACKENDS:
         raise UserError(f"selective scan has no backend {name!r}: use 'auto' or one of {', '.join(BACKENDS)}")
-    if offsets is None:
-        return BACKENDS[name](x, dt, A, B, C, D=D, initial_state=initial_state, lengths=lengths, reset=reset)
-    if lengths is not None:
-        raise ValueError("selective_scan: give lengths of padded rows, or offsets of packed ones")
-    if name == "triton":
-        check_offsets(offsets, x)
-        return _triton(x, dt, A, B, C, D=D, initial_state=initial_state, offsets=offsets, reset=reset)
-    in_time = {"x": x, "dt": dt, "B": B, "C": C, "reset": reset}
-    return padded(BACKENDS[name], offsets, in_time, A=A, D=D, initial_state=initial_state)
+    in_time, fused = {"x": x, "dt": dt, "B": B, "C": C, "reset": reset}, name == "triton"
+    others = {"A": A, "D": D, "initial_state": initial_state}
+    return rows.run(BACKENDS[name], in_time, lengths=lengths, offsets=offsets, takes_offsets=fused, **others)
 
 
 def choose(device: torch.device, dtype: torch.dtype, t: int) -> tuple[str, str]:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from samba_asr.errors import UserError
+from samba_asr.ops import rows
 from samba_asr.ops.device import require_triton
-from samba_asr.ops.rows import check_offsets, padded
 from samba_asr.ops.ssd.chunk import ssd_chunk
 from samba_asr.ops.ssd.naive import ssd_naive
 
@@ -61,12 +61,6 @@ def ssd(
         backend, _ = choose(x.device, x.dtype, x.shape[1])
     if backend not in BACKENDS:
         raise UserError(f"unknown SSD backend {backend!r}; there are: auto, {', '.join(BACKENDS)}")
-    if offsets is None:
-        return BACKENDS[backend](x, dt, A, B, C, initial_state=initial_state, lengths=lengths, reset=reset)
-    if lengths is not None:
-        raise ValueError("ssd: give lengths of padded rows, or offsets of packed ones")
-    if backend == "triton":
-        check_offsets(offsets, x)
-        return _triton(x, dt, A, B, C, initial_state=initial_state, offsets=offsets, reset=reset)
-    in_time = {"x": x, "dt": dt, "B": B, "C": C, "reset": reset}
-    return padded(BACKENDS[backend], offsets, in_time, A=A, initial_state=initial_state)
+    in_time, fused = {"x": x, "dt": dt, "B": B, "C": C, "reset": reset}, backend == "triton"
+    others = {"A": A, "initial_state": initial_state}
+    return rows.run(BACKENDS[backend], in_time, lengths=lengths, offsets=offsets, takes_offsets=fused, **others)
