@@ -39,7 +39,7 @@ NAIVE_LIMIT = 1 << 26  # b t d n of a loop that keeps everything for backward: 1
 
 class Work(NamedTuple):
     run: Callable[[], tuple[Tensor, ...] | Tensor]
-    inputs: dict[str, Tensor] | list[Tensor]  # gradients are asked of all of them
+    inputs: dict[str, Tensor]  # and parameters: gradients are asked of all of them
     states: int  # b t d n: states that a scan passes through; of a mixer, of all its scans
     size: int  # bytes of inputs and outputs
 
@@ -139,7 +139,7 @@ def _mixer(op: str, backend: str, b: int, t: int, d_model: int, dtype: torch.dty
             return (mixer.step(x, lengths, state, blocks).x,)
 
     directions = 2 if op == "hydra" else 1
-    leaves = [x, *mixer.parameters()]
+    leaves = {"x": x, **dict(mixer.named_parameters())}
     states = directions * b * t * 2 * d_model * STATE.get(op, 64)
     return Work(run, leaves, states, 2 * x.nbytes + sum(p.nbytes for p in mixer.parameters()))
 
@@ -149,8 +149,7 @@ def _train(work: Work) -> tuple[Tensor, list[Tensor | None]]:
     found = work.run()
     found = found if isinstance(found, tuple) else (found,)
     total = sum(v.float().sum() if v.dtype != torch.float64 else v.sum() for v in found)
-    inputs = list(work.inputs.values()) if isinstance(work.inputs, dict) else work.inputs
-    return found[0], list(torch.autograd.grad(total, inputs, allow_unused=True))
+    return found[0], list(torch.autograd.grad(total, list(work.inputs.values()), allow_unused=True))
 
 
 def _errors(op: str, backend: str, work: Work) -> dict[str, float]:
