@@ -9,8 +9,11 @@ from collections.abc import Callable, Iterable
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 EXACT = {"triton": (torch.float32, 3e-5)}  # dtype and tolerance in which a backend is compared; others: float64
+
+IN_TIME = ("x", "dt", "B", "C")  # inputs of a scan that have a time axis
 
 
 def every_backend(names: Iterable[str]):
@@ -34,6 +37,16 @@ def where_it_runs(op: Callable, backend: str) -> Callable:
         return tuple(v.cpu() for v in found)
 
     return run
+
+
+def some_resets(b: int, t: int, seed: int = 0) -> Tensor:
+    """(b, t), one step in four begins a row anew."""
+    return torch.rand(b, t, generator=torch.Generator().manual_seed(seed)) < 0.25
+
+
+def padding(t: int, lengths: Tensor) -> Tensor:
+    """(b, t), true behind each row's end."""
+    return torch.arange(t) >= lengths[:, None]
 
 
 def values_and_gradients(op: Callable, inputs: dict[str, Tensor | None], **options) -> dict[str, Tensor]:
@@ -99,3 +112,22 @@ def assert_is_a_good_custom_op(op: Callable, custom_op: str, inputs: dict[str, T
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # float32, all that the kernels take, is coarse for it
         assert torch.autograd.gradcheck(run, leaves, eps=1e-2, atol=2e-3, rtol=2e-2, fast_mode=True)
+
+
+def assert_packed_as_padded(
+    op: Callable, reference: Callable, inputs: dict[str, Tensor], lengths: Tensor, *, tolerance: float
+) -> None:
+    """`op` on rows end to end (offsets) agrees with `reference` on the same rows side by side (lengths); x (b, t, ...)."""
+    b, t = inputs["x"].shape[:2]
+    reset, offsets = some_resets(b, t), F.pad(lengths.cumsum(0), (1, 0))
+    valid = ~padding(t, lengths)
+
+    def pack(**given):
+        given = {name: v[valid][None] if name in IN_TIME else v for name, v in given.items()}
+        return op(**given, reset=reset[valid][None], offsets=offsets)
+
+    def pad(**given):
+        y, state = reference(**given, reset=reset, lengths=lengths)
+        return y[valid][None], state
+
+    assert_agree(pack, pad, inputs, tolerance=tolerance)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from samba_asr.ops import conv1d
 from samba_asr.ops.conv1d import causal_conv1d, causal_conv1d_naive
-from tests.ops.checks import assert_agree, assert_close, values_and_gradients
+from tests.ops.checks import assert_agree, assert_close, padding, some_resets, values_and_gradients
 
 EVERY_VERSION = pytest.mark.parametrize("op", [causal_conv1d, causal_conv1d_naive])
 
@@ -19,14 +19,6 @@ def make(b=3, t=17, d=3, k=4, *, dtype=torch.float64, seed=0):
     rng = torch.Generator().manual_seed(seed)
     randn = lambda *shape: torch.randn(*shape, generator=rng, dtype=torch.float64).to(dtype)  # noqa: E731
     return {"x": randn(b, t, d), "weight": randn(d, k), "bias": randn(d), "initial_state": randn(b, k - 1, d)}
-
-
-def some_resets(b, t, seed=0):
-    return torch.rand(b, t, generator=torch.Generator().manual_seed(seed)) < 0.3
-
-
-def padding(t, lengths):
-    return torch.arange(t) >= lengths[:, None]
 
 
 def valid_only(op, lengths):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,18 +12,21 @@ from samba_asr.ops.selective_scan import BACKENDS, choose, chunk, selective_scan
 from samba_asr.ops.selective_scan.chunk import selective_scan_chunk
 from samba_asr.ops.selective_scan.naive import selective_scan_naive
 from tests.ops.checks import (
+    IN_TIME,
     assert_agree,
     assert_close,
     assert_is_a_good_custom_op,
+    assert_packed_as_padded,
     every_backend,
     exact,
+    padding,
+    some_resets,
     values_and_gradients,
     where_it_runs,
 )
 
 EVERY_BACKEND = every_backend(BACKENDS)
 FASTER = every_backend([name for name in BACKENDS if name != "naive"])
-FLOATS = ("x", "dt", "B", "C")  # what has a time axis
 
 
 def make(b=3, t=17, d=3, n=5, *, dtype=torch.float64, seed=0):
@@ -39,10 +41,6 @@ def make(b=3, t=17, d=3, n=5, *, dtype=torch.float64, seed=0):
         "D": randn(d),
         "initial_state": randn(b, d, n),
     }
-
-
-def some_resets(b, t, seed=0):
-    return torch.rand(b, t, generator=torch.Generator().manual_seed(seed)) < 0.2
 
 
 @pytest.fixture(params=[1, 100, 1 << 19], ids=["one step a block", "small blocks", "real blocks"])
@@ -217,13 +215,13 @@ def test_each_row_is_as_if_alone_and_padding_may_hold_nan(backend):
     lengths = torch.tensor([17, 5, 0, 12])
     dtype, tolerance = exact(backend)
     inputs, reset = make(b=4, dtype=dtype), some_resets(4, 17)
-    reset |= torch.arange(17) >= lengths[:, None]  # a reset in the padding must do nothing
+    reset |= padding(17, lengths)  # a reset in the padding must do nothing
     for row, length in enumerate(lengths):
-        for name in FLOATS:
+        for name in IN_TIME:
             inputs[name][row, length:] = float("nan")
     y, state = scan(**inputs, lengths=lengths, reset=reset, backend=backend)
     for row, length in enumerate(lengths):
-        alone = {k: v[row : row + 1, :length] if k in FLOATS else v for k, v in inputs.items()}
+        alone = {k: v[row : row + 1, :length] if k in IN_TIME else v for k, v in inputs.items()}
         alone["initial_state"] = inputs["initial_state"][row : row + 1]
         want_y, want_state = selective_scan_naive(**alone, reset=reset[row : row + 1, :length])
         assert_close(
@@ -237,13 +235,13 @@ def test_each_row_is_as_if_alone_and_padding_may_hold_nan(backend):
 def test_gradients_at_padding_are_zero_and_clean(backend):
     lengths, (dtype, tolerance) = torch.tensor([17, 5, 0]), exact(backend)
     inputs = make(dtype=dtype)
-    padding = torch.arange(17) >= lengths[:, None]
-    poisoned = {k: v.masked_fill(padding[..., None], float("nan")) if k in FLOATS else v for k, v in inputs.items()}
+    behind = padding(17, lengths)
+    poisoned = {k: v.masked_fill(behind[..., None], float("nan")) if k in IN_TIME else v for k, v in inputs.items()}
     want = values_and_gradients(selective_scan_naive, inputs, lengths=lengths)
     got = values_and_gradients(scan, poisoned, lengths=lengths, backend=backend)
     assert_close(got, want, tolerance)
-    for name in FLOATS:
-        assert not got[f"gradient of {name}"][padding].any()
+    for name in IN_TIME:
+        assert not got[f"gradient of {name}"][behind].any()
 
 
 @EVERY_BACKEND
@@ -260,10 +258,10 @@ def test_a_reset_forgets_everything_before_it_even_nan(backend):
     dtype, tolerance = exact(backend)
     inputs, reset = make(b=1, dtype=dtype), torch.zeros(1, 17, dtype=torch.bool)
     reset[0, 6] = True
-    for name in FLOATS:
+    for name in IN_TIME:
         inputs[name][:, 3] = float("nan")
     y, state = scan(**inputs, reset=reset, backend=backend)
-    after = {k: v[:, 6:] if k in FLOATS else v for k, v in inputs.items()}
+    after = {k: v[:, 6:] if k in IN_TIME else v for k, v in inputs.items()}
     want_y, want_state = selective_scan_naive(**{**after, "initial_state": None})
     assert_close({"y": y[:, 6:], "state": state}, {"y": want_y, "state": want_state}, tolerance)
 
@@ -308,18 +306,7 @@ def test_wrong_arguments_name_the_value():
 def test_packed_rows_are_as_if_padded(backend, lengths, poisoned_empty):
     lengths, dtype, tolerance = torch.tensor(lengths), *exact(backend)
     inputs = make(len(lengths), int(lengths.max()), dtype=dtype)
-    reset, offsets = some_resets(*inputs["x"].shape[:2]), F.pad(lengths.cumsum(0), (1, 0))
-    valid = torch.arange(inputs["x"].shape[1]) < lengths[:, None]
-
-    def pack(**given):
-        given = {name: v[valid][None] if name in FLOATS else v for name, v in given.items()}
-        return on(backend)(**given, reset=reset[valid][None], offsets=offsets)
-
-    def pad(**given):
-        y, state = selective_scan_naive(**given, reset=reset, lengths=lengths)
-        return y[valid][None], state
-
-    assert_agree(pack, pad, inputs, tolerance=tolerance)
+    assert_packed_as_padded(on(backend), selective_scan_naive, inputs, lengths, tolerance=tolerance)
 
 
 @pytest.mark.parametrize("offsets", [[0, 5], [1, 17], [0, 9, 5, 17], []])

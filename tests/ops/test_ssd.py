@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,18 +13,21 @@ from samba_asr.ops.ssd.chunk import ssd_chunk
 from samba_asr.ops.ssd.dispatch import BACKENDS
 from samba_asr.ops.ssd.naive import ssd_naive
 from tests.ops.checks import (
+    IN_TIME,
     assert_agree,
     assert_close,
     assert_is_a_good_custom_op,
+    assert_packed_as_padded,
     every_backend,
     exact,
+    padding,
+    some_resets,
     values_and_gradients,
     where_it_runs,
 )
 
 EVERY_BACKEND = every_backend(BACKENDS)
 FASTER = every_backend([name for name in BACKENDS if name != "naive"])
-IN_TIME = ("x", "dt", "B", "C")
 
 
 def make(b=3, t=17, h=4, p=3, g=2, n=5, *, dtype=torch.float64, seed=0):
@@ -39,14 +41,6 @@ def make(b=3, t=17, h=4, p=3, g=2, n=5, *, dtype=torch.float64, seed=0):
         "C": randn(b, t, g, n),
         "initial_state": randn(b, h, p, n),
     }
-
-
-def some_resets(b, t, seed=0):
-    return torch.rand(b, t, generator=torch.Generator().manual_seed(seed)) < 0.2
-
-
-def padding(t, lengths):
-    return torch.arange(t) >= lengths[:, None]
 
 
 def poison(inputs, lengths):
@@ -299,18 +293,7 @@ def test_an_unknown_backend_is_named():
 def test_packed_rows_are_as_if_padded(backend, lengths, poisoned_empty):
     lengths, dtype, tolerance = torch.tensor(lengths), *exact(backend)
     inputs = make(len(lengths), int(lengths.max()), dtype=dtype)
-    reset, offsets = some_resets(*inputs["x"].shape[:2]), F.pad(lengths.cumsum(0), (1, 0))
-    valid = torch.arange(inputs["x"].shape[1]) < lengths[:, None]
-
-    def pack(**given):
-        given = {name: v[valid][None] if name in IN_TIME else v for name, v in given.items()}
-        return on(backend)(**given, reset=reset[valid][None], offsets=offsets)
-
-    def pad(**given):
-        y, state = ssd_naive(**given, reset=reset, lengths=lengths)
-        return y[valid][None], state
-
-    assert_agree(pack, pad, inputs, tolerance=tolerance)
+    assert_packed_as_padded(on(backend), ssd_naive, inputs, lengths, tolerance=tolerance)
 
 
 @pytest.mark.parametrize("offsets", [[0, 5], [1, 17], [0, 9, 5, 17], []])
