@@ -130,6 +130,13 @@ def test_consistency_is_zero_when_both_views_are_equal(model):
     torch.testing.assert_close(losses.total, one_view.total)
 
 
+def test_the_decoder_learns_from_the_first_view(model, monkeypatch):
+    heard, absorb = [], model.decoder.absorb
+    monkeypatch.setattr(model.decoder, "absorb", lambda frames, *rest: heard.append(len(frames)) or absorb(frames, *rest))
+    _, rows = rows_encoded(model, augment=AugmentConfig(), generator=torch.Generator())
+    assert (rows, heard) == (6, [3])
+
+
 def test_without_masks_there_is_one_view(model):
     losses, rows = rows_encoded(model)
     assert rows == 3
