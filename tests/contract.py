@@ -25,7 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samba_asr.nn.blocks import BlockModule, lay_blocks
+from samba_asr.nn.blocks import BlockModule
+from samba_asr.ops.blocks import lay_blocks
 from samba_asr.streaming import State, StreamingModule, leaves, stack_rows, take_rows
 
 NAN = float("nan")

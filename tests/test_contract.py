@@ -7,8 +7,9 @@ import torch
 from torch import nn
 
 from samba_asr.config import MixerConfig
-from samba_asr.nn.blocks import BlockBidirectional, lay_blocks
+from samba_asr.nn.blocks import BlockBidirectional
 from samba_asr.nn.mixers import Mamba2
+from samba_asr.ops.blocks import lay_blocks
 from samba_asr.streaming import Step, StreamingModule, map_state, mask, tail
 from tests.contract import InBlocks, draw_plan, verify_streaming
 from tests.toys import CausalConv, LookAhead

@@ -21,8 +21,8 @@ from samba_asr.bench.measure import answer, peak_memory, resident_memory
 from samba_asr.config import MixerConfig
 from samba_asr.device import choose_device
 from samba_asr.errors import UserError
-from samba_asr.nn.blocks import lay_blocks
 from samba_asr.nn.mixers import build_mixer
+from samba_asr.ops.blocks import lay_blocks
 from samba_asr.ops.selective_scan import BACKENDS as S6_BACKENDS
 from samba_asr.ops.selective_scan import selective_scan
 from samba_asr.ops.ssd import BACKENDS as SSD_BACKENDS

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from samba_asr.audio.features import LogMel
 from samba_asr.config import ModelConfig
 from samba_asr.errors import UserError
-from samba_asr.nn.blocks import BlockModule, Blocks, lay_blocks
+from samba_asr.nn.blocks import BlockModule
 from samba_asr.nn.conv import ConvolutionModule, subsampling
 from samba_asr.nn.dropout import Dropout
 from samba_asr.nn.mixers import build_mixer
+from samba_asr.ops.blocks import Blocks, lay_blocks
 from samba_asr.streaming import Stack, State, Step, StreamingModule, concat, mask, take_time
 
 

@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samba_asr.errors import UserError
-from samba_asr.nn.blocks import BlockModule, Blocks, flip
+from samba_asr.nn.blocks import BlockModule
 from samba_asr.nn.dropout import Dropout
+from samba_asr.ops.blocks import Blocks, flip
 from samba_asr.ops.conv1d import causal_conv1d, depthwise_conv1d
 from samba_asr.streaming import Step, StreamingModule, mask, tail
 

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samba_asr.config import MixerConfig
-from samba_asr.nn.blocks import BlockBidirectional, Unidirectional, flip, lay_blocks
+from samba_asr.nn.blocks import BlockBidirectional, Unidirectional
 from samba_asr.nn.mixers import Mamba, Mamba2
+from samba_asr.ops.blocks import flip, lay_blocks
 from tests.contract import InBlocks, verify_streaming
 
 TINY = MixerConfig(d_state=3, headdim=4, d_conv=3)

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from samba_asr.errors import UserError
-from samba_asr.nn.blocks import lay_blocks
 from samba_asr.nn.conv import BlockConv1d, CausalConv2d, ConvolutionModule, Project, subsampling
+from samba_asr.ops.blocks import lay_blocks
 from samba_asr.streaming import Stack
 from tests.contract import InBlocks, verify_streaming
 

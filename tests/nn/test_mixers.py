@@ -11,9 +11,10 @@ import torch.nn.functional as F
 
 from samba_asr.config import MixerConfig
 from samba_asr.errors import UserError
-from samba_asr.nn.blocks import BlockBidirectional, Unidirectional, lay_blocks
+from samba_asr.nn.blocks import BlockBidirectional, Unidirectional
 from samba_asr.nn.mixers import Hydra, Mamba, Mamba2, build_mixer, mixers
 from samba_asr.nn.mixers.common import GatedRMSNorm
+from samba_asr.ops.blocks import lay_blocks
 from tests.contract import InBlocks, parameter_shapes, verify_streaming
 
 TINY = MixerConfig(d_state=3, headdim=4, d_conv=4)

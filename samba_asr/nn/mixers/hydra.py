@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from samba_asr.config import MixerConfig
 from samba_asr.errors import UserError
-from samba_asr.nn.blocks import BlockModule, Blocks, flip
+from samba_asr.nn.blocks import BlockModule
 from samba_asr.nn.conv import BlockConv1d
 from samba_asr.nn.mixers.common import GatedRMSNorm, initial_dt_bias, no_weight_decay
+from samba_asr.ops.blocks import Blocks, flip
 from samba_asr.ops.ssd import ssd
 from samba_asr.streaming import Step, mask, tail
 
