@@ -25,7 +25,7 @@ part() { # NAME SECONDS COMMAND...: its output in OUT/NAME.txt
 }
 
 part doctor 60 "${asr[@]}" doctor
-part tests 240 python -m pytest -q tests/ops tests/nn tests/models tests/training/test_step.py
+part tests 300 python -m pytest -q tests/ops tests/nn tests/models tests/training/test_step.py
 lengths=(--length 100 250 500 1500 4000)
 scans=(--device cuda --op selective_scan ssd)
 part scans-bfloat16 150 "${asr[@]}" bench ops "${scans[@]}" --dtype bfloat16 "${lengths[@]}" --plot "$out/scans-bfloat16.png"

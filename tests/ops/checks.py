@@ -95,16 +95,19 @@ def assert_agree(
     assert_close(values_and_gradients(op, inputs, **options), want, tolerance)
 
 
-def assert_is_a_good_custom_op(op: Callable, custom_op: str, inputs: dict[str, Tensor], lengths: Tensor, reset: Tensor) -> None:
-    """What torch asks of a custom op (opcheck), that `op` with its Triton backend compiles into one graph with the same
-    values and gradients, and that these are those of finite differences."""
+def assert_is_a_good_custom_op(
+    op: Callable, custom_op: str, inputs: dict[str, Tensor], where: dict[str, Tensor | None], **named: Tensor
+) -> None:
+    """What torch asks of a custom op (opcheck; it takes the inputs, then `where`), that `op` with its Triton backend compiles
+    into one graph with the same values and gradients, and that these are those of finite differences; `named`: what `op` is
+    given beside the inputs."""
     leaves = [v.detach().requires_grad_() for v in inputs.values()]
 
     def run(*values):
-        return op(**dict(zip(inputs, values, strict=True)), lengths=lengths, reset=reset, backend="triton")
+        return op(**dict(zip(inputs, values, strict=True)), **named, backend="triton")
 
     outputs = run(*leaves)  # which registers it
-    torch.library.opcheck(getattr(torch.ops.samba_asr, custom_op), (*leaves, lengths, None, reset))
+    torch.library.opcheck(getattr(torch.ops.samba_asr, custom_op), (*leaves, *where.values()))
     compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
     want, got = ([*found, *torch.autograd.grad(sum(v.sum() for v in found), leaves)] for found in (outputs, compiled(*leaves)))
     for a, b in zip(got, want, strict=True):

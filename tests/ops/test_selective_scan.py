@@ -106,8 +106,10 @@ def test_triton_agrees_with_naive(t, d, n, backend, poisoned_empty):
 
 @every_backend(["triton"])
 def test_triton_is_a_good_custom_op(backend):
-    inputs, t = make(2, 5, 3, 2, dtype=torch.float32), torch.tensor([5, 2])
-    assert_is_a_good_custom_op(selective_scan, "selective_scan_forward", inputs, lengths=t, reset=some_resets(2, 5))
+    inputs, lengths = make(2, 5, 3, 2, dtype=torch.float32), torch.tensor([5, 2])
+    named = {"lengths": lengths, "reset": some_resets(2, 5)}
+    where = {"lengths": lengths, "offsets": None, "reset": named["reset"]}
+    assert_is_a_good_custom_op(selective_scan, "selective_scan_forward", inputs, where, **named)
 
 
 def options_of(t):

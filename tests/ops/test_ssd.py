@@ -136,7 +136,9 @@ def test_triton_agrees_with_naive(t, backend, poisoned_empty):
 @every_backend(["triton"])
 def test_triton_is_a_good_custom_op(backend):
     inputs, lengths = make(2, 5, 2, 2, 1, 2, dtype=torch.float32), torch.tensor([5, 2])
-    assert_is_a_good_custom_op(ssd, "ssd_forward", inputs, lengths=lengths, reset=some_resets(2, 5))
+    named = {"lengths": lengths, "reset": some_resets(2, 5)}
+    where = {"lengths": lengths, "offsets": None, "reset": named["reset"], "sizes": None}
+    assert_is_a_good_custom_op(ssd, "ssd_forward", inputs, where, **named)
 
 
 @FASTER

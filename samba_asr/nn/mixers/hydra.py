@@ -20,8 +20,8 @@ from samba_asr.errors import UserError
 from samba_asr.nn.blocks import BlockModule
 from samba_asr.nn.conv import BlockConv1d
 from samba_asr.nn.mixers.common import GatedRMSNorm, initial_dt_bias, no_weight_decay
-from samba_asr.ops.blocks import Blocks, flip
-from samba_asr.ops.ssd import ssd
+from samba_asr.ops.blocks import Blocks
+from samba_asr.ops.ssd import ssd_both_ways
 from samba_asr.streaming import Step, mask, tail
 
 
@@ -58,34 +58,20 @@ class Hydra(BlockModule):
         )
 
     def step(self, x: Tensor, lengths: Tensor, state: HydraState, blocks: Blocks) -> Step:
-        b, ragged = x.shape[0], blocks.ragged
+        ragged = blocks.ragged
         width = self.d_inner + 4 * self.d_state
         z, u, dt = self.in_proj(mask(x, ragged)).split([self.d_inner, width, 2 * self.heads], dim=-1)
         u, _, conv = self.conv1d.step(u, lengths, state.conv, blocks)
-        u, forth, back = F.silu(u).split([self.d_inner, 2 * self.d_state, 2 * self.d_state], dim=-1)
-        dt_forth, dt_back = dt.chunk(2, dim=-1)
-
-        # Both scans in one call: rows 0..b-1 forth, rows b..2b-1 back in reversed time, forgetting at each block.
-        scan = torch.cat([u, flip(u, blocks)]).unflatten(-1, (self.heads, -1))  # (2b, t, h, p)
-        B, C = torch.cat([forth, flip(back, blocks)]).unsqueeze(2).chunk(2, dim=-1)  # (2b, t, 1, n)
-        dt = torch.cat([dt_forth, flip(dt_back, blocks)])  # (2b, t, h)
-        reset = None if blocks.start is None else torch.cat([torch.zeros_like(blocks.start), blocks.start])
-        y, ssm = ssd(
-            scan,
-            F.softplus(dt.to(self.dt_bias.dtype) + self.dt_bias),
-            -self.A_log.exp(),
-            B,
-            C,
-            initial_state=torch.cat([state.ssm, torch.zeros_like(state.ssm)]),
-            lengths=None if ragged is None else torch.cat([ragged, ragged]),
-            reset=reset,
-        )
-        y_forth, y_back = y.flatten(-2).chunk(2)  # (b, t, d_inner)
-        past = torch.cat([state.last.to(y.dtype), y_forth], dim=1)  # shift: a step reads what lies strictly before it,
-        ahead = F.pad(y_back, (0, 0, 1, 0))[:, :-1]  # ... and strictly after it, within its block
+        u, maps = F.silu(u).split([self.d_inner, 4 * self.d_state], dim=-1)
+        B, C = maps.unflatten(-1, (2, 2, 1, -1)).unbind(3)  # (b, t, 2, 1, n); forth, back
+        dt = F.softplus(dt.unflatten(-1, (2, -1)).to(self.dt_bias.dtype) + self.dt_bias)  # (b, t, 2, h)
+        heads = u.unflatten(-1, (self.heads, -1))  # (b, t, h, p)
+        forth, back, ssm = ssd_both_ways(heads, dt, -self.A_log.exp(), B, C, blocks, initial_state=state.ssm)
+        past = torch.cat([state.last.to(forth.dtype), forth.flatten(-2)], dim=1)  # shift: a step reads what lies strictly
+        ahead = F.pad(back.flatten(-2), (0, 0, 0, 1))[:, 1:]  # ... before it, and strictly after it within its block
         if blocks.start is not None:
-            ahead = ahead.masked_fill(blocks.start[..., None], 0)
+            ahead = ahead.masked_fill(F.pad(blocks.start, (0, 1))[:, 1:, None], 0)
         skip = F.linear(u, self.fc_D.weight) + self.D.to(u.dtype)  # (b, t, h)
-        y = past[:, :-1] + flip(ahead, blocks) + (u.unflatten(-1, (self.heads, -1)) * skip[..., None]).flatten(-2)
+        y = past[:, :-1] + ahead + (heads * skip[..., None]).flatten(-2)
         last = tail(past, ragged, 1).to(state.last.dtype)
-        return Step(self.out_proj(self.norm(y, z)), lengths, HydraState(conv, ssm[:b], last))
+        return Step(self.out_proj(self.norm(y, z)), lengths, HydraState(conv, ssm, last))

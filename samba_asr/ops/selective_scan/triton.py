@@ -24,6 +24,7 @@ from samba_asr.ops.triton import contiguous, count_rows, count_slots, locate
 
 CHUNK = 16
 CHANNELS = 16  # of one program, at most
+WARPS = 4
 
 
 @triton.jit

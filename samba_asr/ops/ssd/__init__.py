@@ -4,10 +4,12 @@ naive.py      the definition: the recurrence as a loop over time
 chunk.py      matrix products inside chunks of time, a short recurrence between them
 triton.py     one launch forward, one backward
 dispatch.py   picks one
+both_ways.py  one scan on through time, one back inside blocks
 """
 
 from __future__ import annotations
 
+from samba_asr.ops.ssd.both_ways import ssd_both_ways
 from samba_asr.ops.ssd.dispatch import BACKENDS, choose, ssd
 
-__all__ = ["BACKENDS", "choose", "ssd"]
+__all__ = ["BACKENDS", "choose", "ssd", "ssd_both_ways"]

@@ -6,6 +6,9 @@ the gradient of the running log decay a is  rowsum(M) - colsum(M)  plus the shar
 gradients of C and B need anyway.  The gradients of B and C are written for each head, then summed over the heads of a group,
 so that no two programs add to one number and every run gives the same bits.
 
+Both ways (`HAS_BLOCKS`): twice as many rows of programs.  Row b + i reads what row i reads, in reversed time inside each block,
+with a dt, B and C of its own, and writes y where the step lies in common time: nothing is flipped, copied or joined outside.
+
 Any sizes: tiles are powers of two, at least 16, and what lies outside is masked.  Padding is never read.
 Under TRITON_INTERPRET=1 the kernels run on CPU tensors, slowly.
 
@@ -23,26 +26,43 @@ from samba_asr.ops.device import on_device
 from samba_asr.ops.triton import contiguous, count_rows, count_slots, locate
 
 CHUNK = 32
+WARPS = 8  # with 4, ptxas spills (sm_90, p = n = 64: forward 616 bytes of stack, with 8 none; backward 1888 and 944)
+
+
+@triton.jit
+def _way(pid, H, R, sizes, T, HAS_BLOCKS: tl.constexpr):
+    """Which row of x this program takes, its way (0 forth, 1 back), and the steps of a block on the way back (else 0)."""
+    i_b, way, size = pid // H, 0, 0
+    if HAS_BLOCKS:
+        way = (i_b // R).to(tl.int64)
+        i_b = i_b % R
+        size = tl.where(way == 1, tl.minimum(tl.load(sizes + i_b), T).to(tl.int32), 0)
+    return i_b, way, size
 
 
 @triton.jit
 def _load_chunk(
-    x, dt, B, C, reset, begin, i_h, i_g, i_c, length, H, G, P, N,
-    HAS_RESET: tl.constexpr, Q: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr,
+    x, dt, B, C, reset, begin, i_h, i_g, i_c, length, size, P, N, SX, SDT, SB, SC,
+    HAS_BLOCKS: tl.constexpr, HAS_RESET: tl.constexpr, Q: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
-    """One chunk in float32, zeros where a step is not valid; r counts the resets so far."""
+    """One chunk in float32, zeros where a step is not valid; row is where each step lies, r counts the resets so far."""
     q, p, n = tl.arange(0, Q), tl.arange(0, BP), tl.arange(0, BN)
     step = i_c * Q + q
     valid = step < length
     row = begin + step
-    in_n = valid[:, None] & (n < N)[None, :]
-    x_ = tl.load(x + ((row * H + i_h) * P)[:, None] + p[None, :], valid[:, None] & (p < P)[None, :], other=0.0)
-    dt_ = tl.load(dt + row * H + i_h, valid, other=0.0).to(tl.float32)
-    B_ = tl.load(B + ((row * G + i_g) * N)[:, None] + n[None, :], in_n, other=0.0).to(tl.float32)
-    C_ = tl.load(C + ((row * G + i_g) * N)[:, None] + n[None, :], in_n, other=0.0).to(tl.float32)
     r = tl.zeros([Q], tl.int32)
+    if HAS_BLOCKS:  # noqa: SIM102  (this is known when the kernel is compiled, the other when it runs)
+        if size > 0:
+            first = step // size * size
+            row = begin + tl.where(valid, first + tl.minimum(first + size, length) - 1 - step, step)
+            r = tl.cumsum((valid & (step == first)).to(tl.int32), 0)
     if HAS_RESET:
         r = tl.cumsum(tl.load(reset + row, valid, other=0).to(tl.int32), 0)
+    in_n = valid[:, None] & (n < N)[None, :]
+    x_ = tl.load(x + (row * SX + i_h * P)[:, None] + p[None, :], valid[:, None] & (p < P)[None, :], other=0.0)
+    dt_ = tl.load(dt + row * SDT + i_h, valid, other=0.0).to(tl.float32)
+    B_ = tl.load(B + (row * SB + i_g * N)[:, None] + n[None, :], in_n, other=0.0).to(tl.float32)
+    C_ = tl.load(C + (row * SC + i_g * N)[:, None] + n[None, :], in_n, other=0.0).to(tl.float32)
     return row, valid, x_.to(tl.float32), dt_, B_, C_, r
 
 
@@ -62,25 +82,32 @@ def _decays(exponent, r, Q: tl.constexpr):
 
 @triton.jit
 def _forward(
-    x, dt, A, B, C, initial, lengths, offsets, reset, y, final, states, T, H, G, P, N,
+    x, dt, A, B, C, initial, lengths, offsets, reset, sizes, y, final, states,
+    R, T, H, G, P, N, SX, SDT, SB, SC, WDT, WB, WC,
     HAS_INITIAL: tl.constexpr, HAS_LENGTHS: tl.constexpr, HAS_OFFSETS: tl.constexpr, HAS_RESET: tl.constexpr,
-    PRECISION: tl.constexpr, Q: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr,
+    HAS_BLOCKS: tl.constexpr, PRECISION: tl.constexpr, Q: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     pid = tl.program_id(0)
-    i_b, i_h = pid // H, pid % H
+    i_h = pid % H
     i_g = i_h // (H // G)
+    i_b, way, size = _way(pid, H, R, sizes, T, HAS_BLOCKS)
     begin, room, length, slot = locate(i_b, lengths, offsets, T, Q, HAS_LENGTHS, HAS_OFFSETS)
+    if HAS_BLOCKS:
+        dt, B, C, y, slot = dt + way * WDT, B + way * WB, C + way * WC, y + way * R * T * H * P, slot + way * R * tl.cdiv(T, Q)
     p, n = tl.arange(0, BP), tl.arange(0, BN)
     in_state = (p < P)[:, None] & (n < N)[None, :]
+    of_state = in_state  # what enters and leaves; the way back begins with nothing, and leaves nothing
+    if HAS_BLOCKS:
+        of_state = in_state & (way == 0)
     place = p[:, None] * N + n[None, :]
     state = tl.zeros([BP, BN], tl.float32)
     if HAS_INITIAL:
-        state = tl.load(initial + pid.to(tl.int64) * P * N + place, in_state, other=0.0).to(tl.float32)
+        state = tl.load(initial + pid.to(tl.int64) * P * N + place, of_state, other=0.0).to(tl.float32)
     A_ = tl.load(A + i_h).to(tl.float32)
     for i_c in range(tl.cdiv(room, Q)):
         tl.store(states + ((slot + i_c) * H + i_h) * P * N + place, state, in_state)
         row, _, x_, dt_, B_, C_, r = _load_chunk(
-            x, dt, B, C, reset, begin, i_h, i_g, i_c, length, H, G, P, N, HAS_RESET, Q, BP, BN
+            x, dt, B, C, reset, begin, i_h, i_g, i_c, length, size, P, N, SX, SDT, SB, SC, HAS_BLOCKS, HAS_RESET, Q, BP, BN
         )
         between, from_start, to_end, through = _decays(dt_ * A_, r, Q)
         u = x_ * dt_[:, None]
@@ -90,23 +117,32 @@ def _forward(
         inside = (i_c * Q + tl.arange(0, Q) < room)[:, None] & (p < P)[None, :]
         tl.store(y + ((row * H + i_h) * P)[:, None] + p[None, :], y_.to(y.dtype.element_ty), inside)
         state = state * through + tl.dot(tl.trans(u * to_end[:, None]), B_, input_precision=PRECISION)
-    tl.store(final + pid.to(tl.int64) * P * N + place, state, in_state)
+    tl.store(final + pid.to(tl.int64) * P * N + place, state, of_state)
 
 
 @triton.jit
 def _backward(
-    x, dt, A, B, C, lengths, offsets, reset, states, gy, g_final, gx, g_dt, gA, gB, gC, g_initial, T, H, G, P, N,
+    x, dt, A, B, C, lengths, offsets, reset, sizes, states, gy, g_final, gx, g_dt, gA, gB, gC, g_initial,
+    R, T, H, G, P, N, SX, SDT, SB, SC, WDT, WB, WC,
     HAS_LENGTHS: tl.constexpr, HAS_OFFSETS: tl.constexpr, HAS_RESET: tl.constexpr,
-    PRECISION: tl.constexpr, Q: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr,
+    HAS_BLOCKS: tl.constexpr, PRECISION: tl.constexpr, Q: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     pid = tl.program_id(0)
-    i_b, i_h = pid // H, pid % H
+    i_h = pid % H
     i_g = i_h // (H // G)
+    i_b, way, size = _way(pid, H, R, sizes, T, HAS_BLOCKS)
     begin, room, length, slot = locate(i_b, lengths, offsets, T, Q, HAS_LENGTHS, HAS_OFFSETS)
+    if HAS_BLOCKS:
+        steps = way * R * T * H  # before those of this way, in what has the shape of y
+        dt, B, C, slot = dt + way * WDT, B + way * WB, C + way * WC, slot + way * R * tl.cdiv(T, Q)
+        gy, gx, g_dt, gB, gC = gy + steps * P, gx + steps * P, g_dt + steps, gB + steps * N, gC + steps * N
     q, p, n = tl.arange(0, Q), tl.arange(0, BP), tl.arange(0, BN)
     in_state = (p < P)[:, None] & (n < N)[None, :]
+    of_state = in_state  # what enters and leaves; the way back begins with nothing, and leaves nothing
+    if HAS_BLOCKS:
+        of_state = in_state & (way == 0)
     place = p[:, None] * N + n[None, :]
-    g_state = tl.load(g_final + pid.to(tl.int64) * P * N + place, in_state, other=0.0)
+    g_state = tl.load(g_final + pid.to(tl.int64) * P * N + place, of_state, other=0.0)
     A_ = tl.load(A + i_h).to(tl.float32)
     gA_ = 0.0
     chunks = tl.cdiv(room, Q)
@@ -114,7 +150,7 @@ def _backward(
         i_c = chunks - 1 - back
         state = tl.load(states + ((slot + i_c) * H + i_h) * P * N + place, in_state, other=0.0)
         row, valid, x_, dt_, B_, C_, r = _load_chunk(
-            x, dt, B, C, reset, begin, i_h, i_g, i_c, length, H, G, P, N, HAS_RESET, Q, BP, BN
+            x, dt, B, C, reset, begin, i_h, i_g, i_c, length, size, P, N, SX, SDT, SB, SC, HAS_BLOCKS, HAS_RESET, Q, BP, BN
         )
         in_p = valid[:, None] & (p < P)[None, :]
         gy_ = tl.load(gy + ((row * H + i_h) * P)[:, None] + p[None, :], in_p, other=0.0).to(tl.float32)
@@ -147,69 +183,79 @@ def _backward(
         tl.store(gC + ((row * H + i_h) * N)[:, None] + n[None, :], gC_, wide)
         g_state = g_state * through + tl.dot(tl.trans(gy_ * from_start[:, None]), C_, input_precision=PRECISION)
     tl.store(gA + pid, gA_)
-    tl.store(g_initial + pid.to(tl.int64) * P * N + place, g_state, in_state)
+    tl.store(g_initial + pid.to(tl.int64) * P * N + place, g_state, of_state)
 
 
 @torch.library.custom_op("samba_asr::ssd_forward", mutates_args=())
 def _ssd_forward(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor,
-    initial: Tensor | None, lengths: Tensor | None, offsets: Tensor | None, reset: Tensor | None,
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, initial: Tensor | None,
+    lengths: Tensor | None, offsets: Tensor | None, reset: Tensor | None, sizes: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """y (b, t, h, p), the final states (b, h, p, n), and those that enter each chunk (c, h, p, n); states in float32."""
-    _, t, h, p = x.shape
-    g, n = B.shape[2:]
-    b = count_rows(x, offsets)
-    y, final = torch.empty_like(x), x.new_empty(b, h, p, n, dtype=torch.float32)
-    states = x.new_empty(count_slots(x, offsets, CHUNK), h, p, n, dtype=torch.float32)
+    """y, the final states (b, h, p, n), and those that enter each chunk (c, h, p, n); states in float32.
+
+    With `sizes`, both ways: dt (b, t, 2, h), B and C (b, t, 2, g, n), y (2, b, t, h, p); else dt (b, t, h) and so on.
+    """
+    b, t, h, p = x.shape
+    g, n = B.shape[-2:]
+    rows, ways = count_rows(x, offsets), 1 if sizes is None else 2
+    y = x.new_empty(x.shape if sizes is None else (2, *x.shape))
+    final = x.new_empty(rows, h, p, n, dtype=torch.float32)
+    states = x.new_empty(ways * count_slots(x, offsets, CHUNK), h, p, n, dtype=torch.float32)
     if final.numel():
         with on_device(x):
-            _forward[(b * h,)](
-                x, dt, A, B, C, initial, lengths, offsets, reset, y, final, states, t, h, g, p, n,
+            _forward[(ways * rows * h,)](
+                x, dt, A, B, C, initial, lengths, offsets, reset, sizes, y, final, states,
+                b, t, h, g, p, n, *_strides(x, dt, B, C, sizes),
                 HAS_INITIAL=initial is not None, HAS_LENGTHS=lengths is not None, HAS_OFFSETS=offsets is not None,
-                HAS_RESET=reset is not None, PRECISION=_precision(x), Q=CHUNK, BP=_tile(p), BN=_tile(n),
+                HAS_RESET=reset is not None, HAS_BLOCKS=sizes is not None,
+                PRECISION=_precision(x), Q=CHUNK, BP=_tile(p), BN=_tile(n), num_warps=WARPS,
             )  # fmt: skip
     return y, final, states
 
 
 @_ssd_forward.register_fake
-def _(x, dt, A, B, C, initial, lengths, offsets, reset):
-    h, p, n = *x.shape[2:], B.shape[3]
-    final, states = ((rows, h, p, n) for rows in (count_rows(x, offsets), count_slots(x, offsets, CHUNK)))
-    return torch.empty_like(x), x.new_empty(final, dtype=torch.float32), x.new_empty(states, dtype=torch.float32)
+def _(x, dt, A, B, C, initial, lengths, offsets, reset, sizes):
+    h, p, n = *x.shape[2:], B.shape[-1]
+    ways = 1 if sizes is None else 2
+    new = lambda rows: x.new_empty(rows, h, p, n, dtype=torch.float32)  # noqa: E731
+    y = x.new_empty(x.shape if sizes is None else (2, *x.shape))
+    return y, new(count_rows(x, offsets)), new(ways * count_slots(x, offsets, CHUNK))
 
 
 @torch.library.custom_op("samba_asr::ssd_backward", mutates_args=())
 def _ssd_backward(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, lengths: Tensor | None, offsets: Tensor | None,
-    reset: Tensor | None, states: Tensor, gy: Tensor, g_final: Tensor,
+    reset: Tensor | None, sizes: Tensor | None, states: Tensor, gy: Tensor, g_final: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of x, dt, A, B, C and the initial state, all float32."""
     b, t, h, p = x.shape
-    g, n = B.shape[2:]
-    rows = count_rows(x, offsets)
+    g, n = B.shape[-2:]
+    rows, ways = count_rows(x, offsets), 1 if sizes is None else 2
     new = lambda *shape: x.new_empty(shape, dtype=torch.float32)  # noqa: E731
-    gx, g_dt, gA, g_initial = new(b, t, h, p), new(b, t, h), new(rows, h), new(rows, h, p, n)
-    gB, gC = new(b, t, h, n), new(b, t, h, n)
+    gx, g_dt, gA, g_initial = new(ways, b, t, h, p), new(ways, b, t, h), new(ways * rows, h), new(rows, h, p, n)
+    gB, gC = new(ways, b, t, h, n), new(ways, b, t, h, n)
     if g_initial.numel():
         with on_device(x):
-            _backward[(rows * h,)](
-                x, dt, A, B, C, lengths, offsets, reset, states, gy, g_final, gx, g_dt, gA, gB, gC, g_initial, t, h, g, p, n,
+            _backward[(ways * rows * h,)](
+                x, dt, A, B, C, lengths, offsets, reset, sizes, states, gy, g_final, gx, g_dt, gA, gB, gC, g_initial,
+                b, t, h, g, p, n, *_strides(x, dt, B, C, sizes),
                 HAS_LENGTHS=lengths is not None, HAS_OFFSETS=offsets is not None, HAS_RESET=reset is not None,
-                PRECISION=_precision(x), Q=CHUNK, BP=_tile(p), BN=_tile(n),
+                HAS_BLOCKS=sizes is not None, PRECISION=_precision(x), Q=CHUNK, BP=_tile(p), BN=_tile(n), num_warps=WARPS,
             )  # fmt: skip
-    gB, gC = (v.unflatten(2, (g, -1)).sum(3) for v in (gB, gC))
-    return gx, g_dt, gA.sum(0), gB, gC, g_initial
+    gB, gC = (v.unflatten(3, (g, -1)).sum(4) for v in (gB, gC))
+    by_way = [v[0] if sizes is None else v.movedim(0, 2).contiguous() for v in (g_dt, gB, gC)]
+    return gx[0] if sizes is None else gx.sum(0), by_way[0], gA.sum(0), *by_way[1:], g_initial
 
 
 @_ssd_backward.register_fake
-def _(x, dt, A, B, C, lengths, offsets, reset, states, gy, g_final):
+def _(x, dt, A, B, C, lengths, offsets, reset, sizes, states, gy, g_final):
     new = lambda shape: x.new_empty(shape, dtype=torch.float32)  # noqa: E731
     return new(x.shape), new(dt.shape), new(A.shape), new(B.shape), new(C.shape), new(g_final.shape)
 
 
 def _setup(ctx, inputs, output):
-    x, dt, A, B, C, initial, lengths, offsets, reset = inputs
-    ctx.save_for_backward(x, dt, A, B, C, lengths, offsets, reset, output[2])
+    x, dt, A, B, C, initial, *where = inputs
+    ctx.save_for_backward(x, dt, A, B, C, *where, output[2])
     ctx.initial = None if initial is None else initial.dtype
 
 
@@ -217,7 +263,7 @@ def _gradients(ctx, gy, g_final, _):
     x, dt, A, B, C, *where, states = ctx.saved_tensors
     *found, g_initial = _ssd_backward(x, dt, A, B, C, *where, states, gy.contiguous(), g_final.contiguous())
     found = [grad.to(v.dtype) for grad, v in zip(found, (x, dt, A, B, C), strict=True)]
-    return *found, None if ctx.initial is None else g_initial.to(ctx.initial), None, None, None
+    return *found, None if ctx.initial is None else g_initial.to(ctx.initial), None, None, None, None
 
 
 _ssd_forward.register_autograd(_gradients, setup_context=_setup)
@@ -234,10 +280,28 @@ def ssd_triton(
     lengths: Tensor | None = None,
     offsets: Tensor | None = None,
     reset: Tensor | None = None,
+    sizes: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """See `samba_asr.ops.ssd.ssd` for the contract.  float32 inside; not for float64."""
-    y, final, _ = _ssd_forward(*contiguous(x, dt, A, B, C, initial_state, lengths, offsets, reset))
+    """See `samba_asr.ops.ssd.ssd` for the contract, `ssd_both_ways` for that of `sizes`.  float32 inside; not for float64."""
+    x, dt, B, C = (_in_step(v, tail) for v, tail in ((x, 2), (dt, 1), (B, 2), (C, 2)))
+    y, final, _ = _ssd_forward(x, dt, A, B, C, *contiguous(initial_state, lengths, offsets, reset, sizes))
     return y, final
+
+
+def _in_step(v: Tensor, tail: int) -> Tensor:
+    """v (b, t, ...), a copy unless the last `tail` dimensions are packed and all b t steps lie at one distance."""
+    packed = v.shape[0] == 1 or v.stride(0) == v.shape[1] * v.stride(1)
+    wanted = 1
+    for size, stride in zip(v.shape[: -tail - 1 : -1], v.stride()[: -tail - 1 : -1], strict=True):
+        packed = packed and (size == 1 or stride == wanted)
+        wanted *= size
+    return v if packed else v.contiguous()
+
+
+def _strides(x: Tensor, dt: Tensor, B: Tensor, C: Tensor, sizes: Tensor | None) -> list[int]:
+    """Of each from a step to the next; of dt, B, C from one way to the other."""
+    ways = [0, 0, 0] if sizes is None else [v.stride(2) for v in (dt, B, C)]
+    return [v.stride(1) for v in (x, dt, B, C)] + ways
 
 
 def _tile(size: int) -> int:
