@@ -9,39 +9,29 @@ from torch import Tensor, nn
 from samba_asr.errors import UserError
 from samba_asr.nn.blocks import BlockModule
 from samba_asr.nn.dropout import Dropout
-from samba_asr.ops.blocks import Blocks, flip
-from samba_asr.ops.conv1d import causal_conv1d, depthwise_conv1d
+from samba_asr.ops.blocks import Blocks
+from samba_asr.ops.conv1d import block_conv1d
 from samba_asr.streaming import Step, StreamingModule, mask, tail
 
 
 class BlockConv1d(BlockModule):
     """Depthwise convolution, centred: `past` steps back without limit, `future` steps ahead inside the block.
 
-    With one block it is a common centred convolution; at a block's end the steps beyond count as zeros.
+    With one block it is a common centred convolution; at a block's end the steps beyond count as zeros.  `silu` at the end.
     """
 
-    def __init__(self, d: int, past: int, future: int, bias: bool = True):
+    def __init__(self, d: int, past: int, future: int, *, silu: bool = False):
         super().__init__()
-        self.past, self.future = past, future
-        self.conv1d = nn.Conv1d(d, d, past + 1 + future, groups=d, bias=bias)
+        self.past, self.silu = past, silu
+        self.conv1d = nn.Conv1d(d, d, past + 1 + future, groups=d)
 
     def init_state(self, batch, *, device=None, dtype=None):
         return torch.zeros(batch, self.past, self.conv1d.in_channels, device=device, dtype=dtype)
 
     def step(self, x: Tensor, lengths: Tensor, state: Tensor, blocks: Blocks) -> Step:
-        if x.shape[1] == 0:  # torch refuses to convolve less than a kernel
-            return Step(x, lengths, state)
         weight = self.conv1d.weight[:, 0]  # (d, past + 1 + future)
-        if blocks.start is None:  # one block: nothing to hide from anyone
-            x = torch.cat([state.to(x.dtype), mask(x, blocks.ragged)], dim=1)  # (b, past + t, d)
-            y = depthwise_conv1d(F.pad(x, (0, 0, 0, self.future)), weight, self.conv1d.bias)
-            return Step(y, lengths, tail(x, blocks.ragged, self.past).to(state.dtype))
-        ragged = blocks.ragged
-        y, new = causal_conv1d(x, weight[:, : self.past + 1], self.conv1d.bias, initial_state=state, lengths=ragged)
-        # In reversed time the steps ahead are the past; the current step has had its turn, so its tap is 0.
-        ahead = F.pad(weight[:, self.past + 1 :].flip(1), (0, 1))  # (d, future + 1)
-        back, _ = causal_conv1d(flip(x, blocks), ahead, lengths=ragged, reset=blocks.start)
-        return Step(y + flip(back, blocks), lengths, new.to(state.dtype))
+        y, state = block_conv1d(x, weight, self.conv1d.bias, initial_state=state, blocks=blocks, silu=self.silu)
+        return Step(y, lengths, state)
 
 
 class ConvolutionModule(BlockModule):

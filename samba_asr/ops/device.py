@@ -25,3 +25,10 @@ def require_triton(x: Tensor, op: str) -> None:
 def on_device(x: Tensor) -> contextlib.AbstractContextManager:
     """Launch kernels where `x` is."""
     return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
+
+
+def choose_fused(x: Tensor) -> tuple[str, str]:
+    """The backend of ops that are torch's own unless Triton does them in one launch, and why."""
+    if not x.is_cuda:
+        return "torch", f"torch's own operations, on {x.device.type}"
+    return "torch", "the Triton kernels have not run on a GPU yet"

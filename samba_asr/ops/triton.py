@@ -42,3 +42,13 @@ def count_slots(x: Tensor, offsets: Tensor | None, chunk: int) -> int:
 
 def contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
     return [None if v is None else v.contiguous() for v in tensors]
+
+
+def in_step(v: Tensor, tail: int) -> Tensor:
+    """v (b, t, ...), a copy unless the last `tail` dimensions are packed and all b t steps lie at one distance."""
+    packed = v.shape[0] == 1 or v.stride(0) == v.shape[1] * v.stride(1)
+    wanted = 1
+    for size, stride in zip(v.shape[: -tail - 1 : -1], v.stride()[: -tail - 1 : -1], strict=True):
+        packed = packed and (size == 1 or stride == wanted)
+        wanted *= size
+    return v if packed else v.contiguous()

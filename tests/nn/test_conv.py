@@ -38,12 +38,12 @@ def test_with_one_block_it_is_a_centred_convolution():
 
 @pytest.mark.parametrize("size", [1, 3, 4, 12])
 def test_ahead_of_a_block_there_are_zeros_and_behind_it_the_past(size):
-    module, v = BlockConv1d(4, 2, 3, bias=False).double(), x(dtype=torch.float64)
+    module, v = BlockConv1d(4, 2, 3).double(), x(dtype=torch.float64)
     got = whole(module, v, size)
     for begin in range(0, 13, size):
         end = min(begin + size, 13)
         seen = F.pad(v[:, :end], (0, 0, 2, 3))  # the past, the block, and nothing after it
-        want = F.conv1d(seen.mT, module.conv1d.weight, groups=4).mT[:, begin:end]
+        want = F.conv1d(seen.mT, module.conv1d.weight, module.conv1d.bias, groups=4).mT[:, begin:end]
         torch.testing.assert_close(got[:, begin:end], want)
 
 

@@ -14,6 +14,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from samba_asr.ops.conv1d import triton as conv
 from samba_asr.ops.selective_scan import triton as s6
 from samba_asr.ops.ssd import triton as ssd
 
@@ -22,10 +23,15 @@ NARROW = ("x", "B", "C", "y", "gy", "z")  # bfloat16, as in training; all else i
 FLAGS = {"HAS_INITIAL": True, "HAS_LENGTHS": True, "HAS_OFFSETS": False, "HAS_RESET": True}
 SSD = {**FLAGS, "PRECISION": "tf32", "Q": ssd.CHUNK, "BP": 32, "BN": 64}
 S6 = {**FLAGS, "HAS_D": True, "Q": s6.CHUNK, "BD": s6.CHANNELS, "BN": 16}
+CONV = {"HAS_BIAS": True, "HAS_LENGTHS": True, "Q": conv.STEPS, "BD": conv.CHANNELS}
+SHORT = {**CONV, "SILU": True, "PAST": 3, "K": 7, "BK": 8, "BP": 4}  # of Hydra
+WIDE = {**CONV, "SILU": False, "PAST": 15, "K": 31, "BK": 32, "BP": 16}  # of the convolution module
+CONVOLUTIONS = (conv._forward, conv._backward_weight, conv._backward_input)
 KERNELS = [
     *((kernel, {**SSD, "HAS_BLOCKS": False}, ssd.WARPS) for kernel in (ssd._forward, ssd._backward)),
     *((kernel, {**SSD, "HAS_RESET": False, "HAS_BLOCKS": True}, ssd.WARPS) for kernel in (ssd._forward, ssd._backward)),
     *((kernel, S6, s6.WARPS) for kernel in (s6._forward, s6._backward)),
+    *((kernel, taps, 4) for kernel in CONVOLUTIONS for taps in (SHORT, WIDE)),
 ]
 
 

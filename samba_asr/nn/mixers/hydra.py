@@ -40,7 +40,7 @@ class Hydra(BlockModule):
         heads = d_inner // config.headdim
         self.d_inner, self.heads, self.d_state = d_inner, heads, n
         self.in_proj = nn.Linear(d_model, 2 * d_inner + 4 * n + 2 * heads, bias=False)  # z, x, 2 (B, C), 2 dt
-        self.conv1d = BlockConv1d(d_inner + 4 * n, config.d_conv - 1, config.d_conv - 1)
+        self.conv1d = BlockConv1d(d_inner + 4 * n, config.d_conv - 1, config.d_conv - 1, silu=True)
         self.dt_bias = no_weight_decay(initial_dt_bias(heads, config.dt_min, config.dt_max))
         self.A_log = no_weight_decay(torch.empty(heads).uniform_(1, 16).log())
         self.D = no_weight_decay(torch.ones(heads))
@@ -62,7 +62,7 @@ class Hydra(BlockModule):
         width = self.d_inner + 4 * self.d_state
         z, u, dt = self.in_proj(mask(x, ragged)).split([self.d_inner, width, 2 * self.heads], dim=-1)
         u, _, conv = self.conv1d.step(u, lengths, state.conv, blocks)
-        u, maps = F.silu(u).split([self.d_inner, 4 * self.d_state], dim=-1)
+        u, maps = u.split([self.d_inner, 4 * self.d_state], dim=-1)
         B, C = maps.unflatten(-1, (2, 2, 1, -1)).unbind(3)  # (b, t, 2, 1, n); forth, back
         dt = F.softplus(dt.unflatten(-1, (2, -1)).to(self.dt_bias.dtype) + self.dt_bias)  # (b, t, 2, h)
         heads = u.unflatten(-1, (self.heads, -1))  # (b, t, h, p)

@@ -23,7 +23,7 @@ import triton.language as tl
 from torch import Tensor
 
 from samba_asr.ops.device import on_device
-from samba_asr.ops.triton import contiguous, count_rows, count_slots, locate
+from samba_asr.ops.triton import contiguous, count_rows, count_slots, in_step, locate
 
 CHUNK = 32
 WARPS = 8  # with 4, ptxas spills (sm_90, p = n = 64: forward 616 bytes of stack, with 8 none; backward 1888 and 944)
@@ -283,19 +283,9 @@ def ssd_triton(
     sizes: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """See `samba_asr.ops.ssd.ssd` for the contract, `ssd_both_ways` for that of `sizes`.  float32 inside; not for float64."""
-    x, dt, B, C = (_in_step(v, tail) for v, tail in ((x, 2), (dt, 1), (B, 2), (C, 2)))
+    x, dt, B, C = (in_step(v, tail) for v, tail in ((x, 2), (dt, 1), (B, 2), (C, 2)))
     y, final, _ = _ssd_forward(x, dt, A, B, C, *contiguous(initial_state, lengths, offsets, reset, sizes))
     return y, final
-
-
-def _in_step(v: Tensor, tail: int) -> Tensor:
-    """v (b, t, ...), a copy unless the last `tail` dimensions are packed and all b t steps lie at one distance."""
-    packed = v.shape[0] == 1 or v.stride(0) == v.shape[1] * v.stride(1)
-    wanted = 1
-    for size, stride in zip(v.shape[: -tail - 1 : -1], v.stride()[: -tail - 1 : -1], strict=True):
-        packed = packed and (size == 1 or stride == wanted)
-        wanted *= size
-    return v if packed else v.contiguous()
 
 
 def _strides(x: Tensor, dt: Tensor, B: Tensor, C: Tensor, sizes: Tensor | None) -> list[int]:

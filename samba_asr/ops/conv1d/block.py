@@ -1,0 +1,73 @@
+"""Depthwise convolution that sees the past without limit and the future inside its block.
+
+    y_t = sum_j weight[:, j] x_{t - past + j} + bias,      j up to past + future
+
+The short convolution of Hydra and the Conformer's, under the law at any latency (samba_asr.nn.blocks).
+Shapes: b batch, t time, d channels, k = past + 1 + future taps.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from samba_asr.errors import UserError
+from samba_asr.ops.blocks import Blocks, flip
+from samba_asr.ops.conv1d.causal import causal_conv1d, depthwise_conv1d
+from samba_asr.ops.device import choose_fused, require_triton
+from samba_asr.streaming import mask, tail
+
+
+def block_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    *,
+    initial_state: Tensor,
+    blocks: Blocks,
+    silu: bool = False,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """Centred depthwise convolution of the valid steps (`blocks.ragged`), with zeros for steps ahead beyond a block's end.
+
+    Args:
+        x: (b, t, d) inputs.
+        weight: (d, k); bias (d,).
+        initial_state: (b, past, d) the inputs before x; how many says which tap is the current step's.
+        silu: apply x * sigmoid(x) to the outcome.
+        backend: "auto", "torch" or "triton".
+
+    Returns y (b, t, d), unspecified behind the valid steps, and the state after the last of them, (b, past, d), in the dtype
+    of the initial one.  NaN behind the valid steps reaches no valid output, no state and no gradient.
+    """
+    if backend == "auto":
+        backend, _ = choose_fused(x)
+    if backend == "triton":
+        require_triton(x, "block_conv1d")
+        from samba_asr.ops.conv1d.triton import block_conv1d_triton
+
+        return block_conv1d_triton(
+            x, weight, bias, initial_state=initial_state, lengths=blocks.ragged, sizes=blocks.sizes, silu=silu
+        )
+    if backend != "torch":
+        raise UserError(f"block_conv1d has no backend {backend!r}: use 'auto', 'torch' or 'triton'")
+    y, state = _block_conv1d_torch(x, weight, bias, initial_state, blocks)
+    return F.silu(y) if silu else y, state.to(initial_state.dtype)
+
+
+def _block_conv1d_torch(
+    x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor, blocks: Blocks
+) -> tuple[Tensor, Tensor]:
+    past, ragged = initial_state.shape[1], blocks.ragged
+    future = weight.shape[1] - 1 - past
+    if x.shape[1] == 0:  # torch refuses to convolve less than a kernel
+        return x, initial_state
+    if blocks.start is None:  # one block: nothing to hide from anyone
+        x = torch.cat([initial_state.to(x.dtype), mask(x, ragged)], dim=1)  # (b, past + t, d)
+        return depthwise_conv1d(F.pad(x, (0, 0, 0, future)), weight, bias), tail(x, ragged, past)
+    y, state = causal_conv1d(x, weight[:, : past + 1], bias, initial_state=initial_state, lengths=ragged)
+    # In reversed time the steps ahead are the past; the current step has had its turn, so its tap is 0.
+    ahead = F.pad(weight[:, past + 1 :].flip(1), (0, 1))  # (d, future + 1)
+    back, _ = causal_conv1d(flip(x, blocks), ahead, lengths=ragged, reset=blocks.start)
+    return y + flip(back, blocks), state

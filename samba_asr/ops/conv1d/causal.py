@@ -1,0 +1,138 @@
+"""Causal depthwise convolution with state, ragged lengths and resets.
+
+    y_t = sum_j weight[:, j] x_{t - (k - 1) + j} + bias
+
+The short convolution of every Mamba mixer and the two halves of the convolution module.
+Shapes: b batch, t time, d channels, k kernel.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from samba_asr.streaming import mask, tail, take_time
+
+FEW = 1 << 16
+"""Products, b t d k, of a live step: so few are done faster by hand than torch's convolution is set up (1 x 8 x 768 x 7 on one
+thread of an AMD EPYC: 0.033 ms against 0.062; at twice as many they are equal)."""
+
+
+def causal_conv1d_naive(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    initial_state: Tensor | None = None,
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The definition of `causal_conv1d`: a loop over time that keeps the last k - 1 inputs."""
+    b, t, d = x.shape
+    k = weight.shape[1]
+    state = x.new_zeros(b, k - 1, d) if initial_state is None else initial_state
+    outputs = []
+    for i in range(t):
+        old, x_i = state, x[:, i]
+        if reset is not None:
+            state = state.masked_fill(reset[:, i, None, None], 0)
+        window = torch.cat([state, x_i[:, None]], dim=1)  # (b, k, d)
+        y_i = (window * weight.T).sum(1)
+        if bias is not None:
+            y_i = y_i + bias
+        state = window[:, 1:]
+        if lengths is not None:
+            valid = (i < lengths)[:, None]
+            y_i = torch.where(valid, y_i, 0)
+            state = torch.where(valid[..., None], state, old)
+        outputs.append(y_i)
+    return (torch.stack(outputs, dim=1) if outputs else x.new_zeros(b, 0, d)), state
+
+
+def causal_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    initial_state: Tensor | None = None,
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Causal depthwise convolution.
+
+    Args:
+        x: (b, t, d) inputs.
+        weight: (d, k), the tap of the current step last; bias (d,).
+        initial_state: (b, k - 1, d) the inputs before x, default zeros.
+        lengths: (b,) valid steps; behind them y is unspecified, and nothing there reaches a valid output, the state or a
+            gradient (NaN included).
+        reset: (b, t) bool; True: all inputs before this step count as zeros from here on.
+
+    Returns y (b, t, d) and the state after the last valid step, (b, k - 1, d).
+    """
+    b, t, d = x.shape
+    k = weight.shape[1]
+    if initial_state is None:
+        initial_state = x.new_zeros(b, k - 1, d)
+    x = torch.cat([initial_state.to(x.dtype), mask(x, lengths)], dim=1)  # (b, k - 1 + t, d)
+    state = tail(x, lengths, k - 1)
+    if reset is None or t == 0:
+        return depthwise_conv1d(x, weight, bias), state
+    if lengths is None:
+        lengths = torch.full((b,), t, device=x.device)
+
+    # Put k - 1 zeros in front of every reset: then a plain convolution cannot see past it.
+    reset = reset & (torch.arange(t, device=x.device) < lengths[:, None])
+    passed = reset.cumsum(1)  # (b, t) resets so far
+    at = torch.arange(t, device=x.device) + passed * (k - 1)  # (b, t) where each step goes
+    gaps = -(-(int(passed.max()) + 1) // 8) * 8  # a multiple: few shapes for oneDNN to compile kernels for
+    spaced = x.new_zeros(b, t + (k - 1) * gaps, d)
+    place = torch.cat([torch.arange(k - 1, device=x.device).expand(b, -1), at + k - 1], dim=1)
+    spaced = spaced.scatter(1, place[..., None].expand(-1, -1, d), x)
+    y = take_time(depthwise_conv1d(spaced, weight, bias), at)
+    since = torch.cat([passed.new_zeros(b, k - 1), passed], dim=1)  # (b, k - 1 + t) resets before or at each step of x
+    alive = tail(since[..., None], lengths, k - 1) == passed.gather(1, (lengths[:, None] - 1).clamp(min=0))[..., None]
+    return y, torch.where(alive | (lengths == 0)[:, None, None], state, 0)
+
+
+def depthwise_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """The convolution alone: x (b, k - 1 + t, d), weight (d, k), bias (d,) -> (b, t, d); no steps if x is shorter than k."""
+    if x.shape[1] < weight.shape[1]:
+        return x[:, :0]
+    if x.device.type == "cpu":
+        d, k = weight.shape
+        if not torch.is_grad_enabled() and x.shape[0] * (x.shape[1] - k + 1) * d * k <= FEW:
+            y = (x.unfold(1, k, 1) * weight).sum(-1)  # (b, t, d, k) -> (b, t, d)
+            return y if bias is None else y + bias
+        return _CpuConv.apply(x, weight, bias)
+    return F.conv1d(x.mT, weight[:, None], bias, groups=weight.shape[0]).mT
+
+
+class _CpuConv(torch.autograd.Function):
+    """torch's convolution forward, in float32; backward, one pass over time for each tap.
+
+    torch's own backward of a depthwise convolution takes most of the time on CPUs, and under autocast x and y are copied to
+    bfloat16 and back for nothing.  Forward and backward at k = 4, b = 1, t = 370, d = 448, one thread of an AMD EPYC:
+    1.6 ms by torch in float32, 2.2 in bfloat16, 0.64 like this; at k = 31, d = 192: 2.2, 3.1 and 1.5.
+    """
+
+    @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.has_bias = bias is not None
+        return F.conv1d(x.mT, weight[:, None], bias, groups=weight.shape[0]).mT
+
+    @staticmethod
+    @once_differentiable
+    @torch.amp.custom_bwd(device_type="cpu")
+    def backward(ctx, dy: Tensor):
+        x, weight = ctx.saved_tensors
+        taps, dy, t = weight.T.contiguous(), dy.contiguous(), dy.shape[1]
+        dx, dtaps = torch.zeros_like(x), torch.empty_like(taps)
+        for j, tap in enumerate(taps):
+            dx[:, j : j + t].addcmul_(dy, tap)
+            dtaps[j] = (dy * x[:, j : j + t]).sum((0, 1))
+        return dx, dtaps.T, dy.sum((0, 1)) if ctx.has_bias else None
