@@ -31,7 +31,12 @@ scans=(--device cuda --op selective_scan ssd)
 part scans-bfloat16 150 "${asr[@]}" bench ops "${scans[@]}" --dtype bfloat16 "${lengths[@]}" --plot "$out/scans-bfloat16.png"
 part scans-float32 100 "${asr[@]}" bench ops "${scans[@]}" --length 250 1500 --plot "$out/scans-float32.png"
 part sizes 100 "${asr[@]}" bench ops "${scans[@]}" --dtype bfloat16 --length 500 --batch 1 64 --d-model 144 512
-part mixers 60 "${asr[@]}" bench ops --device cuda --op mamba mamba2 hydra --dtype bfloat16 --length 250 1500
-part train 120 "${asr[@]}" bench train --config model/small train/gpu mini_librispeech data.batch_seconds=600 "${data[@]}"
-part transcribe 60 "${asr[@]}" bench transcribe --device cuda
+mixers=(bench ops --device cuda --op mamba mamba2 hydra --dtype bfloat16 --length 250 1500 4000)
+training=(bench train --config model/small train/gpu mini_librispeech data.batch_seconds=600 "${data[@]}")
+for kernels in none triton; do
+  export SAMBA_ASR_KERNELS=$kernels
+  part "mixers-$kernels" 60 "${asr[@]}" "${mixers[@]}"
+  part "train-$kernels" 100 "${asr[@]}" "${training[@]}"
+  part "transcribe-$kernels" 40 "${asr[@]}" bench transcribe --device cuda
+done
 exit "$failed"

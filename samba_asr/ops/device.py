@@ -11,6 +11,9 @@ from torch import Tensor
 
 from samba_asr.errors import UserError
 
+KERNELS = "SAMBA_ASR_KERNELS"
+HINT = f" ({KERNELS}=triton: the kernels, which have not run on a GPU yet)"
+
 
 def require_triton(x: Tensor, op: str) -> None:
     """UserError, with the way out, where the Triton kernels of `op` cannot take `x`."""
@@ -27,8 +30,19 @@ def on_device(x: Tensor) -> contextlib.AbstractContextManager:
     return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
 
 
-def choose_fused(x: Tensor) -> tuple[str, str]:
-    """The backend of ops that are torch's own unless Triton does them in one launch, and why."""
-    if not x.is_cuda:
-        return "torch", f"torch's own operations, on {x.device.type}"
-    return "torch", "the Triton kernels have not run on a GPU yet"
+def wants_triton(device: torch.device, dtype: torch.dtype) -> str | None:
+    """Why the Triton kernels are to be used for tensors like these, or None.
+
+    They have been interpreted against the definitions and compiled for GPUs, but have not run on one yet; until then whoever
+    wants them says so.
+    """
+    able = device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
+    asked = os.environ.get(KERNELS) == "triton"
+    return f"{KERNELS}=triton asks for it" if asked and able and dtype != torch.float64 else None
+
+
+def choose_fused(device: torch.device, dtype: torch.dtype, t: int) -> tuple[str, str]:
+    """The backend of an op that is several of torch's own, or one launch in Triton; and why."""
+    if why := wants_triton(device, dtype):
+        return "triton", why
+    return "torch", "torch's own operations" + HINT * (device.type == "cuda")

@@ -14,8 +14,12 @@ from samba_asr.errors import UserError
 from samba_asr.nn.blocks import BlockBidirectional, Unidirectional
 from samba_asr.nn.mixers import Hydra, Mamba, Mamba2, build_mixer, mixers
 from samba_asr.nn.mixers.common import GatedRMSNorm
+from samba_asr.ops import conv1d, quasiseparable, selective_scan, ssd
 from samba_asr.ops.blocks import lay_blocks
+from samba_asr.ops.device import KERNELS
+from samba_asr.streaming import leaves
 from tests.contract import InBlocks, parameter_shapes, verify_streaming
+from tests.ops.checks import every_backend
 
 TINY = MixerConfig(d_state=3, headdim=4, d_conv=4)
 D = 8
@@ -201,6 +205,40 @@ def test_the_gated_norm_gates_before_it_norms():
     torch.nn.init.normal_(norm.weight)
     y, z = torch.randn(2, 3, 5), torch.randn(2, 3, 5)
     torch.testing.assert_close(norm(y, z), rms_norm(y * F.silu(z), norm.weight))
+
+
+# --- with Triton's kernels, interpreted
+
+
+@every_backend(["triton"])
+@pytest.mark.parametrize("sizes", [(13, 13, 13), (3, 5, 100)])
+@pytest.mark.parametrize("name", NAMES)
+def test_every_mixer_is_the_same_with_the_kernels(name, sizes, backend, monkeypatch, poisoned_empty):
+    module, device = build_mixer(D, dataclasses.replace(TINY, name=name)), "cuda" if torch.cuda.is_available() else "cpu"
+    lengths = torch.tensor([13, 6, 0])
+
+    def found():
+        on = module.to(device)
+        v = x(3, dtype=torch.float32).to(device).requires_grad_()
+        blocks = lay_blocks(lengths.to(device), 13, torch.tensor(sizes).to(device))
+        y, _, state = on.step(v, lengths.to(device), on.init_state(3, device=device, dtype=v.dtype), blocks)
+        y = torch.cat([row[:n].flatten() for row, n in zip(y, lengths, strict=True)])
+        weights = torch.arange(y.numel(), device=device).cos()
+        return [y, *leaves(state), *torch.autograd.grad((y * weights).sum(), [v, *on.parameters()])]
+
+    want = found()
+    monkeypatch.setenv(KERNELS, backend)
+    for a, b in zip(found(), want, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_kernels_are_for_those_who_ask(monkeypatch):
+    cuda, numbers = torch.device("cuda"), torch.float32
+    ops = (selective_scan, ssd, conv1d, quasiseparable)
+    assert [op.choose(cuda, numbers, 100)[0] for op in ops] == ["chunk", "chunk", "torch", "torch"]
+    monkeypatch.setenv(KERNELS, "triton")
+    assert {op.choose(cuda, numbers, 100)[0] for op in ops} == {"triton"}
+    assert "triton" not in {op.choose(cuda, torch.float64, 100)[0] for op in ops}
 
 
 # --- by name

@@ -15,11 +15,12 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from samba_asr.ops.conv1d import triton as conv
+from samba_asr.ops.quasiseparable import triton as join
 from samba_asr.ops.selective_scan import triton as s6
 from samba_asr.ops.ssd import triton as ssd
 
 INTEGERS = ("lengths", "offsets", "sizes")
-NARROW = ("x", "B", "C", "y", "gy", "z")  # bfloat16, as in training; all else is float32
+NARROW = ("x", "B", "C", "y", "gy", "z", "forth", "back", "last", "skip")  # bfloat16, as in training; all else is float32
 FLAGS = {"HAS_INITIAL": True, "HAS_LENGTHS": True, "HAS_OFFSETS": False, "HAS_RESET": True}
 SSD = {**FLAGS, "PRECISION": "tf32", "Q": ssd.CHUNK, "BP": 32, "BN": 64}
 S6 = {**FLAGS, "HAS_D": True, "Q": s6.CHUNK, "BD": s6.CHANNELS, "BN": 16}
@@ -27,10 +28,13 @@ CONV = {"HAS_BIAS": True, "HAS_LENGTHS": True, "Q": conv.STEPS, "BD": conv.CHANN
 SHORT = {**CONV, "SILU": True, "PAST": 3, "K": 7, "BK": 8, "BP": 4}  # of Hydra
 WIDE = {**CONV, "SILU": False, "PAST": 15, "K": 31, "BK": 32, "BP": 16}  # of the convolution module
 CONVOLUTIONS = (conv._forward, conv._backward_weight, conv._backward_input)
+JOIN = {"HAS_LENGTHS": True, "BD": 512}
 KERNELS = [
     *((kernel, {**SSD, "HAS_BLOCKS": False}, ssd.WARPS) for kernel in (ssd._forward, ssd._backward)),
     *((kernel, {**SSD, "HAS_RESET": False, "HAS_BLOCKS": True}, ssd.WARPS) for kernel in (ssd._forward, ssd._backward)),
     *((kernel, S6, s6.WARPS) for kernel in (s6._forward, s6._backward)),
+    (join._forward, {**JOIN, "Q": join.STEPS}, 4),
+    (join._backward, {**JOIN, "Q": join.STEPS_BACK}, 4),
     *((kernel, taps, 4) for kernel in CONVOLUTIONS for taps in (SHORT, WIDE)),
 ]
 
@@ -52,6 +56,8 @@ def _type(name: str) -> str:
         return "*i1"
     if name in NARROW:
         return "*bf16"
+    if name == "EPS":
+        return "fp32"
     return "i32" if name in ("D_", "blocks") or (name.isupper() and name not in "AD") else "*fp32"
 
 

@@ -19,8 +19,9 @@ from samba_asr.config import MixerConfig
 from samba_asr.errors import UserError
 from samba_asr.nn.blocks import BlockModule
 from samba_asr.nn.conv import BlockConv1d
-from samba_asr.nn.mixers.common import GatedRMSNorm, initial_dt_bias, no_weight_decay
+from samba_asr.nn.mixers.common import initial_dt_bias, no_weight_decay
 from samba_asr.ops.blocks import Blocks
+from samba_asr.ops.quasiseparable import join_and_gate
 from samba_asr.ops.ssd import ssd_both_ways
 from samba_asr.streaming import Step, mask, tail
 
@@ -45,7 +46,7 @@ class Hydra(BlockModule):
         self.A_log = no_weight_decay(torch.empty(heads).uniform_(1, 16).log())
         self.D = no_weight_decay(torch.ones(heads))
         self.fc_D = nn.Linear(d_inner, heads, bias=False)
-        self.norm = GatedRMSNorm(d_inner)
+        self.norm = nn.RMSNorm(d_inner, eps=1e-5)  # its weight; `join_and_gate` normalises
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
 
     def init_state(self, batch, *, device=None, dtype=None):
@@ -67,11 +68,8 @@ class Hydra(BlockModule):
         dt = F.softplus(dt.unflatten(-1, (2, -1)).to(self.dt_bias.dtype) + self.dt_bias)  # (b, t, 2, h)
         heads = u.unflatten(-1, (self.heads, -1))  # (b, t, h, p)
         forth, back, ssm = ssd_both_ways(heads, dt, -self.A_log.exp(), B, C, blocks, initial_state=state.ssm)
-        past = torch.cat([state.last.to(forth.dtype), forth.flatten(-2)], dim=1)  # shift: a step reads what lies strictly
-        ahead = F.pad(back.flatten(-2), (0, 0, 0, 1))[:, 1:]  # ... before it, and strictly after it within its block
-        if blocks.start is not None:
-            ahead = ahead.masked_fill(F.pad(blocks.start, (0, 1))[:, 1:, None], 0)
+        forth, back = forth.flatten(-2), back.flatten(-2)
         skip = F.linear(u, self.fc_D.weight) + self.D.to(u.dtype)  # (b, t, h)
-        y = past[:, :-1] + ahead + (heads * skip[..., None]).flatten(-2)
-        last = tail(past, ragged, 1).to(state.last.dtype)
-        return Step(self.out_proj(self.norm(y, z)), lengths, HydraState(conv, ssm, last))
+        y = join_and_gate(forth, back, state.last, u, skip, z, self.norm.weight, blocks, eps=self.norm.eps)
+        last = tail(torch.cat([state.last.to(forth.dtype), forth], dim=1), ragged, 1).to(state.last.dtype)
+        return Step(self.out_proj(y), lengths, HydraState(conv, ssm, last))

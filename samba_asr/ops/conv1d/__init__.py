@@ -7,7 +7,7 @@ triton.py   the latter in one launch forward, two backward
 
 from __future__ import annotations
 
-from samba_asr.ops.conv1d.block import block_conv1d
+from samba_asr.ops.conv1d.block import block_conv1d, choose
 from samba_asr.ops.conv1d.causal import causal_conv1d, causal_conv1d_naive, depthwise_conv1d
 
-__all__ = ["block_conv1d", "causal_conv1d", "causal_conv1d_naive", "depthwise_conv1d"]
+__all__ = ["block_conv1d", "causal_conv1d", "causal_conv1d_naive", "choose", "depthwise_conv1d"]

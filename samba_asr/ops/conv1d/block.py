@@ -15,7 +15,8 @@ from torch import Tensor
 from samba_asr.errors import UserError
 from samba_asr.ops.blocks import Blocks, flip
 from samba_asr.ops.conv1d.causal import causal_conv1d, depthwise_conv1d
-from samba_asr.ops.device import choose_fused, require_triton
+from samba_asr.ops.device import choose_fused as choose
+from samba_asr.ops.device import require_triton
 from samba_asr.streaming import mask, tail
 
 
@@ -42,7 +43,7 @@ def block_conv1d(
     of the initial one.  NaN behind the valid steps reaches no valid output, no state and no gradient.
     """
     if backend == "auto":
-        backend, _ = choose_fused(x)
+        backend, _ = choose(x.device, x.dtype, x.shape[1])
     if backend == "triton":
         require_triton(x, "block_conv1d")
         from samba_asr.ops.conv1d.triton import block_conv1d_triton

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from samba_asr.errors import UserError
 from samba_asr.ops import rows
-from samba_asr.ops.device import require_triton
+from samba_asr.ops.device import HINT, require_triton, wants_triton
 from samba_asr.ops.selective_scan.chunk import selective_scan_chunk
 from samba_asr.ops.selective_scan.naive import selective_scan_naive
 
@@ -76,9 +76,11 @@ def selective_scan(
 
 def choose(device: torch.device, dtype: torch.dtype, t: int) -> tuple[str, str]:
     """The backend for t steps of this dtype on this device, and why."""
+    if why := wants_triton(device, dtype):
+        return "triton", why
     if t <= 2:
         return "naive", "one or two steps: a loop over them has nothing to set up"
-    return "chunk", "chunks of time side by side, a loop over chunks instead of over steps"
+    return "chunk", "chunks of time side by side, a loop over chunks instead of over steps" + HINT * (device.type == "cuda")
 
 
 def _check(name: str, value: Tensor | None, shape: tuple[int, ...]) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from samba_asr.errors import UserError
 from samba_asr.ops import rows
-from samba_asr.ops.device import require_triton
+from samba_asr.ops.device import HINT, require_triton, wants_triton
 from samba_asr.ops.ssd.chunk import ssd_chunk
 from samba_asr.ops.ssd.naive import ssd_naive
 
@@ -24,7 +24,9 @@ BACKENDS = {"naive": ssd_naive, "chunk": ssd_chunk, "triton": _triton}
 
 def choose(device: torch.device, dtype: torch.dtype, t: int) -> tuple[str, str]:
     """The backend for these inputs, and the reason in words (`samba-asr doctor` prints it)."""
-    return "chunk", f"matrix products inside chunks, on {device.type} in {str(dtype).removeprefix('torch.')}"
+    if why := wants_triton(device, dtype):
+        return "triton", why
+    return "chunk", "matrix products inside chunks" + HINT * (device.type == "cuda")
 
 
 def ssd(

@@ -1,0 +1,29 @@
+"""`join_and_gate` in torch's own operations."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from samba_asr.ops.blocks import Blocks
+
+
+def join_and_gate_torch(
+    forth: Tensor,
+    back: Tensor,
+    last: Tensor,
+    x: Tensor,
+    skip: Tensor,
+    z: Tensor,
+    weight: Tensor,
+    blocks: Blocks,
+    eps: float,
+) -> Tensor:
+    """The definition of `samba_asr.ops.quasiseparable.join_and_gate`."""
+    before = torch.cat([last.to(forth.dtype), forth[:, :-1]], dim=1)[:, : forth.shape[1]]
+    after = F.pad(back, (0, 0, 0, 1))[:, 1:]
+    if blocks.start is not None:
+        after = after.masked_fill(F.pad(blocks.start, (0, 1))[:, 1:, None], 0)
+    itself = (x.unflatten(-1, (skip.shape[-1], -1)) * skip[..., None]).flatten(-2)
+    return F.rms_norm((before + after + itself) * F.silu(z), weight.shape, weight.to(x.dtype), eps)

@@ -1,0 +1,177 @@
+"""`join_and_gate` in Triton: one launch forward, one backward.
+
+A program takes some steps of one row, one after another, all channels at once.  Backward makes v and the norm again instead of
+keeping them, hands the gradient of v to the steps beside it, and sums that of the weight over its own steps, so that no two
+programs add to one number.
+
+Shapes: b batch, t time, d channels, h heads of p channels; q steps of one program.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from samba_asr.ops.device import on_device
+from samba_asr.ops.triton import contiguous, in_step
+
+STEPS = 4  # of one program forward
+STEPS_BACK = 16  # backward, which writes a gradient of the weight for each program
+
+
+@triton.jit
+def _joined(forth, back, last, x, skip, z, i_b, step, d, in_d, end, T, D_, H, P, SX, SZ):
+    """Of one step: v, x, its skip and z, (d,) in float32."""
+    row = i_b * T + step
+    v = tl.load(last + i_b * D_ + d, in_d & (step == 0), other=0.0).to(tl.float32)
+    v += tl.load(forth + (row - 1) * D_ + d, in_d & (step > 0), other=0.0).to(tl.float32)
+    v += tl.load(back + (row + 1) * D_ + d, in_d & (step + 1 < end), other=0.0).to(tl.float32)
+    x_ = tl.load(x + row * SX + d, in_d, other=0.0).to(tl.float32)
+    skip_ = tl.load(skip + row * H + d // P, in_d, other=0.0).to(tl.float32)
+    z_ = tl.load(z + row * SZ + d, in_d, other=0.0).to(tl.float32)
+    return v + x_ * skip_, x_, skip_, z_
+
+
+@triton.jit
+def _ends(i_b, step, lengths, sizes, T, HAS_LENGTHS: tl.constexpr):
+    """Valid steps of a row; where the block of this step begins, and ends."""
+    length = T
+    if HAS_LENGTHS:
+        length = tl.minimum(tl.load(lengths + i_b), T).to(tl.int32)
+    size = tl.minimum(tl.load(sizes + i_b), T).to(tl.int32)
+    begin = step // size * size
+    return length, begin, tl.minimum(begin + size, length)
+
+
+@triton.jit
+def _forward(
+    forth, back, last, x, skip, z, weight, lengths, sizes, y, T, D_, H, P, SX, SZ, EPS,
+    HAS_LENGTHS: tl.constexpr, Q: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    i_b, d = tl.program_id(0).to(tl.int64), tl.arange(0, BD)
+    in_d = d < D_
+    weight_ = tl.load(weight + d, in_d, other=0.0).to(tl.float32)
+    for step in range(tl.program_id(1) * Q, tl.minimum(tl.program_id(1) * Q + Q, T)):
+        length, _begin, end = _ends(i_b, step, lengths, sizes, T, HAS_LENGTHS)
+        y_ = tl.zeros([BD], tl.float32)
+        if step < length:
+            v, _x, _skip, z_ = _joined(forth, back, last, x, skip, z, i_b, step, d, in_d, end, T, D_, H, P, SX, SZ)
+            y_ = v * z_ * tl.sigmoid(z_)
+            y_ = y_ * weight_ / tl.sqrt(tl.sum(y_ * y_, 0) / D_ + EPS)
+        tl.store(y + (i_b * T + step) * D_ + d, y_.to(y.dtype.element_ty), in_d)
+
+
+@triton.jit
+def _backward(
+    forth, back, last, x, skip, z, weight, lengths, sizes, gy, g_forth, g_back, g_last, gx, g_skip, gz, gw,
+    T, D_, H, P, SX, SZ, EPS, HAS_LENGTHS: tl.constexpr, Q: tl.constexpr, BD: tl.constexpr,
+):  # fmt: skip
+    i_b, d = tl.program_id(0).to(tl.int64), tl.arange(0, BD)
+    in_d = d < D_
+    weight_ = tl.load(weight + d, in_d, other=0.0).to(tl.float32)
+    gw_, zero = tl.zeros([BD], tl.float32), tl.zeros([BD], tl.float32)
+    for step in range(tl.program_id(1) * Q, tl.minimum(tl.program_id(1) * Q + Q, T)):
+        length, begin, end = _ends(i_b, step, lengths, sizes, T, HAS_LENGTHS)
+        row = i_b * T + step
+        gv, gx_, gz_, g_skip_ = zero, zero, zero, zero
+        if step < length:
+            v, x_, skip_, z_ = _joined(forth, back, last, x, skip, z, i_b, step, d, in_d, end, T, D_, H, P, SX, SZ)
+            gate = tl.sigmoid(z_)
+            u = v * z_ * gate
+            g = tl.load(gy + row * D_ + d, in_d, other=0.0).to(tl.float32)
+            scale = 1 / tl.sqrt(tl.sum(u * u, 0) / D_ + EPS)
+            gw_ += g * u * scale
+            g = g * weight_
+            gu = scale * (g - u * (scale * scale * tl.sum(g * u, 0) / D_))
+            gv = gu * z_ * gate
+            gz_ = gu * v * gate * (1 + z_ * (1 - gate))
+            gx_, g_skip_ = gv * skip_, gv * x_
+        # What each step read of its neighbours; the places that nobody reads get a zero from the step that lies there.
+        tl.store(g_forth + (row - 1) * D_ + d, gv, in_d & (step > 0))
+        tl.store(g_last + i_b * D_ + d, gv, in_d & (step == 0))
+        tl.store(g_forth + row * D_ + d, zero, in_d & (step == T - 1))
+        tl.store(g_back + (row + 1) * D_ + d, gv, in_d & (step + 1 < end))
+        tl.store(g_back + row * D_ + d, zero, in_d & ((step == begin) | (step >= length)))
+        tl.store(gx + row * D_ + d, gx_, in_d)
+        tl.store(gz + row * D_ + d, gz_, in_d)
+        tl.store(g_skip + row * D_ + d, g_skip_, in_d)
+    tl.store(gw + (i_b * tl.num_programs(1) + tl.program_id(1)) * D_ + d, gw_, in_d)
+
+
+@torch.library.custom_op("samba_asr::join_and_gate_forward", mutates_args=())
+def _join_forward(
+    forth: Tensor, back: Tensor, last: Tensor, x: Tensor, skip: Tensor, z: Tensor, weight: Tensor,
+    lengths: Tensor | None, sizes: Tensor, eps: float,
+) -> Tensor:  # fmt: skip
+    (b, t, d), h = x.shape, skip.shape[2]
+    y = x.new_empty(x.shape)
+    if y.numel():
+        with on_device(x):
+            _forward[(b, triton.cdiv(t, STEPS))](
+                forth, back, last, x, skip, z, weight, lengths, sizes, y, t, d, h, d // h, x.stride(1), z.stride(1), eps,
+                HAS_LENGTHS=lengths is not None, Q=STEPS, BD=triton.next_power_of_2(d),
+            )  # fmt: skip
+    return y
+
+
+@_join_forward.register_fake
+def _(forth, back, last, x, skip, z, weight, lengths, sizes, eps):
+    return x.new_empty(x.shape)
+
+
+@torch.library.custom_op("samba_asr::join_and_gate_backward", mutates_args=())
+def _join_backward(
+    forth: Tensor, back: Tensor, last: Tensor, x: Tensor, skip: Tensor, z: Tensor, weight: Tensor,
+    lengths: Tensor | None, sizes: Tensor, gy: Tensor, eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of forth, back, last, x, skip, z and weight, all float32."""
+    (b, t, d), h = x.shape, skip.shape[2]
+    new = lambda *shape: x.new_empty(shape, dtype=torch.float32)  # noqa: E731
+    programs = triton.cdiv(t, STEPS_BACK)
+    g_forth, g_back, gx, g_skip, gz = (new(b, t, d) for _ in range(5))
+    g_last, gw = x.new_zeros(b, 1, d, dtype=torch.float32), new(b, programs, d)
+    if x.numel():
+        with on_device(x):
+            _backward[(b, programs)](
+                forth, back, last, x, skip, z, weight, lengths, sizes, gy, g_forth, g_back, g_last, gx, g_skip, gz, gw,
+                t, d, h, d // h, x.stride(1), z.stride(1), eps,
+                HAS_LENGTHS=lengths is not None, Q=STEPS_BACK, BD=triton.next_power_of_2(d),
+            )  # fmt: skip
+    return g_forth, g_back, g_last, gx, g_skip.unflatten(2, (h, -1)).sum(3), gz, gw.sum((0, 1))
+
+
+@_join_backward.register_fake
+def _(forth, back, last, x, skip, z, weight, lengths, sizes, gy, eps):
+    return tuple(v.new_empty(v.shape, dtype=torch.float32) for v in (forth, back, last, x, skip, z, weight))
+
+
+def _setup(ctx, inputs, output):
+    *tensors, ctx.eps = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _gradients(ctx, gy):
+    found = _join_backward(*ctx.saved_tensors, gy.contiguous(), ctx.eps)
+    return *(g.to(v.dtype) for g, v in zip(found, ctx.saved_tensors, strict=False)), None, None, None
+
+
+_join_forward.register_autograd(_gradients, setup_context=_setup)
+
+
+def join_and_gate_triton(
+    forth: Tensor,
+    back: Tensor,
+    last: Tensor,
+    x: Tensor,
+    skip: Tensor,
+    z: Tensor,
+    weight: Tensor,
+    lengths: Tensor | None,
+    sizes: Tensor,
+    eps: float,
+) -> Tensor:
+    """See `samba_asr.ops.quasiseparable.join_and_gate` for the contract.  float32 inside; not for float64."""
+    forth, back, last, skip, weight, lengths, sizes = contiguous(forth, back, last, skip, weight, lengths, sizes)
+    return _join_forward(forth, back, last, in_step(x, 1), skip, in_step(z, 1), weight, lengths, sizes, eps)
