@@ -31,6 +31,7 @@ CONVOLUTIONS = (conv._forward, conv._backward_weight, conv._backward_input)
 JOIN = {"HAS_LENGTHS": True, "BD": 512}
 KERNELS = [
     *((kernel, {**SSD, "HAS_BLOCKS": False}, ssd.WARPS) for kernel in (ssd._forward, ssd._backward)),
+    (ssd._forward, {**SSD, "HAS_RESET": False, "HAS_BLOCKS": True, "Q": ssd.STEP}, ssd.WARPS),
     *((kernel, {**SSD, "HAS_RESET": False, "HAS_BLOCKS": True}, ssd.WARPS) for kernel in (ssd._forward, ssd._backward)),
     *((kernel, S6, s6.WARPS) for kernel in (s6._forward, s6._backward)),
     (join._forward, {**JOIN, "Q": join.STEPS}, 4),

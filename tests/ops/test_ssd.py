@@ -125,7 +125,7 @@ def test_chunks_agree_with_naive(chunk, t, dtype, poisoned_empty):
 
 
 @every_backend(["triton"])
-@pytest.mark.parametrize("t", [0, 1, 32, 70])
+@pytest.mark.parametrize("t", [0, 1, 16, 32, 70])
 def test_triton_agrees_with_naive(t, backend, poisoned_empty):
     inputs = make(t=t, dtype=torch.float32)
     lengths = torch.tensor([t, 0, t // 2])

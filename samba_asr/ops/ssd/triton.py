@@ -26,6 +26,7 @@ from samba_asr.ops.device import on_device
 from samba_asr.ops.triton import contiguous, count_rows, count_slots, in_step, locate
 
 CHUNK = 32
+STEP = 16  # instead, for so few steps: a live one; the smallest tile of a product
 WARPS = 8  # with 4, ptxas spills (sm_90, p = n = 64: forward 616 bytes of stack, with 8 none; backward 1888 and 944)
 
 
@@ -200,7 +201,7 @@ def _ssd_forward(
     rows, ways = count_rows(x, offsets), 1 if sizes is None else 2
     y = x.new_empty(x.shape if sizes is None else (2, *x.shape))
     final = x.new_empty(rows, h, p, n, dtype=torch.float32)
-    states = x.new_empty(ways * count_slots(x, offsets, CHUNK), h, p, n, dtype=torch.float32)
+    states = x.new_empty(ways * count_slots(x, offsets, _chunk(t)), h, p, n, dtype=torch.float32)
     if final.numel():
         with on_device(x):
             _forward[(ways * rows * h,)](
@@ -208,18 +209,18 @@ def _ssd_forward(
                 b, t, h, g, p, n, *_strides(x, dt, B, C, sizes),
                 HAS_INITIAL=initial is not None, HAS_LENGTHS=lengths is not None, HAS_OFFSETS=offsets is not None,
                 HAS_RESET=reset is not None, HAS_BLOCKS=sizes is not None,
-                PRECISION=_precision(x), Q=CHUNK, BP=_tile(p), BN=_tile(n), num_warps=WARPS,
+                PRECISION=_precision(x), Q=_chunk(t), BP=_tile(p), BN=_tile(n), num_warps=WARPS,
             )  # fmt: skip
     return y, final, states
 
 
 @_ssd_forward.register_fake
 def _(x, dt, A, B, C, initial, lengths, offsets, reset, sizes):
-    h, p, n = *x.shape[2:], B.shape[-1]
+    t, h, p, n = *x.shape[1:], B.shape[-1]
     ways = 1 if sizes is None else 2
     new = lambda rows: x.new_empty(rows, h, p, n, dtype=torch.float32)  # noqa: E731
     y = x.new_empty(x.shape if sizes is None else (2, *x.shape))
-    return y, new(count_rows(x, offsets)), new(ways * count_slots(x, offsets, CHUNK))
+    return y, new(count_rows(x, offsets)), new(ways * count_slots(x, offsets, _chunk(t)))
 
 
 @torch.library.custom_op("samba_asr::ssd_backward", mutates_args=())
@@ -240,7 +241,7 @@ def _ssd_backward(
                 x, dt, A, B, C, lengths, offsets, reset, sizes, states, gy, g_final, gx, g_dt, gA, gB, gC, g_initial,
                 b, t, h, g, p, n, *_strides(x, dt, B, C, sizes),
                 HAS_LENGTHS=lengths is not None, HAS_OFFSETS=offsets is not None, HAS_RESET=reset is not None,
-                HAS_BLOCKS=sizes is not None, PRECISION=_precision(x), Q=CHUNK, BP=_tile(p), BN=_tile(n), num_warps=WARPS,
+                HAS_BLOCKS=sizes is not None, PRECISION=_precision(x), Q=_chunk(t), BP=_tile(p), BN=_tile(n), num_warps=WARPS,
             )  # fmt: skip
     gB, gC = (v.unflatten(3, (g, -1)).sum(4) for v in (gB, gC))
     by_way = [v[0] if sizes is None else v.movedim(0, 2).contiguous() for v in (g_dt, gB, gC)]
@@ -292,6 +293,10 @@ def _strides(x: Tensor, dt: Tensor, B: Tensor, C: Tensor, sizes: Tensor | None) 
     """Of each from a step to the next; of dt, B, C from one way to the other."""
     ways = [0, 0, 0] if sizes is None else [v.stride(2) for v in (dt, B, C)]
     return [v.stride(1) for v in (x, dt, B, C)] + ways
+
+
+def _chunk(t: int) -> int:
+    return STEP if t <= STEP else CHUNK
 
 
 def _tile(size: int) -> int:
