@@ -107,8 +107,10 @@ def test_triton_agrees_with_naive(t, d, n, backend, poisoned_empty):
 @every_backend(["triton"])
 def test_triton_is_a_good_custom_op(backend):
     inputs, lengths = make(2, 5, 3, 2, dtype=torch.float32), torch.tensor([5, 2])
+    inputs |= {"z": torch.randn(2, 5, 3), "dt_bias": torch.randn(3)}
     named = {"lengths": lengths, "reset": some_resets(2, 5)}
     where = {"lengths": lengths, "offsets": None, "reset": named["reset"]}
+    inputs = {name: inputs[name] for name in ("x", "dt", "A", "B", "C", "D", "z", "dt_bias", "initial_state")}
     assert_is_a_good_custom_op(selective_scan, "selective_scan_forward", inputs, where, **named)
 
 
@@ -280,6 +282,33 @@ def test_a_reset_at_the_first_step_keeps_a_spoilt_state_out_of_values_and_gradie
     got = values_and_gradients(scan, spoilt, reset=reset, backend=backend)
     assert_close(got, want, tolerance)
     assert not got["gradient of initial_state"][1].any()
+
+
+# --- what a mixer wants beside the scan
+
+
+@EVERY_BACKEND
+@pytest.mark.parametrize("given", [("z",), ("dt_bias",), ("z", "dt_bias")])
+def test_gate_and_step_size_are_as_if_computed_apart(given, backend, poisoned_empty):
+    dtype, tolerance = exact(backend)
+    inputs, lengths = make(dtype=dtype), torch.tensor([17, 5, 0])
+    rng = torch.Generator().manual_seed(1)
+    beside = {"z": (3, 17, 3), "dt_bias": (3,)}
+    inputs |= {name: torch.randn(beside[name], generator=rng, dtype=torch.float64).to(dtype) for name in given}
+    if "dt_bias" in given:
+        inputs["dt"] = 3 * torch.randn(3, 17, 3, generator=rng, dtype=torch.float64).to(dtype)
+
+    def apart(z=None, dt_bias=None, **inputs):
+        if dt_bias is not None:
+            inputs["dt"] = torch.nn.functional.softplus(inputs["dt"] + dt_bias)
+        y, state = selective_scan_naive(**inputs, lengths=lengths)
+        return (y if z is None else y * z * z.sigmoid()), state
+
+    scan = lambda **named: on(backend)(**named, lengths=lengths)  # noqa: E731
+    assert_agree(scan, apart, inputs, tolerance=tolerance)
+    behind = padding(17, lengths)[..., None]
+    spoilt = {name: v.masked_fill(behind, float("nan")) if name in ("z", "dt") else v for name, v in inputs.items()}
+    assert_close(values_and_gradients(scan, spoilt), values_and_gradients(scan, inputs), tolerance)
 
 
 # --- the entry

@@ -53,9 +53,17 @@ class Mamba(StreamingModule):
         )
         u = F.silu(u)
         dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        bias = self.dt_proj.bias
-        dt = F.softplus(F.linear(dt, self.dt_proj.weight).to(bias.dtype) + bias)  # (b, t, d_inner)
         y, ssm = selective_scan(
-            u, dt, -self.A_log.exp(), B, C, D=self.D, initial_state=state.ssm, lengths=lengths, reset=reset
+            u,
+            F.linear(dt, self.dt_proj.weight),
+            -self.A_log.exp(),
+            B,
+            C,
+            D=self.D,
+            z=z,
+            dt_bias=self.dt_proj.bias,
+            initial_state=state.ssm,
+            lengths=lengths,
+            reset=reset,
         )
-        return Step(self.out_proj(y * F.silu(z)), lengths, MambaState(conv.to(state.conv.dtype), ssm))
+        return Step(self.out_proj(y), lengths, MambaState(conv.to(state.conv.dtype), ssm))

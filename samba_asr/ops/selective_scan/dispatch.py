@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from samba_asr.errors import UserError
@@ -10,6 +11,7 @@ from samba_asr.ops import rows
 from samba_asr.ops.device import HINT, require_triton, wants_triton
 from samba_asr.ops.selective_scan.chunk import selective_scan_chunk
 from samba_asr.ops.selective_scan.naive import selective_scan_naive
+from samba_asr.streaming import mask
 
 
 def _triton(x: Tensor, *args, **named) -> tuple[Tensor, Tensor]:
@@ -30,6 +32,8 @@ def selective_scan(
     C: Tensor,
     *,
     D: Tensor | None = None,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
     initial_state: Tensor | None = None,
     lengths: Tensor | None = None,
     offsets: Tensor | None = None,
@@ -42,7 +46,9 @@ def selective_scan(
 
     for b rows of t time steps (t may be 0), d channels, n states a channel.
 
-    x (b, t, d), dt (b, t, d) positive (the caller has applied softplus), A (d, n) negative, B and C (b, t, n), D (d,).
+    x (b, t, d), dt (b, t, d) positive, A (d, n) negative, B and C (b, t, n), D (d,).
+    dt_bias (d,): dt is of any sign, and softplus(dt + dt_bias) stands for it above.
+    z (b, t, d): y is multiplied by silu(z).
     initial_state (b, d, n): h before the first step; zeros if None.
     lengths (b,), integers: past lengths[b] the state does not move, y is 0 and no gradient flows, whatever the padding
         holds, NaN included.
@@ -63,15 +69,24 @@ def selective_scan(
     _check("B", B, (b, t, n))
     _check("C", C, (b, t, n))
     _check("D", D, (d,))
+    _check("z", z, (b, t, d))
+    _check("dt_bias", dt_bias, (d,))
     _check("initial_state", initial_state, (b if offsets is None else len(offsets) - 1, d, n))
     _check("lengths", lengths, (b,))
     _check("reset", reset, (b, t))
     name = choose(x.device, x.dtype, t)[0] if backend == "auto" else backend
     if name not in BACKENDS:
         raise UserError(f"selective scan has no backend {name!r}: use 'auto' or one of {', '.join(BACKENDS)}")
-    in_time, fused = {"x": x, "dt": dt, "B": B, "C": C, "reset": reset}, name == "triton"
     others = {"A": A, "D": D, "initial_state": initial_state}
-    return rows.run(BACKENDS[name], in_time, lengths=lengths, offsets=offsets, takes_offsets=fused, **others)
+    if name == "triton":
+        in_time = {"x": x, "dt": dt, "B": B, "C": C, "z": z, "reset": reset}
+        where = {"lengths": lengths, "offsets": offsets, "takes_offsets": True}
+        return rows.run(_triton, in_time, **where, dt_bias=dt_bias, **others)
+    if dt_bias is not None:
+        dt = F.softplus(mask(dt, lengths).to(dt_bias.dtype) + dt_bias)
+    in_time = {"x": x, "dt": dt, "B": B, "C": C, "reset": reset}
+    y, state = rows.run(BACKENDS[name], in_time, lengths=lengths, offsets=offsets, takes_offsets=False, **others)
+    return (y if z is None else y * F.silu(mask(z, lengths))), state
 
 
 def choose(device: torch.device, dtype: torch.dtype, t: int) -> tuple[str, str]:

@@ -24,7 +24,7 @@ from samba_asr.ops.triton import contiguous, count_rows, count_slots, locate
 
 CHUNK = 16
 CHANNELS = 16  # of one program, at most
-WARPS = 4
+WARPS = 8  # with 4, ptxas spills backward (sm_90: 160 bytes of stack, with 8 none)
 
 
 @triton.jit
@@ -34,10 +34,14 @@ def _then(a1, h1, a2, h2):
 
 
 @triton.jit
-def _decay(dt, A, reset, row, step, in_d, d, length, D_, HAS_RESET: tl.constexpr):
+def _decay(dt, dt_bias, A, reset, row, step, in_d, d, length, D_, HAS_DT_BIAS: tl.constexpr, HAS_RESET: tl.constexpr):
     """exp(dt A) (q, d, n) of these steps: 1 behind the end, 0 where the state is forgotten; and dt (q, d)."""
     valid = (step >= 0) & (step < length)
     dt_ = tl.load(dt + row[:, None] * D_ + d[None, :], valid[:, None] & in_d[None, :], other=0.0).to(tl.float32)
+    if HAS_DT_BIAS:  # softplus
+        dt_ += tl.load(dt_bias + d, in_d, other=0.0).to(tl.float32)[None, :]
+        dt_ = tl.maximum(dt_, 0.0) + tl.log(1.0 + tl.exp(-tl.abs(dt_)))
+        dt_ = tl.where(valid[:, None], dt_, 0.0)
     decay = tl.exp(dt_[:, :, None] * A[None, :, :])
     if HAS_RESET:
         forget = tl.load(reset + row, valid, other=0) != 0
@@ -54,9 +58,10 @@ def _states(decay, inputs, state):
 
 @triton.jit
 def _forward(
-    x, dt, A, B, C, D, initial, lengths, offsets, reset, y, final, states, T, D_, N,
-    HAS_D: tl.constexpr, HAS_INITIAL: tl.constexpr, HAS_LENGTHS: tl.constexpr, HAS_OFFSETS: tl.constexpr,
-    HAS_RESET: tl.constexpr, Q: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr,
+    x, dt, A, B, C, D, z, dt_bias, initial, lengths, offsets, reset, y, final, states, T, D_, N,
+    HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_DT_BIAS: tl.constexpr, HAS_INITIAL: tl.constexpr,
+    HAS_LENGTHS: tl.constexpr, HAS_OFFSETS: tl.constexpr, HAS_RESET: tl.constexpr,
+    Q: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     i_b = tl.program_id(0).to(tl.int64)
     q, d, n = tl.arange(0, Q), tl.program_id(1) * BD + tl.arange(0, BD), tl.arange(0, BN)
@@ -73,7 +78,7 @@ def _forward(
         step = i_c * Q + q
         row = begin + step
         wide, narrow = (step < length)[:, None] & in_d[None, :], (step < length)[:, None] & in_n[None, :]
-        decay, dt_ = _decay(dt, A_, reset, row, step, in_d, d, length, D_, HAS_RESET)
+        decay, dt_ = _decay(dt, dt_bias, A_, reset, row, step, in_d, d, length, D_, HAS_DT_BIAS, HAS_RESET)
         x_ = tl.load(x + row[:, None] * D_ + d[None, :], wide, other=0.0).to(tl.float32)
         B_ = tl.load(B + row[:, None] * N + n[None, :], narrow, other=0.0).to(tl.float32)
         C_ = tl.load(C + row[:, None] * N + n[None, :], narrow, other=0.0).to(tl.float32)
@@ -81,6 +86,9 @@ def _forward(
         y_ = tl.sum(h * C_[:, None, :], 2)
         if HAS_D:
             y_ += x_ * tl.load(D + d, in_d, other=0.0).to(tl.float32)[None, :]
+        if HAS_Z:
+            z_ = tl.load(z + row[:, None] * D_ + d[None, :], wide, other=0.0).to(tl.float32)
+            y_ *= z_ * tl.sigmoid(z_)
         y_ = tl.where((step < length)[:, None], y_, 0.0)
         tl.store(y + row[:, None] * D_ + d[None, :], y_.to(y.dtype.element_ty), (step < room)[:, None] & in_d[None, :])
         state = tl.sum(tl.where((q == Q - 1)[:, None, None], h, 0.0), 0)
@@ -89,8 +97,10 @@ def _forward(
 
 @triton.jit
 def _backward(
-    x, dt, A, B, C, D, lengths, offsets, reset, states, gy, g_final, gx, g_dt, gA, gB, gC, gD, g_initial, T, D_, N, blocks,
-    HAS_D: tl.constexpr, HAS_LENGTHS: tl.constexpr, HAS_OFFSETS: tl.constexpr, HAS_RESET: tl.constexpr,
+    x, dt, A, B, C, D, z, dt_bias, lengths, offsets, reset, states, gy, g_final,
+    gx, g_dt, gA, gB, gC, gD, gz, g_bias, g_initial, T, D_, N, blocks,
+    HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_DT_BIAS: tl.constexpr,
+    HAS_LENGTHS: tl.constexpr, HAS_OFFSETS: tl.constexpr, HAS_RESET: tl.constexpr,
     Q: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     i_b, i_d = tl.program_id(0).to(tl.int64), tl.program_id(1)
@@ -101,7 +111,7 @@ def _backward(
     begin, room, length, slot = locate(i_b, lengths, offsets, T, Q, HAS_LENGTHS, HAS_OFFSETS)
     A_ = tl.load(A + place, in_state, other=0.0).to(tl.float32)
     g_state = tl.load(g_final + i_b * D_ * N + place, in_state, other=0.0)  # of the state after the next step
-    gA_, gD_ = tl.zeros([BD, BN], tl.float32), tl.zeros([BD], tl.float32)
+    gA_, gD_, g_bias_ = tl.zeros([BD, BN], tl.float32), tl.zeros([BD], tl.float32), tl.zeros([BD], tl.float32)
     chunks = tl.cdiv(room, Q)
     for back in range(chunks):
         i_c = chunks - 1 - back
@@ -109,8 +119,8 @@ def _backward(
         step = i_c * Q + q
         row = begin + step
         wide, narrow = (step < length)[:, None] & in_d[None, :], (step < length)[:, None] & in_n[None, :]
-        decay, dt_ = _decay(dt, A_, reset, row, step, in_d, d, length, D_, HAS_RESET)
-        after, _ = _decay(dt, A_, reset, row + 1, step + 1, in_d, d, length, D_, HAS_RESET)
+        decay, dt_ = _decay(dt, dt_bias, A_, reset, row, step, in_d, d, length, D_, HAS_DT_BIAS, HAS_RESET)
+        after, _ = _decay(dt, dt_bias, A_, reset, row + 1, step + 1, in_d, d, length, D_, HAS_DT_BIAS, HAS_RESET)
         x_ = tl.load(x + row[:, None] * D_ + d[None, :], wide, other=0.0).to(tl.float32)
         gy_ = tl.load(gy + row[:, None] * D_ + d[None, :], wide, other=0.0).to(tl.float32)
         B_ = tl.load(B + row[:, None] * N + n[None, :], narrow, other=0.0).to(tl.float32)
@@ -118,7 +128,7 @@ def _backward(
         u = dt_ * x_
 
         # States before each step: those after the step before, so the same scan one step late, begun with `state`.
-        late, dt_late = _decay(dt, A_, reset, row - 1, step - 1, in_d, d, length, D_, HAS_RESET)
+        late, dt_late = _decay(dt, dt_bias, A_, reset, row - 1, step - 1, in_d, d, length, D_, HAS_DT_BIAS, HAS_RESET)
         seen = ((q > 0) & (step <= length))[:, None]
         x_late = tl.load(x + (row - 1)[:, None] * D_ + d[None, :], seen & in_d[None, :], other=0.0).to(tl.float32)
         B_late = tl.load(B + (row - 1)[:, None] * N + n[None, :], seen & in_n[None, :], other=0.0).to(tl.float32)
@@ -127,6 +137,15 @@ def _backward(
         _, before = tl.associative_scan((tl.where(first, 0.0, late), late_inputs), 0, _then)
         kept = tl.where(decay == 0.0, 0.0, decay * before)  # what each step keeps of its state; no NaN through a reset
         h = kept + u[:, :, None] * B_[:, None, :]
+        if HAS_Z:  # y = (C h + D x) silu(z)
+            z_ = tl.load(z + row[:, None] * D_ + d[None, :], wide, other=0.0).to(tl.float32)
+            gate = tl.sigmoid(z_)
+            y_ = tl.sum(h * C_[:, None, :], 2)
+            if HAS_D:
+                y_ += x_ * tl.load(D + d, in_d, other=0.0).to(tl.float32)[None, :]
+            gz_ = tl.where((step < length)[:, None], gy_ * y_ * gate * (1 + z_ * (1 - gate)), 0.0)
+            tl.store(gz + row[:, None] * D_ + d[None, :], gz_, (step < room)[:, None] & in_d[None, :])
+            gy_ *= z_ * gate
         through, g = tl.associative_scan((after, gy_[:, :, None] * C_[:, None, :]), 0, _then, reverse=True)
         g = g + through * g_state[None, :, :]  # (q, d, n) gradient of the state after each step
 
@@ -134,6 +153,11 @@ def _backward(
         gu = tl.sum(g * B_[:, None, :], 2)
         gA_ += tl.sum(g_exponent * dt_[:, :, None], 0)
         g_dt_ = gu * x_ + tl.sum(g_exponent * A_[None, :, :], 2)
+        if HAS_DT_BIAS:
+            raw = tl.load(dt + row[:, None] * D_ + d[None, :], wide, other=0.0).to(tl.float32)
+            raw += tl.load(dt_bias + d, in_d, other=0.0).to(tl.float32)[None, :]
+            g_dt_ *= tl.sigmoid(raw)
+            g_bias_ += tl.sum(g_dt_, 0)
         gB_, gC_ = tl.sum(g * u[:, :, None], 1), tl.sum(h * gy_[:, :, None], 1)
 
         inside = (step < room)[:, None] & in_d[None, :]
@@ -149,17 +173,19 @@ def _backward(
         g_state = tl.sum(tl.where((q == 0)[:, None, None], g, 0.0), 0)
     if chunks > 0:
         first = tl.zeros([1], tl.int32)
-        decay, _ = _decay(dt, A_, reset, begin + first, first, in_d, d, length, D_, HAS_RESET)
+        decay, _ = _decay(dt, dt_bias, A_, reset, begin + first, first, in_d, d, length, D_, HAS_DT_BIAS, HAS_RESET)
         g_state = g_state * tl.sum(decay, 0)
     tl.store(gA + i_b * D_ * N + place, gA_, in_state)
     if HAS_D:
         tl.store(gD + i_b * D_ + d, gD_, in_d)
+    if HAS_DT_BIAS:
+        tl.store(g_bias + i_b * D_ + d, g_bias_, in_d)
     tl.store(g_initial + i_b * D_ * N + place, g_state, in_state)
 
 
 @torch.library.custom_op("samba_asr::selective_scan_forward", mutates_args=())
 def _scan_forward(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None,
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None, dt_bias: Tensor | None,
     initial: Tensor | None, lengths: Tensor | None, offsets: Tensor | None, reset: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """y (b, t, d), the final states (b, d, n), and those that enter each chunk (c, d, n); states in float32."""
@@ -170,63 +196,64 @@ def _scan_forward(
     if final.numel():
         with on_device(x):
             _forward[(b, triton.cdiv(d, size))](
-                x, dt, A, B, C, D, initial, lengths, offsets, reset, y, final, states, t, d, n,
-                HAS_D=D is not None, HAS_INITIAL=initial is not None, HAS_LENGTHS=lengths is not None,
+                x, dt, A, B, C, D, z, dt_bias, initial, lengths, offsets, reset, y, final, states, t, d, n,
+                HAS_D=D is not None, HAS_Z=z is not None, HAS_DT_BIAS=dt_bias is not None,
+                HAS_INITIAL=initial is not None, HAS_LENGTHS=lengths is not None,
                 HAS_OFFSETS=offsets is not None, HAS_RESET=reset is not None,
-                Q=CHUNK, BD=size, BN=triton.next_power_of_2(n),
+                Q=CHUNK, BD=size, BN=triton.next_power_of_2(n), num_warps=WARPS,
             )  # fmt: skip
     return y, final, states
 
 
 @_scan_forward.register_fake
-def _(x, dt, A, B, C, D, initial, lengths, offsets, reset):
+def _(x, dt, A, B, C, D, z, dt_bias, initial, lengths, offsets, reset):
     final, states = ((rows, *A.shape) for rows in (count_rows(x, offsets), count_slots(x, offsets, CHUNK)))
     return torch.empty_like(x), x.new_empty(final, dtype=torch.float32), x.new_empty(states, dtype=torch.float32)
 
 
 @torch.library.custom_op("samba_asr::selective_scan_backward", mutates_args=())
 def _scan_backward(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, lengths: Tensor | None,
-    offsets: Tensor | None, reset: Tensor | None, states: Tensor, gy: Tensor, g_final: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """Gradients of x, dt, A, B, C, D (empty without D) and the initial state, all float32."""
+    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None, dt_bias: Tensor | None,
+    lengths: Tensor | None, offsets: Tensor | None, reset: Tensor | None, states: Tensor, gy: Tensor, g_final: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of x, dt, A, B, C, D, z, dt_bias (empty where there is none) and the initial state, all float32."""
     b, t, d = x.shape
     n, size, rows = A.shape[1], _tile(d), count_rows(x, offsets)
     blocks = triton.cdiv(d, size)
     new = lambda *shape: x.new_empty(shape, dtype=torch.float32)  # noqa: E731
     gx, g_dt, gA, g_initial = new(b, t, d), new(b, t, d), new(rows, d, n), new(rows, d, n)
     gB, gC = new(b, t, blocks, n), new(b, t, blocks, n)
-    gD = new(rows, 0 if D is None else d)
+    gD, g_bias = new(rows, 0 if D is None else d), new(rows, 0 if dt_bias is None else d)
+    gz = new(*((0,) if z is None else x.shape))
     if g_initial.numel():
         with on_device(x):
             _backward[(rows, blocks)](
-                x, dt, A, B, C, D, lengths, offsets, reset, states, gy, g_final, gx, g_dt, gA, gB, gC, gD, g_initial,
-                t, d, n, blocks, HAS_D=D is not None, HAS_LENGTHS=lengths is not None, HAS_OFFSETS=offsets is not None,
-                HAS_RESET=reset is not None, Q=CHUNK, BD=size, BN=triton.next_power_of_2(n),
+                x, dt, A, B, C, D, z, dt_bias, lengths, offsets, reset, states, gy, g_final,
+                gx, g_dt, gA, gB, gC, gD, gz, g_bias, g_initial, t, d, n, blocks,
+                HAS_D=D is not None, HAS_Z=z is not None, HAS_DT_BIAS=dt_bias is not None,
+                HAS_LENGTHS=lengths is not None, HAS_OFFSETS=offsets is not None,
+                HAS_RESET=reset is not None, Q=CHUNK, BD=size, BN=triton.next_power_of_2(n), num_warps=WARPS,
             )  # fmt: skip
-    return gx, g_dt, gA.sum(0), gB.sum(2), gC.sum(2), gD.sum(0), g_initial
+    return gx, g_dt, gA.sum(0), gB.sum(2), gC.sum(2), gD.sum(0), gz, g_bias.sum(0), g_initial
 
 
 @_scan_backward.register_fake
-def _(x, dt, A, B, C, D, lengths, offsets, reset, states, gy, g_final):
-    new = lambda shape: x.new_empty(shape, dtype=torch.float32)  # noqa: E731
-    skip = (0 if D is None else x.shape[2],)
-    return new(x.shape), new(dt.shape), new(A.shape), new(B.shape), new(C.shape), new(skip), new(g_final.shape)
+def _(x, dt, A, B, C, D, z, dt_bias, lengths, offsets, reset, states, gy, g_final):
+    shapes = ((0,) if v is None else v.shape for v in (x, dt, A, B, C, D, z, dt_bias, g_final))
+    return tuple(x.new_empty(shape, dtype=torch.float32) for shape in shapes)
 
 
 def _setup(ctx, inputs, output):
-    x, dt, A, B, C, D, initial, lengths, offsets, reset = inputs
-    ctx.save_for_backward(x, dt, A, B, C, D, lengths, offsets, reset, output[2])
+    *given, initial, lengths, offsets, reset = inputs
+    ctx.save_for_backward(*given, lengths, offsets, reset, output[2])
     ctx.initial = None if initial is None else initial.dtype
 
 
 def _gradients(ctx, gy, g_final, _):
-    x, dt, A, B, C, D, *where, states = ctx.saved_tensors
-    found = _scan_backward(x, dt, A, B, C, D, *where, states, gy.contiguous(), g_final.contiguous())
-    *found, gD, g_initial = found
-    found = [grad.to(v.dtype) for grad, v in zip(found, (x, dt, A, B, C), strict=True)]
-    gD = None if D is None else gD.to(D.dtype)
-    return *found, gD, None if ctx.initial is None else g_initial.to(ctx.initial), None, None, None
+    given = ctx.saved_tensors[:8]
+    *found, g_initial = _scan_backward(*ctx.saved_tensors, gy.contiguous(), g_final.contiguous())
+    found = [None if v is None else grad.to(v.dtype) for grad, v in zip(found, given, strict=True)]
+    return *found, None if ctx.initial is None else g_initial.to(ctx.initial), None, None, None
 
 
 _scan_forward.register_autograd(_gradients, setup_context=_setup)
@@ -240,13 +267,15 @@ def selective_scan_triton(
     C: Tensor,
     *,
     D: Tensor | None = None,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
     initial_state: Tensor | None = None,
     lengths: Tensor | None = None,
     offsets: Tensor | None = None,
     reset: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`dispatch.selective_scan` (contract there).  float32 inside; not for float64."""
-    y, final, _ = _scan_forward(*contiguous(x, dt, A, B, C, D, initial_state, lengths, offsets, reset))
+    y, final, _ = _scan_forward(*contiguous(x, dt, A, B, C, D, z, dt_bias, initial_state, lengths, offsets, reset))
     return y, final
 
 
