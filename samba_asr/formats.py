@@ -1,13 +1,14 @@
-"""A transcript as text, JSON, SRT or WebVTT."""
+"""A transcript as text, JSON, subtitles (SRT, WebVTT), or for other tools: NIST's CTM, Praat's TextGrid."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 from samba_asr.recognizer import Result, Word
 
-FORMATS = ("text", "json", "srt", "vtt")
+FORMATS = ("text", "json", "srt", "vtt", "ctm", "textgrid")
 PAUSE = 0.8  # seconds of silence that end a subtitle
 LONGEST = 5.0  # seconds of a subtitle
 SHORTEST = 0.5  # seconds that a subtitle stays, where the next one leaves room
@@ -18,8 +19,16 @@ def render(result: Result, name: str, form: str) -> str:
     if form == "text":
         return result.text
     if form == "json":
-        words = [{"word": w.text, "start": w.start, "end": w.end} for w in result.words]
+        words = [
+            {"word": w.text, "start": w.start, "end": w.end}
+            | ({} if w.confidence is None else {"confidence": w.confidence})
+            for w in result.words
+        ]
         return json.dumps({"audio": name, "text": result.text, "words": words}, ensure_ascii=False)
+    if form == "ctm":
+        return "\n".join(_ctm(Path(name).stem.replace(" ", "_"), word) for word in result.words)
+    if form == "textgrid":
+        return _textgrid(result)
     cues = list(subtitles(result.words))
     if form == "srt":
         return "\n\n".join(
@@ -44,6 +53,31 @@ def subtitles(words: tuple[Word, ...]) -> Iterator[tuple[float, float, str]]:
         if i + 1 < len(groups):
             end = max(group[-1].end, min(end, groups[i + 1][0].start))
         yield group[0].start, end, " ".join(w.text for w in group)
+
+
+def _ctm(name: str, word: Word) -> str:
+    """file, channel, start, duration, word and, where it is known, confidence."""
+    sure = "" if word.confidence is None else f" {word.confidence:.2f}"
+    return f"{name} 1 {word.start:.3f} {word.end - word.start:.3f} {word.text}{sure}"
+
+
+def _textgrid(result: Result) -> str:
+    """One tier of words, and empty intervals between them; words of a text grid touch but never overlap."""
+    end = max([result.duration, *(w.end for w in result.words)])
+    intervals, at = [], 0.0
+    for i, word in enumerate(result.words):
+        until = min([word.end, *(w.start for w in result.words[i + 1 : i + 2])])
+        if word.start > at:
+            intervals.append((at, word.start, ""))
+        intervals.append((word.start, until, word.text))
+        at = until
+    if at < end or not intervals:
+        intervals.append((at, end, ""))
+    head = ['File type = "ooTextFile"', 'Object class = "TextGrid"', "", "0", f"{end:.3f}", "<exists>", "1"]
+    tier = ['"IntervalTier"', '"words"', "0", f"{end:.3f}", str(len(intervals))]
+    quoted = lambda text: '"' + text.replace('"', '""') + '"'  # noqa: E731
+    lines = [line for begin, until, text in intervals for line in (f"{begin:.3f}", f"{until:.3f}", quoted(text))]
+    return "\n".join([*head, *tier, *lines])
 
 
 def _clock(seconds: float, mark: str) -> str:

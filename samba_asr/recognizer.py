@@ -16,36 +16,39 @@ file (but for the text).
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from samba_asr.audio.read import stream as read_stream
-from samba_asr.audio.resample import Resampler
 from samba_asr.config import DecodeConfig
+from samba_asr.decoding.align import Span, align
 from samba_asr.decoding.base import Hypothesis
 from samba_asr.decoding.rescore import two_pass
 from samba_asr.device import choose_device
 from samba_asr.errors import UserError
+from samba_asr.models.encoder_stream import MAX_CHUNK, EncoderStream
 from samba_asr.models.folder import LoadedModel, load_model
-from samba_asr.text.tokenizer import Tokenizer
-
-MAX_CHUNK = 10.0
-"""Seconds of audio that go through the model in one step: longer input is cut, to bound memory."""
+from samba_asr.text.tokenizer import UNK_ID, Tokenizer
 
 
 @dataclass(frozen=True)
 class Word:
-    """start, end: seconds from the beginning of the audio, by the CTC's first frames of the word's tokens (40 ms each)."""
+    """start, end: seconds from the beginning of the audio, by the CTC's first frames of the word's tokens (40 ms each).
+
+    confidence: of an alignment, the geometric mean of the probabilities of the word's tokens where they lie.
+    """
 
     text: str
     start: float
     end: float
+    confidence: float | None = None
 
 
 @dataclass(frozen=True)
@@ -118,34 +121,53 @@ class Recognizer:
                 on_partial(text)
         return (stream or self.stream(latency_ms=latency_ms)).finish()
 
+    def align(self, source, text: str, *, latency_ms: float | None = None) -> Result:
+        """Where each word of a known text lies in a file, with how sure the CTC head is of it.
+
+        UserError for a text that is empty, or holds a character that the model's tokenizer does not know, or is too long
+        for the audio; AudioError as from `transcribe`.
+        """
+        tokens = self._tokens(text)
+        found, encoder = [], None
+        for audio in read_stream(source, MAX_CHUNK):
+            encoder = encoder or EncoderStream(self.model, audio.rate, self.block(latency_ms))
+            found += self._log_probs(encoder.accept(audio.samples))
+        encoder = encoder or EncoderStream(self.model, self.rate, self.block(latency_ms))
+        found += self._log_probs(encoder.finish())
+        spans = align(np.concatenate(found), tokens)
+        words = words_of(tokens, spans, self.tokenizer, self.frame)
+        return Result(self.tokenizer.decode(tokens), words, encoder.seconds)
+
+    def _tokens(self, text: str) -> list[int]:
+        unknown = [word for word in text.split() if UNK_ID in self.tokenizer.encode(word)]
+        if unknown:
+            raise UserError(
+                f"this model knows no way to write {', '.join(repr(w) for w in unknown[:5])}: it was trained on other "
+                "characters (capitals? numbers in words?)"
+            )
+        if not (tokens := self.tokenizer.encode(text)):
+            raise UserError("the text to align is empty")
+        return tokens
+
+    def _log_probs(self, found: list[tuple[Tensor, Tensor]]) -> list[np.ndarray]:
+        with torch.inference_mode():
+            return [self.model.ctc(frames, lengths)[0][0, : int(lengths[0])].float().cpu().numpy() for frames, lengths in found]
+
 
 class Stream:
     """One session.  `accept` audio, read `partial`, and `finish` once."""
 
     def __init__(self, recognizer: Recognizer, rate: int, block: int):
         self.recognizer = recognizer
-        self._resampler = Resampler(rate, recognizer.rate)
-        weight = recognizer.model.ctc.linear.weight
-        self._device, self._dtype = weight.device, weight.dtype
-        self._acoustic = recognizer.model.acoustic.init_state(1, block=block, device=weight.device, dtype=weight.dtype)
+        self._encoder: EncoderStream | None = EncoderStream(recognizer.model, rate, block)
         self._search = recognizer.search.init_state(1)
-        self._rest = np.zeros(0, np.float32)  # samples that do not fill an encoder frame yet
-        self._heard = 0  # samples at the input's rate
-        self._rate = rate
         self._result: Result | None = None
 
     def accept(self, samples: np.ndarray) -> None:
         """Hear more: float32 (s,) in [-1, 1], any length.  UserError, and nothing heard, if a sample is not finite."""
-        if self._result is not None:
+        if self._encoder is None:
             raise RuntimeError("accept after finish: a session ends once, make a new stream")
-        samples = np.asarray(samples, dtype=np.float32)
-        if samples.ndim != 1:
-            raise UserError(f"audio of shape {samples.shape}: mix it to one channel, shape (samples,)")
-        if not np.isfinite(samples).all():
-            at = int(np.flatnonzero(~np.isfinite(samples))[0]) + self._heard
-            raise UserError(f"sample {at} ({at / self._rate:.3f} s) is not a finite number")
-        self._heard += len(samples)
-        self._run(self._resampler.step(samples))
+        self._read(self._encoder.accept(samples))
 
     @property
     def partial(self) -> str:
@@ -157,53 +179,41 @@ class Stream:
     def finish(self) -> Result:
         """The end of the audio: the final text.  A second call returns the same."""
         if self._result is None:
-            self._run(self._resampler.finish())
-            stride = self.recognizer.model.acoustic.stride
-            if len(self._rest):  # the last frame is filled with silence, so that no sample goes unheard
-                self._run(np.zeros(stride - len(self._rest), np.float32))
-            with torch.inference_mode():
-                frames, lengths = self.recognizer.model.acoustic.finish(self._acoustic)
-                self._search = self.recognizer.search.step(frames, lengths, self._search)
+            self._read(self._encoder.finish())
             self._search = self.recognizer.search.finish(self._search)
             best = self.recognizer.search.hypotheses(self._search)[0][0]
-            words = words_of(best, self.recognizer.tokenizer, self.recognizer.frame)
-            self._result = Result(self._text(best), words, self._heard / self._rate)
-            self._acoustic = self._search = None  # a finished session holds no state
+            spans = [Span(time, time + 1, None) for time in best.times]
+            words = words_of(best.tokens, spans, self.recognizer.tokenizer, self.recognizer.frame)
+            self._result = Result(self._text(best), words, self._encoder.seconds)
+            self._encoder = self._search = None  # a finished session holds no state
         return self._result
 
-    def _run(self, samples: np.ndarray) -> None:
-        """Through the model: whole encoder frames of the audio, at most MAX_CHUNK of it at a time."""
-        stride = self.recognizer.model.acoustic.stride
-        self._rest = np.concatenate([self._rest, samples])
-        whole = len(self._rest) // stride * stride
-        most = int(MAX_CHUNK * self.recognizer.rate) // stride * stride
+    def _read(self, found: list[tuple[Tensor, Tensor]]) -> None:
         with torch.inference_mode():
-            for begin in range(0, whole, most):
-                chunk = torch.from_numpy(self._rest[begin : min(begin + most, whole)]).to(self._device, self._dtype)
-                lengths = torch.tensor([len(chunk)], device=self._device)
-                frames, lengths, self._acoustic = self.recognizer.model.acoustic.step(
-                    chunk[None, :, None], lengths, self._acoustic
-                )
-                if frames.shape[1]:
-                    self._search = self.recognizer.search.step(frames, lengths, self._search)
-        self._rest = self._rest[whole:]
+            for frames, lengths in found:
+                self._search = self.recognizer.search.step(frames, lengths, self._search)
 
     def _text(self, hypothesis: Hypothesis) -> str:
         return self.recognizer.tokenizer.decode(hypothesis.tokens)
 
 
-def words_of(hypothesis: Hypothesis, tokenizer: Tokenizer, frame: float) -> tuple[Word, ...]:
-    """The words of a hypothesis; a piece that begins with U+2581 begins a word.  `frame`: seconds of an encoder frame."""
-    words: list[Word] = []
-    for piece, time in zip(tokenizer.pieces(hypothesis.tokens), hypothesis.times, strict=True):
-        start, end, text = time * frame, (time + 1) * frame, piece.removeprefix("\u2581")
-        if (piece.startswith("\u2581") or not words) and (not words or words[-1].text):
-            words.append(Word(text, start, end))
-        elif words[-1].text:
-            words[-1] = dataclasses.replace(words[-1], text=words[-1].text + text, end=end)
-        else:  # a lone space came before: the word begins here
-            words[-1] = Word(text, start, end)
-    return tuple(Word(w.text, round(w.start, 3), round(w.end, 3)) for w in words if w.text)
+def words_of(tokens: Sequence[int], spans: Sequence[Span], tokenizer: Tokenizer, frame: float) -> tuple[Word, ...]:
+    """The words that tokens spell; a piece that begins with U+2581 begins a word.  `frame`: seconds of an encoder frame."""
+    words: list[list[tuple[str, Span]]] = []
+    for piece, span in zip(tokenizer.pieces(tokens), spans, strict=True):
+        text = piece.removeprefix("\u2581")
+        if piece.startswith("\u2581") or not words:
+            words.append([])
+        if text:  # a lone space takes no time: the word begins with what comes after it
+            words[-1].append((text, span))
+    return tuple(_word(pieces, frame) for pieces in words if pieces)
+
+
+def _word(pieces: list[tuple[str, Span]], frame: float) -> Word:
+    spans = [span for _, span in pieces]
+    start, end = round(spans[0].first * frame, 3), round(spans[-1].end * frame, 3)
+    sure = None if spans[0].log_prob is None else math.exp(sum(s.log_prob for s in spans) / len(spans))
+    return Word("".join(text for text, _ in pieces), start, end, sure if sure is None else round(sure, 4))
 
 
 def box_folder() -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samba_asr.config import Config, ModelConfig, TokenizerConfig
-from samba_asr.decoding.base import Hypothesis
+from samba_asr.decoding.align import Span
 from samba_asr.errors import UserError
 from samba_asr.models.asr import AsrModel
 from samba_asr.models.folder import LoadedModel
@@ -37,6 +38,7 @@ def recognizer(tmp_path_factory) -> Recognizer:
         model.features.set_statistics(torch.full((80,), -9.0), torch.full((80,), 2.0))
         model.ctc.linear.weight.normal_(generator=torch.Generator().manual_seed(0)).mul_(3)
         model.ctc.linear.weight[0] = 0
+        model.ctc.linear.bias[1] = -100  # <unk>, which no text can be aligned to
     return Recognizer(LoadedModel(model, tokenizer, config))
 
 
@@ -133,7 +135,34 @@ def test_a_finished_session_takes_no_more(recognizer):
 def test_words_begin_where_their_first_token_does(recognizer):
     tokenizer = recognizer.tokenizer
     tokens = tuple(tokenizer.encode("AB  CAD"))
-    words = words_of(Hypothesis(tokens, 0.0, tuple(range(10, 10 + len(tokens)))), tokenizer, 0.04)
+    words = words_of(tokens, [Span(at, at + 1, None) for at in range(10, 10 + len(tokens))], tokenizer, 0.04)
     assert [w.text for w in words] == ["AB", "CAD"]
     assert words[0].start == pytest.approx(0.4)
     assert words[0].end <= words[1].start < words[1].end
+
+
+# --- a known text
+
+
+def test_its_own_transcript_lies_where_it_was_heard(recognizer, tmp_path):
+    soundfile.write(tmp_path / "a.wav", noise(4.0), RATE, subtype="FLOAT")
+    heard = recognizer.transcribe(tmp_path / "a.wav")
+    aligned = recognizer.align(tmp_path / "a.wav", heard.text)
+    assert (aligned.text, aligned.duration) == (heard.text, heard.duration)
+    assert [(w.text, w.start) for w in aligned.words] == [(w.text, w.start) for w in heard.words]
+    assert all(0 < w.confidence <= 1 for w in aligned.words)
+    assert all(a.end <= b.start for a, b in itertools.pairwise(aligned.words))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (" ", "the text to align is empty"),
+        ("A BAD dab 7", "no way to write 'dab', '7'"),
+        ("ABACABA" * 50, "takes at least .* frames, the audio has 25"),
+    ],
+)
+def test_a_text_that_cannot_be_aligned_is_refused(recognizer, tmp_path, text, message):
+    soundfile.write(tmp_path / "a.wav", noise(1.0), RATE, subtype="FLOAT")
+    with pytest.raises(UserError, match=message):
+        recognizer.align(tmp_path / "a.wav", text)

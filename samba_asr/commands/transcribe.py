@@ -10,6 +10,7 @@ from pathlib import Path
 from samba_asr.errors import UserError
 
 STREAM_LATENCY_MS = 640.0
+FORMATS = ("text", "json", "srt", "vtt", "ctm", "textgrid")  # samba_asr.formats.FORMATS, by test
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("files", nargs="+", metavar="FILE")
     parser.add_argument("--model", type=Path, metavar="DIR", help="model folder (default: the one in the box)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
-    parser.add_argument("--format", default="text", choices=("text", "json", "srt", "vtt"), help="default: text")
+    parser.add_argument("--format", default="text", choices=FORMATS, help="default: text")
     parser.add_argument(
         "--stream", action="store_true", help="show partial results on stderr as they change; the final text as always"
     )

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from samba_asr import formats
 from samba_asr.audio.read import read
 from samba_asr.cli import main
+from samba_asr.commands.transcribe import FORMATS
 from samba_asr.data.manifest import read_manifest
 from samba_asr.metrics.wer import score
 from samba_asr.recognizer import box_folder
@@ -70,6 +72,22 @@ def test_json_has_words_with_times(clips, capsys):
 def test_subtitles(clips, capsys, form, pattern):
     assert main(["transcribe", "--format", form, str(clips[0][0])]) == 0
     assert re.match(pattern, capsys.readouterr().out)
+
+
+def test_formats_of_other_tools(clips, capsys):
+    assert FORMATS == formats.FORMATS
+    file, words = str(clips[0][0]), clips[0][1].split()
+    assert main(["transcribe", "--format", "ctm", file]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [(line[0], line[1], line[4]) for line in lines] == [(clips[0][0].stem, "1", word) for word in words]
+    assert main(["transcribe", "--format", "textgrid", file]) == 0
+    head, tier = capsys.readouterr().out.split('"IntervalTier"')
+    assert head.startswith('File type = "ooTextFile"\nObject class = "TextGrid"\n')
+    _, name, begin, end, count, *rows = tier.splitlines()
+    rows = [(float(rows[i]), float(rows[i + 1]), rows[i + 2].strip('"')) for i in range(0, len(rows), 3)]
+    assert (name, begin, len(rows)) == ('"words"', "0", int(count))
+    assert [text for *_, text in rows if text] == words
+    assert [0.0, *(e for _, e, _ in rows)] == [*(b for b, _, _ in rows), float(end)]  # they touch
 
 
 def test_any_rate_width_and_number_of_channels(clips, tmp_path, capsys):

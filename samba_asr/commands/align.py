@@ -1,0 +1,41 @@
+"""`samba-asr align`: where each word of a known text is spoken in an audio file."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from samba_asr.commands.transcribe import FORMATS
+
+
+def add_parser(subparsers) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        "align",
+        help="a known text to the times of its words",
+        description="Find where each word of a known text is spoken.  As text: a line a word, with its start and end in "
+        "seconds and how sure the model is that it is spoken there (1 is certain).",
+    )
+    parser.add_argument("audio", metavar="AUDIO", help="an audio file of any format")
+    parser.add_argument("text", metavar="TEXT", help="what is spoken in it, in the model's spelling; - reads standard input")
+    parser.add_argument("--model", type=Path, metavar="DIR", help="model folder (default: the one in the box)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    parser.add_argument("--format", default="text", choices=FORMATS, help="default: text")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """0; UserError for audio that cannot be read, or a text that cannot be aligned."""
+    from samba_asr.formats import render
+    from samba_asr.recognizer import Recognizer
+
+    text = sys.stdin.read() if args.text == "-" else args.text
+    recognizer = Recognizer.load(args.model, device=args.device)
+    result = recognizer.align(args.audio, text)
+    if args.format != "text":
+        print(render(result, args.audio, args.format))
+        return 0
+    for word in result.words:
+        print(f"{word.start:8.2f} {word.end:8.2f}  {word.confidence:.2f}  {word.text}")
+    return 0

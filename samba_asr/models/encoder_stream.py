@@ -1,0 +1,69 @@
+"""One session's audio, of any rate and in chunks of any length, to encoder frames."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from samba_asr.audio.resample import Resampler
+from samba_asr.errors import UserError
+from samba_asr.models.asr import AsrModel
+
+MAX_CHUNK = 10.0
+"""Seconds of audio that go through the model in one step: longer input is cut, to bound memory."""
+
+
+class EncoderStream:
+    """`accept` audio, then `finish` once; both return the frames that have become known, as (1, t, d) and their number (1,)."""
+
+    def __init__(self, model: AsrModel, rate: int, block: int):
+        """rate: samples a second of what comes.  block: frames in a block, -1 for the model's longest."""
+        weight = model.ctc.linear.weight
+        self.model, self.rate = model, rate
+        self._resampler = Resampler(rate, model.config.features.sample_rate)
+        self._device, self._dtype = weight.device, weight.dtype
+        self._state = model.acoustic.init_state(1, block=block, device=weight.device, dtype=weight.dtype)
+        self._rest = np.zeros(0, np.float32)  # samples that do not fill an encoder frame yet
+        self._heard = 0  # samples at the input's rate
+
+    @property
+    def seconds(self) -> float:
+        """Of audio heard."""
+        return self._heard / self.rate
+
+    def accept(self, samples: np.ndarray) -> list[tuple[Tensor, Tensor]]:
+        """Hear more: float32 (s,) in [-1, 1], any length.  UserError, and nothing heard, if a sample is not finite."""
+        samples = np.asarray(samples, dtype=np.float32)
+        if samples.ndim != 1:
+            raise UserError(f"audio of shape {samples.shape}: mix it to one channel, shape (samples,)")
+        if not np.isfinite(samples).all():
+            at = int(np.flatnonzero(~np.isfinite(samples))[0]) + self._heard
+            raise UserError(f"sample {at} ({at / self.rate:.3f} s) is not a finite number")
+        self._heard += len(samples)
+        return self._run(self._resampler.step(samples))
+
+    def finish(self) -> list[tuple[Tensor, Tensor]]:
+        """The end of the audio."""
+        frames = self._run(self._resampler.finish())
+        if len(self._rest):  # the last frame is filled with silence, so that no sample goes unheard
+            frames += self._run(np.zeros(self.model.acoustic.stride - len(self._rest), np.float32))
+        with torch.inference_mode():
+            return [*frames, self.model.acoustic.finish(self._state)]
+
+    def _run(self, samples: np.ndarray) -> list[tuple[Tensor, Tensor]]:
+        """Through the model: whole encoder frames of the audio, at most MAX_CHUNK of it at a time."""
+        stride = self.model.acoustic.stride
+        self._rest = np.concatenate([self._rest, samples])
+        whole = len(self._rest) // stride * stride
+        most = int(MAX_CHUNK * self.model.config.features.sample_rate) // stride * stride
+        found = []
+        with torch.inference_mode():
+            for begin in range(0, whole, most):
+                chunk = torch.from_numpy(self._rest[begin : min(begin + most, whole)]).to(self._device, self._dtype)
+                lengths = torch.tensor([len(chunk)], device=self._device)
+                frames, lengths, self._state = self.model.acoustic.step(chunk[None, :, None], lengths, self._state)
+                if frames.shape[1]:
+                    found.append((frames, lengths))
+        self._rest = self._rest[whole:]
+        return found
