@@ -116,7 +116,7 @@ class AugmentConfig:
     speed: tuple[float, ...] = (0.9, 1.0, 1.1)
     volume_db: float = 6.0  # gain drawn from +- this
     silence_prob: float = 0.0  # of hearing, in place of an utterance, background alone, with an empty text
-    pad_seconds: float = 0.0  # background before an utterance and behind it, each up to this long
+    pad_seconds: float = 0.0  # background before an utterance or behind it, each every other time, up to this long
     noise_prob: float = 0.0
     noise_snr_db: tuple[float, float] = (10.0, 30.0)
     reverb_prob: float = 0.0

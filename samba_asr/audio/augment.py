@@ -42,8 +42,10 @@ def augment_waveform(
         response = make_impulse_response(rng, rate, rng.uniform(*config.rt60), direct_db=rng.uniform(*DIRECT_DB))
         samples = reverberate(samples, response)
     if config.pad_seconds:
-        before, behind = rng.integers(round(config.pad_seconds * rate) + 1, size=2)
-        samples = surround(samples, int(before), int(behind), rng)
+        most = round(config.pad_seconds * rate)
+        before, behind = rng.integers(-most, most, endpoint=True, size=2).clip(min=0)
+        if before or behind:
+            samples = surround(samples, int(before), int(behind), rng)
     if rng.random() < config.noise_prob:
         colours = NOISES if len(others) else NOISES[:-1]
         noise = make_noise(len(samples), colours[rng.integers(len(colours))], rng, others)
