@@ -83,7 +83,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    kind: str = "bpe"  # bpe | char
+    kind: str = "bpe"  # bpe | char | phone
     vocab_size: int = 256  # bpe alone
 
 
@@ -121,6 +121,7 @@ class AugmentConfig:
     noise_snr_db: tuple[float, float] = (10.0, 30.0)
     reverb_prob: float = 0.0
     rt60: tuple[float, float] = (0.1, 0.6)  # seconds
+    vocal_tract: float = 0.0  # frequencies times a factor drawn from 1 +- this: other voices; 0: off
     time_masks: int = 10  # SpecAugment
     time_width: int = 40  # frames of 10 ms
     time_ratio: float = 0.15  # of the utterance, at most, under time masks

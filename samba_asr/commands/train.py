@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from samba_asr import config as configs
 from samba_asr.data.manifest import Utterance, read_manifest
 from samba_asr.errors import UserError
-from samba_asr.text.tokenizer import BpeTokenizer, Tokenizer, load_tokenizer, train_tokenizer
+from samba_asr.text.tokenizer import Tokenizer, has_tokenizer, load_tokenizer, train_tokenizer
 
 if TYPE_CHECKING:
     from samba_asr.models.asr import AsrModel
+
+
+logger = logging.getLogger(__name__)
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -40,6 +44,11 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         help="begin with this model's weights, its tokenizer and, under --config, its configuration (fine-tuning)",
     )
     parser.add_argument(
+        "--new-tokenizer",
+        action="store_true",
+        help="with --init: make a tokenizer as the configuration has it; what depends on the vocabulary starts afresh",
+    )
+    parser.add_argument(
         "overrides", nargs="*", default=[], metavar="key=value", help="settings over those, such as optim.lr=0.001"
     )
     parser.set_defaults(run=run)
@@ -54,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
     # `--config a b key=value`: argparse gives all three to --config
     files = [text for text in args.config if "=" not in text]
     overrides = [text for text in args.config if "=" in text] + args.overrides
+    if args.new_tokenizer and not args.init:
+        raise UserError("--new-tokenizer belongs to --init: without it, every run makes its own tokenizer")
     if args.init:
         files = [args.init / "config.yaml", *files]
     config = configs.load(files, overrides)
@@ -66,31 +77,53 @@ def run(args: argparse.Namespace) -> int:
     noise = _read(config.data.noise, "data.noise") if config.data.noise else []
     ranks = distributed.start(config.train.device)
     if ranks.rank == 0:  # it writes
-        if args.init and not any(args.exp.glob("tokenizer.*")):
+        if args.init and not args.new_tokenizer and not has_tokenizer(args.exp):
             load_tokenizer(args.init).save(args.exp)
         prepare_tokenizer(args.exp, config.tokenizer, data)
     ranks.barrier()
     tokenizer = load_tokenizer(args.exp)
-    model = initial_model(args.init, config, tokenizer) if args.init else None
+    model = initial_model(args.init, config, tokenizer, args.new_tokenizer) if args.init else None
     result = train(config, args.exp, tokenizer=tokenizer, train=data, valid=valid, noise=noise, model=model)
     return 128 + result.signal if result.signal else 0
 
 
-def initial_model(folder: Path, config: configs.Config, tokenizer: Tokenizer) -> AsrModel:
-    """A model as `config` has it with the weights of the model folder; UserError if they do not fit it."""
+def initial_model(folder: Path, config: configs.Config, tokenizer: Tokenizer, new_tokenizer: bool = False) -> AsrModel:
+    """A model as `config` has it with the weights of the model folder; UserError if they do not fit it.
+
+    new_tokenizer: leave out, and name in the log, the weights that have a row for each unit of the vocabulary.
+    """
     from samba_asr.models.asr import AsrModel
     from samba_asr.models.folder import load_model
 
     loaded = load_model(folder)
-    if loaded.tokenizer.pieces(range(loaded.tokenizer.vocab_size)) != tokenizer.pieces(range(tokenizer.vocab_size)):
-        raise UserError(f"--init {folder}: its tokenizer is not that of the run in --exp: train in another folder")
+    same = loaded.tokenizer.pieces(range(loaded.tokenizer.vocab_size)) == tokenizer.pieces(range(tokenizer.vocab_size))
+    if not same and not new_tokenizer:
+        raise UserError(
+            f"--init {folder}: its tokenizer is not that of the run in --exp: train in another folder, or with --new-tokenizer"
+        )
     model = AsrModel(dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size))
+    weights, own = loaded.model.state_dict(), model.state_dict()
+    if not same:
+        afresh = sorted(_sized_by_vocabulary(config.model) & weights.keys())
+        logger.info("--new-tokenizer: these start afresh: %s", ", ".join(afresh))
+        weights |= {name: own[name] for name in afresh if name in own}
     try:
-        model.load_state_dict(loaded.model.state_dict())
+        model.load_state_dict(weights)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"--init {folder}: its weights do not fit the configuration, leave model.* alone: {reason}") from None
     return model
+
+
+def _sized_by_vocabulary(config: configs.ModelConfig) -> set[str]:
+    """Names of the weights whose shape depends on the vocabulary's size."""
+    import torch
+
+    from samba_asr.models.asr import AsrModel
+
+    with torch.device("meta"):
+        two, three = (AsrModel(dataclasses.replace(config, vocab_size=v)).state_dict() for v in (2, 3))
+    return {name for name in two if two[name].shape != three[name].shape}
 
 
 def prepare_tokenizer(folder: Path, config: configs.TokenizerConfig, train: list[Utterance]) -> Tokenizer:
@@ -98,12 +131,12 @@ def prepare_tokenizer(folder: Path, config: configs.TokenizerConfig, train: list
 
     UserError if the one in `folder` is not what `config` asks for.
     """
-    if not any(folder.glob("tokenizer.*")):
-        # `vocab_size` is for bpe; a character vocabulary is as large as the text has it
+    if not has_tokenizer(folder):
+        # `vocab_size` is for bpe; characters and phones are as many as there are
         size = config.vocab_size if config.kind == "bpe" else None
         return train_tokenizer((u.text for u in train), config.kind, size, folder)
     tokenizer = load_tokenizer(folder)
-    kind = "bpe" if isinstance(tokenizer, BpeTokenizer) else "char"
+    kind = tokenizer.KIND
     if kind != config.kind or (kind == "bpe" and tokenizer.vocab_size != config.vocab_size):
         raise UserError(
             f"{folder} holds a tokenizer of kind {kind} with {tokenizer.vocab_size} units, the configuration asks for "

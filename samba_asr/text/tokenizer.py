@@ -1,17 +1,12 @@
-"""Text to token ids and back.
+"""Tokenizers: text to token ids and back (`samba_asr.text.units` says what the ids mean).
 
-Ids are the same for every kind of tokenizer and every head of the model:
+Three kinds: `bpe` (sentencepiece, file `tokenizer.model`, needs the package), `char` (plain Python, file `tokenizer.json`)
+and `phone` (`samba_asr.text.phones`, file `lexicon.txt`).  None touches case, punctuation or Unicode form: choose a
+normaliser (`samba_asr.text.normalize`) before training.  All collapse runs of white space to one space and strip the
+ends, in `encode` and in `decode`.
 
-    0        `<blk>`  the CTC blank; no text is ever encoded to it, and it decodes to nothing
-    1        `<unk>`  what the training text never showed; decodes to ⁇
-    2 .. v-1 units; `▁` in a unit is a space
-
-Two kinds: `bpe` (sentencepiece, file `tokenizer.model`, needs the package) and `char` (plain Python, file
-`tokenizer.json`).  Neither touches case, punctuation or Unicode form: choose a normaliser (`samba_asr.text.normalize`)
-before training.  Both collapse runs of white space to one space and strip the ends, in `encode` and in `decode`.
-
-Decoding grows with the ids: the text of a prefix of the ids is a prefix of the text of all of them, for any cut; where
-the cut falls inside a word, the last word is incomplete.  A streaming caller may therefore print only what is new.
+Decoding of `bpe` and `char` grows with the ids: the text of a prefix of the ids is a prefix of the text of all of them, for
+any cut; where the cut falls inside a word, the last word is incomplete.
 """
 
 from __future__ import annotations
@@ -22,45 +17,29 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol, Self
 
 from samba_asr.errors import UserError, missing_extra
-
-BLANK_ID, UNK_ID = 0, 1
-BLANK, UNK, SPACE = "<blk>", "<unk>", "▁"
-UNK_SURFACE = "⁇"  # what a reader sees for <unk>; sentencepiece's own choice, without its spaces
-KINDS = ("bpe", "char")
-
-
-class Tokenizer(Protocol):
-    """Text to ids and back; see the head of this file for the meaning of the ids."""
-
-    vocab_size: int  # v, with the blank and <unk>: the width of a CTC head
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of `text`, each in 1 .. v-1; [] for an empty text."""
-        ...
-
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids`, which may hold blanks (they are dropped) but must be below v (IndexError)."""
-        ...
-
-    def pieces(self, ids: Sequence[int]) -> list[str]:
-        """The unit of each id as it is written in the vocabulary, `▁` for a space."""
-        ...
-
-    def save(self, folder: Path | str) -> Path:
-        """Write the tokenizer's one file into `folder` (made if absent) and return its path."""
-        ...
-
-    @classmethod
-    def load(cls, folder: Path | str) -> Self: ...
+from samba_asr.text.phones import PhoneTokenizer
+from samba_asr.text.units import (
+    BLANK,
+    BLANK_ID,
+    SPACE,
+    UNK,
+    UNK_ID,
+    Tokenizer,
+    checked,
+    clean,
+    is_word,
+    surface,
+    write,
+)
 
 
 class CharTokenizer:
     """One unit per character, the space shown as `▁`; `units` are those of ids 2, 3, ..."""
 
     FILE = "tokenizer.json"
+    KIND = "char"
 
     def __init__(self, units: Sequence[str]):
         bad = [unit for unit in units if len(unit) != 1 or unit.isspace()]
@@ -73,7 +52,7 @@ class CharTokenizer:
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int | None = None) -> CharTokenizer:
         """The space, then the characters of `texts` by code point; `vocab_size` ids at most, the rarest left out."""
-        counts = Counter("".join(_clean(text) for text in texts))
+        counts = Counter("".join(clean(text) for text in texts))
         counts.pop(" ", None)
         if not counts:
             raise UserError("cannot train a character tokenizer: the text is empty")
@@ -83,17 +62,21 @@ class CharTokenizer:
         return cls([SPACE, *sorted(kept)])
 
     def encode(self, text: str) -> list[int]:
-        return [self._ids.get(c, UNK_ID) for c in _clean(text).replace(" ", SPACE)]
+        return [self._ids.get(c, UNK_ID) for c in clean(text).replace(" ", SPACE)]
+
+    def spellings(self, word: str) -> list[list[int]]:
+        ids = [self._ids.get(c, UNK_ID) for c in SPACE + word]
+        return [ids] if is_word(word) and UNK_ID not in ids else []
 
     def decode(self, ids: Sequence[int]) -> str:
-        return _surface(self.pieces(ids))
+        return surface(self.pieces(ids))
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        return [self._pieces[_checked(i, self.vocab_size)] for i in ids]
+        return [self._pieces[checked(i, self.vocab_size)] for i in ids]
 
     def save(self, folder: Path | str) -> Path:
         content = json.dumps({"type": "char", "units": self._pieces[2:]}, ensure_ascii=False, indent=0)
-        return _write(folder, self.FILE, content.encode())
+        return write(folder, self.FILE, content.encode())
 
     @classmethod
     def load(cls, folder: Path | str) -> CharTokenizer:
@@ -115,6 +98,7 @@ class BpeTokenizer:
     """
 
     FILE = "tokenizer.model"
+    KIND = "bpe"
 
     def __init__(self, model: bytes):
         self._spm = _sentencepiece().SentencePieceProcessor(model_proto=model)
@@ -133,7 +117,7 @@ class BpeTokenizer:
 
         Every character of the texts becomes a unit, so nothing in them is <unk>.  Deterministic.
         """
-        lines = [line for line in map(_clean, texts) if line]
+        lines = [line for line in map(clean, texts) if line]
         if not lines:
             raise UserError("cannot train a bpe tokenizer: the text is empty")
         characters = len(set("".join(lines)) | {" "})
@@ -170,16 +154,20 @@ class BpeTokenizer:
         return cls(model.getvalue())
 
     def encode(self, text: str) -> list[int]:
-        return self._spm.encode(_clean(text))
+        return self._spm.encode(clean(text))
+
+    def spellings(self, word: str) -> list[list[int]]:
+        ids = self.encode(word) if is_word(word) else []
+        return [ids] if ids and UNK_ID not in ids else []
 
     def decode(self, ids: Sequence[int]) -> str:
-        return _surface(self.pieces(ids))
+        return surface(self.pieces(ids))
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        return [self._spm.id_to_piece(_checked(i, self.vocab_size)) for i in ids]
+        return [self._spm.id_to_piece(checked(i, self.vocab_size)) for i in ids]
 
     def save(self, folder: Path | str) -> Path:
-        return _write(folder, self.FILE, self._model)
+        return write(folder, self.FILE, self._model)
 
     @classmethod
     def load(cls, folder: Path | str) -> BpeTokenizer:
@@ -194,57 +182,39 @@ class BpeTokenizer:
             raise UserError(f"{path}: not a sentencepiece model") from error
 
 
+KINDS: dict[str, type] = {kind.KIND: kind for kind in (BpeTokenizer, CharTokenizer, PhoneTokenizer)}
+
+
 def train_tokenizer(texts: Iterable[str], kind: str, vocab_size: int | None, folder: Path | str) -> Tokenizer:
-    """Train a tokenizer of `kind` ('bpe' or 'char') on `texts`, save it in `folder` and return it.
+    """Train a tokenizer of `kind` ('bpe', 'char', 'phone') on `texts`, save it in `folder` and return it.
 
     vocab_size counts every id, blank and <unk> too.  'bpe' yields exactly that many, or a UserError that says how many
-    the text allows.  For 'char' it is a limit (the rarest characters become <unk>) and None means all characters.
+    the text allows.  For 'char' it is a limit (the rarest characters become <unk>) and None means all characters;
+    'phone' wants None.
     """
-    tokenizer: Tokenizer
-    if kind == "char":
-        tokenizer = CharTokenizer.train(texts, vocab_size)
-    elif kind == "bpe":
-        if vocab_size is None:
-            raise UserError("a bpe tokenizer needs a vocab_size, for instance 500")
-        tokenizer = BpeTokenizer.train(texts, vocab_size)
-    else:
+    if kind not in KINDS:
         raise UserError(f"unknown tokenizer kind {kind!r}: one of {', '.join(KINDS)}")
+    if kind == "bpe" and vocab_size is None:
+        raise UserError("a bpe tokenizer needs a vocab_size, for instance 500")
+    tokenizer: Tokenizer = KINDS[kind].train(texts, vocab_size)
     tokenizer.save(folder)
     return tokenizer
 
 
+def has_tokenizer(folder: Path | str) -> bool:
+    return any((Path(folder) / kind.FILE).is_file() for kind in KINDS.values())
+
+
 def load_tokenizer(folder: Path | str) -> Tokenizer:
     """The tokenizer of a model folder, its kind told by the file's name; UserError if none or several are there."""
-    kinds = [kind for kind in (BpeTokenizer, CharTokenizer) if (Path(folder) / kind.FILE).is_file()]
-    names = f"{BpeTokenizer.FILE} and {CharTokenizer.FILE}"
-    if not kinds:
+    found = [kind for kind in KINDS.values() if (Path(folder) / kind.FILE).is_file()]
+    if not found:
+        names = ", ".join(kind.FILE for kind in KINDS.values())
         raise UserError(f"{folder}: none of {names} is here; is this a model folder?")
-    if len(kinds) > 1:
-        raise UserError(f"{folder}: both {names} are here; delete the one that is not the model's")
-    return kinds[0].load(folder)
-
-
-def _clean(text: str) -> str:
-    return " ".join(text.replace(SPACE, " ").split())
-
-
-def _surface(pieces: Iterable[str]) -> str:
-    """Join units into text.  A piece may not be stripped alone: only the whole shows which spaces are at an end."""
-    shown = (("" if p == BLANK else UNK_SURFACE if p == UNK else p) for p in pieces)
-    return _clean("".join(shown))
-
-
-def _checked(i: int, vocab_size: int) -> int:
-    if not 0 <= i < vocab_size:
-        raise IndexError(f"token id {i} is outside 0 .. {vocab_size - 1}")
-    return int(i)
-
-
-def _write(folder: Path | str, name: str, content: bytes) -> Path:
-    path = Path(folder) / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
-    return path
+    if len(found) > 1:
+        names = " and ".join(kind.FILE for kind in found)
+        raise UserError(f"{folder}: {names} are here; delete the one that is not the model's")
+    return found[0].load(folder)
 
 
 def _sentencepiece():

@@ -112,6 +112,24 @@ def test_training_may_begin_with_a_model(exp, tmp_path):
     assert "resuming at epoch 2" in (tmp_path / "tuned/log.txt").read_text()
 
 
+def test_a_model_to_begin_with_may_get_other_units(exp, tmp_path):
+    folder, options = exp
+    call("average", "--exp", folder, "--out", tmp_path / "model")
+    (tmp_path / "tuned").mkdir()
+    CharTokenizer(["▁", "x", "y", "z"]).save(tmp_path / "tuned")  # made by an earlier stage
+    few = [o for o in options if o.startswith("data.")]
+    tuned = ["--exp", tmp_path / "tuned", "--init", tmp_path / "model", "--new-tokenizer", *few]
+    assert call("train", *tuned, "train.epochs=1", "optim.lr=1e-12") == 0
+    before = load_model(tmp_path / "model").model.state_dict()
+    after = checkpoint.load(tmp_path / "tuned/epoch-001.pt")["model"]
+    same = lambda x, y: x.shape == y.shape and torch.allclose(x.float(), y.float(), atol=1e-6)  # noqa: E731
+    differ = {name for name in before if not same(before[name], after[name])}
+    assert differ == {"ctc.linear.weight", "ctc.linear.bias"}
+    assert after["ctc.linear.bias"].shape == (6,)
+    with pytest.raises(UserError, match="--new-tokenizer belongs to --init"):
+        call("train", "--exp", tmp_path / "b", "--new-tokenizer", *options)
+
+
 def test_a_model_to_begin_with_must_fit(exp, tmp_path):
     folder, options = exp
     call("average", "--exp", folder, "--out", tmp_path / "model")

@@ -109,7 +109,10 @@ BREAKS = {
     "an empty config": (lambda f: (f / "config.yaml").write_text(""), "a model folder of version None"),
     "no config": (lambda f: (f / "config.yaml").unlink(), "m is not a model folder: it has no config.yaml"),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "it has no model.safetensors"),
-    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "none of tokenizer.model and tokenizer.json is here"),
+    "no tokenizer": (
+        lambda f: (f / "tokenizer.json").unlink(),
+        "none of tokenizer.model, tokenizer.json, lexicon.txt is here",
+    ),
     "another tokenizer": (other_tokenizer, "the tokenizer has 4 units, config.yaml says 5: "),
     "cut weights": (lambda f: cut(f / "model.safetensors"), "model.safetensors does not hold this model's weights"),
     "no weights in the file": (

@@ -133,7 +133,7 @@ def test_bad_folders(tmp_path):
     with pytest.raises(UserError, match=r"tokenizer.json: not a character tokenizer"):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.model").write_bytes(b"nonsense")
-    with pytest.raises(UserError, match="both"):
+    with pytest.raises(UserError, match=r"tokenizer\.model and tokenizer\.json are here"):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(UserError, match="not a sentencepiece model"):

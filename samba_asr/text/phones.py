@@ -1,0 +1,89 @@
+"""Text to phones and back: the third kind of tokenizer, `phone`.
+
+Each phone is two units: one that begins a word, with `▁` before it as a bpe piece has, and one inside a word.  So the ids
+mark where words begin, as with every other kind of tokenizer, and a search over words needs no other rules for phones
+(Kaldi's phones know their place in the word for another reason: they sound different there).
+
+The tokenizer is its lexicon, the file `lexicon.txt` of the model folder.  `encode` takes a word's usual pronunciation;
+`decode` is only the nearest spelling (of SEA and SEE the one that comes first in the lexicon; a pronunciation that is no word's
+is written as its phones, `S-IY-K`): for text, use a search with a lexicon.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from samba_asr.errors import UserError
+from samba_asr.text.lexicon import Lexicon, cmudict, for_words
+from samba_asr.text.units import BLANK, SPACE, UNK, UNK_ID, UNK_SURFACE, checked
+
+
+class PhoneTokenizer:
+    """Units are `▁P` and `P` for each phone P of the lexicon, by name."""
+
+    FILE = "lexicon.txt"
+    KIND = "phone"
+
+    def __init__(self, lexicon: Lexicon):
+        self.lexicon = lexicon
+        self._pieces = [BLANK, UNK, *(SPACE + phone for phone in lexicon.phones), *lexicon.phones]
+        self._ids = {piece: i for i, piece in enumerate(self._pieces)}
+        self._spelling: dict[tuple[str, ...], str] = {}
+        for word, some in lexicon.items():
+            for one in some:
+                self._spelling.setdefault(one, word)
+        self.vocab_size = len(self._pieces)
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int | None = None) -> PhoneTokenizer:
+        """CMUdict, its words ordered by how often `texts` hold them, and a guess for those of their words it lacks."""
+        if vocab_size is not None:
+            raise UserError(f"vocab_size {vocab_size}: a phone tokenizer is as large as the language has phones")
+        counts = Counter(word for text in texts for word in text.split())
+        if not counts:
+            raise UserError("cannot make a phone tokenizer: the text is empty")
+        known = cmudict()
+        often = [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
+        return cls(
+            Lexicon(for_words(often, known) | {word: some for word, some in known.items() if word not in counts})
+        )
+
+    def spellings(self, word: str) -> list[list[int]]:
+        """Every pronunciation of `word`, the usual one first; [] for a word that is not in the lexicon."""
+        return [self._encode(one) for one in self.lexicon.get(word, ())]
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the usual pronunciations; <unk> for a word that is not in the lexicon."""
+        return [i for word in text.split() for i in (self.spellings(word) or [[UNK_ID]])[0]]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        words: list[list[str]] = []
+        for piece in self.pieces(ids):
+            if piece == BLANK:
+                continue
+            if piece.startswith(SPACE) or piece == UNK or not words or words[-1] == [UNK]:
+                words.append([])
+            words[-1].append(piece.removeprefix(SPACE))
+        return " ".join(self._spell(tuple(word)) for word in words)
+
+    def pieces(self, ids: Sequence[int]) -> list[str]:
+        return [self._pieces[checked(i, self.vocab_size)] for i in ids]
+
+    def save(self, folder: Path | str) -> Path:
+        path = Path(folder) / self.FILE
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.lexicon.write(path)
+        return path
+
+    @classmethod
+    def load(cls, folder: Path | str) -> PhoneTokenizer:
+        return cls(Lexicon.read(Path(folder) / cls.FILE))
+
+    def _encode(self, pronunciation: Sequence[str]) -> list[int]:
+        first, *rest = pronunciation
+        return [self._ids[SPACE + first], *(self._ids[phone] for phone in rest)]
+
+    def _spell(self, phones: tuple[str, ...]) -> str:
+        return UNK_SURFACE if phones == (UNK,) else self._spelling.get(phones) or "-".join(phones)

