@@ -157,6 +157,29 @@ def reverberate(samples: np.ndarray, response: np.ndarray) -> np.ndarray:
     return wet.astype(np.float32)
 
 
+def vocal_tract_length(features: Tensor, generator: torch.Generator, *, spread: float, centres: Tensor) -> Tensor:
+    """Other voices for the same words: each utterance's spectrum with its frequencies multiplied by a factor of its own.
+
+    N. Jaitly and G. Hinton, "Vocal Tract Length Perturbation (VTLP) improves speech recognition", 2013, section 2: what is
+    drawn as f times the factor up to a break near the top, and from there on a line to the highest frequency, which stays.
+    features (b, t, m) -> a new (b, t, m); factors are uniform in 1 - `spread` .. 1 + `spread`; centres (m,) of the bands
+    in Hz, rising.  Log-mel is read between bands by straight lines, in place of bending the filters (level aside, the
+    same), so normalised features may come; frames stay apart, so padding does.
+    """
+    if not 0 <= spread < 0.5:
+        raise UserError(f"augment.vocal_tract={spread}: it must lie between 0 (off) and 0.5; 0.1 is usual")
+    b, m = features.shape[0], features.shape[2]
+    factor = 1 + spread * (2 * torch.rand(b, 1, generator=generator, dtype=torch.float64) - 1)
+    hz, top = centres.double().cpu(), float(centres[-1])
+    turn = 0.85 * top * factor.clamp(max=1) / factor  # (b, 1) Hz; times the factor it stays below the top
+    rest = top - (top - factor * turn) * (top - hz) / (top - turn)
+    source = torch.where(hz <= turn, factor * hz, rest).clamp(min=float(hz[0]))  # (b, m) Hz that each band reads
+    right = torch.searchsorted(hz, source.contiguous()).clamp(1, m - 1)  # (b, m)
+    share = ((source - hz[right - 1]) / (hz[right] - hz[right - 1])).to(features)[:, None]  # (b, 1, m)
+    right = right[:, None].expand(features.shape).to(features.device)
+    return torch.lerp(features.gather(2, right - 1), features.gather(2, right), share)
+
+
 def spec_augment(
     features: Tensor,
     lengths: Tensor,

@@ -33,6 +33,8 @@ class LogMel(StreamingModule):
         bank = mel_filterbank(config.sample_rate, self.n_fft, config.mels, config.low_hz, config.high_hz)
         self.register_buffer("window", torch.hann_window(config.window, periodic=True), persistent=False)
         self.register_buffer("bank", bank, persistent=False)  # (m, f)
+        centres = _mel_edges(config.mels, config.low_hz, config.high_hz)[1:-1].float()
+        self.register_buffer("centres", centres, persistent=False)  # (m,) Hz
         self.register_buffer("mean", torch.zeros(config.mels))
         self.register_buffer("std", torch.ones(config.mels))
 
@@ -66,12 +68,17 @@ def mel_filterbank(rate: int, n_fft: int, mels: int, low_hz: float, high_hz: flo
     """
     if not 0 <= low_hz < high_hz <= rate / 2:
         raise UserError(f"mel limits {low_hz} .. {high_hz} Hz must rise and lie within 0 .. {rate / 2} Hz")
-    edges = _mel_to_hz(torch.linspace(_hz_to_mel(low_hz), _hz_to_mel(high_hz), mels + 2, dtype=torch.float64))
+    edges = _mel_edges(mels, low_hz, high_hz)
     bins = torch.linspace(0, rate / 2, n_fft // 2 + 1, dtype=torch.float64)
     rise = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
     fall = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
     area = 2 / (edges[2:] - edges[:-2])[:, None]
     return (torch.minimum(rise, fall).clamp(min=0) * area).float()
+
+
+def _mel_edges(mels: int, low_hz: float, high_hz: float) -> Tensor:
+    """(m + 2,) Hz, float64: filter i rises from edge i to its centre, edge i + 1, and falls to edge i + 2."""
+    return _mel_to_hz(torch.linspace(_hz_to_mel(low_hz), _hz_to_mel(high_hz), mels + 2, dtype=torch.float64))
 
 
 def _hz_to_mel(hz: float) -> float:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samba_asr.audio.augment import spec_augment
+from samba_asr.audio.augment import spec_augment, vocal_tract_length
 from samba_asr.audio.features import LogMel
 from samba_asr.config import AugmentConfig, LossConfig, ModelConfig
 from samba_asr.errors import UserError
@@ -98,6 +98,9 @@ class AsrModel(nn.Module):
             features, lengths = torch.cat([features, features]), torch.cat([lengths, lengths])
             tokens, token_lengths = torch.cat([tokens, tokens]), torch.cat([token_lengths, token_lengths])
         if augment is not None:
+            if augment.vocal_tract:
+                centres = self.features.centres
+                features = vocal_tract_length(features, generator, spread=augment.vocal_tract, centres=centres)
             features = spec_augment(
                 features,
                 lengths,

@@ -21,9 +21,11 @@ from samba_asr.audio.augment import (
     spec_augment,
     speed_perturb,
     surround,
+    vocal_tract_length,
     volume,
 )
-from samba_asr.config import AugmentConfig
+from samba_asr.audio.features import LogMel
+from samba_asr.config import AugmentConfig, FeatureConfig
 from samba_asr.errors import UserError
 
 RATE = 16000
@@ -228,6 +230,47 @@ class TestBackground:
         begins = [begin(x) for x in padded]
         assert 4 < begins.count(begin(alone)) < 16
         assert len(set(begins)) > 4
+
+
+class TestVocalTractLength:
+    CENTRES = LogMel(FeatureConfig()).centres
+
+    def bend(self, x, spread=0.15, seed=0):
+        return vocal_tract_length(x, torch.Generator().manual_seed(seed), spread=spread, centres=self.CENTRES)
+
+    def test_a_formant_moves_by_one_factor_of_the_utterance_within_the_spread(self):
+        hz = self.CENTRES
+        x = -((hz - 1500) / 300).square() * torch.ones(50, 4, 1)  # 50 utterances with a peak at 1500 Hz
+        y = self.bend(x)
+        peaks = hz[y.argmax(-1)]  # (50, 4)
+        assert (peaks == peaks[:, :1]).all()
+        assert 1500 / 1.15 - 50 < peaks.min() < 1400
+        assert 1650 < peaks.max() < 1500 / 0.85 + 50
+
+    def test_nothing_moves_without_spread_and_the_top_stays(self):
+        x = torch.randn(3, 5, 80)
+        assert torch.equal(self.bend(x, spread=0.0), x)
+        assert torch.allclose(self.bend(x)[..., -1], x[..., -1], atol=1e-5)
+
+    @given(seed=st.integers(0, 1000), spread=st.floats(0, 0.49))
+    @settings(deadline=None, max_examples=40)
+    def test_bands_stay_in_order_and_between_the_values_that_were(self, seed, spread):
+        ramp = torch.arange(80.0).expand(3, 2, 80)
+        y = self.bend(ramp, spread, seed)
+        assert (y.diff(dim=-1) >= 0).all()
+        assert y.min() >= 0
+        assert y.max() <= 79
+
+    def test_padding_comes_back_as_nothing_that_matters_and_frames_stay_apart(self):
+        x = torch.randn(2, 6, 80)
+        x[1, 4:] = torch.nan
+        y = self.bend(x)
+        assert y[0].isfinite().all()
+        assert y[1, :4].isfinite().all()
+
+    def test_a_spread_out_of_range_is_named(self):
+        with pytest.raises(UserError, match=r"vocal_tract=0\.7"):
+            self.bend(torch.zeros(1, 1, 80), spread=0.7)
 
 
 class TestSpecAugment:
