@@ -31,11 +31,13 @@ class Hypothesis:
     tokens: ids without blanks.
     score:  natural logarithm of a probability; what it is the probability of, the search says.
     times:  for each token the index of the encoder frame where it begins, counted from the start of the session.
+    words:  how a lexicon reads the tokens; None where the tokens spell the text themselves.
     """
 
     tokens: tuple[int, ...] = ()
     score: float = 0.0
     times: tuple[int, ...] = ()
+    words: tuple[str, ...] | None = None
 
 
 class Decoder(Protocol[State]):

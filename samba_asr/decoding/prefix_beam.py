@@ -1,23 +1,24 @@
 """Prefix beam search of a CTC head: the most probable token sequences, each with all its alignments added up.
 
 A. Hannun et al., "First-pass large vocabulary continuous speech recognition using bi-directional recurrent DNNs", 2014,
-arXiv:1408.2873, algorithm 1, without the language model.  All rows and beams advance together in numpy; a beam is a
-prefix y with, in logarithms,
+arXiv:1408.2873, algorithm 1.  All rows and beams advance together in numpy; a beam is a prefix y with, in logarithms,
 
     pb, pn   probability of all alignments of the frames seen that read y and end in blank / in the last token of y
     vb, vn   the same for the single best alignment, which is where the token times come from
+    bonus    what a guide (`samba_asr.decoding.guide`: language model, lexicon, hotwords) makes of y; 0 without one
 
 One frame changes them so (c is a token, | the end of y, p its probability in this frame):
 
     y stays     pb' = (pb + pn) p(blank)        pn' = pn p(y|)  [+ what y's parent gives when extended to y]
     y becomes yc               pn' = (pb + pn) p(c), but pb p(c) where c = y|: only a blank parts two equal tokens
 
-What holds: with `beam` at least the number of prefixes, `candidates` None and `blank_skip` 1, scores are exactly
-log P(tokens | frames).  Pruned, a score is a lower bound of it.  With beam 1 the result is not the best path in general
-(a prefix is kept for the sum of its alignments), but it is where every frame gives one id at least 0.9.  Every later
-beam continues a present one, so what all beams share can never change: `stable_prefix`.
+and the beams kept are those with the best log(pb + pn) + bonus.  What holds: with `beam` at least the number of prefixes,
+`candidates` and `prune` None, `blank_skip` 1 and no guide, scores are exactly log P(tokens | frames).  Pruned, a score is
+a lower bound of it.  With beam 1 the result is not the best path in general (a prefix is kept for the sum of its
+alignments), but it is where every frame gives one id at least 0.9.  Every later beam continues a present one, so what all
+beams share can never change: `stable_prefix`.
 
-    b  rows     t  frames     v  ids     k, j, i  beams     c  candidate tokens
+    b  rows     t  frames     v  ids     k, j, i  beams     c  candidate tokens     n  extensions, of all rows together
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ import numpy as np
 import torch
 
 from samba_asr.decoding.base import BLANK, Hypothesis, checked_lengths, take
+from samba_asr.decoding.guide import Guide, Guided
 from samba_asr.errors import UserError
 
 NONE = -1  # the last token of the empty prefix
@@ -52,7 +54,9 @@ class BeamState(NamedTuple):
     vb: np.ndarray  # (b, k) float64
     vn: np.ndarray  # (b, k) float64
     last: np.ndarray  # (b, k) int64: last token
-    name: np.ndarray  # (b, k) uint64: hash of the prefix
+    bonus: np.ndarray  # (b, k) float64
+    guide: np.ndarray  # (b, k) object: the guide's view of the prefix, None without a guide
+    name: np.ndarray  # (b, k) uint64: hash of the prefix, and of how the guide reads it
     parent: np.ndarray  # (b, k) uint64: hash of the prefix without its last token
     path_b: np.ndarray  # (b, k) object: Node of the alignment behind vb
     path_n: np.ndarray  # (b, k) object: Node of the alignment behind vn
@@ -60,23 +64,34 @@ class BeamState(NamedTuple):
 
 
 class PrefixBeam:
-    """CTC prefix beam search.  `Hypothesis.score` is log P(tokens | frames), as far as the beam has seen it.
+    """CTC prefix beam search.  `Hypothesis.score` is log P(tokens | frames), as far as the beam has seen it, + the bonus.
 
     beam:        prefixes kept a row, k.
     candidates:  a prefix is extended by that many of the frame's best tokens (None: by all).  Prefixes that are in the
                  beam already always get their due.
     blank_skip:  a frame whose blank has at least this probability is read as blank alone, which is much faster;
                  1 switches that off.
+    prune:       an extension that is this much worse, in nats, than the row's best is not asked about (None: all are).
+    guide:       says what a prefix is worth beyond its frames, and which prefixes there are.
     `times` are the first frames of the tokens in the best alignment of that hypothesis the beam has seen.
     """
 
-    def __init__(self, beam: int = 8, candidates: int | None = 10, blank_skip: float = 0.99):
+    def __init__(
+        self,
+        beam: int = 8,
+        candidates: int | None = 10,
+        blank_skip: float = 0.99,
+        prune: float | None = 15.0,
+        guide: Guide | None = None,
+    ):
         if beam < 1 or (candidates is not None and candidates < 1) or not 0 < blank_skip <= 1:
             raise UserError(
                 f"prefix beam search needs beam >= 1, candidates >= 1 or None and 0 < blank_skip <= 1, "
                 f"got beam={beam}, candidates={candidates}, blank_skip={blank_skip}"
             )
         self.beam, self.candidates, self.blank_skip = beam, candidates, blank_skip
+        self.prune = math.inf if prune is None else prune
+        self.guide = guide
 
     def init_state(self, batch: int) -> BeamState:
         shape = (batch, self.beam)
@@ -87,7 +102,12 @@ class PrefixBeam:
         name[:, 0] = ROOT
         last, nothing = np.full(shape, NONE), np.zeros(shape, dtype=np.uint64)
         empty = np.empty(shape, dtype=object)  # filled with None
-        return BeamState(start, never, start, never, last, name, nothing, empty, empty, np.zeros(batch, dtype=np.int64))
+        guide, bonus = empty.copy(), np.zeros(shape)
+        if self.guide:
+            first = self.guide.start()
+            guide[:, 0], bonus[:, 0] = first, first.bonus
+        frames = np.zeros(batch, dtype=np.int64)
+        return BeamState(start, never, start, never, last, bonus, guide, name, nothing, empty, empty, frames)
 
     def step(self, log_probs: torch.Tensor, lengths: torch.Tensor, state: BeamState) -> BeamState:
         counts = checked_lengths(log_probs, lengths, len(state.frames))
@@ -105,21 +125,131 @@ class PrefixBeam:
             if silent[rows, t].all():
                 part = _blank_frame(part, frames[rows, t, BLANK])
             else:
-                part = _frame(part, frames[rows, t], tokens[rows, t], best[rows, t], silent[rows, t])
+                part = self._frame(part, frames[rows, t], tokens[rows, t], best[rows, t], silent[rows, t])
             state = part if everyone else _put(state, rows, part)
         return state
 
     def finish(self, state: BeamState) -> BeamState:
-        return state
+        """With a guide: each beam is worth what its text as a whole is, and beams are sorted anew."""
+        if self.guide is None or not len(state.frames):
+            return state
+        guide, bonus = state.guide.copy(), state.bonus.copy()
+        at, k = np.nonzero(np.logaddexp(state.pb, state.pn) > -np.inf)
+        for r, i, whole in zip(at, k, self.guide.finish(guide[at, k]), strict=True):
+            guide[r, i], bonus[r, i] = whole, whole.bonus
+        state = state._replace(guide=guide, bonus=bonus)
+        order = np.argsort(-_score(state), axis=1, kind="stable")
+        return BeamState(*(f if f.ndim == 1 else np.take_along_axis(f, order, axis=1) for f in state))
 
     def hypotheses(self, state: BeamState, nbest: int = 1) -> list[list[Hypothesis]]:
-        score = np.logaddexp(state.pb, state.pn)  # (b, k)
+        score = _score(state)  # (b, k)
         path = np.where(state.vb >= state.vn, state.path_b, state.path_n)  # (b, k)
         used = (score > -np.inf).sum(axis=1)  # (b,)
         return [
-            [_hypothesis(path[row, k], float(score[row, k])) for k in range(max(1, min(nbest, used[row])))]
+            [
+                _hypothesis(path[row, k], float(score[row, k]), self._words(state.guide[row, k]))
+                for k in range(max(1, min(nbest, used[row])))
+            ]
             for row in range(len(score))
         ]
+
+    def _words(self, guided: Guided | None) -> tuple[str, ...] | None:
+        return self.guide.words(guided) if self.guide else None
+
+    def _frame(
+        self, s: BeamState, frame: np.ndarray, tokens: np.ndarray, best: np.ndarray, silent: np.ndarray
+    ) -> BeamState:
+        """One frame (b, v) whose candidates are `tokens` (b, c) with log-probabilities `best` (b, c).
+
+        Rows marked `silent` (b,) are blank alone.
+        """
+        b, k = s.pb.shape
+        blank = frame[:, BLANK, None]  # (b, 1)
+        again = np.where(silent[:, None], -np.inf, np.take_along_axis(frame, np.maximum(s.last, 0), axis=1))  # (b, k)
+        best = np.where(silent[:, None], -np.inf, best)
+        p = np.logaddexp(s.pb, s.pn)  # (b, k)
+        v = np.maximum(s.vb, s.vn)
+        path = np.where(s.vb >= s.vn, s.path_b, s.path_n)
+
+        # Stay.
+        pb, pn = p + blank, s.pn + again
+        vb, vn = v + blank, s.vn + again
+        path_n = s.path_n.copy()
+
+        # Merge: where beam i is the parent of beam j, i's extension by j's last token is j itself.
+        alive = p > -np.inf
+        match = (s.parent[:, :, None] == s.name[:, None, :]) & alive[:, :, None] & alive[:, None, :]  # (b, j, i)
+        at, j, i = np.nonzero(match)
+        if len(at):
+            twin = s.last[at, j] == s.last[at, i]
+            pn[at, j] = np.logaddexp(pn[at, j], np.where(twin, s.pb[at, i], p[at, i]) + again[at, j])
+            gain = np.where(twin, s.vb[at, i], v[at, i]) + again[at, j]
+            for n in np.flatnonzero(gain > vn[at, j]):
+                source = s.path_b if twin[n] else path
+                vn[at[n], j[n]] = gain[n]
+                path_n[at[n], j[n]] = Node(source[at[n], i[n]], int(s.last[at[n], j[n]]), int(s.frames[at[n]]))
+
+        # Extend, by what is worth asking the guide about.
+        double = tokens[:, None, :] == s.last[:, :, None]  # (b, k, c)
+        more = np.where(double, s.pb[:, :, None], p[:, :, None]) + best[:, None, :]
+        stay = np.logaddexp(pb, pn) + s.bonus  # (b, k)
+        total = more + s.bonus[:, :, None]
+        floor = np.maximum(stay.max(axis=1), total.max(axis=(1, 2))) - self.prune  # (b,)
+        at, i, c = np.nonzero((total >= floor[:, None, None]) & (total > -np.inf))
+        token = tokens[at, c]
+        at, i, c, token, guide, bonus, label = self._ways(s, at, i, c, token)
+        name = _name(s.name[at, i], token, label)
+        fresh = ~((name[:, None] == s.name[at]) & alive[at]).any(axis=1)  # the others are beams, and have had their due
+        at, i, c, token, guide, bonus, name = (x[fresh] for x in (at, i, c, token, guide, bonus, name))
+        twin = double[at, i, c]
+        gain = np.where(twin, s.vb[at, i], v[at, i]) + best[at, c]
+
+        # Keep the best k of the k that stay and the n new ones of each row.
+        row = np.concatenate([np.repeat(np.arange(b), k), at])
+        order = np.lexsort((-np.concatenate([stay.ravel(), more[at, i, c] + bonus]), row))
+        kept = order[np.searchsorted(row[order], np.arange(b))[:, None] + np.arange(k)]  # (b, k)
+        never, nothing = np.full(len(at), -np.inf), np.full(len(at), None)
+
+        def both(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+            return np.concatenate([old.ravel(), new])[kept]
+
+        path_b, path_n = both(path, nothing), both(path_n, nothing)
+        for r, slot in zip(*np.nonzero(kept >= b * k), strict=True):
+            n = kept[r, slot] - b * k
+            source = (s.path_b if twin[n] else path)[r, i[n]]
+            path_n[r, slot] = Node(source, int(token[n]), int(s.frames[r]))
+        return BeamState(
+            pb=both(pb, never),
+            pn=both(pn, more[at, i, c]),
+            vb=both(vb, never),
+            vn=both(vn, gain),
+            last=both(s.last, token),
+            bonus=both(s.bonus, bonus),
+            guide=both(s.guide, guide),
+            name=both(s.name, name),
+            parent=both(s.parent, s.name[at, i]),
+            path_b=path_b,
+            path_n=path_n,
+            frames=s.frames + 1,
+        )
+
+    def _ways(
+        self, s: BeamState, at: np.ndarray, i: np.ndarray, c: np.ndarray, token: np.ndarray
+    ) -> tuple[np.ndarray, ...]:
+        """Of the extensions (n,), each of beam `i` of row `at`, those that the guide allows, once for each way to read it.
+
+        Then what the guide makes of each: its view (n,), the bonus (n,), and a label (n,) that parts the ways.
+        """
+        if self.guide is None:
+            return at, i, c, token, np.full(len(at), None), np.zeros(len(at)), np.zeros(len(at), dtype=np.int64)
+        found = self.guide.extend(s.guide[at, i].tolist(), token.tolist())
+        repeat = np.fromiter(map(len, found), dtype=np.int64, count=len(found))
+        ways = [way for some in found for way in some]
+        guide = np.empty(len(ways), dtype=object)
+        guide[:] = ways
+        bonus = np.fromiter((way.bonus for way in ways), dtype=np.float64, count=len(ways))
+        label = np.fromiter((way.label for way in ways), dtype=np.int64, count=len(ways))
+        return (*(np.repeat(x, repeat) for x in (at, i, c, token)), guide, bonus, label)
 
 
 def stable_prefix(hypotheses: Sequence[Hypothesis]) -> tuple[int, ...]:
@@ -150,76 +280,17 @@ def _blank_frame(s: BeamState, blank: np.ndarray) -> BeamState:
     )
 
 
-def _frame(s: BeamState, frame: np.ndarray, tokens: np.ndarray, best: np.ndarray, silent: np.ndarray) -> BeamState:
-    """One frame (b, v) whose candidates are `tokens` (b, c) with log-probabilities `best` (b, c).
-
-    Rows marked `silent` (b,) are blank alone.
-    """
-    b, k = s.pb.shape
-    c = tokens.shape[1]
-    row = np.arange(b)[:, None]
-    blank = frame[:, BLANK, None]  # (b, 1)
-    again = np.where(silent[:, None], -np.inf, np.take_along_axis(frame, np.maximum(s.last, 0), axis=1))  # (b, k)
-    best = np.where(silent[:, None], -np.inf, best)
-    p = np.logaddexp(s.pb, s.pn)  # (b, k)
-    v = np.maximum(s.vb, s.vn)
-    path = np.where(s.vb >= s.vn, s.path_b, s.path_n)
-
-    # Stay.
-    pb, pn = p + blank, s.pn + again
-    vb, vn = v + blank, s.vn + again
-    path_b, path_n = path, s.path_n
-
-    # Extend.  A language model would add its score of the token here, and in the merge below.
-    double = tokens[:, None, :] == s.last[:, :, None]  # (b, k, c)
-    more_p = np.where(double, s.pb[:, :, None], p[:, :, None]) + best[:, None, :]
-    more_v = np.where(double, s.vb[:, :, None], v[:, :, None]) + best[:, None, :]
-
-    # Merge: where beam i is the parent of beam j, i's extension by j's last token is j itself.
-    alive = p > -np.inf
-    match = (s.parent[:, :, None] == s.name[:, None, :]) & alive[:, :, None] & alive[:, None, :]  # (b, j, i)
-    at, j, i = np.nonzero(match)
-    if len(at):
-        twin = s.last[at, j] == s.last[at, i]
-        pn[at, j] = np.logaddexp(pn[at, j], np.where(twin, s.pb[at, i], p[at, i]) + again[at, j])
-        gain = np.where(twin, s.vb[at, i], v[at, i]) + again[at, j]
-        path_n = path_n.copy()  # still the old state's
-        for n in np.flatnonzero(gain > vn[at, j]):
-            source = s.path_b if twin[n] else path
-            vn[at[n], j[n]] = gain[n]
-            path_n[at[n], j[n]] = Node(source[at[n], i[n]], int(s.last[at[n], j[n]]), int(s.frames[at[n]]))
-        found, same = np.nonzero(tokens[at] == s.last[at, j][:, None])
-        more_p[at[found], i[found], same] = -np.inf
-
-    # Keep the best k of the k that stay and the k * c new ones.
-    scores = np.concatenate([np.logaddexp(pb, pn), more_p.reshape(b, k * c)], axis=1)
-    kept = np.argsort(-scores, axis=1, kind="stable")[:, :k]  # (b, k)
-    new = kept >= k
-    beam, which = np.where(new, (kept - k) // c, kept), np.where(new, (kept - k) % c, 0)
-    token = np.where(new, tokens[row, which], s.last[row, beam])
-    born = new & (scores[row, kept] > -np.inf)
-    path_n = np.where(new, None, path_n[row, beam])
-    for r, n in zip(*np.nonzero(born), strict=True):
-        source = (s.path_b if double[r, beam[r, n], which[r, n]] else path)[r, beam[r, n]]
-        path_n[r, n] = Node(source, int(token[r, n]), int(s.frames[r]))
-    return BeamState(
-        pb=np.where(new, -np.inf, pb[row, beam]),
-        pn=np.where(new, more_p[row, beam, which], pn[row, beam]),
-        vb=np.where(new, -np.inf, vb[row, beam]),
-        vn=np.where(new, more_v[row, beam, which], vn[row, beam]),
-        last=token,
-        name=np.where(new, _name(s.name[row, beam], token), s.name[row, beam]),
-        parent=np.where(new, s.name[row, beam], s.parent[row, beam]),
-        path_b=np.where(new, None, path_b[row, beam]),
-        path_n=path_n,
-        frames=s.frames + 1,
-    )
+def _score(s: BeamState) -> np.ndarray:
+    return np.logaddexp(s.pb, s.pn) + s.bonus  # (b, k)
 
 
-def _name(prefix: np.ndarray, token: np.ndarray) -> np.ndarray:
-    """Hash of `prefix` with `token` appended; of 64 bits, for k * k comparisons a frame: a clash is out of reach."""
-    mixed = (prefix ^ (token.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15))) * np.uint64(0xBF58476D1CE4E5B9)
-    return mixed ^ (mixed >> np.uint64(29))
+def _name(prefix: np.ndarray, token: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Hash of `prefix` with `token` appended, read as `label`; of 64 bits, so a clash is out of reach."""
+    mixed = prefix
+    for part, salt in ((token, 0x9E3779B97F4A7C15), (label, 0xD6E8FEB86659FD93)):
+        mixed = (mixed ^ (part.astype(np.uint64) + np.uint64(salt))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = mixed ^ (mixed >> np.uint64(29))
+    return mixed
 
 
 def _put(state: BeamState, rows: np.ndarray, part: BeamState) -> BeamState:
@@ -230,10 +301,10 @@ def _put(state: BeamState, rows: np.ndarray, part: BeamState) -> BeamState:
     return BeamState(*fields)
 
 
-def _hypothesis(path: Node | None, score: float) -> Hypothesis:
+def _hypothesis(path: Node | None, score: float, words: tuple[str, ...] | None) -> Hypothesis:
     tokens, times = [], []
     while path is not None:
         tokens.append(path.token)
         times.append(path.time)
         path = path.before
-    return Hypothesis(tuple(reversed(tokens)), score, tuple(reversed(times)))
+    return Hypothesis(tuple(reversed(tokens)), score, tuple(reversed(times)), words)

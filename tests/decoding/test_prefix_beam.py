@@ -41,7 +41,7 @@ def test_a_wide_beam_finds_every_sequence_with_its_whole_probability_and_best_ti
         x[:, shape[0] // 2, 0] = -torch.inf  # and a frame that cannot be blank
     expected = {k: e for k, e in brute_force(x[0].numpy()).items() if e[0] > -np.inf}
     assume(expected)
-    found = PrefixBeam(beam=len(expected) + 200, candidates=None, blank_skip=1.0)
+    found = PrefixBeam(beam=len(expected) + 200, candidates=None, prune=None, blank_skip=1.0)
     row = found.hypotheses(found.step(x, torch.tensor(shape[:1]), found.init_state(1)), nbest=10**6)[0]
     assert {h.tokens for h in row} == set(expected)
     for h in row:

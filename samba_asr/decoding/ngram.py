@@ -1,0 +1,237 @@
+"""N-gram language models of words: ARPA files by numpy, KenLM's binary files by the package `kenlm`.
+
+Both are asked in batches, many contexts and words at once, and answer alike, by test.  A context is a short tuple of word
+ids, the last words as far as the model tells them apart, so it is hashable, small and holds no other object alive.
+
+    n  questions of a batch     m  order of an n-gram, 1 .. order
+"""
+
+from __future__ import annotations
+
+import gzip
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from samba_asr.errors import UserError, missing_extra
+
+BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
+LN10 = math.log(10.0)
+FLOOR = -99.0 * LN10  # what an ARPA file's -99 means: never
+
+Context = tuple[int, ...]
+
+
+class LanguageModel(Protocol):
+    ids: dict[str, int]  # words to ids, `</s>` among them
+
+    @property
+    def start(self) -> Context:
+        """The context of a text's first word."""
+        ...
+
+    def score(self, contexts: Sequence[Context], words: Sequence[int]) -> tuple[np.ndarray, list[Context]]:
+        """ln p(word | context), (n,) float64, and the context behind each word."""
+        ...
+
+
+def read_ngram(path: Path | str) -> ArpaModel | KenLmModel:
+    """A model file, by its content: ARPA, which may be gzipped, or KenLM's binary.  UserError for anything else."""
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the language model ({error.strerror})") from None
+    if head.startswith(b"mmap lm http://kheafield.com/code"):
+        return KenLmModel(path)
+    return ArpaModel.read(path)
+
+
+class Table(NamedTuple):
+    """The n-grams of one order, by the hash of their words, sorted."""
+
+    keys: np.ndarray  # uint64
+    log_prob: np.ndarray  # float32, natural logarithm
+    backoff: np.ndarray  # float32, natural logarithm; 0 where the file has none
+
+
+class ArpaModel:
+    """A back-off model in memory, 16 bytes an n-gram.  S. Katz, 1987; the format is SRILM's, `ngram-format(5)`."""
+
+    def __init__(self, words: Sequence[str], tables: Sequence[Table]):
+        """words: by id; tables: of orders 1, 2, ..., over these ids."""
+        self.ids = {word: i for i, word in enumerate(words)}
+        self.tables, self.order = tuple(tables), len(tables)
+
+    @property
+    def start(self) -> Context:
+        return (self.ids[BEGIN],) if BEGIN in self.ids and self.order > 1 else ()
+
+    @classmethod
+    def read(cls, path: Path) -> ArpaModel:
+        """An ARPA file; UserError, naming the line, where it is not one."""
+        opener = gzip.open if path.read_bytes()[:2] == b"\x1f\x8b" else open
+        try:
+            with opener(path, "rt", encoding="utf-8") as file:
+                return cls(*_parse(file, path))
+        except (OSError, UnicodeDecodeError, EOFError) as error:
+            raise UserError(f"{path}: not readable as an ARPA file ({error})") from None
+
+    def score(self, contexts: Sequence[Context], words: Sequence[int]) -> tuple[np.ndarray, list[Context]]:
+        known = self.order - 1
+        n = len(words)
+        # Newest first, so that column m - 1 is the word that makes an n-gram of order m.
+        history = np.full((n, self.order), -1, dtype=np.int64)
+        history[:, 0] = words
+        for row, context in enumerate(contexts):
+            some = context[::-1][:known]
+            history[row, 1 : 1 + len(some)] = some
+        whole = np.array([min(len(context), known) for context in contexts], dtype=np.int64) + 1  # highest order to ask for
+
+        total = np.full(n, FLOOR)
+        found = np.zeros(n, dtype=np.int64)  # the highest order that the model has, of context and word
+        for m, (place, hit) in enumerate(self._look_up(history), 1):
+            hit &= m <= whole
+            total[hit] = self.tables[m - 1].log_prob[place[hit]]
+            found[hit] = m
+        # What a longer context costs that is known, but not with this word behind it.
+        for m, (place, hit) in enumerate(self._look_up(history[:, 1:]), 1):
+            paid = hit & (m >= found) & (m < whole)
+            total[paid] += self.tables[m - 1].backoff[place[paid]]
+        keep = np.minimum(found, known)
+        return total, [tuple(history[row, : keep[row]][::-1].tolist()) for row in range(n)]
+
+    def _look_up(self, history: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """For each order, where the n-grams that end with the first column of `history` are, and whether they are."""
+        keys = np.zeros(len(history), dtype=np.uint64)
+        for column, table in zip(history.T, self.tables, strict=False):
+            keys = mix(keys, column)
+            place = np.searchsorted(table.keys, keys)
+            place[place == len(table.keys)] = 0
+            yield place, (table.keys[place] == keys) & (column >= 0)
+
+
+def mix(keys: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """The hash of an n-gram from that of its later words and the ids before them; 64 bits, so a clash is out of reach."""
+    mixed = (keys ^ (ids.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15))) * np.uint64(0xBF58476D1CE4E5B9)
+    return mixed ^ (mixed >> np.uint64(29))
+
+
+class KenLmModel:
+    """KenLM's own files, through its package, which wants a C++ compiler to be installed.
+
+    Such a file does not list its words, so `ids` holds those that were asked for: see `know`.
+    """
+
+    def __init__(self, path: Path):
+        try:
+            import kenlm
+        except ImportError as error:
+            raise missing_extra("kenlm", "kenlm") from error
+        try:
+            self._model = kenlm.Model(str(path))
+        except (OSError, RuntimeError) as error:
+            raise UserError(f"{path}: not a KenLM file that this kenlm reads ({' '.join(str(error).split())[:200]})") from None
+        self._state = kenlm.State
+        self.ids: dict[str, int] = {}
+        self._words: list[str] = []
+        self.know((END,))
+
+    def know(self, words: Sequence[str]) -> None:
+        """Give ids to those of `words` that the model has."""
+        for word in words:
+            if word not in self.ids and word in self._model:
+                self.ids[word] = len(self._words)
+                self._words.append(word)
+
+    @property
+    def start(self) -> Context:
+        return (-1,)
+
+    def score(self, contexts: Sequence[Context], words: Sequence[int]) -> tuple[np.ndarray, list[Context]]:
+        total, after = np.empty(len(words)), []
+        for n, (context, word) in enumerate(zip(contexts, words, strict=True)):
+            here, there = self._state(), self._state()
+            at_start = context[:1] == (-1,)
+            self._model.BeginSentenceWrite(here) if at_start else self._model.NullContextWrite(here)
+            for i in context[at_start:]:
+                self._model.BaseScore(here, self._words[i], there)
+                here, there = there, here
+            total[n] = self._model.BaseScore(here, self._words[word], there) * LN10
+            after.append((*context, word)[-(self._model.order - 1) :] if self._model.order > 1 else ())
+        return total, after
+
+
+def _parse(lines: Iterator[str], path: Path) -> tuple[list[str], list[Table]]:
+    """Words and tables of an ARPA file."""
+    at = 0
+
+    def wrong(why: str) -> UserError:
+        return UserError(f"{path}, line {at}: not an ARPA file: {why}")
+
+    counts: list[int] = []
+    order, words, ids = 0, [], {}
+    columns: tuple[list, list, list] = ([], [], [])
+    tables: list[Table] = []
+    for line in lines:
+        at += 1
+        line = line.rstrip("\n")
+        if order and line and line[0] != "\\":
+            part = line.split()
+            gram, rest = part[1 : 1 + order], part[1 + order :]
+            try:
+                log_prob = float(part[0])
+                backoff = float(rest[0]) if rest else 0.0
+                if len(gram) != order:
+                    raise ValueError(f"{len(gram)} words where a {order}-gram should be")
+                if order == 1:
+                    ids[gram[0]] = len(words)
+                    words.append(gram[0])
+                columns[0].append([ids[word] for word in gram])
+            except (ValueError, IndexError) as error:
+                raise wrong(str(error)) from None
+            except KeyError as error:
+                raise wrong(f"{error} is not among the 1-grams") from None
+            columns[1].append(log_prob)
+            columns[2].append(backoff)
+        elif line.startswith("ngram ") and not order:
+            try:
+                counts.append(int(line.split("=")[1]))
+            except (ValueError, IndexError):
+                raise wrong(f"{line!r}") from None
+        elif line.startswith("\\"):
+            if order:
+                if len(columns[0]) != counts[order - 1]:
+                    raise wrong(f"{len(columns[0])} {order}-grams where the head has {counts[order - 1]}")
+                tables.append(_table(columns, order))
+                columns = ([], [], [])
+            if line == "\\end\\":
+                break
+            if line != "\\data\\":
+                if line != f"\\{order + 1}-grams:" or order == len(counts):
+                    raise wrong(f"{line!r} where \\{order + 1}-grams: should be")
+                order += 1
+        elif line and order == 0 and counts:
+            raise wrong(f"{line!r}")
+    else:
+        raise wrong("it has no \\end\\, or not even a \\data\\")
+    if len(tables) != len(counts) or not tables:
+        raise wrong("it ends early")
+    for name in ("<UNK>", "<unknown>"):
+        if name in ids and UNKNOWN not in ids:
+            words[ids[name]] = UNKNOWN
+    return words, tables
+
+
+def _table(columns: tuple[list, list, list], order: int) -> Table:
+    grams = np.array(columns[0], dtype=np.int64).reshape(-1, order)
+    keys = np.zeros(len(grams), dtype=np.uint64)
+    for column in grams.T[::-1]:
+        keys = mix(keys, column)
+    sort = np.argsort(keys)
+    log_prob, backoff = (np.array(c, dtype=np.float64) * LN10 for c in columns[1:])
+    return Table(keys[sort], log_prob[sort].astype(np.float32), backoff[sort].astype(np.float32))
