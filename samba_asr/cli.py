@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import samba_asr
 from samba_asr.errors import UserError
 
-COMMANDS = ("prepare", "train", "average", "decode", "score", "transcribe", "align", "bench", "doctor")
+COMMANDS = ("prepare", "train", "average", "decode", "score", "transcribe", "align", "lm", "bench", "doctor")
 
 
 def parser() -> argparse.ArgumentParser:

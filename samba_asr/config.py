@@ -165,8 +165,13 @@ class TrainConfig:
 @dataclass(frozen=True)
 class DecodeConfig:
     method: str = "greedy"  # greedy | beam
-    beam: int = 8
+    beam: int = 8  # prefixes kept
     block: int = -1  # encoder block in 40 ms frames; -1: the model's max_block
+    lm: str = ""  # n-gram of words for the beam, ARPA or KenLM's binary: a path, or a name in the model's folder
+    lm_weight: float = 0.5  # of its logarithms
+    word_bonus: float = 2.0  # nats a word: a language model alone prefers few words
+    words: str = ""  # file of the words that may be recognised, one a line; default all that the language model has
+    lexicon: str = ""  # more pronunciations, for a model of phones: Kaldi's lexicon.txt
     rescore: float = 0.0  # weight of the decoder in the second pass, 0 to 1; 0: CTC alone
     nbest: int = 1
 

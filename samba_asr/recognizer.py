@@ -29,8 +29,8 @@ from torch import Tensor
 from samba_asr.audio.read import stream as read_stream
 from samba_asr.config import DecodeConfig
 from samba_asr.decoding.align import Span, align
-from samba_asr.decoding.base import Hypothesis
-from samba_asr.decoding.rescore import two_pass
+from samba_asr.decoding.base import Hypothesis, text_of
+from samba_asr.decoding.build import two_pass
 from samba_asr.device import choose_device
 from samba_asr.errors import UserError
 from samba_asr.models.encoder_stream import MAX_CHUNK, EncoderStream
@@ -63,9 +63,9 @@ class Recognizer:
 
     def __init__(self, loaded: LoadedModel, decode: DecodeConfig | None = None):
         """decode: search settings, default those of the model's own configuration."""
-        self.model, self.tokenizer, self.config = loaded
+        self.model, self.tokenizer, self.config, _ = loaded
         self.decode = decode or self.config.decode
-        self.search = two_pass(self.model, self.decode)
+        self.search = two_pass(loaded, self.decode)
         self.rate = self.model.config.features.sample_rate
         self.frame = self.model.acoustic.stride / self.rate  # seconds of an encoder frame
 
@@ -183,7 +183,7 @@ class Stream:
             self._search = self.recognizer.search.finish(self._search)
             best = self.recognizer.search.hypotheses(self._search)[0][0]
             spans = [Span(time, time + 1, None) for time in best.times]
-            words = words_of(best.tokens, spans, self.recognizer.tokenizer, self.recognizer.frame)
+            words = words_of(best.tokens, spans, self.recognizer.tokenizer, self.recognizer.frame, best.words)
             self._result = Result(self._text(best), words, self._encoder.seconds)
             self._encoder = self._search = None  # a finished session holds no state
         return self._result
@@ -194,11 +194,20 @@ class Stream:
                 self._search = self.recognizer.search.step(frames, lengths, self._search)
 
     def _text(self, hypothesis: Hypothesis) -> str:
-        return self.recognizer.tokenizer.decode(hypothesis.tokens)
+        return text_of(hypothesis, self.recognizer.tokenizer)
 
 
-def words_of(tokens: Sequence[int], spans: Sequence[Span], tokenizer: Tokenizer, frame: float) -> tuple[Word, ...]:
-    """The words that tokens spell; a piece that begins with U+2581 begins a word.  `frame`: seconds of an encoder frame."""
+def words_of(
+    tokens: Sequence[int],
+    spans: Sequence[Span],
+    tokenizer: Tokenizer,
+    frame: float,
+    read_as: Sequence[str] | None = None,
+) -> tuple[Word, ...]:
+    """The words that tokens spell; a piece that begins with U+2581 begins a word.
+
+    frame: seconds of an encoder frame.  read_as: the words by a lexicon, where the pieces do not spell them.
+    """
     words: list[list[tuple[str, Span]]] = []
     for piece, span in zip(tokenizer.pieces(tokens), spans, strict=True):
         text = piece.removeprefix("\u2581")
@@ -206,14 +215,15 @@ def words_of(tokens: Sequence[int], spans: Sequence[Span], tokenizer: Tokenizer,
             words.append([])
         if text:  # a lone space takes no time: the word begins with what comes after it
             words[-1].append((text, span))
-    return tuple(_word(pieces, frame) for pieces in words if pieces)
+    words = [pieces for pieces in words if pieces]
+    texts = ["".join(text for text, _ in pieces) for pieces in words] if read_as is None else read_as
+    return tuple(_word(text, [span for _, span in pieces], frame) for text, pieces in zip(texts, words, strict=True))
 
 
-def _word(pieces: list[tuple[str, Span]], frame: float) -> Word:
-    spans = [span for _, span in pieces]
+def _word(text: str, spans: Sequence[Span], frame: float) -> Word:
     start, end = round(spans[0].first * frame, 3), round(spans[-1].end * frame, 3)
     sure = None if spans[0].log_prob is None else math.exp(sum(s.log_prob for s in spans) / len(spans))
-    return Word("".join(text for text, _ in pieces), start, end, sure if sure is None else round(sure, 4))
+    return Word(text, start, end, sure if sure is None else round(sure, 4))
 
 
 def box_folder() -> Path:

@@ -27,13 +27,13 @@ def main(
     import torch
 
     from samba_asr import config as configs
-    from samba_asr.decoding.rescore import two_pass
+    from samba_asr.decoding.build import two_pass
     from samba_asr.device import choose_device
     from samba_asr.models.folder import load_model
 
     chosen = choose_device(device)
     loaded = load_model(model, chosen)
-    search = two_pass(loaded.model, configs.load([f"{model}/config.yaml"], overrides).decode)
+    search = two_pass(loaded, configs.load([f"{model}/config.yaml"], overrides).decode)
     rate = loaded.config.model.features.sample_rate
     waves = load_audio(audio, rate)
     session = _Session(loaded, search, block)

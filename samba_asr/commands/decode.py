@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from samba_asr import __version__
 from samba_asr import config as configs
-from samba_asr.config import Config, DecodeConfig
+from samba_asr.config import Config
 from samba_asr.data.manifest import Utterance, read_manifest
-from samba_asr.decoding.base import Hypothesis
+from samba_asr.decoding.base import Hypothesis, text_of
 from samba_asr.errors import UserError
 from samba_asr.metrics.report import write_report
 from samba_asr.metrics.wer import bootstrap, score
@@ -85,7 +85,7 @@ class Recognised(NamedTuple):
 
 def run(args: argparse.Namespace) -> int:
     """0; 1 if some utterance cannot be read, or is recognised differently from chunks."""
-    from samba_asr.decoding.rescore import two_pass
+    from samba_asr.decoding.build import two_pass
     from samba_asr.device import choose_device
     from samba_asr.models.folder import load_model, record_result
 
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
     device = choose_device(args.device)
     loaded = load_model(args.model, device)
     config = _config(args, loaded.config)
-    search = two_pass(loaded.model, config.decode)
+    search = two_pass(loaded, config.decode)
     try:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -174,11 +174,11 @@ def recognise(
         with torch.inference_mode():
             nbest = offline(model, search, batch, decode.block, decode.nbest)
             clock.busy += time.perf_counter() - began
-            texts, streamed = [tokenizer.decode(some[0].tokens) for some in nbest], [None] * len(batch.ids)
+            texts, streamed = [text_of(some[0], tokenizer) for some in nbest], [None] * len(batch.ids)
             if check:
-                streamed = [tokenizer.decode(h.tokens) for h in in_chunks(model, search, batch, decode.block)]
+                streamed = [text_of(h, tokenizer) for h in in_chunks(model, search, batch, decode.block)]
             ties = [
-                check and text != other and equal_in_float64(model, decode, batch.rows(i, i + 1))
+                check and text != other and equal_in_float64(model, search, batch.rows(i, i + 1), decode.block)
                 for i, (text, other) in enumerate(zip(texts, streamed, strict=True))
             ]
         clock.audio += float(batch.lengths.sum()) / rate
@@ -223,14 +223,12 @@ def in_chunks(model: AsrModel, search: TwoPass, batch: Batch, block: int) -> lis
     return [some[0] for some in search.hypotheses(search.finish(heard))]
 
 
-def equal_in_float64(model: AsrModel, decode: DecodeConfig, batch: Batch) -> bool:
+def equal_in_float64(model: AsrModel, search: TwoPass, batch: Batch, block: int) -> bool:
     """Is one utterance the same from the whole and from chunks where rounding cannot matter?"""
-    from samba_asr.decoding.rescore import two_pass
-
     model, batch = copy.deepcopy(model).double(), batch._replace(audio=batch.audio.double())
-    search = two_pass(model, decode)
-    (whole,), (streamed,) = offline(model, search, batch, decode.block, 1), in_chunks(model, search, batch, decode.block)
-    return whole[0].tokens == streamed.tokens
+    search = search.over(model)
+    (whole,), (streamed,) = offline(model, search, batch, block, 1), in_chunks(model, search, batch, block)
+    return (whole[0].tokens, whole[0].words) == (streamed.tokens, streamed.words)
 
 
 # ---- what goes in ----------------------------------------------------------------------------------------------------
@@ -317,5 +315,5 @@ def _write_nbest(path: Path, found, loaded: LoadedModel) -> None:
     with path.open("w", encoding="utf-8") as file:
         for r in found:
             for h in r.nbest:
-                entry = {"id": r.id, "text": loaded.tokenizer.decode(h.tokens), "score": h.score}
+                entry = {"id": r.id, "text": text_of(h, loaded.tokenizer), "score": h.score}
                 file.write(json.dumps(entry, ensure_ascii=False) + "\n")

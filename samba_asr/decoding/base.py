@@ -19,6 +19,8 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 
+from samba_asr.text.units import Tokenizer
+
 BLANK = 0
 
 State = TypeVar("State", bound=tuple[Any, ...])
@@ -40,6 +42,13 @@ class Hypothesis:
     words: tuple[str, ...] | None = None
 
 
+def text_of(hypothesis: Hypothesis, tokenizer: Tokenizer) -> str:
+    """By its words, or as its tokens spell."""
+    if hypothesis.words is not None:
+        return " ".join(hypothesis.words)
+    return tokenizer.decode(hypothesis.tokens)
+
+
 class Decoder(Protocol[State]):
     """A search over frames (b, t, v) of log-probabilities; see the head of this file for what holds."""
 
@@ -56,7 +65,7 @@ class Decoder(Protocol[State]):
         ...
 
     def hypotheses(self, state: State, nbest: int = 1) -> list[list[Hypothesis]]:
-        """For each row at least 1 and at most `nbest` hypotheses, distinct in tokens, best first."""
+        """For each row at least 1 and at most `nbest` hypotheses, distinct in tokens or words, best first."""
         ...
 
 

@@ -13,15 +13,13 @@ probabilities of whole texts, CTC's holds deletions in check, and a list made by
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from samba_asr.config import DecodeConfig
 from samba_asr.decoding.base import Decoder, Hypothesis
-from samba_asr.decoding.greedy import Greedy
-from samba_asr.decoding.prefix_beam import PrefixBeam
 from samba_asr.errors import UserError
 from samba_asr.streaming import State, take_rows
 
@@ -53,7 +51,7 @@ def rescore(
     memory = take_rows(memory, torch.tensor(rows, device=device))
     scores = iter((-decoder.loss(tokens, lengths, memory)).tolist())
     joint = [
-        [Hypothesis(h.tokens, (1 - weight) * h.score + weight * next(scores), h.times) for h in some]
+        [replace(h, score=(1 - weight) * h.score + weight * next(scores)) for h in some]
         for some in hypotheses
     ]
     return [sorted(some, key=lambda h: -h.score) for some in joint]
@@ -88,6 +86,10 @@ class TwoPass:
         if weight:
             check(model.decoder, weight)
 
+    def over(self, model: AsrModel) -> TwoPass:
+        """The same with other weights."""
+        return TwoPass(model, self.search, weight=self.weight, nbest=self.nbest)
+
     def init_state(self, batch: int) -> TwoPassState:
         weight = self.model.ctc.linear.weight
         memory = self.model.decoder.init_memory(batch, device=weight.device, dtype=weight.dtype) if self.weight else ()
@@ -111,21 +113,3 @@ class TwoPass:
     def partial(self, state: TwoPassState) -> list[Hypothesis]:
         """For each row the best of the first pass: what to show while speech goes on."""
         return [some[0] for some in self.search.hypotheses(state.search)]
-
-
-def two_pass(model: AsrModel, config: DecodeConfig) -> TwoPass:
-    """Both passes as `config` has them; UserError for what does not go together."""
-    if config.method not in ("greedy", "beam"):
-        raise UserError(f"decode.method={config.method!r}: write greedy or beam")
-    if config.method == "greedy" and (config.rescore or config.nbest > 1):
-        key = "rescore" if config.rescore else "nbest"
-        raise UserError(
-            f"decode.{key}={getattr(config, key)} needs several hypotheses, and greedy search has one: "
-            "use decode.method=beam"
-        )
-    if not 1 <= config.nbest <= config.beam:
-        raise UserError(f"decode.nbest={config.nbest} must be 1 .. decode.beam={config.beam}")
-    if config.block < -1:
-        raise UserError(f"decode.block={config.block}: frames of 40 ms, or -1 for the model's largest block")
-    search = Greedy() if config.method == "greedy" else PrefixBeam(config.beam)
-    return TwoPass(model, search, weight=config.rescore, nbest=config.beam)

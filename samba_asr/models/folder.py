@@ -26,6 +26,7 @@ class LoadedModel(NamedTuple):
     model: AsrModel  # in evaluation mode
     tokenizer: Tokenizer
     config: Config
+    folder: Path | None = None  # where it came from
 
 
 def save_model(folder: Path, model: AsrModel, config: Config, tokenizer: Tokenizer) -> None:
@@ -95,7 +96,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> LoadedModel:
     except (SafetensorError, RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{folder / 'model.safetensors'} does not hold this model's weights: {reason}") from None
-    return LoadedModel(model.to(device).eval(), tokenizer, config)
+    return LoadedModel(model.to(device).eval(), tokenizer, config, folder)
 
 
 def _check_version(path: Path) -> None:

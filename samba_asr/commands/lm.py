@@ -1,0 +1,138 @@
+"""`samba-asr lm`: language models: train one, pronounce its words, find the weight it deserves."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+
+from samba_asr.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+WEIGHTS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
+BONUSES = (0.0, 1.0, 2.0, 3.0, 4.0)
+
+
+def add_parser(subparsers) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        "lm", help="language models", description="Train a language model, pronounce its words, find the weight it deserves."
+    )
+    kinds = parser.add_subparsers(dest="lm", metavar="WHAT", required=True)
+    _add_train(kinds)
+    _add_lexicon(kinds)
+    _add_tune(kinds)
+    return parser
+
+
+def _add_train(kinds) -> None:
+    parser = kinds.add_parser(
+        "train", help="an n-gram from text", description="Train an n-gram (Kneser-Ney, pruned) from text, a sentence a line."
+    )
+    parser.add_argument("text", nargs="+", type=Path, metavar="FILE", help="text, plain or .gz, .xz, .bz2")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="ARPA file, gzipped if its name ends in .gz")
+    parser.add_argument("--order", type=int, default=3, metavar="N", help="longest n-gram (default: %(default)s)")
+    parser.add_argument("--words", type=int, default=100_000, metavar="N", help="most frequent words (default: %(default)s)")
+    parser.add_argument(
+        "--growth", type=float, default=0.02, metavar="X", help="smaller takes up more n-grams (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--pruning", type=float, default=0.04, metavar="X", help="smaller keeps more of them (default: %(default)s)"
+    )
+    parser.set_defaults(run=run_train)
+
+
+def _add_lexicon(kinds) -> None:
+    parser = kinds.add_parser(
+        "lexicon",
+        help="how the words of a language model are pronounced",
+        description="Write a lexicon.txt for decode.lexicon of a model of phones: CMUdict, and a guess for other words.",
+    )
+    parser.add_argument("lm", type=Path, metavar="LM", help="ARPA file")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="Kaldi's lexicon.txt")
+    parser.set_defaults(run=run_lexicon)
+
+
+def _add_tune(kinds) -> None:
+    parser = kinds.add_parser(
+        "tune",
+        help="weights by word error rate",
+        description="Try weights of a language model on a validation set, never the test set, and print the best settings.",
+    )
+    parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="model folder")
+    parser.add_argument("--data", type=Path, required=True, metavar="MANIFEST", help="utterances with texts, JSONL")
+    parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:1 (default: %(default)s)")
+    parser.add_argument("--weights", type=float, nargs="+", default=WEIGHTS, metavar="X", help="of decode.lm_weight")
+    parser.add_argument("--bonuses", type=float, nargs="+", default=BONUSES, metavar="X", help="of decode.word_bonus")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], dest="overrides", metavar="key=value",
+        help="search settings, such as decode.lm=lm.arpa.gz decode.beam=16",
+    )  # fmt: skip
+    parser.set_defaults(run=run_tune)
+
+
+def run_train(args: argparse.Namespace) -> int:
+    from samba_asr.text.lm import read_lines, train_ngram
+
+    sizes = {"order": args.order, "words": args.words, "growth": args.growth, "pruning": args.pruning}
+    train_ngram(read_lines(args.text), args.out, **sizes)
+    logger.info("%s: %.1f MB", args.out, args.out.stat().st_size / 1e6)
+    return 0
+
+
+def run_lexicon(args: argparse.Namespace) -> int:
+    from samba_asr.decoding.ngram import BEGIN, END, UNKNOWN, ArpaModel
+    from samba_asr.text.lexicon import cmudict, for_words
+
+    words = [word for word in ArpaModel.read(args.lm).ids if word not in (BEGIN, END, UNKNOWN)]
+    for_words(words, cmudict()).write(args.out)
+    return 0
+
+
+def run_tune(args: argparse.Namespace) -> int:
+    """A line a pair of weights, then the best."""
+    import torch
+
+    from samba_asr import config as configs
+    from samba_asr.data.dataset import AudioStore, evaluation_batches
+    from samba_asr.data.manifest import read_manifest
+    from samba_asr.decoding.base import text_of
+    from samba_asr.decoding.build import word_guide
+    from samba_asr.decoding.prefix_beam import PrefixBeam
+    from samba_asr.device import choose_device
+    from samba_asr.metrics.wer import score
+    from samba_asr.models.folder import load_model
+
+    loaded = load_model(args.model, choose_device(args.device))
+    config = configs.load([args.model / "config.yaml"], ["decode.method=beam", *args.overrides])
+    if not config.decode.lm:
+        raise UserError("there is nothing to tune without a language model: --set decode.lm=FILE")
+    utterances = read_manifest(args.data)
+    references = {u.id: u.text for u in utterances}
+    if not any(references.values()):
+        raise UserError(f"{args.data} has no texts to compare with")
+    guide = word_guide(loaded, config.decode)
+    frames = []  # the frames stay the same: only the search runs again
+    store = AudioStore(config.model.features.sample_rate, cache=False)
+    with torch.inference_mode():
+        for batch in evaluation_batches(utterances, loaded.tokenizer, store, batch_seconds=config.data.batch_seconds):
+            batch = batch.to(next(loaded.model.parameters()).device)
+            log_probs, lengths = loaded.model.log_probs(batch.audio, batch.lengths, block=config.decode.block)
+            frames.append((batch.ids, log_probs.cpu(), lengths.cpu()))
+
+    tried: dict[tuple[float, float], float] = {}
+    for weight in args.weights:
+        for bonus in args.bonuses:
+            search = PrefixBeam(config.decode.beam, guide=guide.weighted(weight=weight, bonus=bonus))
+            texts = {}
+            for ids, log_probs, lengths in frames:
+                state = search.finish(search.step(log_probs, lengths, search.init_state(len(ids))))
+                texts |= {i: text_of(some[0], loaded.tokenizer) for i, some in zip(ids, search.hypotheses(state), strict=True)}
+            report = score(references, texts)
+            tried[weight, bonus] = 100 * report.wer
+            print(f"decode.lm_weight={weight:g} decode.word_bonus={bonus:g} {report.kaldi_lines()[0]}", flush=True)
+    weight, bonus = min(tried, key=tried.get)
+    print(f"best: decode.lm_weight={weight:g} decode.word_bonus={bonus:g} at {tried[weight, bonus]:.2f} %")
+    if weight in (min(args.weights), max(args.weights)) or bonus in (min(args.bonuses), max(args.bonuses)):
+        print("the best lies at the edge of what was tried: try further with --weights and --bonuses")
+    return 0

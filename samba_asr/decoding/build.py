@@ -1,0 +1,75 @@
+"""From settings to a search: the one place where `decode.*` is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from samba_asr.config import DecodeConfig
+from samba_asr.decoding.greedy import Greedy
+from samba_asr.decoding.guide import Guide
+from samba_asr.decoding.ngram import read_ngram
+from samba_asr.decoding.prefix_beam import PrefixBeam
+from samba_asr.decoding.rescore import TwoPass
+from samba_asr.decoding.words import WordGuide
+from samba_asr.errors import UserError
+from samba_asr.models.folder import LoadedModel
+from samba_asr.text.lexicon import Lexicon
+from samba_asr.text.phones import PhoneTokenizer
+from samba_asr.text.units import Tokenizer
+
+
+def two_pass(loaded: LoadedModel, config: DecodeConfig) -> TwoPass:
+    """Both passes as `config` has them; UserError for what does not go together, or a file that is not what it should be."""
+    if config.method not in ("greedy", "beam"):
+        raise UserError(f"decode.method={config.method!r}: write greedy or beam")
+    if config.method == "greedy":
+        for key, wanted in (("rescore", config.rescore), ("nbest", config.nbest > 1), ("lm", config.lm)):
+            if wanted:
+                raise UserError(
+                    f"decode.{key}={getattr(config, key)} needs several hypotheses, and greedy search has one: "
+                    "use decode.method=beam"
+                )
+    if not 1 <= config.nbest <= config.beam:
+        raise UserError(f"decode.nbest={config.nbest} must be 1 .. decode.beam={config.beam}")
+    if config.block < -1:
+        raise UserError(f"decode.block={config.block}: frames of 40 ms, or -1 for the model's largest block")
+    search = Greedy() if config.method == "greedy" else PrefixBeam(config.beam, guide=word_guide(loaded, config))
+    return TwoPass(loaded.model, search, weight=config.rescore, nbest=config.beam)
+
+
+def word_guide(loaded: LoadedModel, config: DecodeConfig) -> Guide | None:
+    """The language model and its words; None without one."""
+    for key in ("words", "lexicon"):
+        if getattr(config, key) and not config.lm:
+            raise UserError(f"decode.{key}={getattr(config, key)} goes with a language model: set decode.lm")
+    if not config.lm:
+        return None
+    model = read_ngram(_find(config.lm, loaded.folder, "lm"))
+    words = None
+    if config.words:
+        path = _find(config.words, loaded.folder, "words")
+        words = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    tokenizer = loaded.tokenizer
+    if config.lexicon:
+        tokenizer = with_lexicon(tokenizer, _find(config.lexicon, loaded.folder, "lexicon"))
+    return WordGuide(tokenizer, model, words, weight=config.lm_weight, bonus=config.word_bonus)
+
+
+def with_lexicon(tokenizer: Tokenizer, path: Path) -> Tokenizer:
+    """A phone tokenizer that knows more words; UserError for phones that it has not."""
+    if not isinstance(tokenizer, PhoneTokenizer):
+        raise UserError(f"decode.lexicon={path}: this model's units are {tokenizer.KIND}, and spell every word: leave it out")
+    more = Lexicon.read(path)
+    strange = sorted(set(more.phones) - set(tokenizer.lexicon.phones))
+    if strange:
+        raise UserError(f"{path}: the model has no phones {', '.join(strange[:5])}; it has {', '.join(tokenizer.lexicon.phones)}")
+    return PhoneTokenizer(Lexicon({**more, **tokenizer.lexicon}))
+
+
+def _find(name: str, folder: Path | None, key: str) -> Path:
+    """A file by its path, or by its name in the model's folder."""
+    places = [Path(name), *([folder / name] if folder else [])]
+    for place in places:
+        if place.is_file():
+            return place
+    raise UserError(f"decode.{key}={name}: there is no such file, neither here nor in the model's folder")

@@ -1,0 +1,72 @@
+"""Training of n-gram language models from text, by VariKN.
+
+Kneser-Ney smoothed, grown and pruned as the text deserves: V. Siivola, T. Hirsimaki, S. Virpioja, "On growing and pruning
+Kneser-Ney smoothed n-gram models", 2007.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import logging
+import lzma
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from samba_asr.errors import UserError, missing_extra
+
+logger = logging.getLogger(__name__)
+
+OPENERS = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+
+
+def read_lines(paths: Iterable[Path]) -> Iterator[str]:
+    """The lines of text files, plain or compressed (.gz, .xz, .bz2), without their ends; empty ones left out."""
+    for path in paths:
+        try:
+            with OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8") as file:
+                for line in file:
+                    if line := " ".join(line.split()):
+                        yield line
+        except (OSError, UnicodeDecodeError, EOFError, lzma.LZMAError) as error:
+            raise UserError(f"{path}: cannot read the text ({error})") from None
+
+
+def train_ngram(
+    lines: Iterable[str], out: Path, *, order: int = 3, words: int = 100_000, growth: float = 0.02, pruning: float = 0.04
+) -> None:
+    """Write an ARPA file, gzipped if `out` ends in .gz; minutes and gigabytes for tens of millions of words.
+
+    order: the longest n-gram.  words: the most frequent ones, others are `<unk>`.  growth, pruning: how much a longer n-gram
+    must tell, in nats a parameter, to be taken up and to stay; smaller makes larger models, and 0 of pruning leaves all.
+    UserError for a text without words.
+    """
+    try:
+        import varikn
+    except ImportError as error:
+        raise missing_extra("varikn", "lm") from error
+    if order < 1 or words < 1 or growth <= 0 or pruning < 0:
+        raise UserError(f"order={order}, words={words}: 1 or more; growth={growth}: above 0; pruning={pruning}: 0 or more")
+    with tempfile.TemporaryDirectory(dir=out.parent) as folder:
+        text, arpa = Path(folder) / "text", Path(folder) / "lm.arpa"
+        count = 0
+        with text.open("w", encoding="utf-8") as file:
+            for line in lines:
+                file.write(f"<s> {line} </s>\n")
+                count += 1
+        if not count:
+            raise UserError("the text to learn a language model from is empty")
+        logger.info("%d sentences; growing n-grams up to order %d", count, order)
+        trainer = varikn.VarigramTrainer(True, False)  # three discounts an order: modified Kneser-Ney
+        trainer.set_datacost_scale(growth)
+        trainer.set_datacost_scale2(pruning)
+        trainer.set_max_order(order)
+        trainer.initialize(str(text), 0, 0, words, "", "<s>", False, "")
+        trainer.grow(1)
+        trainer.write_file(str(arpa), True)
+        part = out.with_name(out.name + ".part")
+        with arpa.open("rb") as source, (gzip.open if out.suffix == ".gz" else open)(part, "wb") as target:
+            shutil.copyfileobj(source, target)
+        part.replace(out)
