@@ -10,7 +10,8 @@ the guide itself holds no session, and a prefix that is dropped takes its view a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 
 class Guided(Protocol):
@@ -39,7 +40,8 @@ class Guide(Protocol):
         ...
 
 
-class Together(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Together:
     bonus: float
     label: int
     views: tuple[Guided, ...]

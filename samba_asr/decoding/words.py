@@ -173,19 +173,20 @@ class WordGuide:
     def finish(self, prefixes: Sequence[Words]) -> list[Words]:
         """With the last word and `</s>`; a text whose last word is none keeps it, far behind."""
         self._end(prefixes)
-        whole = [prefix.ends or [(None, prefix.bonus, prefix.context)] for prefix in prefixes]
+        whole = [prefix.ends or [self._no_word(prefix)] for prefix in prefixes]
         flat = [end for ends in whole for end in ends]
         end = iter(self.model.score([context for *_, context in flat], [self.model.ids[END]] * len(flat))[0].tolist())
         found = []
         for prefix, ends in zip(prefixes, whole, strict=True):
-            ways = [
-                (worth + self.weight * next(end) + (UNFINISHED if word is None and prefix.node != ROOT else 0.0), word, context)
-                for word, worth, context in ends
-            ]
+            ways = [(worth + self.weight * next(end), word, context) for word, worth, context in ends]
             worth, word, context = max(ways, key=lambda way: way[0])
             history = prefix.history if word is None else (prefix.history, word)
             found.append(Words(ROOT, context, history, worth, 0.0, 0))
         return found
+
+    def _no_word(self, prefix: Words) -> tuple[None, float, Context]:
+        between = prefix.node in (ROOT, self._start)
+        return None, prefix.bonus - prefix.ahead + (0.0 if between else UNFINISHED), prefix.context
 
     def words(self, prefix: Words) -> tuple[str, ...] | None:
         if self._spelt:

@@ -10,12 +10,17 @@ from hypothesis import strategies as st
 
 from samba_asr.decoding.base import stack, take
 from samba_asr.decoding.greedy import Greedy
+from samba_asr.decoding.ngram import ArpaModel, _parse
 from samba_asr.decoding.prefix_beam import PrefixBeam
+from samba_asr.decoding.words import WordGuide
+from tests.decoding.toys import ARPA, CHARS
 
+WORDS = WordGuide(CHARS, ArpaModel(*_parse(iter(ARPA.splitlines()), None)), weight=0.8, bonus=0.7)
 SEARCHES = {
     "greedy": Greedy(),
     "beam": PrefixBeam(beam=4, candidates=3, blank_skip=0.7),
     "beam-all": PrefixBeam(6, None, 1),
+    "words": PrefixBeam(beam=4, candidates=3, blank_skip=0.7, guide=WORDS),
 }
 
 
@@ -79,7 +84,7 @@ def test_rows_can_be_taken_and_stacked(search):
     state = search.step(x, lengths, search.init_state(3))
     mixed = stack([take(state, [2, 0]), search.init_state(1)])
     mixed = search.step(y, torch.tensor([6, 6, 6]), mixed)
-    assert search.hypotheses(mixed, 4) == [
+    assert search.hypotheses(search.finish(mixed), 4) == [
         offline(search, torch.cat([x[2:, :3], y[:1, :6]], dim=1), [9])[0],
         offline(search, torch.cat([x[:1], y[1:2, :6]], dim=1), [15])[0],
         offline(search, y[2:], [6])[0],
@@ -87,10 +92,11 @@ def test_rows_can_be_taken_and_stacked(search):
 
 
 def test_no_frames_is_the_empty_hypothesis(search):
+    (score,) = {h.score for row in search.hypotheses(search.finish(search.init_state(3))) for h in row}
+    assert score == 0.0 or getattr(search, "guide", None)  # what a language model makes of no words
     for x, lengths in ((frames(6), [0, 0, 0]), (frames(6, t=0), [0, 0, 0])):
-        assert [[(h.tokens, h.score, h.times) for h in row] for row in offline(search, x, lengths)] == [
-            [((), 0.0, ())]
-        ] * 3
+        found = [[(h.tokens, h.score, h.times) for h in row] for row in offline(search, x, lengths)]
+        assert found == [[((), score, ())]] * 3
     assert offline(search, frames(6)[:0], torch.zeros(0)) == []
 
 

@@ -1,0 +1,135 @@
+"""Search over words against every text that there could be."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from samba_asr.decoding.guide import Guides
+from samba_asr.decoding.prefix_beam import PrefixBeam
+from samba_asr.decoding.words import WordGuide
+from samba_asr.errors import UserError
+from samba_asr.text.tokenizer import CharTokenizer
+from tests.decoding.test_ngram import katz
+from tests.decoding.test_prefix_beam import brute_force
+from tests.decoding.test_search import frames, offline
+from tests.decoding.toys import CHARS, PHONES, model
+
+WEIGHT, BONUS = 0.8, 0.7
+
+
+@pytest.fixture(scope="module")
+def lm(tmp_path_factory):
+    return model(tmp_path_factory.mktemp("lm"))
+
+
+def worth(words: tuple[str, ...]) -> float:
+    said = ["<s>", *words, "</s>"]
+    total = sum(katz(tuple(said[max(0, i - 2) : i]), said[i]) for i in range(1, len(said)))
+    return WEIGHT * math.log(10) * total + BONUS * len(words)
+
+
+def exhaustive(tokenizer, x: torch.Tensor) -> dict[tuple[str, ...], float]:
+    """The score of every text of x (t, v), by words: each way to write it is a hypothesis of its own, the best counts."""
+    found = {}
+    reachable = brute_force(x.numpy())
+    known = [word for word in ("a", "b", "ab", "aab") if tokenizer.spellings(word)]
+    for n in range(len(x) + 1):
+        for words in itertools.product(known, repeat=n):
+            for way in itertools.product(*(tokenizer.spellings(word) for word in words)):
+                tokens = tuple(i for spelling in way for i in spelling)
+                # As characters a text may begin and end with a space, and needs neither.
+                ways = [tokens[i:] + end for i in (0, 1) for end in ((), (2,))] if tokenizer is CHARS else [tokens]
+                for tokens in ways:
+                    if tokens in reachable:
+                        found[words] = max(found.get(words, -math.inf), reachable[tokens][0] + worth(words))
+    return found
+
+
+@pytest.mark.parametrize(("tokenizer", "shape"), [(CHARS, (5, 5)), (PHONES, (4, 6))], ids=["char", "phone"])
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=20, deadline=None)
+def test_a_wide_beam_finds_the_best_text_with_its_score(lm, tokenizer, shape, seed):
+    x = frames(seed, 1, *shape, sharpness=1.0)
+    expected = exhaustive(tokenizer, x[0])
+    guide = WordGuide(tokenizer, lm, weight=WEIGHT, bonus=BONUS)
+    found = offline(PrefixBeam(3000, None, 1.0, None, guide), x, [shape[0]])[0]
+    text = lambda h: h.words if h.words is not None else tuple(tokenizer.decode(h.tokens).split())  # noqa: E731
+    ranked = sorted(expected, key=lambda words: -expected[words])
+    assert text(found[0]) == ranked[0]
+    for h in found:
+        if text(h) in expected:  # the others lack the end of their last word
+            assert h.score <= expected[text(h)] + 1e-5  # tables are float32
+    assert found[0].score == pytest.approx(expected[ranked[0]])
+
+
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=20, deadline=None)
+def test_every_text_is_made_of_words(lm, seed):
+    guide = WordGuide(CHARS, lm, ["ab", "b"], weight=WEIGHT, bonus=BONUS)
+    for h in offline(PrefixBeam(8, guide=guide), frames(seed, 1, 12, 5), [12])[0][:1]:
+        assert set(CHARS.decode(h.tokens).split()) <= {"ab", "b"}
+
+
+def test_a_wider_beam_never_scores_worse(lm):
+    for seed in range(30):
+        x = frames(seed, 1, 14, 5)
+        guide = WordGuide(CHARS, lm, weight=WEIGHT, bonus=BONUS)
+        scores = [offline(PrefixBeam(k, None, 1.0, None, guide), x, [14])[0][0].score for k in (64, 256, 1024)]
+        assert scores == sorted(scores)
+
+
+def test_of_words_that_sound_the_same_the_language_model_chooses(lm):
+    """▁A ▁A is `a a`, `a b`, `b a`, `b b`; and `a b` is what texts begin with."""
+    x = torch.full((1, 3, PHONES.vocab_size), -20.0)
+    a = PHONES.pieces(range(PHONES.vocab_size)).index("▁A")
+    x[0, [0, 1, 2], [a, 0, a]] = 0.0
+    guide = WordGuide(PHONES, lm, weight=1.0, bonus=0.0)
+    best, *others = offline(PrefixBeam(16, guide=guide), x, [3])[0]
+    assert best.words == ("a", "b")
+    assert all(h.words != best.words for h in others)
+    assert len({(h.tokens, h.words) for h in (best, *others)}) == 1 + len(others)
+
+
+def test_a_partial_text_shows_the_word_that_is_being_said(lm):
+    x = torch.full((1, 2, PHONES.vocab_size), -20.0)
+    pieces = PHONES.pieces(range(PHONES.vocab_size))
+    x[0, [0, 1], [pieces.index("▁A"), pieces.index("B")]] = 0.0
+    search = PrefixBeam(4, guide=WordGuide(PHONES, lm, weight=1.0, bonus=0.0))
+    state = search.step(x, torch.tensor([1]), search.init_state(1))
+    assert search.hypotheses(state)[0][0].words == ("a",)
+    state = search.step(x[:, 1:], torch.tensor([1]), state)
+    assert search.hypotheses(state)[0][0].words == ("ab",)
+
+
+def test_other_weights_are_another_guide(lm):
+    guide = WordGuide(CHARS, lm, weight=WEIGHT, bonus=BONUS)
+    other = guide.weighted(weight=0.0, bonus=0.0)
+    x = frames(3, 1, 6, 5)
+    plain = offline(PrefixBeam(500, None, 1.0, None, other), x, [6])[0][0]
+    assert plain.score == pytest.approx(brute_force(x[0].numpy())[plain.tokens][0])
+    again = offline(PrefixBeam(500, None, 1.0, None, guide), x, [6])[0][0]
+    assert again.score == pytest.approx(max(exhaustive(CHARS, x[0]).values()))
+
+
+def test_guides_add_up(lm):
+    """Twice the same guide with half of the weights is the guide."""
+    whole, half = (WordGuide(CHARS, lm, weight=w, bonus=w) for w in (0.8, 0.4))
+    for seed in range(5):
+        x = frames(seed, 1, 9, 5)
+        one = offline(PrefixBeam(16, guide=whole), x, [9])[0]
+        two = offline(PrefixBeam(16, guide=Guides([half, half])), x, [9])[0]
+        assert [h.tokens for h in one] == [h.tokens for h in two]
+        assert [h.score for h in one] == pytest.approx([h.score for h in two])
+
+
+def test_a_language_model_of_another_language_is_refused(lm):
+    with pytest.raises(UserError, match="different languages, or of different case"):
+        WordGuide(CharTokenizer(["▁", "A", "B"]), lm, weight=1.0, bonus=0.0)
+    guide = WordGuide(CHARS, lm, ["a", "b", "cab"], weight=1.0, bonus=0.0)
+    assert guide.missing == ["cab"]
