@@ -192,21 +192,24 @@ def _md5(path: Path) -> str:
 def unpack(archive: str | os.PathLike, folder: str | os.PathLike) -> None:
     """Unpacks a tar file into `folder`, merging with what is there.
 
-    A folder two levels down (LibriSpeech/train-clean-5) appears only when it is complete.  Links and paths that lead
-    out of the folder are refused (tarfile's `data` filter).
+    A folder two levels down (LibriSpeech/train-clean-5) appears only when it is complete.  Files and folders alone are
+    unpacked: links, devices and paths that lead out of the folder are refused.
     """
     archive, folder = Path(archive), Path(folder)
     part = folder / f".{archive.name}.unpacking"
     shutil.rmtree(part, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     try:
+        part.mkdir()
         with tarfile.open(archive) as tar:
-            tar.extractall(part, filter="data")
+            for entry in tar:  # tarfile's own filters are not in every Python 3.11
+                _unpack_entry(tar, entry, part)
+    except UserError:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, OSError) as error:
         shutil.rmtree(part, ignore_errors=True)
-        if isinstance(error, tarfile.FilterError):
-            why = f"not unpacked, it would write outside its folder ({error})"
-        elif isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
+        if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
             why = f"cannot be unpacked to {folder} ({error.strerror}): make room, or choose another folder"
         else:
             why = f"is damaged ({error}): delete it and fetch it again"
@@ -221,3 +224,13 @@ def unpack(archive: str | os.PathLike, folder: str | os.PathLike) -> None:
             if not (entry.is_dir() and target.exists()):
                 os.replace(entry, target)
     shutil.rmtree(part)
+
+
+def _unpack_entry(tar: tarfile.TarFile, entry: tarfile.TarInfo, folder: Path) -> None:
+    target = folder / os.path.normpath(entry.name)  # `/etc` stays `/etc`, and `a/../..` becomes `..`
+    if not (entry.isfile() or entry.isdir()) or ".." in target.parts or not target.is_relative_to(folder):
+        raise UserError(f"{tar.name}: not unpacked, {entry.name!r} is a link or would write outside its folder")
+    (target if entry.isdir() else target.parent).mkdir(parents=True, exist_ok=True)
+    if entry.isfile():
+        with tar.extractfile(entry) as source, target.open("wb") as file:
+            shutil.copyfileobj(source, file)

