@@ -17,7 +17,6 @@ from samba_asr.decoding.ngram import read_ngram
 from samba_asr.decoding.prefix_beam import PrefixBeam
 from samba_asr.errors import UserError
 from samba_asr.models.folder import load_model
-from samba_asr.text.lexicon import Lexicon
 from samba_asr.text.lm import read_lines, train_ngram
 from tests.commands.test_decode import make_model
 from tests.decoding.toys import CHARS, PHONES
