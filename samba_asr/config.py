@@ -163,6 +163,15 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class EndpointConfig:
+    """Where a session's segments end (samba_asr.decoding.segmenter); seconds."""
+
+    silence: float = 2.4  # of it, before anything is said
+    pause: float = 1.2  # of silence behind words
+    longest: float = 20.0  # then the segment is cut between two words
+
+
+@dataclass(frozen=True)
 class DecodeConfig:
     method: str = "greedy"  # greedy | beam
     beam: int = 8  # prefixes kept
@@ -174,6 +183,7 @@ class DecodeConfig:
     lexicon: str = ""  # more pronunciations, for a model of phones: Kaldi's lexicon.txt
     rescore: float = 0.0  # weight of the decoder in the second pass, 0 to 1; 0: CTC alone
     nbest: int = 1
+    endpoint: EndpointConfig = field(default_factory=EndpointConfig)  # live and in transcribe; `samba-asr decode` has utterances
 
 
 @dataclass(frozen=True)

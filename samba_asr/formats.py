@@ -6,7 +6,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from samba_asr.recognizer import Result, Word
+from samba_asr.decoding.transcript import Word
+from samba_asr.recognizer import Result
 
 FORMATS = ("text", "json", "srt", "vtt", "ctm", "textgrid")
 PAUSE = 0.8  # seconds of silence that end a subtitle
@@ -19,12 +20,10 @@ def render(result: Result, name: str, form: str) -> str:
     if form == "text":
         return result.text
     if form == "json":
-        words = [
-            {"word": w.text, "start": w.start, "end": w.end}
-            | ({} if w.confidence is None else {"confidence": w.confidence})
-            for w in result.words
-        ]
-        return json.dumps({"audio": name, "text": result.text, "words": words}, ensure_ascii=False)
+        words = [{"word": w.text, "start": w.start, "end": w.end, "confidence": w.confidence} for w in result.words]
+        segments = [{"text": s.text, "start": s.start, "end": s.end} for s in result.segments]
+        entry = {"audio": name, "text": result.text, "segments": segments, "words": words, "duration": result.duration}
+        return json.dumps(entry, ensure_ascii=False)
     if form == "ctm":
         return "\n".join(_ctm(Path(name).stem.replace(" ", "_"), word) for word in result.words)
     if form == "textgrid":
@@ -56,9 +55,8 @@ def subtitles(words: tuple[Word, ...]) -> Iterator[tuple[float, float, str]]:
 
 
 def _ctm(name: str, word: Word) -> str:
-    """file, channel, start, duration, word and, where it is known, confidence."""
-    sure = "" if word.confidence is None else f" {word.confidence:.2f}"
-    return f"{name} 1 {word.start:.3f} {word.end - word.start:.3f} {word.text}{sure}"
+    """file, channel, start, duration, word, confidence."""
+    return f"{name} 1 {word.start:.3f} {word.end - word.start:.3f} {word.text} {word.confidence:.2f}"
 
 
 def _textgrid(result: Result) -> str:

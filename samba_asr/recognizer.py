@@ -6,7 +6,7 @@
     stream = recognizer.stream(rate=48000, latency_ms=640)
     for samples in microphone:                          # float32 (s,), chunks of any length
         stream.accept(samples)
-        print(stream.partial)
+        print(stream.segments, stream.partial)          # what is over, and what is being said
     print(stream.finish().text)
 
 A recogniser holds weights, tokenizer and search and never changes; a stream holds one session's state.  `transcribe` is a
@@ -16,8 +16,7 @@ file (but for the text).
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -28,9 +27,10 @@ from torch import Tensor
 
 from samba_asr.audio.read import stream as read_stream
 from samba_asr.config import DecodeConfig
-from samba_asr.decoding.align import Span, align
-from samba_asr.decoding.base import Hypothesis, text_of
+from samba_asr.decoding.align import align
 from samba_asr.decoding.build import two_pass
+from samba_asr.decoding.segmenter import Segmenter
+from samba_asr.decoding.transcript import Segment, Word, words_of
 from samba_asr.device import choose_device
 from samba_asr.errors import UserError
 from samba_asr.models.encoder_stream import MAX_CHUNK, EncoderStream
@@ -39,23 +39,19 @@ from samba_asr.text.tokenizer import UNK_ID, Tokenizer
 
 
 @dataclass(frozen=True)
-class Word:
-    """start, end: seconds from the beginning of the audio, by the CTC's first frames of the word's tokens (40 ms each).
-
-    confidence: of an alignment, the geometric mean of the probabilities of the word's tokens where they lie.
-    """
-
-    text: str
-    start: float
-    end: float
-    confidence: float | None = None
-
-
-@dataclass(frozen=True)
 class Result:
-    text: str
-    words: tuple[Word, ...]
+    """segments: what was said between two pauses; the text and the words are theirs, one after another."""
+
+    segments: tuple[Segment, ...]
     duration: float  # seconds of audio heard
+
+    @property
+    def text(self) -> str:
+        return " ".join(segment.text for segment in self.segments)
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        return tuple(word for segment in self.segments for word in segment.words)
 
 
 class Recognizer:
@@ -65,9 +61,9 @@ class Recognizer:
         """decode: search settings, default those of the model's own configuration."""
         self.model, self.tokenizer, self.config, _ = loaded
         self.decode = decode or self.config.decode
-        self.search = two_pass(loaded, self.decode)
         self.rate = self.model.config.features.sample_rate
         self.frame = self.model.acoustic.stride / self.rate  # seconds of an encoder frame
+        self.segmenter = Segmenter(two_pass(loaded, self.decode), self.tokenizer, self.decode.endpoint, self.frame)
 
     @classmethod
     def load(cls, folder: Path | str | None = None, *, device: str = "auto", decode: DecodeConfig | None = None):
@@ -106,19 +102,23 @@ class Recognizer:
         """The text of a file: a path, bytes or a file object of any container, rate and number of channels.
 
         chunk_ms: how much audio goes in at a time (default 10 s); it never changes the result.
-        on_partial: called with the text so far whenever it has changed.
+        on_partial: called with the text of the segment that is being said whenever it has changed, and when it is over.
         AudioError (a UserError) if the file cannot be read to its end.
         """
         seconds = MAX_CHUNK if chunk_ms is None else chunk_ms / 1000
         if not seconds > 0:
             raise UserError(f"a chunk of {chunk_ms:g} ms holds no audio: it must be positive")
-        stream, shown = None, ""
+        stream, shown, over = None, "", 0
         for audio in read_stream(source, min(seconds, MAX_CHUNK)):
             stream = stream or self.stream(audio.rate, latency_ms=latency_ms)
             stream.accept(audio.samples)
-            if on_partial and (text := stream.partial) != shown:
-                shown = text
-                on_partial(text)
+            if on_partial:
+                texts = [segment.text for segment in stream.segments[over:]]
+                over += len(texts)
+                for text in (*texts, stream.partial):
+                    if text != shown:
+                        shown = text
+                        on_partial(text)
         return (stream or self.stream(latency_ms=latency_ms)).finish()
 
     def align(self, source, text: str, *, latency_ms: float | None = None) -> Result:
@@ -136,7 +136,7 @@ class Recognizer:
         found += self._log_probs(encoder.finish())
         spans = align(np.concatenate(found), tokens)
         words = words_of(tokens, spans, self.tokenizer, self.frame)
-        return Result(self.tokenizer.decode(tokens), words, encoder.seconds)
+        return Result((Segment(self.tokenizer.decode(tokens), words[0].start, words[-1].end, words),), encoder.seconds)
 
     def _tokens(self, text: str) -> list[int]:
         unknown = [word for word in text.split() if UNK_ID in self.tokenizer.encode(word)]
@@ -160,7 +160,7 @@ class Stream:
     def __init__(self, recognizer: Recognizer, rate: int, block: int):
         self.recognizer = recognizer
         self._encoder: EncoderStream | None = EncoderStream(recognizer.model, rate, block)
-        self._search = recognizer.search.init_state(1)
+        self._session = recognizer.segmenter.open()
         self._result: Result | None = None
 
     def accept(self, samples: np.ndarray) -> None:
@@ -170,60 +170,33 @@ class Stream:
         self._read(self._encoder.accept(samples))
 
     @property
+    def segments(self) -> tuple[Segment, ...]:
+        """Those that are over: final, with the second pass."""
+        return self._result.segments if self._result else tuple(self._session.segments)
+
+    @property
     def partial(self) -> str:
-        """The text so far, of the first pass; its end may still change."""
-        if self._result is not None:
-            return self._result.text
-        return self._text(self.recognizer.search.partial(self._search)[0])
+        """The text of the segment that is being said, by the first pass; its end may still change."""
+        return "" if self._result else self.recognizer.segmenter.partial(self._session)[0]
+
+    @property
+    def stable(self) -> str:
+        """The beginning of `partial` that will not change: whole words."""
+        return "" if self._result else self.recognizer.segmenter.partial(self._session)[1]
 
     def finish(self) -> Result:
         """The end of the audio: the final text.  A second call returns the same."""
         if self._result is None:
             self._read(self._encoder.finish())
-            self._search = self.recognizer.search.finish(self._search)
-            best = self.recognizer.search.hypotheses(self._search)[0][0]
-            spans = [Span(time, time + 1, None) for time in best.times]
-            words = words_of(best.tokens, spans, self.recognizer.tokenizer, self.recognizer.frame, best.words)
-            self._result = Result(self._text(best), words, self._encoder.seconds)
-            self._encoder = self._search = None  # a finished session holds no state
+            self.recognizer.segmenter.finish(self._session)
+            self._result = Result(tuple(self._session.segments), self._encoder.seconds)
+            self._encoder = self._session = None  # a finished session holds no state
         return self._result
 
     def _read(self, found: list[tuple[Tensor, Tensor]]) -> None:
         with torch.inference_mode():
             for frames, lengths in found:
-                self._search = self.recognizer.search.step(frames, lengths, self._search)
-
-    def _text(self, hypothesis: Hypothesis) -> str:
-        return text_of(hypothesis, self.recognizer.tokenizer)
-
-
-def words_of(
-    tokens: Sequence[int],
-    spans: Sequence[Span],
-    tokenizer: Tokenizer,
-    frame: float,
-    read_as: Sequence[str] | None = None,
-) -> tuple[Word, ...]:
-    """The words that tokens spell; a piece that begins with U+2581 begins a word.
-
-    frame: seconds of an encoder frame.  read_as: the words by a lexicon, where the pieces do not spell them.
-    """
-    words: list[list[tuple[str, Span]]] = []
-    for piece, span in zip(tokenizer.pieces(tokens), spans, strict=True):
-        text = piece.removeprefix("\u2581")
-        if piece.startswith("\u2581") or not words:
-            words.append([])
-        if text:  # a lone space takes no time: the word begins with what comes after it
-            words[-1].append((text, span))
-    words = [pieces for pieces in words if pieces]
-    texts = ["".join(text for text, _ in pieces) for pieces in words] if read_as is None else read_as
-    return tuple(_word(text, [span for _, span in pieces], frame) for text, pieces in zip(texts, words, strict=True))
-
-
-def _word(text: str, spans: Sequence[Span], frame: float) -> Word:
-    start, end = round(spans[0].first * frame, 3), round(spans[-1].end * frame, 3)
-    sure = None if spans[0].log_prob is None else math.exp(sum(s.log_prob for s in spans) / len(spans))
-    return Word(text, start, end, sure if sure is None else round(sure, 4))
+                self.recognizer.segmenter.step([self._session], frames, lengths)
 
 
 def box_folder() -> Path:

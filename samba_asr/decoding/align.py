@@ -21,11 +21,11 @@ MOST = 1 << 30
 
 
 class Span(NamedTuple):
-    """Where a token lies: frames first .. end - 1, and the mean of its log-probabilities there, where they were kept."""
+    """Where a token lies: frames first .. end - 1, and the mean of its log-probabilities there."""
 
     first: int
     end: int
-    log_prob: float | None
+    log_prob: float
 
 
 def align(log_probs: np.ndarray, tokens: Sequence[int]) -> list[Span]:

@@ -13,15 +13,16 @@ probabilities of whole texts, CTC's holds deletions in check, and a list made by
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from samba_asr.decoding.base import Decoder, Hypothesis
+from samba_asr.decoding.base import Decoder, Hypothesis, stack, take
 from samba_asr.errors import UserError
-from samba_asr.streaming import State, take_rows
+from samba_asr.streaming import State, stack_rows, take_rows
 
 if TYPE_CHECKING:
     from samba_asr.models.asr import AsrModel
@@ -95,13 +96,29 @@ class TwoPass:
         memory = self.model.decoder.init_memory(batch, device=weight.device, dtype=weight.dtype) if self.weight else ()
         return TwoPassState(self.search.init_state(batch), memory)
 
-    def step(self, frames: Tensor, lengths: Tensor, state: TwoPassState) -> TwoPassState:
-        log_probs, _ = self.model.ctc(frames, lengths)
+    def log_probs(self, frames: Tensor, lengths: Tensor) -> Tensor:
+        """What the CTC head says of encoder frames: (b, t, v)."""
+        return self.model.ctc(frames, lengths)[0]
+
+    def step(
+        self, frames: Tensor, lengths: Tensor, state: TwoPassState, log_probs: Tensor | None = None
+    ) -> TwoPassState:
+        """log_probs: those of `frames`, where they are known already."""
+        if log_probs is None:
+            log_probs = self.log_probs(frames, lengths)
         memory = self.model.decoder.absorb(frames, lengths, state.memory) if self.weight else ()
         return TwoPassState(self.search.step(log_probs, lengths, state.search), memory)
 
     def finish(self, state: TwoPassState) -> TwoPassState:
         return state._replace(search=self.search.finish(state.search))
+
+    def take(self, state: TwoPassState, rows: Sequence[int]) -> TwoPassState:
+        """The state of `rows`, in that order."""
+        return TwoPassState(take(state.search, rows), take_rows(state.memory, rows))
+
+    def stack(self, states: Sequence[TwoPassState]) -> TwoPassState:
+        """One state with the rows of all `states`, in order."""
+        return TwoPassState(stack([s.search for s in states]), stack_rows([s.memory for s in states]))
 
     def hypotheses(self, state: TwoPassState, nbest: int = 1) -> list[list[Hypothesis]]:
         """For each row at least 1 and at most `nbest`, best first: of the second pass if there is one."""
@@ -109,7 +126,3 @@ class TwoPass:
             return self.search.hypotheses(state.search, nbest)
         found = self.search.hypotheses(state.search, max(nbest, self.nbest))
         return [some[:nbest] for some in rescore(self.model.decoder, found, state.memory, self.weight)]
-
-    def partial(self, state: TwoPassState) -> list[Hypothesis]:
-        """For each row the best of the first pass: what to show while speech goes on."""
-        return [some[0] for some in self.search.hypotheses(state.search)]

@@ -1,0 +1,178 @@
+"""Endpoints: sessions that may last for hours become segments, each final as soon as it is over.
+
+Three rules, those of Kaldi's online decoder (`OnlineEndpointConfig`), end a segment
+
+    silence   after so much of it, where nothing was said
+    pause     after so much silence behind words
+    longest   where a segment grows this long: it is cut between two words
+
+A frame is silent where blank is the most probable unit, so the rules need nothing but the CTC head's frames, and are asked
+at every frame: segments do not depend on how the audio was cut into chunks.  The encoder's state goes on through all of
+this.  So no frame is lost, none is heard twice, and with the greedy search the segments' tokens joined are exactly those
+of the session as one (by test).  Memory is bounded: only the frames of the open segment are kept.
+
+A segment that grows too long is cut in the widest gap of its second half, by the alignment of the best hypothesis; the frames
+before the cut are searched again by themselves, and those behind it begin the next segment.
+
+    b  sessions     t  frames     d  channels     v  ids
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from samba_asr.config import EndpointConfig
+from samba_asr.decoding.align import Span, align
+from samba_asr.decoding.base import BLANK, Hypothesis, text_of
+from samba_asr.decoding.rescore import TwoPass, TwoPassState
+from samba_asr.decoding.transcript import Segment, words_of
+from samba_asr.errors import UserError
+from samba_asr.text.units import SPACE, Tokenizer
+
+
+@dataclass
+class Session:
+    """What is known of one session; made by `Segmenter.open`."""
+
+    state: TwoPassState  # of one row: the search over the open segment
+    segments: list[Segment] = field(default_factory=list)  # those that are over; the caller may take them away
+    begin: int = 0  # the frame where the open segment begins
+    frames: list[Tensor] = field(default_factory=list)  # of the open segment, (t, d) each
+    log_probs: list[np.ndarray] = field(default_factory=list)  # of the same frames, (t, v) each
+    length: int = 0  # frames of the open segment
+    silent: int = 0  # of these, the last that are silent
+    spoken: bool = False  # whether any is not
+
+
+class Segmenter:
+    """Drives the search of any number of sessions; holds none of their state."""
+
+    def __init__(self, search: TwoPass, tokenizer: Tokenizer, rules: EndpointConfig, frame: float):
+        """frame: seconds of an encoder frame.  UserError for rules that would never end a segment, or at once."""
+        self.search, self.tokenizer, self.frame = search, tokenizer, frame
+        for name in ("silence", "pause"):
+            if not getattr(rules, name) >= frame:
+                raise UserError(f"decode.endpoint.{name}={getattr(rules, name)}: seconds, at least {frame:g}")
+        if not 2 <= rules.longest <= 120:
+            raise UserError(f"decode.endpoint.longest={rules.longest}: seconds, from 2 to 120")
+        self.silence, self.pause, self.longest = (
+            round(seconds / frame) for seconds in (rules.silence, rules.pause, rules.longest)
+        )
+
+    def open(self) -> Session:
+        """A new session."""
+        return Session(self.search.init_state(1))
+
+    def step(self, sessions: Sequence[Session], frames: Tensor, lengths: Tensor) -> None:
+        """Read `lengths` (b,) of `frames` (b, t, d), a row a session; segments that are over appear in `segments`."""
+        log_probs = self.search.log_probs(frames, lengths)
+        log_probs = log_probs.float().cpu()
+        silent = (log_probs.argmax(-1) == BLANK).numpy()  # (b, t)
+        at, ends = np.zeros(len(sessions), dtype=np.int64), lengths.cpu().numpy()
+        while (at < ends).any():
+            n = np.array([self._until_end(s, silent[r, at[r] : ends[r]]) for r, s in enumerate(sessions)])
+            rows = [r for r in range(len(sessions)) if n[r]]
+            self._search(
+                [sessions[r] for r in rows],
+                [frames[r, at[r] : at[r] + n[r]] for r in rows],
+                [log_probs[r, at[r] : at[r] + n[r]] for r in rows],
+            )
+            at += n
+            for r in rows:
+                self._end(sessions[r])
+
+    def finish(self, session: Session) -> None:
+        """The end of the session's audio."""
+        self._close(session)
+
+    def partial(self, session: Session) -> tuple[str, str]:
+        """The text of the open segment by the first pass, and its beginning that cannot change any more."""
+        found = self.search.search.hypotheses(session.state.search, nbest=1 << 30)[0]
+        texts = [text_of(h, self.tokenizer) for h in found]
+        words = [text.split() for text in texts]
+        same = 0
+        # A last word may still grow, so it is not certain.
+        while all(same + 1 < len(some) and some[same] == words[0][same] for some in words):
+            same += 1
+        return texts[0], " ".join(words[0][:same])
+
+    def _until_end(self, s: Session, silent: np.ndarray) -> int:
+        """How many frames, up to the one at which a rule holds; notes what they are."""
+        for n, quiet in enumerate(silent.tolist(), 1):
+            s.length += 1
+            s.silent = s.silent + 1 if quiet else 0
+            s.spoken |= not quiet
+            if self._over(s):
+                return n
+        return len(silent)
+
+    def _over(self, s: Session) -> bool:
+        return s.length >= self.longest or s.silent >= (self.pause if s.spoken else self.silence)
+
+    def _search(self, sessions: Sequence[Session], frames: Sequence[Tensor], log_probs: Sequence[Tensor]) -> None:
+        lengths = torch.tensor([len(x) for x in frames], device=frames[0].device)
+        padded, rated = (torch.nn.utils.rnn.pad_sequence(list(x), batch_first=True) for x in (frames, log_probs))
+        states = self.search.stack([s.state for s in sessions])
+        states = self.search.step(padded, lengths, states, rated)
+        for row, s in enumerate(sessions):
+            s.state = self.search.take(states, [row])
+            s.frames.append(frames[row])
+            s.log_probs.append(log_probs[row].numpy())
+
+    def _end(self, s: Session) -> None:
+        if not self._over(s):
+            return
+        if s.silent >= (self.pause if s.spoken else self.silence):
+            self._close(s)
+        else:
+            self._split(s)
+
+    def _close(self, s: Session) -> None:
+        """The open segment is over; a new one begins with the next frame."""
+        best, spans = self._best(s)
+        words = words_of(best.tokens, spans, self.tokenizer, self.frame, best.words, s.begin)
+        if words:
+            s.segments.append(Segment(text_of(best, self.tokenizer), words[0].start, words[-1].end, words))
+        self._restart(s)
+
+    def _split(self, s: Session) -> None:
+        best, spans = self._best(s)
+        frames, log_probs = torch.cat(s.frames), torch.from_numpy(np.concatenate(s.log_probs))
+        cut = self._gap(best, spans) or s.length
+        silent = s.silent
+        for part in (slice(0, cut), slice(cut, None)):
+            s.state, s.frames, s.log_probs = self.search.init_state(1), [], []
+            if len(frames[part]):
+                self._search([s], [frames[part]], [log_probs[part]])
+            s.length = len(frames[part])
+            if part.start == 0:
+                self._close(s)
+        quiet = log_probs[cut:].argmax(-1).numpy() == BLANK
+        s.silent, s.spoken = min(silent, s.length), not quiet.all()
+
+    def _gap(self, best: Hypothesis, spans: Sequence[Span]) -> int | None:
+        """The frame in the middle of the widest gap before a word, in the second half if there is one; before any unit
+        where there is but one word; None where there is but one unit."""
+        gaps = [(before.end, after.first) for before, after in itertools.pairwise(spans)]
+        starts = [piece.startswith(SPACE) for piece in self.tokenizer.pieces(best.tokens)[1:]]
+        gaps = [gap for gap, start in zip(gaps, starts, strict=True) if start] or gaps
+        gaps = [gap for gap in gaps if gap[1] >= self.longest // 2] or gaps
+        if not gaps:
+            return None
+        end, first = max(gaps, key=lambda gap: gap[1] - gap[0])
+        return (end + first + 1) // 2
+
+    def _best(self, s: Session) -> tuple[Hypothesis, list[Span]]:
+        best = self.search.hypotheses(self.search.finish(s.state))[0][0]
+        return best, align(np.concatenate(s.log_probs), best.tokens) if best.tokens else []
+
+    def _restart(self, s: Session) -> None:
+        s.begin += s.length
+        s.state, s.frames, s.log_probs = self.search.init_state(1), [], []
+        s.length, s.silent, s.spoken = 0, 0, False

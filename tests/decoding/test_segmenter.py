@@ -1,0 +1,176 @@
+"""Segments of endless speech: no token is lost or said twice, wherever they end and however frames arrive."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from samba_asr.config import EndpointConfig
+from samba_asr.decoding.greedy import Greedy
+from samba_asr.decoding.prefix_beam import PrefixBeam
+from samba_asr.decoding.rescore import TwoPass
+from samba_asr.decoding.segmenter import Segmenter
+from samba_asr.errors import UserError
+from samba_asr.text.tokenizer import CharTokenizer
+
+FRAME = 0.1
+TOKENIZER = CharTokenizer(["▁", "a", "b"])
+BLANK, SPACE, A, B = 0, 2, 3, 4
+RULES = EndpointConfig(silence=0.8, pause=0.4, longest=2.0)  # 8, 4 and 20 frames
+
+
+class Heads:
+    """A model whose encoder frames are the log-probabilities themselves."""
+
+    linear = SimpleNamespace(weight=torch.zeros(1))
+
+    def __call__(self, frames, lengths):
+        return frames, lengths
+
+
+def segmenter(search=None, rules=RULES) -> Segmenter:
+    return Segmenter(TwoPass(SimpleNamespace(ctc=Heads(), decoder=None), search or Greedy()), TOKENIZER, rules, FRAME)
+
+
+def frames(ids, seed: int = 0, sure: float = 6.0) -> torch.Tensor:
+    """(t, v): each frame is `sure` of its id, the others are drawn."""
+    noise = torch.randn(len(ids), 5, generator=torch.Generator().manual_seed(seed))
+    noise[range(len(ids)), ids] += sure
+    return noise.log_softmax(-1)
+
+
+def heard(driver: Segmenter, x: torch.Tensor, sizes=()) -> list:
+    session, at = driver.open(), 0
+    for n in [*sizes, len(x)]:
+        n = min(n, len(x) - at)
+        driver.step([session], x[None, at : at + n], torch.tensor([n]))
+        at += n
+    driver.finish(session)
+    return session.segments
+
+
+RUNS = st.lists(st.tuples(st.sampled_from([BLANK, BLANK, SPACE, A, B]), st.integers(1, 7)), max_size=30)
+BEAM = PrefixBeam(4, candidates=3)
+
+
+@given(runs=RUNS, seed=st.integers(0, 1000), sizes=st.lists(st.integers(0, 30), max_size=8))
+@settings(max_examples=150, deadline=None)
+def test_segments_joined_are_the_session_as_one(runs, seed, sizes):
+    x = frames([i for i, n in runs for _ in range(n)], seed)
+    greedy = Greedy()
+    whole = greedy.hypotheses(greedy.step(x[None], torch.tensor([len(x)]), greedy.init_state(1)))[0][0]
+    segments = heard(segmenter(), x, sizes)
+    letters = "".join(TOKENIZER.pieces(whole.tokens)).replace("▁", "")
+    assert "".join(word.text for s in segments for word in s.words) == letters
+    words = [word for s in segments for word in s.words]
+    for before, after in zip(words, words[1:], strict=False):
+        assert before.start < before.end <= after.start
+    # Each word begins where one of the session's tokens begins.
+    assert {round(word.start / FRAME) for word in words} <= set(whole.times)
+
+
+@pytest.mark.parametrize("search", [Greedy(), BEAM], ids=["greedy", "beam"])
+@given(runs=RUNS, seed=st.integers(0, 1000), sizes=st.lists(st.integers(0, 30), max_size=8))
+@settings(max_examples=60, deadline=None)
+def test_chunks_do_not_matter(search, runs, seed, sizes):
+    x = frames([i for i, n in runs for _ in range(n)], seed, 3.0)
+    assert heard(segmenter(search), x, sizes) == heard(segmenter(search), x)
+
+
+@given(data=st.data(), seed=st.integers(0, 1000))
+@settings(max_examples=40, deadline=None)
+def test_sessions_of_a_batch_do_not_know_each_other(data, seed):
+    driver = segmenter(BEAM)
+    whole = [frames([i for i, n in data.draw(RUNS) for _ in range(n)], seed + r) for r in range(3)]
+    sessions, at = [driver.open() for _ in whole], [0, 0, 0]
+    while any(a < len(x) for a, x in zip(at, whole, strict=True)):
+        n = [data.draw(st.integers(0, min(25, len(x) - a))) for a, x in zip(at, whole, strict=True)]
+        chunk = torch.full((3, max(n) + 1, 5), torch.nan)
+        for r, x in enumerate(whole):
+            chunk[r, : n[r]] = x[at[r] : at[r] + n[r]]
+        driver.step(sessions, chunk, torch.tensor(n))
+        at = [a + more for a, more in zip(at, n, strict=True)]
+    for session, x in zip(sessions, whole, strict=True):
+        driver.finish(session)
+        assert session.segments == heard(driver, x)
+
+
+@pytest.mark.parametrize("search", [Greedy(), BEAM], ids=["greedy", "beam"])
+def test_a_long_segment_may_be_cut_anywhere_and_the_text_is_the_same(search):
+    """The same speech, begun later and later: the cut wanders through all of it."""
+    said = [SPACE, A, A, BLANK, A, B, SPACE, BLANK, B, B, A, BLANK, BLANK, SPACE, A, BLANK, A, SPACE, B, BLANK] * 4
+    expected = ["aab", "ba", "aa", "b"] * 4
+    cuts = set()
+    for late in range(20):
+        segments = heard(segmenter(search), frames([A] + [BLANK] * 3 + said[late:], late, 9.0))
+        assert len(segments) > 2
+        cuts |= {s.words[0].start + late * FRAME for s in segments[1:]}
+        words = [word.text for s in segments for word in s.words]
+        rest = "".join("".join(TOKENIZER.pieces([i for i in said[:late] if i])).split("▁"))
+        joined = "a" + "".join(expected)
+        # What `late` took away is missing at the beginning, and nothing else; runs of a letter were heard once.
+        assert joined.endswith("".join(words)[1:]), (late, rest)
+        assert words[-8:] == expected[-8:]
+    assert len(cuts) > 5
+
+
+class TestRules:
+    def test_a_pause_ends_a_segment_at_its_frame(self):
+        driver = segmenter()
+        session = driver.open()
+        driver.step([session], frames([A, A, BLANK, BLANK, BLANK])[None], torch.tensor([5]))
+        assert session.segments == []
+        assert driver.partial(session) == ("a", "")
+        driver.step([session], frames([BLANK])[None], torch.tensor([1]))
+        (segment,) = session.segments
+        assert (segment.text, segment.start, segment.end) == ("a", 0.0, 0.2)
+        assert driver.partial(session) == ("", "")
+
+    def test_silence_alone_is_no_segment_but_time_goes_on(self):
+        segments = heard(segmenter(), frames([BLANK] * 50 + [B] + [BLANK] * 50))
+        assert [(s.text, s.start, s.end) for s in segments] == [("b", 5.0, 5.1)]
+
+    def test_silence_counts_on_across_a_cut(self):
+        driver = segmenter()
+        session = driver.open()
+        driver.step([session], frames([A, SPACE, BLANK] * 5 + [B, B] + [BLANK] * 3)[None], torch.tensor([20]))
+        assert len(session.segments) == 1  # too long; what is left of it ends in three silent frames
+        driver.step([session], frames([BLANK])[None], torch.tensor([1]))
+        assert len(session.segments) == 2
+
+    def test_memory_is_bounded(self):
+        driver = segmenter()
+        session = driver.open()
+        for n in range(40):
+            driver.step([session], frames([A, B, SPACE, A, BLANK] * 3, n)[None], torch.tensor([15]))
+            assert sum(map(len, session.frames)) == sum(map(len, session.log_probs)) == session.length < 20
+        assert len(session.segments) > 20
+
+    def test_one_unit_without_end(self):
+        segments = heard(segmenter(), frames([A] * 100))
+        assert {s.text for s in segments} == {"a"}
+
+    @pytest.mark.parametrize("rules", [{"silence": 0.0}, {"pause": -1.0}, {"longest": 1.0}, {"longest": float("inf")}])
+    def test_rules_that_make_no_sense(self, rules):
+        (name,) = rules
+        with pytest.raises(UserError, match=rf"decode.endpoint.{name}="):
+            segmenter(rules=EndpointConfig(**rules))
+
+
+def test_what_is_stable_never_changes():
+    driver = segmenter(BEAM)
+    for seed in range(30):
+        session, sure = driver.open(), ""
+        x = frames([A, SPACE, B, A, SPACE, A, BLANK, B, SPACE, B, A], seed, 1.5)
+        for t in range(len(x)):
+            driver.step([session], x[None, t : t + 1], torch.tensor([1]))
+            text, stable = driver.partial(session)
+            assert (stable + " ").startswith(sure + " " if sure else "")
+            assert text.startswith(stable)
+            sure = stable
+        driver.finish(session)
+        assert session.segments[0].text.startswith(sure)
