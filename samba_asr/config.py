@@ -181,6 +181,8 @@ class DecodeConfig:
     word_bonus: float = 2.0  # nats a word: a language model alone prefers few words
     words: str = ""  # file of the words that may be recognised, one a line; default all that the language model has
     lexicon: str = ""  # more pronunciations, for a model of phones: Kaldi's lexicon.txt
+    hotwords: str = ""  # file of phrases that are expected, one a line, with a weight of its own behind a colon or without
+    hotword_weight: float = 1.5  # nats a unit of a phrase
     rescore: float = 0.0  # weight of the decoder in the second pass, 0 to 1; 0: CTC alone
     nbest: int = 1
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)  # live and in transcribe; `samba-asr decode` has utterances

@@ -16,7 +16,7 @@ file (but for the text).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -28,14 +28,18 @@ from torch import Tensor
 from samba_asr.audio.read import stream as read_stream
 from samba_asr.config import DecodeConfig
 from samba_asr.decoding.align import align
-from samba_asr.decoding.build import two_pass
+from samba_asr.decoding.build import tokenizer_of, two_pass
+from samba_asr.decoding.hotwords import Hotwords
 from samba_asr.decoding.segmenter import Segmenter
 from samba_asr.decoding.transcript import Segment, Word, words_of
 from samba_asr.device import choose_device
 from samba_asr.errors import UserError
 from samba_asr.models.encoder_stream import MAX_CHUNK, EncoderStream
 from samba_asr.models.folder import LoadedModel, load_model
-from samba_asr.text.tokenizer import UNK_ID, Tokenizer
+from samba_asr.text.tokenizer import UNK_ID
+
+Phrases = Mapping[str, float] | Sequence[str] | Hotwords | None
+"""Hotwords: phrases with their weights, or without, or as `Recognizer.hotwords` makes them once for many sessions."""
 
 
 @dataclass(frozen=True)
@@ -64,19 +68,36 @@ class Recognizer:
         self.rate = self.model.config.features.sample_rate
         self.frame = self.model.acoustic.stride / self.rate  # seconds of an encoder frame
         self.segmenter = Segmenter(two_pass(loaded, self.decode), self.tokenizer, self.decode.endpoint, self.frame)
+        self._writer = tokenizer_of(loaded, self.decode)
 
     @classmethod
     def load(cls, folder: Path | str | None = None, *, device: str = "auto", decode: DecodeConfig | None = None):
         """Read a model folder, default the model in the box.  device: auto (CUDA where there is one), cpu, cuda, cuda:1."""
         return cls(load_model(Path(folder) if folder else box_folder(), choose_device(device)), decode)
 
-    def stream(self, rate: int | None = None, *, latency_ms: float | None = None) -> Stream:
+    def stream(
+        self, rate: int | None = None, *, latency_ms: float | None = None, hotwords: Phrases = None
+    ) -> Stream:
         """A new session for audio of `rate` samples a second (default the model's).
 
         latency_ms: audio in one encoder block, a multiple of 40; the text lags by at most this.  None: the setting of the
         search (decode.block), which is offline unless the model says otherwise.
+        hotwords: phrases to expect, in place of those of decode.hotwords.
         """
-        return Stream(self, rate or self.rate, self.block(latency_ms))
+        return Stream(self, rate or self.rate, self.block(latency_ms), self.hotwords(hotwords))
+
+    def hotwords(self, phrases: Phrases) -> Hotwords | None:
+        """Phrases as a session takes them: each with its weight in nats a unit, or with decode.hotword_weight.
+
+        UserError, naming them, for phrases that the model cannot write; and where the search is greedy.
+        """
+        if phrases is None or isinstance(phrases, Hotwords):
+            return phrases
+        if self.decode.method != "beam":
+            raise UserError("hotwords need several hypotheses, and greedy search has one: use decode.method=beam")
+        if not isinstance(phrases, Mapping):
+            phrases = dict.fromkeys(phrases, self.decode.hotword_weight)
+        return Hotwords(self._writer, phrases)
 
     def block(self, latency_ms: float | None) -> int:
         """Frames in a block for this latency; UserError if there is no such block."""
@@ -97,11 +118,13 @@ class Recognizer:
         *,
         latency_ms: float | None = None,
         chunk_ms: float | None = None,
+        hotwords: Phrases = None,
         on_partial: Callable[[str], None] | None = None,
     ) -> Result:
         """The text of a file: a path, bytes or a file object of any container, rate and number of channels.
 
         chunk_ms: how much audio goes in at a time (default 10 s); it never changes the result.
+        hotwords: as in `stream`.
         on_partial: called with the text of the segment that is being said whenever it has changed, and when it is over.
         AudioError (a UserError) if the file cannot be read to its end.
         """
@@ -110,7 +133,7 @@ class Recognizer:
             raise UserError(f"a chunk of {chunk_ms:g} ms holds no audio: it must be positive")
         stream, shown, over = None, "", 0
         for audio in read_stream(source, min(seconds, MAX_CHUNK)):
-            stream = stream or self.stream(audio.rate, latency_ms=latency_ms)
+            stream = stream or self.stream(audio.rate, latency_ms=latency_ms, hotwords=hotwords)
             stream.accept(audio.samples)
             if on_partial:
                 texts = [segment.text for segment in stream.segments[over:]]
@@ -157,10 +180,10 @@ class Recognizer:
 class Stream:
     """One session.  `accept` audio, read `partial`, and `finish` once."""
 
-    def __init__(self, recognizer: Recognizer, rate: int, block: int):
+    def __init__(self, recognizer: Recognizer, rate: int, block: int, hotwords: Hotwords | None = None):
         self.recognizer = recognizer
         self._encoder: EncoderStream | None = EncoderStream(recognizer.model, rate, block)
-        self._session = recognizer.segmenter.open()
+        self._session = recognizer.segmenter.open(hotwords)
         self._result: Result | None = None
 
     def accept(self, samples: np.ndarray) -> None:

@@ -34,6 +34,10 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--chunk-ms", type=float, metavar="N", help="audio fed at a time; never changes the text")
     parser.add_argument(
+        "--hotwords", nargs="+", action="extend", default=[], metavar="PHRASE",
+        help="phrases to expect, each with a weight of its own behind a colon or without (ANNE 'BRONTE :3'); with the beam",
+    )  # fmt: skip
+    parser.add_argument(
         "--set", nargs="+", action="extend", default=[], dest="overrides", metavar="key=value",
         help="search settings, such as decode.method=beam decode.rescore=0.3",
     )  # fmt: skip
@@ -44,6 +48,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """0; 1 if a file failed."""
     from samba_asr import config as configs
+    from samba_asr.decoding.hotwords import parse
     from samba_asr.device import choose_device
     from samba_asr.formats import render
     from samba_asr.models.folder import load_model
@@ -54,7 +59,10 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--set {foreign[0]}: only decode.* can be set here")
     folder = args.model or box_folder()
     loaded = load_model(folder, choose_device(args.device))
-    recognizer = Recognizer(loaded, configs.load([folder / "config.yaml"], args.overrides).decode)
+    beam = ["decode.method=beam"] if args.hotwords else []
+    decode = configs.load([folder / "config.yaml"], [*beam, *args.overrides]).decode
+    recognizer = Recognizer(loaded, decode)
+    hotwords = recognizer.hotwords(parse(args.hotwords, decode.hotword_weight) if args.hotwords else None)
     latency = args.latency_ms if args.latency_ms is not None or not args.stream else STREAM_LATENCY_MS
     chunk = args.chunk_ms if args.chunk_ms is not None or not args.stream else latency
     recognizer.block(latency)  # a wrong latency is the user's error once, not once a file
@@ -64,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     for file in args.files:
         show = _Partial() if args.stream else None
         try:
-            result = recognizer.transcribe(file, latency_ms=latency, chunk_ms=chunk, on_partial=show)
+            result = recognizer.transcribe(file, latency_ms=latency, chunk_ms=chunk, hotwords=hotwords, on_partial=show)
         except UserError as error:
             failed += 1
             print(f"samba-asr transcribe: error: {error}", file=sys.stderr)

@@ -53,7 +53,7 @@ class Decoder(Protocol[State]):
     """A search over frames (b, t, v) of log-probabilities; see the head of this file for what holds."""
 
     def init_state(self, batch: int) -> State:
-        """The state of `batch` rows that have seen no frame."""
+        """The state of `batch` rows that have seen no frame; of prefix beam search with `hotwords`, if there are some."""
         ...
 
     def step(self, log_probs: torch.Tensor, lengths: torch.Tensor, state: State) -> State:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 from samba_asr.config import DecodeConfig
 from samba_asr.decoding.greedy import Greedy
-from samba_asr.decoding.guide import Guide
+from samba_asr.decoding.guide import Guide, Guides
+from samba_asr.decoding.hotwords import HotwordGuide, Hotwords
+from samba_asr.decoding.hotwords import read as read_hotwords
 from samba_asr.decoding.ngram import read_ngram
 from samba_asr.decoding.prefix_beam import PrefixBeam
 from samba_asr.decoding.rescore import TwoPass
@@ -23,7 +25,8 @@ def two_pass(loaded: LoadedModel, config: DecodeConfig) -> TwoPass:
     if config.method not in ("greedy", "beam"):
         raise UserError(f"decode.method={config.method!r}: write greedy or beam")
     if config.method == "greedy":
-        for key, wanted in (("rescore", config.rescore), ("nbest", config.nbest > 1), ("lm", config.lm)):
+        wants = {"rescore": config.rescore, "nbest": config.nbest > 1, "lm": config.lm, "hotwords": config.hotwords}
+        for key, wanted in wants.items():
             if wanted:
                 raise UserError(
                     f"decode.{key}={getattr(config, key)} needs several hypotheses, and greedy search has one: "
@@ -33,8 +36,21 @@ def two_pass(loaded: LoadedModel, config: DecodeConfig) -> TwoPass:
         raise UserError(f"decode.nbest={config.nbest} must be 1 .. decode.beam={config.beam}")
     if config.block < -1:
         raise UserError(f"decode.block={config.block}: frames of 40 ms, or -1 for the model's largest block")
-    search = Greedy() if config.method == "greedy" else PrefixBeam(config.beam, guide=word_guide(loaded, config))
-    return TwoPass(loaded.model, search, weight=config.rescore, nbest=config.beam)
+    if config.method == "greedy":
+        return TwoPass(loaded.model, Greedy())
+    words, hotwords, phrases = word_guide(loaded, config), HotwordGuide(), None
+    if config.hotwords:
+        path = _find(config.hotwords, loaded.folder, "hotwords")
+        phrases = Hotwords(tokenizer_of(loaded, config), read_hotwords(path, config.hotword_weight))
+    search = PrefixBeam(config.beam, guide=Guides([words, hotwords]) if words else hotwords)
+    return TwoPass(loaded.model, search, weight=config.rescore, nbest=config.beam, hotwords=phrases)
+
+
+def tokenizer_of(loaded: LoadedModel, config: DecodeConfig) -> Tokenizer:
+    """The model's tokenizer, which as one of phones knows the words of decode.lexicon too."""
+    if not config.lexicon:
+        return loaded.tokenizer
+    return with_lexicon(loaded.tokenizer, _find(config.lexicon, loaded.folder, "lexicon"))
 
 
 def word_guide(loaded: LoadedModel, config: DecodeConfig) -> Guide | None:
@@ -49,10 +65,7 @@ def word_guide(loaded: LoadedModel, config: DecodeConfig) -> Guide | None:
     if config.words:
         path = _find(config.words, loaded.folder, "words")
         words = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    tokenizer = loaded.tokenizer
-    if config.lexicon:
-        tokenizer = with_lexicon(tokenizer, _find(config.lexicon, loaded.folder, "lexicon"))
-    return WordGuide(tokenizer, model, words, weight=config.lm_weight, bonus=config.word_bonus)
+    return WordGuide(tokenizer_of(loaded, config), model, words, weight=config.lm_weight, bonus=config.word_bonus)
 
 
 def with_lexicon(tokenizer: Tokenizer, path: Path) -> Tokenizer:

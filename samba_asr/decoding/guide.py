@@ -11,7 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from samba_asr.decoding.hotwords import Hotwords
 
 
 class Guided(Protocol):
@@ -20,8 +23,8 @@ class Guided(Protocol):
 
 
 class Guide(Protocol):
-    def start(self) -> Guided:
-        """The view of the empty prefix."""
+    def start(self, hotwords: Hotwords | None = None) -> Guided | None:
+        """The view of the empty prefix, in a session that expects `hotwords`; None if there is nothing to say there."""
         ...
 
     def extend(self, prefixes: Sequence[Guided], tokens: Sequence[int]) -> list[Sequence[Guided]]:
@@ -40,7 +43,7 @@ class Guide(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Together:
     bonus: float
     label: int
@@ -48,31 +51,42 @@ class Together:
 
 
 class Guides:
-    """Several guides as one: bonuses add up.  The first may forbid prefixes and read tokens in several ways, the others not."""
+    """Several guides as one: bonuses add up.  The first has a say in every session; it may forbid prefixes and read tokens in
+    several ways.  A session in which the others have nothing to say is the first one's alone."""
 
     def __init__(self, guides: Sequence[Guide]):
         self.guides = tuple(guides)
 
-    def start(self) -> Together:
-        return _together([guide.start() for guide in self.guides])
+    def start(self, hotwords: Hotwords | None = None) -> Guided:
+        views = [guide.start(hotwords) for guide in self.guides]
+        return views[0] if None in views else _together(views)
 
-    def extend(self, prefixes: Sequence[Together], tokens: Sequence[int]) -> list[list[Together]]:
+    def extend(self, prefixes: Sequence[Guided], tokens: Sequence[int]) -> list[Sequence[Guided]]:
         first, *others = self.guides
-        ways = first.extend([prefix.views[0] for prefix in prefixes], tokens)
-        allowed = [n for n, some in enumerate(ways) if some]
-        asked = [tokens[n] for n in allowed]
-        more = [guide.extend([prefixes[n].views[g] for n in allowed], asked) for g, guide in enumerate(others, 1)]
-        found: list[list[Together]] = [[] for _ in prefixes]
-        for n, *views in zip(allowed, *more, strict=True):
-            found[n] = [_together([way, *(one for (one,) in views)]) for way in ways[n]]
+        found = list(first.extend([_first(prefix) for prefix in prefixes], tokens))
+        shared = [n for n, prefix in enumerate(prefixes) if isinstance(prefix, Together) and found[n]]
+        if shared:
+            asked = [tokens[n] for n in shared]
+            more = [guide.extend([prefixes[n].views[g] for n in shared], asked) for g, guide in enumerate(others, 1)]
+            for n, *views in zip(shared, *more, strict=True):
+                found[n] = [_together([way, *(one for (one,) in views)]) for way in found[n]]
         return found
 
-    def finish(self, prefixes: Sequence[Together]) -> list[Together]:
-        whole = [guide.finish([prefix.views[g] for prefix in prefixes]) for g, guide in enumerate(self.guides)]
-        return [_together(views) for views in zip(*whole, strict=True)]
+    def finish(self, prefixes: Sequence[Guided]) -> list[Guided]:
+        first, *others = self.guides
+        whole = first.finish([_first(prefix) for prefix in prefixes])
+        shared = [n for n, prefix in enumerate(prefixes) if isinstance(prefix, Together)]
+        more = [guide.finish([prefixes[n].views[g] for n in shared]) for g, guide in enumerate(others, 1)]
+        for n, *views in zip(shared, *more, strict=True):
+            whole[n] = _together([whole[n], *views])
+        return whole
 
-    def words(self, prefix: Together) -> tuple[str, ...] | None:
-        return self.guides[0].words(prefix.views[0])
+    def words(self, prefix: Guided) -> tuple[str, ...] | None:
+        return self.guides[0].words(_first(prefix))
+
+
+def _first(prefix: Guided) -> Guided:
+    return prefix.views[0] if isinstance(prefix, Together) else prefix
 
 
 def _together(views: Sequence[Guided]) -> Together:

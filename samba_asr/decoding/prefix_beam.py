@@ -32,6 +32,7 @@ import torch
 
 from samba_asr.decoding.base import BLANK, Hypothesis, checked_lengths, take
 from samba_asr.decoding.guide import Guide, Guided
+from samba_asr.decoding.hotwords import Hotwords
 from samba_asr.errors import UserError
 
 NONE = -1  # the last token of the empty prefix
@@ -72,7 +73,7 @@ class PrefixBeam:
     blank_skip:  a frame whose blank has at least this probability is read as blank alone, which is much faster;
                  1 switches that off.
     prune:       an extension that is this much worse, in nats, than the row's best is not asked about (None: all are).
-    guide:       says what a prefix is worth beyond its frames, and which prefixes there are.
+    guide:       says what a prefix is worth beyond its frames, and which prefixes there are, in the rows where it has a view.
     `times` are the first frames of the tokens in the best alignment of that hypothesis the beam has seen.
     """
 
@@ -93,7 +94,7 @@ class PrefixBeam:
         self.prune = math.inf if prune is None else prune
         self.guide = guide
 
-    def init_state(self, batch: int) -> BeamState:
+    def init_state(self, batch: int, hotwords: Hotwords | None = None) -> BeamState:
         shape = (batch, self.beam)
         never = np.full(shape, -np.inf)
         start = never.copy()
@@ -103,8 +104,9 @@ class PrefixBeam:
         last, nothing = np.full(shape, NONE), np.zeros(shape, dtype=np.uint64)
         empty = np.empty(shape, dtype=object)  # filled with None
         guide, bonus = empty.copy(), np.zeros(shape)
-        if self.guide:
-            first = self.guide.start()
+        if hotwords is not None and self.guide is None:
+            raise ValueError("hotwords need a search with a HotwordGuide")
+        if self.guide and (first := self.guide.start(hotwords)) is not None:
             guide[:, 0], bonus[:, 0] = first, first.bonus
         frames = np.zeros(batch, dtype=np.int64)
         return BeamState(start, never, start, never, last, bonus, guide, name, nothing, empty, empty, frames)
@@ -134,8 +136,8 @@ class PrefixBeam:
         if self.guide is None or not len(state.frames):
             return state
         guide, bonus = state.guide.copy(), state.bonus.copy()
-        at, k = np.nonzero(np.logaddexp(state.pb, state.pn) > -np.inf)
-        for r, i, whole in zip(at, k, self.guide.finish(guide[at, k]), strict=True):
+        at, k = np.nonzero((np.logaddexp(state.pb, state.pn) > -np.inf) & (guide != None))  # noqa: E711 (elementwise)
+        for r, i, whole in zip(at, k, self.guide.finish(guide[at, k].tolist()), strict=True):
             guide[r, i], bonus[r, i] = whole, whole.bonus
         state = state._replace(guide=guide, bonus=bonus)
         order = np.argsort(-_score(state), axis=1, kind="stable")
@@ -154,7 +156,7 @@ class PrefixBeam:
         ]
 
     def _words(self, guided: Guided | None) -> tuple[str, ...] | None:
-        return self.guide.words(guided) if self.guide else None
+        return None if guided is None else self.guide.words(guided)
 
     def _frame(
         self, s: BeamState, frame: np.ndarray, tokens: np.ndarray, best: np.ndarray, silent: np.ndarray
@@ -240,15 +242,19 @@ class PrefixBeam:
 
         Then what the guide makes of each: its view (n,), the bonus (n,), and a label (n,) that parts the ways.
         """
-        if self.guide is None:
-            return at, i, c, token, np.full(len(at), None), np.zeros(len(at)), np.zeros(len(at), dtype=np.int64)
-        found = self.guide.extend(s.guide[at, i].tolist(), token.tolist())
+        views = s.guide[at, i]
+        guided = np.flatnonzero(views != None)  # noqa: E711 (elementwise)
+        if not len(guided):
+            return at, i, c, token, views, np.zeros(len(at)), np.zeros(len(at), dtype=np.int64)
+        found: list[Sequence[Guided | None]] = [(None,)] * len(at)
+        for n, some in zip(guided, self.guide.extend(views[guided].tolist(), token[guided].tolist()), strict=True):
+            found[n] = some
         repeat = np.fromiter(map(len, found), dtype=np.int64, count=len(found))
         ways = [way for some in found for way in some]
         guide = np.empty(len(ways), dtype=object)
         guide[:] = ways
-        bonus = np.fromiter((way.bonus for way in ways), dtype=np.float64, count=len(ways))
-        label = np.fromiter((way.label for way in ways), dtype=np.int64, count=len(ways))
+        bonus = np.fromiter((0.0 if way is None else way.bonus for way in ways), dtype=np.float64, count=len(ways))
+        label = np.fromiter((0 if way is None else way.label for way in ways), dtype=np.int64, count=len(ways))
         return (*(np.repeat(x, repeat) for x in (at, i, c, token)), guide, bonus, label)
 
 

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from samba_asr.decoding.base import Decoder, Hypothesis, stack, take
+from samba_asr.decoding.hotwords import Hotwords
 from samba_asr.errors import UserError
 from samba_asr.streaming import State, stack_rows, take_rows
 
@@ -80,21 +81,26 @@ class TwoPass:
     Used like a search (`samba_asr.decoding.base.Decoder`) on encoder frames (b, t, d) in place of log-probabilities:
     frames may come in chunks cut anywhere, and the decoder listens along, so at the end only the texts cost anything.
     nbest: hypotheses of the first pass that the second one reads.
+    hotwords: phrases that every session expects, but for those with phrases of their own; they need a beam with a guide.
     """
 
-    def __init__(self, model: AsrModel, search: Decoder, *, weight: float = 0.0, nbest: int = 8):
-        self.model, self.search, self.weight, self.nbest = model, search, weight, nbest
+    def __init__(
+        self, model: AsrModel, search: Decoder, *, weight: float = 0.0, nbest: int = 8, hotwords: Hotwords | None = None
+    ):
+        self.model, self.search, self.weight, self.nbest, self.hotwords = model, search, weight, nbest, hotwords
         if weight:
             check(model.decoder, weight)
 
     def over(self, model: AsrModel) -> TwoPass:
         """The same with other weights."""
-        return TwoPass(model, self.search, weight=self.weight, nbest=self.nbest)
+        return TwoPass(model, self.search, weight=self.weight, nbest=self.nbest, hotwords=self.hotwords)
 
-    def init_state(self, batch: int) -> TwoPassState:
+    def init_state(self, batch: int, hotwords: Hotwords | None = None) -> TwoPassState:
         weight = self.model.ctc.linear.weight
         memory = self.model.decoder.init_memory(batch, device=weight.device, dtype=weight.dtype) if self.weight else ()
-        return TwoPassState(self.search.init_state(batch), memory)
+        hotwords = self.hotwords if hotwords is None else hotwords
+        search = self.search.init_state(batch) if hotwords is None else self.search.init_state(batch, hotwords)
+        return TwoPassState(search, memory)
 
     def log_probs(self, frames: Tensor, lengths: Tensor) -> Tensor:
         """What the CTC head says of encoder frames: (b, t, v)."""

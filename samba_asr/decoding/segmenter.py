@@ -30,6 +30,7 @@ from torch import Tensor
 from samba_asr.config import EndpointConfig
 from samba_asr.decoding.align import Span, align
 from samba_asr.decoding.base import BLANK, Hypothesis, text_of
+from samba_asr.decoding.hotwords import Hotwords
 from samba_asr.decoding.rescore import TwoPass, TwoPassState
 from samba_asr.decoding.transcript import Segment, words_of
 from samba_asr.errors import UserError
@@ -41,6 +42,7 @@ class Session:
     """What is known of one session; made by `Segmenter.open`."""
 
     state: TwoPassState  # of one row: the search over the open segment
+    hotwords: Hotwords | None = None
     segments: list[Segment] = field(default_factory=list)  # those that are over; the caller may take them away
     begin: int = 0  # the frame where the open segment begins
     frames: list[Tensor] = field(default_factory=list)  # of the open segment, (t, d) each
@@ -65,9 +67,9 @@ class Segmenter:
             round(seconds / frame) for seconds in (rules.silence, rules.pause, rules.longest)
         )
 
-    def open(self) -> Session:
-        """A new session."""
-        return Session(self.search.init_state(1))
+    def open(self, hotwords: Hotwords | None = None) -> Session:
+        """A new session, with its own phrases or those of the search."""
+        return Session(self.search.init_state(1, hotwords), hotwords)
 
     def step(self, sessions: Sequence[Session], frames: Tensor, lengths: Tensor) -> None:
         """Read `lengths` (b,) of `frames` (b, t, d), a row a session; segments that are over appear in `segments`."""
@@ -147,7 +149,7 @@ class Segmenter:
         cut = self._gap(best, spans) or s.length
         silent = s.silent
         for part in (slice(0, cut), slice(cut, None)):
-            s.state, s.frames, s.log_probs = self.search.init_state(1), [], []
+            s.state, s.frames, s.log_probs = self.search.init_state(1, s.hotwords), [], []
             if len(frames[part]):
                 self._search([s], [frames[part]], [log_probs[part]])
             s.length = len(frames[part])
@@ -174,5 +176,5 @@ class Segmenter:
 
     def _restart(self, s: Session) -> None:
         s.begin += s.length
-        s.state, s.frames, s.log_probs = self.search.init_state(1), [], []
+        s.state, s.frames, s.log_probs = self.search.init_state(1, s.hotwords), [], []
         s.length, s.silent, s.spoken = 0, 0, False

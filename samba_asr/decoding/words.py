@@ -12,15 +12,19 @@ vocabulary speech recognition", 1996), or good words would be dropped for being 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
+from samba_asr.decoding.hotwords import Hotwords
 from samba_asr.decoding.ngram import BEGIN, END, UNKNOWN, Context, KenLmModel, LanguageModel
 from samba_asr.errors import UserError
 from samba_asr.text.units import SPACE, Tokenizer
 
 ROOT = 0
+UNKNOWN_WORTH = -15.0
+"""ln p of a word that the language model lacks, where it has no `<unk>` either."""
 UNFINISHED = -50.0
 """Nats that a text loses whose last word is none: behind all others, but not away if there is no other."""
 
@@ -65,14 +69,46 @@ class Tree:
         return best, word
 
 
+class Vocabulary:
+    """Words that a search knows: their spellings as a tree, and the look-ahead of each node."""
+
+    def __init__(self, texts: Mapping[int, str], spellings: Mapping[int, Sequence[Sequence[int]]], private: bool):
+        """Both by the words' ids; private: whether these are ids of this vocabulary alone, and not the language model's."""
+        self.texts, self.private = texts, private
+        self.tree = Tree((word, tokens) for word, some in spellings.items() for tokens in some)
+        self.ahead: list[float] = []
+        self.likeliest: list[int] = []
+
+    def look_ahead(self, worth: np.ndarray) -> None:
+        """worth: of each word by itself, by id."""
+        self.ahead, self.likeliest = (x.tolist() for x in self.tree.best(worth))
+
+
+class End(NamedTuple):
+    """A word that ends where a prefix does."""
+
+    word: str | None  # None before the first, and where there is none
+    label: int
+    worth: float  # of the prefix, with the word's in place of the look-ahead
+    context: Context
+
+
 class Words:
-    """A guide's view: where in the tree the last word stands, and what came before it."""
+    """A guide's view: where in which tree the last word stands, and what came before it.
 
-    __slots__ = ("ahead", "bonus", "context", "ends", "history", "label", "node", "ways")
+    more: words that this session alone knows.
+    """
 
-    def __init__(self, node: int, context: Context, history: tuple | None, bonus: float, ahead: float, label: int):
-        self.node, self.context, self.history, self.bonus, self.ahead, self.label = node, context, history, bonus, ahead, label
-        self.ends: list[tuple[int, float, Context]] | None = None  # word, worth with it in place of `ahead`, context
+    __slots__ = ("ahead", "among", "bonus", "context", "ends", "history", "label", "more", "node", "ways")
+
+    def __init__(self, among: Vocabulary, node: int, before: End, history: tuple | None, more: Vocabulary | None, label: int):
+        """A prefix worth `before` but for the word that is being said."""
+        self.among, self.node, self.context, self.history, self.more, self.label = (
+            among, node, before.context, history, more, label,
+        )  # fmt: skip
+        self.ahead = among.ahead[node] if node != ROOT else 0.0
+        self.bonus = before.worth + self.ahead
+        self.ends: list[End] | None = None
         self.ways: dict[int, list[Words]] = {}  # what each token leads to, for frames ask again and again
 
 
@@ -94,99 +130,114 @@ class WordGuide:
         listed = [word for word in (model.ids if words is None else words) if word not in (BEGIN, END, UNKNOWN)]
         known = [word for word in listed if word in model.ids]
         spelt = {word: tokenizer.spellings(word) for word in known}
-        self.tree = Tree((model.ids[word], tokens) for word, some in spelt.items() for tokens in some)
-        if not self.tree.words:
+        spellings = {model.ids[word]: some for word, some in spelt.items() if some}
+        self.vocabulary = Vocabulary({i: word for word, i in model.ids.items()}, spellings, private=False)
+        if not self.vocabulary.tree.words:
             raise UserError(
                 f"of the {len(listed)} words, such as {listed[:3]}, the language model knows {len(known)} and the recogniser can "
                 "write none: they are of different languages, or of different case"
             )
         self.missing = [word for word in listed if not spelt.get(word)]
-        self._text = {i: word for word, i in model.ids.items()}
+        self._known = {word for word, some in spelt.items() if some}
+        self._unknown = model.ids.get(UNKNOWN)
         pieces = tokenizer.pieces(range(tokenizer.vocab_size))
         self._begins = [piece.startswith(SPACE) for piece in pieces]
         self._spelt = tokenizer.KIND != "phone"
         # Where units are characters the space is one by itself, and no text begins with it.
         space = pieces.index(SPACE) if SPACE in pieces else None
-        self._start = ROOT if space is None else self.tree.step(ROOT, space)
+        self._space = space
         self._weigh(weight, bonus)
 
     def weighted(self, *, weight: float, bonus: float) -> WordGuide:
         """The same words with other weights; quick."""
         other = copy.copy(self)
+        other.vocabulary = copy.copy(self.vocabulary)
         other._weigh(weight, bonus)
         return other
 
     def _weigh(self, weight: float, bonus: float) -> None:
         self.weight, self.bonus = weight, bonus
-        self._ahead, self._likeliest = (x.tolist() for x in self._look_ahead())
-
-    def _look_ahead(self) -> tuple[np.ndarray, np.ndarray]:
-        ids = sorted({word for words in self.tree.words.values() for word in words})
+        ids = sorted({word for words in self.vocabulary.tree.words.values() for word in words})
         worth = np.full(max(ids) + 1, -np.inf)
         worth[ids] = self.weight * self.model.score([()] * len(ids), ids)[0] + self.bonus
-        return self.tree.best(worth)
+        self.vocabulary.look_ahead(worth)
 
-    def start(self) -> Words:
-        return Words(ROOT, self.model.start, None, 0.0, 0.0, 0)
+    def start(self, hotwords: Hotwords | None = None) -> Words:
+        """Words of `hotwords` that the lexicon lacks are known in this session, as `<unk>` to the language model."""
+        more = None
+        if hotwords is not None and (new := sorted(set(hotwords.words) - self._known)):
+            more = Vocabulary(dict(enumerate(new)), {n: hotwords.words[w] for n, w in enumerate(new)}, private=True)
+            alone = UNKNOWN_WORTH if self._unknown is None else float(self.model.score([()], [self._unknown])[0][0])
+            more.look_ahead(np.full(len(new), self.weight * alone + self.bonus))
+        return Words(self.vocabulary, ROOT, End(None, 0, 0.0, self.model.start), None, more, 0)
 
     def extend(self, prefixes: Sequence[Words], tokens: Sequence[int]) -> list[Sequence[Words]]:
-        asked = [p for p, token in zip(prefixes, tokens, strict=True) if token not in p.ways]
-        self._end([p for p, token in zip(prefixes, tokens, strict=True) if token not in p.ways and self._begins[token]])
-        if asked:
-            for prefix, token in zip(prefixes, tokens, strict=True):
-                if token not in prefix.ways:
-                    prefix.ways[token] = self._ways(prefix, token)
+        new = [(prefix, token) for prefix, token in zip(prefixes, tokens, strict=True) if token not in prefix.ways]
+        if new:
+            self._end([prefix for prefix, token in new if self._begins[token]])
+            for prefix, token in new:
+                prefix.ways[token] = self._ways(prefix, token)
         return [prefix.ways[token] for prefix, token in zip(prefixes, tokens, strict=True)]
 
     def _ways(self, prefix: Words, token: int) -> list[Words]:
-        if self._begins[token] and prefix.node != ROOT:
-            if not prefix.ends or (node := self.tree.step(ROOT, token)) is None:
-                return []
-            ahead = self._ahead[node]
-            return [
-                Words(node, context, (prefix.history, word), worth + ahead, ahead, 1 + word)
-                for word, worth, context in prefix.ends
-            ]
-        node = self.tree.step(prefix.node, token)
-        if node is None and prefix.node == ROOT and self._start is not None:
-            node = self.tree.step(self._start, token)
-        if node is None:
-            return []
-        ahead = self._ahead[node]
-        return [Words(node, prefix.context, prefix.history, prefix.bonus - prefix.ahead + ahead, ahead, 0)]
+        before = End(None, 0, prefix.bonus - prefix.ahead, prefix.context)
+        if prefix.node != ROOT and not self._begins[token]:
+            node = prefix.among.tree.step(prefix.node, token)
+            return [] if node is None else [Words(prefix.among, node, before, prefix.history, prefix.more, 0)]
+        found = []
+        for among in (self.vocabulary, prefix.more) if prefix.more else (self.vocabulary,):
+            node = among.tree.step(ROOT, token)
+            if node is None and prefix.node == ROOT and (start := self._start(among)) is not None:
+                node = among.tree.step(start, token)
+            if node is not None:
+                for end in prefix.ends if prefix.node != ROOT else [before]:
+                    history = prefix.history if end.word is None else (prefix.history, end.word)
+                    found.append(Words(among, node, end, history, prefix.more, 2 * end.label + among.private))
+        return found
+
+    def _start(self, among: Vocabulary) -> int | None:
+        """Where a text's first word begins, if that is not the root."""
+        return None if self._space is None else among.tree.step(ROOT, self._space)
 
     def _end(self, prefixes: Sequence[Words]) -> None:
         """Find the words that end in each of `prefixes`, and what they are worth there."""
-        open_, contexts, words = [], [], []
+        asked, contexts, ids = [], [], []
         for prefix in prefixes:
             if prefix.ends is None:
                 prefix.ends = []
-                for word in self.tree.words.get(prefix.node, ()):
-                    open_.append(prefix)
-                    contexts.append(prefix.context)
-                    words.append(word)
-        if words:
-            worth, after = self.model.score(contexts, words)
-            for prefix, word, w, context in zip(open_, words, worth.tolist(), after, strict=True):
-                prefix.ends.append((word, prefix.bonus - prefix.ahead + self.weight * w + self.bonus, context))
+                for word in prefix.among.tree.words.get(prefix.node, ()):
+                    if prefix.among.private and self._unknown is None:
+                        self._add_end(prefix, word, UNKNOWN_WORTH, ())
+                    else:
+                        asked.append((prefix, word))
+                        contexts.append(prefix.context)
+                        ids.append(self._unknown if prefix.among.private else word)
+        if asked:
+            worth, after = self.model.score(contexts, ids)
+            for (prefix, word), w, context in zip(asked, worth.tolist(), after, strict=True):
+                self._add_end(prefix, word, w, context)
+
+    def _add_end(self, prefix: Words, word: int, log_prob: float, context: Context) -> None:
+        worth = prefix.bonus - prefix.ahead + self.weight * log_prob + self.bonus
+        prefix.ends.append(End(prefix.among.texts[word], 1 + word, worth, context))
 
     def finish(self, prefixes: Sequence[Words]) -> list[Words]:
         """With the last word and `</s>`; a text whose last word is none keeps it, far behind."""
         self._end(prefixes)
         whole = [prefix.ends or [self._no_word(prefix)] for prefix in prefixes]
         flat = [end for ends in whole for end in ends]
-        end = iter(self.model.score([context for *_, context in flat], [self.model.ids[END]] * len(flat))[0].tolist())
+        closing = iter(self.model.score([end.context for end in flat], [self.model.ids[END]] * len(flat))[0].tolist())
         found = []
         for prefix, ends in zip(prefixes, whole, strict=True):
-            ways = [(worth + self.weight * next(end), word, context) for word, worth, context in ends]
-            worth, word, context = max(ways, key=lambda way: way[0])
-            history = prefix.history if word is None else (prefix.history, word)
-            found.append(Words(ROOT, context, history, worth, 0.0, 0))
+            ways = [end._replace(worth=end.worth + self.weight * next(closing)) for end in ends]
+            best = max(ways, key=lambda end: end.worth)
+            history = prefix.history if best.word is None else (prefix.history, best.word)
+            found.append(Words(self.vocabulary, ROOT, best, history, prefix.more, 0))
         return found
 
-    def _no_word(self, prefix: Words) -> tuple[None, float, Context]:
-        between = prefix.node in (ROOT, self._start)
-        return None, prefix.bonus - prefix.ahead + (0.0 if between else UNFINISHED), prefix.context
+    def _no_word(self, prefix: Words) -> End:
+        between = prefix.node in (ROOT, self._start(prefix.among))
+        return End(None, 0, prefix.bonus - prefix.ahead + (0.0 if between else UNFINISHED), prefix.context)
 
     def words(self, prefix: Words) -> tuple[str, ...] | None:
         if self._spelt:
@@ -194,7 +245,7 @@ class WordGuide:
         found, history = [], prefix.history
         while history is not None:
             history, word = history
-            found.append(self._text[word])
+            found.append(word)
         if prefix.node != ROOT:  # the word that is being said, as what it most likely is
-            found.insert(0, self._text[self._likeliest[prefix.node]])
+            found.insert(0, prefix.among.texts[prefix.among.likeliest[prefix.node]])
         return tuple(reversed(found))

@@ -133,7 +133,7 @@ class TestDecoding:
         (tmp_path / "words.txt").write_text("ba 3\n\n")
         loaded = load_model(place / "model", torch.device("cpu"))
         guide = word_guide(loaded, self.settings(lm="inside.arpa", words=str(tmp_path / "words.txt")))
-        assert [word for words in guide.tree.words.values() for word in words] == [guide.model.ids["ba"]]
+        assert [word for words in guide.vocabulary.tree.words.values() for word in words] == [guide.model.ids["ba"]]
 
     @pytest.mark.parametrize(
         ("changes", "message"),

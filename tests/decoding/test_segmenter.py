@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -67,7 +68,7 @@ def test_segments_joined_are_the_session_as_one(runs, seed, sizes):
     letters = "".join(TOKENIZER.pieces(whole.tokens)).replace("▁", "")
     assert "".join(word.text for s in segments for word in s.words) == letters
     words = [word for s in segments for word in s.words]
-    for before, after in zip(words, words[1:], strict=False):
+    for before, after in itertools.pairwise(words):
         assert before.start < before.end <= after.start
     # Each word begins where one of the session's tokens begins.
     assert {round(word.start / FRAME) for word in words} <= set(whole.times)

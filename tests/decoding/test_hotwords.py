@@ -1,0 +1,166 @@
+"""Hotwords against their definition: the worth of the phrases that a text holds as whole words."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from samba_asr.decoding.base import stack
+from samba_asr.decoding.guide import Guides
+from samba_asr.decoding.hotwords import HotwordGuide, Hotwords, parse, read
+from samba_asr.decoding.prefix_beam import PrefixBeam
+from samba_asr.decoding.words import WordGuide
+from samba_asr.errors import UserError
+from samba_asr.text.tokenizer import CharTokenizer
+from tests.decoding.test_search import frames
+from tests.decoding.toys import CHARS, PHONES, model
+
+GUIDE = HotwordGuide()
+SPACE, A, B = 2, 3, 4
+
+
+def worth(hotwords: Hotwords, tokens, finish: bool = True) -> float:
+    view = GUIDE.start(hotwords)
+    for token in tokens:
+        ((view,),) = GUIDE.extend([view], [token])
+    return GUIDE.finish([view])[0].bonus if finish else view.bonus
+
+
+def one(phrase: str, weight: float = 1.0) -> Hotwords:
+    return Hotwords(CHARS, {phrase: weight})
+
+
+TEXTS = st.lists(st.sampled_from(["a", "b", "ab", "ba", "abb"]), max_size=8)
+
+
+@given(words=TEXTS, phrase=st.lists(st.sampled_from(["a", "b", "ab"]), min_size=1, max_size=3))
+@settings(max_examples=200, deadline=None)
+def test_a_text_is_worth_its_phrases(words, phrase):
+    """Of occurrences that overlap some may count, too: at least those that do not, at most all."""
+    n = len(phrase)
+    places = [i for i in range(len(words) - n + 1) if words[i : i + n] == phrase]
+    apart, until = 0, 0
+    for i in places:
+        if i >= until:
+            apart, until = apart + 1, i + n
+    units = len(CHARS.spellings(phrase[0])[0]) + sum(len(CHARS.spellings(w)[0]) for w in phrase[1:])
+    found = worth(one(" ".join(phrase)), CHARS.encode(" ".join(words)))
+    assert apart * units <= found <= len(places) * units
+
+
+@given(words=TEXTS, phrases=st.dictionaries(st.sampled_from(["a", "ab", "b a", "a b b", "ab ab"]), st.floats(0.5, 3), min_size=1))
+@settings(max_examples=100, deadline=None)
+def test_every_view_is_that_of_its_prefix(words, phrases):
+    """What a phrase that was not finished was worth is taken back: at the end only whole ones count."""
+    hotwords, tokens = Hotwords(CHARS, phrases), CHARS.encode(" ".join(words))
+    total = worth(hotwords, tokens)
+    if not any(f" {p} " in f" {' '.join(words)} " for p in phrases):
+        assert total == 0
+    else:
+        assert total > 0
+
+
+def test_each_unit_counts_at_once_and_is_taken_back():
+    tokens = CHARS.encode("b ab")
+    hotwords = one("b aa", 2.0)  # ▁ b ▁ a a
+    # A text begins without its space, which is worth something all the same.
+    assert [worth(hotwords, tokens[:n], finish=False) for n in range(len(tokens) + 1)] == [2, 4, 6, 8, 0]
+    assert worth(hotwords, CHARS.encode("b aa")) == 10
+    assert worth(hotwords, CHARS.encode("b aab")) == worth(hotwords, CHARS.encode("ab aa")) == 0
+
+
+def test_a_phrase_inside_another():
+    hotwords = Hotwords(CHARS, {"a b": 1.0, "b": 1.0, "b b a": 1.0})
+    assert worth(hotwords, CHARS.encode("a b")) == 4
+    assert worth(hotwords, CHARS.encode("b b")) == 2 + 2
+    assert worth(hotwords, CHARS.encode("ab b a")) == 2
+    assert worth(hotwords, CHARS.encode("b b a")) == 6
+
+
+def test_what_is_avoided_costs():
+    assert worth(one("ab", -2.0), CHARS.encode("ab")) == -6
+    assert worth(one("ab", -2.0), CHARS.encode("aa")) == 0
+
+
+class TestSearch:
+    def recognised(self, search, x, hotwords=None) -> str:
+        state = search.step(x[None], torch.tensor([len(x)]), search.init_state(1, hotwords))
+        return CHARS.decode(search.hypotheses(search.finish(state))[0][0].tokens)
+
+    def test_a_doubtful_word_becomes_the_expected_one(self):
+        x = torch.full((3, 5), -9.0)
+        x[0, A], x[1, 0], x[2, [A, B]] = -0.01, -0.01, torch.tensor([-0.3, -1.3])
+        search = PrefixBeam(4, guide=GUIDE)
+        assert self.recognised(search, x) == "aa"
+        assert self.recognised(search, x, one("ab", 0.5)) == "ab"
+        assert self.recognised(search, x, one("abb", 0.5)) == "aa"
+
+    @given(seed=st.integers(0, 10**6))
+    @settings(max_examples=30, deadline=None)
+    def test_sessions_with_and_without_share_a_batch(self, seed):
+        x, lengths = frames(seed, 3), torch.tensor([9, 9, 9])
+        search = PrefixBeam(4, guide=GUIDE)
+        some = [None, one("ab", 2.0), one("b b", 2.0)]
+        state = search.step(x, lengths, stack([search.init_state(1, h) for h in some]))
+        together = search.hypotheses(search.finish(state), nbest=4)
+        plain = PrefixBeam(4)
+        for row, h in enumerate(some):
+            alone = search.step(x[row : row + 1], lengths[:1], search.init_state(1, h))
+            assert together[row] == search.hypotheses(search.finish(alone), nbest=4)[0]
+        unguided = plain.step(x[:1], lengths[:1], plain.init_state(1))
+        assert together[0] == plain.hypotheses(unguided, nbest=4)[0]
+
+    @pytest.mark.parametrize("tokenizer", [CHARS, PHONES], ids=["char", "phone"])
+    def test_with_a_language_model_a_word_that_it_lacks_can_be_said(self, tmp_path, tokenizer):
+        words = WordGuide(tokenizer, model(tmp_path), ["a"], weight=0.5, bonus=0.0)
+        search = PrefixBeam(16, guide=Guides([words, GUIDE]))
+        x = torch.full((3, tokenizer.vocab_size), -6.0)
+        pieces = tokenizer.pieces(range(tokenizer.vocab_size))
+        said = ["a", "<blk>", "b"] if tokenizer is CHARS else ["▁A", "<blk>", "B"]
+        x[range(3), [pieces.index(piece) for piece in said]] = -0.01
+        x[2, 0] = -3.0
+
+        def best(hotwords):
+            state = search.step(x[None], torch.tensor([3]), search.init_state(1, hotwords))
+            h = search.hypotheses(search.finish(state))[0][0]
+            return h.words if h.words is not None else tuple(tokenizer.decode(h.tokens).split())
+
+        assert best(None) == ("a",)
+        assert best(Hotwords(tokenizer, {"ab": 1.0})) == ("ab",)
+        assert best(Hotwords(tokenizer, {"a": 1.0})) == ("a",)
+
+
+def test_capitals_are_found():
+    upper = CharTokenizer(["▁", "A", "B"])
+    assert worth(Hotwords(upper, {"Ab": 1.0}), upper.encode("AB")) == 3
+
+
+def test_phrases_that_cannot_be_written_are_all_named():
+    with pytest.raises(UserError, match=r"hotwords 'c', 'a z', '': this model cannot write them \(empty, or letters"):
+        Hotwords(CHARS, {"c": 1, "ab": 1, "a z": 1, "": 1})
+    with pytest.raises(UserError, match=r"not in its lexicon: see decode.lexicon"):
+        Hotwords(PHONES, {"bab": 1})
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), 21, -21])
+def test_weights_have_bounds(weight):
+    with pytest.raises(UserError, match="must be from -20 to 20 nats a unit"):
+        one("a", weight)
+
+
+def test_a_file_of_phrases(tmp_path):
+    (tmp_path / "h.txt").write_text("# names\n\nANNE  BRONTE :3\n  KEATS\nX:-1.5\n")
+    assert read(tmp_path / "h.txt", 2.0) == {"ANNE BRONTE": 3.0, "KEATS": 2.0, "X": -1.5}
+    with pytest.raises(UserError, match="cannot read the hotwords"):
+        read(tmp_path / "none", 1.0)
+    for bad in (":3", "A :B", "A :1e9"):
+        with pytest.raises(UserError, match="write PHRASE or"):
+            parse([bad], 1.0)
+
+
+def test_every_pronunciation_counts():
+    hotwords = Hotwords(PHONES, {"b": 1.0})  # said A or B
+    for way in PHONES.spellings("b"):
+        assert worth(hotwords, way) == 1
