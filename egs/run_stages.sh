@@ -6,23 +6,28 @@
 #   tests      array: the sets to decode
 #   processes  of training, each on its share of the cores, or on a GPU of its own (default: 1)
 #   average    array: which checkpoints make the model, as `samba-asr average` has it (default: the best)
-#   decodings  array: CONFIG:BLOCK, a name under conf/decode and the encoder's block in 40 ms frames (-1: offline)
+#   decodings  array: CONFIG:BLOCK, a name under conf/decode and the encoder's block in 40 ms frames (-1: offline);
+#              CONFIG `lm` are the settings that stage 4 found, left out where there is no text
+#   lm_text    text for a language model (default: none)
+#   extras     of pyproject.toml that the recipe wants (default: train)
 #
 # It reads the arguments of run.sh, sets up the environment, and defines `run_stages`.  Stages: 0 prepare, 1 tokenizer,
-# 2 train, 3 average, 4 decode, 5 score.  A recipe's own options are read by its `recipe_option`, if it has one.
+# 2 train, 3 average, 4 language model, 5 decode, 6 score.  A recipe's own options are read by its `recipe_option`, if it has one.
 
-stage=0 stop_stage=5 exp=exp/main prepare_options=() overrides=() init=()
+stage=0 stop_stage=6 exp=exp/main prepare_options=() overrides=() init=()
 
 usage() {
   cat >&2 <<END
-usage: run.sh [--stage N] [--stop-stage M] [--exp DIR] [--source DIR] [--processes N] [--init DIR] [--config NAME]... [key=value]...
-  stages: 0 prepare, 1 tokenizer, 2 train, 3 average, 4 decode, 5 score (default: all)
+usage: run.sh [--stage N] [--stop-stage M] [--exp DIR] [--source DIR] [--processes N] [--init DIR] [--lm-text FILE]
+              [--config NAME]... [key=value]...
+  stages: 0 prepare, 1 tokenizer, 2 train, 3 average, 4 language model, 5 decode, 6 score (default: all)
   --exp DIR      folder of the run (default: $exp)
   --source DIR   where the corpus is
   --processes N  train with N processes (torchrun), each on its share of the cores, or on a GPU of its own (default: $processes)
   --init DIR     begin with the weights of this model folder, and its tokenizer
+  --lm-text FILE text for an n-gram, a sentence a line, .gz .xz .bz2 or plain (default: ${lm_text:-none})
   --config NAME  one more configuration of training, over ${configs[*]}: a YAML file, or a name under conf/
-  key=value      settings over those, such as optim.lr=0.001; those of decode.* hold for stage 4 too
+  key=value      settings over those, such as optim.lr=0.001; those of decode.* hold for stages 4 and 5 too
 END
 }
 
@@ -36,7 +41,7 @@ fail() {
 path() { case $1 in /*) echo "$1" ;; *) echo "$OLDPWD/$1" ;; esac }
 
 number() {
-  case $2 in [0-5]) ;; *) fail "$1 ${2:-(nothing)}: a stage is a number from 0 to 5" ;; esac
+  case $2 in [0-6]) ;; *) fail "$1 ${2:-(nothing)}: a stage is a number from 0 to 6" ;; esac
 }
 
 count() {
@@ -47,7 +52,7 @@ parse_arguments() {
   while [ $# -gt 0 ]; do
     case $1 in
       -h | --help) usage && exit ;;
-      --stage | --stop-stage | --exp | --source | --processes | --init | --config)
+      --stage | --stop-stage | --exp | --source | --processes | --init | --lm-text | --config)
         [ $# -ge 2 ] || fail "$1 needs a value"
         case $1 in
           --stage) number "$1" "$2" && stage=$2 ;;
@@ -55,6 +60,7 @@ parse_arguments() {
           --exp) exp=$(path "$2") ;;
           --source) prepare_options+=(--source "$(path "$2")") ;;
           --init) init=(--init "$(path "$2")") ;;
+          --lm-text) lm_text=$(path "$2") ;;
           --processes) count "$1" "$2" && processes=$2 ;;
           --config) if [ -f "$(path "$2")" ]; then configs+=("$(path "$2")"); else configs+=("$2"); fi ;;
         esac
@@ -84,8 +90,20 @@ train() {
     "data.train=[$data/train.jsonl]" "data.valid=[$data/$valid.jsonl]" "${overrides[@]}" "$@"
 }
 
+# An n-gram, for a model of phones the pronunciations of its words, and the weights that suit both.
+language_model() {
+  local lm=$exp/model/lm.arpa.gz lexicon=()
+  if [ ! -f "$lm" ]; then samba-asr lm train "$lm_text" --out "$lm" "${lm_options[@]}"; fi
+  if [ -f "$exp/model/lexicon.txt" ]; then
+    if [ ! -f "$exp/model/words.lexicon.txt" ]; then samba-asr lm lexicon "$lm" --out "$exp/model/words.lexicon.txt"; fi
+    lexicon=(decode.lexicon=words.lexicon.txt)
+  fi
+  samba-asr lm tune --model "$exp/model" --data "$data/$valid.jsonl" --save \
+    --set decode.lm=lm.arpa.gz "${lexicon[@]}" decode.beam=32 "$@"
+}
+
 run_stages() {
-  local test decoding config block out setting settings=()
+  local test decoding config block out setting settings=() with
   for setting in "${overrides[@]}"; do case $setting in decode.*) settings+=("$setting") ;; esac; done
 
   if wanted 0 prepare; then samba-asr prepare "$corpus" --out "$data" "${prepare_options[@]}"; fi
@@ -93,22 +111,28 @@ run_stages() {
   if wanted 1 tokenizer; then train 1 train.epochs=0; fi
   if wanted 2 train; then train "$processes"; fi
   if wanted 3 average; then samba-asr average --exp "$exp" --out "$exp/model" "${average[@]}"; fi
+  if [ -n "$lm_text" ] && wanted 4 "language model"; then language_model "${settings[@]}"; fi
   for test in "${tests[@]}"; do
     for decoding in "${decodings[@]}"; do
       config=${decoding%:*} block=${decoding#*:}
+      [ "$config" != lm ] || [ -n "$lm_text" ] || continue
+      with=(--config "decode/$config")
+      [ "$config" != lm ] || with=() # they are the model's own
       out=$exp/decode/$test-$config-block$block
-      if wanted 4 "decode $test, $config, block $block"; then
+      if wanted 5 "decode $test, $config, block $block"; then
         samba-asr decode --model "$exp/model" --data "$data/$test.jsonl" --out "$out" --record "$test-$config-block$block" \
-          --config "decode/$config" "decode.block=$block" "${settings[@]}"
+          "${with[@]}" "decode.block=$block" "${settings[@]}"
       fi
-      if wanted 5 "score $test, $config, block $block"; then
+      if wanted 6 "score $test, $config, block $block"; then
         samba-asr score --ref "$data/$test.jsonl" --hyp "$out/hyp.txt"
       fi
     done
   done
 }
 
-valid=${valid:-dev} processes=${processes:-1}
+valid=${valid:-dev} processes=${processes:-1} lm_text=${lm_text:-} extras=${extras:-train}
+declare -p lm_options >/dev/null 2>&1 || lm_options=()
 declare -p average >/dev/null 2>&1 || average=()
 parse_arguments "$@"
-source ../setup.sh train
+[ -z "$lm_text" ] || extras+=,lm
+source ../setup.sh "$extras"

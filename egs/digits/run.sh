@@ -14,7 +14,7 @@ decodings=(greedy:-1 greedy:16 greedy:8 rescore:-1 rescore:16 rescore:8)
 source ../run_stages.sh "$@"
 run_stages
 
-if [ "$stop_stage" -eq 5 ]; then # a voice that training never heard, as if it were spoken now: 320 ms at a time
+if [ "$stop_stage" -eq 6 ]; then # a voice that training never heard, as if it were spoken now: 320 ms at a time
   echo "== live: data/audio/bf_lily.opus, partial results as they change ==" >&2
   samba-asr transcribe --model "$exp/model" --stream --latency-ms 320 data/audio/bf_lily.opus
 fi

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
+import math
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from samba_asr import config as configs
+from samba_asr.config import Config, DecodeConfig
 from samba_asr.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -57,11 +63,16 @@ def _add_tune(kinds) -> None:
     parser = kinds.add_parser(
         "tune",
         help="weights by word error rate",
-        description="Try weights of a language model on a validation set, never the test set, and print the best settings.",
+        description="Try weights of a language model on a validation set, never the test set, from the middle of the grid "
+        "towards better neighbours, and print the best settings.",
     )
     parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="model folder")
     parser.add_argument("--data", type=Path, required=True, metavar="MANIFEST", help="utterances with texts, JSONL")
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:1 (default: %(default)s)")
+    parser.add_argument(
+        "--save", action="store_true",
+        help="make the best settings the model's own, and put the files that they name into its folder",
+    )  # fmt: skip
     parser.add_argument("--weights", type=float, nargs="+", default=WEIGHTS, metavar="X", help="of decode.lm_weight")
     parser.add_argument("--bonuses", type=float, nargs="+", default=BONUSES, metavar="X", help="of decode.word_bonus")
     parser.add_argument(
@@ -93,7 +104,6 @@ def run_tune(args: argparse.Namespace) -> int:
     """A line a pair of weights, then the best."""
     import torch
 
-    from samba_asr import config as configs
     from samba_asr.data.dataset import AudioStore, evaluation_batches
     from samba_asr.data.manifest import read_manifest
     from samba_asr.decoding.base import text_of
@@ -120,19 +130,51 @@ def run_tune(args: argparse.Namespace) -> int:
             log_probs, lengths = loaded.model.log_probs(batch.audio, batch.lengths, block=config.decode.block)
             frames.append((batch.ids, log_probs.cpu(), lengths.cpu()))
 
-    tried: dict[tuple[float, float], float] = {}
-    for weight in args.weights:
-        for bonus in args.bonuses:
-            search = PrefixBeam(config.decode.beam, guide=guide.weighted(weight=weight, bonus=bonus))
-            texts = {}
-            for ids, log_probs, lengths in frames:
-                state = search.finish(search.step(log_probs, lengths, search.init_state(len(ids))))
-                texts |= {i: text_of(some[0], loaded.tokenizer) for i, some in zip(ids, search.hypotheses(state), strict=True)}
-            report = score(references, texts)
-            tried[weight, bonus] = 100 * report.wer
-            print(f"decode.lm_weight={weight:g} decode.word_bonus={bonus:g} {report.kaldi_lines()[0]}", flush=True)
-    weight, bonus = min(tried, key=tried.get)
-    print(f"best: decode.lm_weight={weight:g} decode.word_bonus={bonus:g} at {tried[weight, bonus]:.2f} %")
+    def rate(weight: float, bonus: float) -> float:
+        search = PrefixBeam(config.decode.beam, guide=guide.weighted(weight=weight, bonus=bonus))
+        texts = {}
+        for ids, log_probs, lengths in frames:
+            state = search.finish(search.step(log_probs, lengths, search.init_state(len(ids))))
+            texts |= {i: text_of(some[0], loaded.tokenizer) for i, some in zip(ids, search.hypotheses(state), strict=True)}
+        report = score(references, texts)
+        print(f"decode.lm_weight={weight:g} decode.word_bonus={bonus:g} {report.kaldi_lines()[0]}", flush=True)
+        return 100 * report.wer
+
+    (weight, bonus), wer = climb(sorted(args.weights), sorted(args.bonuses), rate)
+    print(f"best: decode.lm_weight={weight:g} decode.word_bonus={bonus:g} at {wer:.2f} %")
     if weight in (min(args.weights), max(args.weights)) or bonus in (min(args.bonuses), max(args.bonuses)):
         print("the best lies at the edge of what was tried: try further with --weights and --bonuses")
+    if args.save:
+        decode = dataclasses.replace(config.decode, lm_weight=weight, word_bonus=bonus)
+        _save(args.model, loaded.config, decode)
     return 0
+
+
+def climb(
+    weights: Sequence[float], bonuses: Sequence[float], rate: Callable[[float, float], float]
+) -> tuple[tuple[float, float], float]:
+    """The pair with the lowest rate on the way from the middle of the grid to a place whose neighbours are no better."""
+    tried: dict[tuple[int, int], float] = {}
+    best, place = math.inf, (len(weights) // 2, len(bonuses) // 2)
+    while True:
+        i, j = place
+        for a, b in ((i, j), (i - 1, j), (i + 1, j), (i, j - 1), (i, j + 1)):
+            if (a, b) not in tried and 0 <= a < len(weights) and 0 <= b < len(bonuses):
+                tried[a, b] = rate(weights[a], bonuses[b])
+        place = min(tried, key=tried.get)
+        if not tried[place] < best:
+            return (weights[place[0]], bonuses[place[1]]), best
+        best = tried[place]
+
+
+def _save(folder: Path, config: Config, decode: DecodeConfig) -> None:
+    """Make `decode` the model's own, with the files that it names in its folder."""
+    names = {}
+    for key in ("lm", "words", "lexicon", "hotwords"):
+        if name := getattr(decode, key):
+            target = folder / Path(name).name
+            if Path(name).is_file() and not (target.exists() and target.samefile(name)):
+                shutil.copyfile(name, target)
+            names[key] = target.name
+    configs.save(dataclasses.replace(config, decode=dataclasses.replace(decode, **names)), folder / "config.yaml")
+    logger.info("%s: these settings are the model's own now", folder)

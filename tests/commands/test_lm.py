@@ -6,6 +6,7 @@ import argparse
 import gzip
 import importlib.util
 import math
+import shutil
 
 import pytest
 import torch
@@ -160,13 +161,35 @@ class TestTune:
         options = ("--set", f"decode.lm={place / 'lm.arpa'}", "decode.beam=4", "--weights", 0.1, 1.0, "--bonuses", 0, 1)
         assert call("tune", "--model", place / "model", "--data", place / "corpus.jsonl", "--device", "cpu", *options) == 0
         *tried, best, edge = capsys.readouterr().out.splitlines()
-        assert [line.split(" %WER")[0] for line in tried] == [
+        assert {line.split(" %WER")[0] for line in tried} <= {
             f"decode.lm_weight={w} decode.word_bonus={b}" for w in ("0.1", "1") for b in (0, 1)
-        ]
+        }
         rates = {line.split(" %WER ")[0]: line.split(" %WER ")[1].split()[0] for line in tried}
         winner, rate = best.removeprefix("best: ").removesuffix(" %").split(" at ")
         assert float(rate) == min(map(float, rates.values())) == float(rates[winner])
         assert "lies at the edge" in edge
+
+    def test_the_best_become_the_models_own(self, place, tmp_path):
+        shutil.copytree(place / "model", tmp_path / "model")
+        (tmp_path / "other.arpa").write_text(ARPA)
+        options = ("--set", f"decode.lm={tmp_path / 'other.arpa'}", "decode.beam=4", "--weights", 0.1, "--bonuses", 1, "--save")
+        data = ("--data", place / "corpus.jsonl", "--device", "cpu")
+        assert call("tune", "--model", tmp_path / "model", *data, *options) == 0
+        decode = load_model(tmp_path / "model").config.decode
+        assert (decode.method, decode.lm, decode.lm_weight, decode.word_bonus, decode.beam) == ("beam", "other.arpa", 0.1, 1.0, 4)
+        (tmp_path / "other.arpa").unlink()
+        guide = word_guide(load_model(tmp_path / "model"), decode)
+        assert guide.weight == 0.1
+
+    def test_it_climbs_to_where_no_neighbour_is_better(self):
+        asked = []
+
+        def rate(x, y):
+            asked.append((x, y))
+            return (x - 1) ** 2 + (y - 8) ** 2
+
+        assert lm.climb(range(10), range(10), rate) == ((1, 8), 0)
+        assert len(asked) == len(set(asked)) < 40
 
     def test_nothing_to_tune(self, place):
         with pytest.raises(UserError, match="nothing to tune without a language model"):
