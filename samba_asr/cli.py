@@ -16,7 +16,9 @@ from collections.abc import Sequence
 import samba_asr
 from samba_asr.errors import UserError
 
-COMMANDS = ("prepare", "train", "average", "decode", "score", "transcribe", "align", "lm", "bench", "doctor")
+COMMANDS = (
+    "prepare", "train", "average", "decode", "score", "transcribe", "align", "explain", "calibrate", "lm", "bench", "doctor",
+)  # fmt: skip
 
 
 def parser() -> argparse.ArgumentParser:

@@ -16,7 +16,7 @@ file (but for the text).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -29,6 +29,7 @@ from samba_asr.audio.read import stream as read_stream
 from samba_asr.config import DecodeConfig
 from samba_asr.decoding.align import align
 from samba_asr.decoding.build import tokenizer_of, two_pass
+from samba_asr.decoding.confidence import Calibration, Evidence, raw
 from samba_asr.decoding.hotwords import Hotwords
 from samba_asr.decoding.segmenter import Segmenter
 from samba_asr.decoding.transcript import Segment, Word, words_of
@@ -61,13 +62,20 @@ class Result:
 class Recognizer:
     """Weights, tokenizer and search; shared by any number of streams."""
 
-    def __init__(self, loaded: LoadedModel, decode: DecodeConfig | None = None):
-        """decode: search settings, default those of the model's own configuration."""
+    def __init__(
+        self, loaded: LoadedModel, decode: DecodeConfig | None = None, sure: Callable[[Evidence], float] | None = None
+    ):
+        """decode: search settings, default those of the model's own configuration.
+
+        sure: what makes words' confidences of evidence, default the model folder's calibration, if it has one.
+        """
         self.model, self.tokenizer, self.config, _ = loaded
         self.decode = decode or self.config.decode
         self.rate = self.model.config.features.sample_rate
         self.frame = self.model.acoustic.stride / self.rate  # seconds of an encoder frame
-        self.segmenter = Segmenter(two_pass(loaded, self.decode), self.tokenizer, self.decode.endpoint, self.frame)
+        search = two_pass(loaded, self.decode)
+        sure = sure or (loaded.folder and Calibration.read(loaded.folder)) or raw
+        self.segmenter = Segmenter(search, self.tokenizer, self.decode.endpoint, self.frame, sure)
         self._writer = tokenizer_of(loaded, self.decode)
 
     @classmethod
@@ -151,15 +159,24 @@ class Recognizer:
         for the audio; AudioError as from `transcribe`.
         """
         tokens = self._tokens(text)
-        found, encoder = [], None
+        rate, pieces = self.rate, []
         for audio in read_stream(source, MAX_CHUNK):
-            encoder = encoder or EncoderStream(self.model, audio.rate, self.block(latency_ms))
-            found += self._log_probs(encoder.accept(audio.samples))
-        encoder = encoder or EncoderStream(self.model, self.rate, self.block(latency_ms))
+            rate = audio.rate
+            pieces.append(audio.samples)
+        log_probs, seconds = self.log_probs(pieces, rate, latency_ms)
+        spans = align(log_probs, tokens)
+        words = words_of(tokens, spans, self.tokenizer, self.frame)  # not calibrated: that is for what was recognised
+        return Result((Segment(self.tokenizer.decode(tokens), words[0].start, words[-1].end, words),), seconds)
+
+    def log_probs(
+        self, pieces: Iterable[np.ndarray], rate: int, latency_ms: float | None = None
+    ) -> tuple[np.ndarray, float]:
+        """What the CTC head says of audio, (t, v), and its seconds.  pieces: float32 (s,), of any lengths."""
+        encoder, found = EncoderStream(self.model, rate, self.block(latency_ms)), []
+        for samples in pieces:
+            found += self._log_probs(encoder.accept(samples))
         found += self._log_probs(encoder.finish())
-        spans = align(np.concatenate(found), tokens)
-        words = words_of(tokens, spans, self.tokenizer, self.frame)
-        return Result((Segment(self.tokenizer.decode(tokens), words[0].start, words[-1].end, words),), encoder.seconds)
+        return np.concatenate(found), encoder.seconds
 
     def _tokens(self, text: str) -> list[int]:
         unknown = [word for word in text.split() if UNK_ID in self.tokenizer.encode(word)]

@@ -8,9 +8,10 @@ import dataclasses
 import datetime
 import json
 import logging
+import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -67,6 +68,10 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         action="store_true",
         help="also recognise every utterance in chunks of random sizes, and compare",
     )
+    parser.add_argument(
+        "--nbest", type=int, metavar="N",
+        help="also write the N best of each utterance with scores and words' times to nbest.jsonl; needs the beam",
+    )  # fmt: skip
     parser.add_argument("--record", metavar="NAME", help="put the scores into the model folder's results.json under NAME")
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="key=value", help="settings over those, such as decode.beam=16"
@@ -257,6 +262,7 @@ def _config(args: argparse.Namespace, own: Config) -> Config:
     # `--config a b key=value`: argparse gives all three to --config
     files = [text for text in args.config if "=" not in text]
     overrides = [text for text in args.config if "=" in text] + args.overrides
+    overrides += [] if args.nbest is None else [f"decode.nbest={args.nbest}"]
     config = configs.load([args.model / "config.yaml", *files], overrides)
     if config.model != own.model:
         raise UserError("model.* is what the model was trained with and cannot be changed: override decode.* alone")
@@ -310,10 +316,27 @@ def _write_texts(path: Path, texts: dict[str, str]) -> None:
     path.write_text("".join(f"{name} {text}".rstrip() + "\n" for name, text in texts.items()), encoding="utf-8")
 
 
-def _write_nbest(path: Path, found, loaded: LoadedModel) -> None:
-    """One hypothesis a line, best first: {id, text, score}; score in nats."""
+def _write_nbest(path: Path, found: Iterable[Recognised], loaded: LoadedModel) -> None:
+    """An utterance a line: {id, nbest: [{text, score, share, words: [{word, start}]}]}, best first.
+
+    score in nats; share of the n-best by their scores, 1 in all; start of a word in seconds.
+    """
+    from samba_asr.decoding.transcript import grouped
+
+    frame = loaded.model.acoustic.stride / loaded.model.config.features.sample_rate
     with path.open("w", encoding="utf-8") as file:
         for r in found:
-            for h in r.nbest:
-                entry = {"id": r.id, "text": text_of(h, loaded.tokenizer), "score": h.score}
-                file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            worths = [math.exp(h.score - max(h.score for h in r.nbest)) for h in r.nbest]
+            nbest = [
+                {
+                    "text": text_of(h, loaded.tokenizer),
+                    "score": round(h.score, 4),
+                    "share": round(worth / sum(worths), 4),
+                    "words": [
+                        {"word": word, "start": round(times[0] * frame, 3)}
+                        for word, times in grouped(h.tokens, h.times, loaded.tokenizer, h.words)
+                    ],
+                }
+                for h, worth in zip(r.nbest, worths, strict=True)
+            ]
+            file.write(json.dumps({"id": r.id, "nbest": nbest}, ensure_ascii=False) + "\n")

@@ -20,7 +20,7 @@ before the cut are searched again by themselves, and those behind it begin the n
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,11 +30,14 @@ from torch import Tensor
 from samba_asr.config import EndpointConfig
 from samba_asr.decoding.align import Span, align
 from samba_asr.decoding.base import BLANK, Hypothesis, text_of
+from samba_asr.decoding.confidence import Evidence, agreement, raw
 from samba_asr.decoding.hotwords import Hotwords
 from samba_asr.decoding.rescore import TwoPass, TwoPassState
-from samba_asr.decoding.transcript import Segment, words_of
+from samba_asr.decoding.transcript import Segment, grouped, words_of
 from samba_asr.errors import UserError
 from samba_asr.text.units import SPACE, Tokenizer
+
+NBEST = 8  # hypotheses that words' confidences are taken from
 
 
 @dataclass
@@ -55,9 +58,19 @@ class Session:
 class Segmenter:
     """Drives the search of any number of sessions; holds none of their state."""
 
-    def __init__(self, search: TwoPass, tokenizer: Tokenizer, rules: EndpointConfig, frame: float):
-        """frame: seconds of an encoder frame.  UserError for rules that would never end a segment, or at once."""
-        self.search, self.tokenizer, self.frame = search, tokenizer, frame
+    def __init__(
+        self,
+        search: TwoPass,
+        tokenizer: Tokenizer,
+        rules: EndpointConfig,
+        frame: float,
+        sure: Callable[[Evidence], float] = raw,
+    ):
+        """frame: seconds of an encoder frame.  sure: makes words' confidences.
+
+        UserError for rules that would never end a segment, or at once.
+        """
+        self.search, self.tokenizer, self.frame, self.sure = search, tokenizer, frame, sure
         for name in ("silence", "pause"):
             if not getattr(rules, name) >= frame:
                 raise UserError(f"decode.endpoint.{name}={getattr(rules, name)}: seconds, at least {frame:g}")
@@ -137,14 +150,18 @@ class Segmenter:
 
     def _close(self, s: Session) -> None:
         """The open segment is over; a new one begins with the next frame."""
-        best, spans = self._best(s)
-        words = words_of(best.tokens, spans, self.tokenizer, self.frame, best.words, s.begin)
+        nbest, spans = self._nbest(s)
+        best, heard = nbest[0], [self._heard(h) for h in nbest]
+        agreed = agreement(heard[0], heard, [h.score for h in nbest])
+        words = words_of(
+            best.tokens, spans, self.tokenizer, self.frame, best.words, begin=s.begin, agreed=agreed, sure=self.sure
+        )
         if words:
             s.segments.append(Segment(text_of(best, self.tokenizer), words[0].start, words[-1].end, words))
         self._restart(s)
 
     def _split(self, s: Session) -> None:
-        best, spans = self._best(s)
+        (best, *_), spans = self._nbest(s)
         frames, log_probs = torch.cat(s.frames), torch.from_numpy(np.concatenate(s.log_probs))
         cut = self._gap(best, spans) or s.length
         silent = s.silent
@@ -170,9 +187,15 @@ class Segmenter:
         end, first = max(gaps, key=lambda gap: gap[1] - gap[0])
         return (end + first + 1) // 2
 
-    def _best(self, s: Session) -> tuple[Hypothesis, list[Span]]:
-        best = self.search.hypotheses(self.search.finish(s.state))[0][0]
-        return best, align(np.concatenate(s.log_probs), best.tokens) if best.tokens else []
+    def _nbest(self, s: Session) -> tuple[list[Hypothesis], list[Span]]:
+        """Hypotheses of the open segment, best first, and where the tokens of the best lie."""
+        nbest = self.search.hypotheses(self.search.finish(s.state), NBEST)[0]
+        tokens = nbest[0].tokens
+        return nbest, align(np.concatenate(s.log_probs), tokens) if tokens else []
+
+    def _heard(self, h: Hypothesis) -> list[tuple[str, int]]:
+        """Words with their first frames."""
+        return [(text, times[0]) for text, times in grouped(h.tokens, h.times, self.tokenizer, h.words)]
 
     def _restart(self, s: Session) -> None:
         s.begin += s.length

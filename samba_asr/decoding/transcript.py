@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 from samba_asr.decoding.align import Span
+from samba_asr.decoding.confidence import Evidence, raw
 from samba_asr.text.units import SPACE, Tokenizer
+
+Mark = TypeVar("Mark")
 
 
 @dataclass(frozen=True)
 class Word:
     """start, end: seconds from the beginning of the audio, by the alignment of the word's tokens to frames of 40 ms.
 
-    confidence: the geometric mean of the probabilities that the CTC head gives the word's tokens where they lie.
+    confidence: 0 to 1; where the model is calibrated, how probably the word is right (`samba_asr.decoding.confidence`).
     """
 
     text: str
     start: float
     end: float
     confidence: float
+    evidence: Evidence = field(repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -39,28 +43,37 @@ def words_of(
     tokenizer: Tokenizer,
     frame: float,
     read_as: Sequence[str] | None = None,
+    *,
     begin: int = 0,
+    agreed: Sequence[float] | None = None,
+    sure: Callable[[Evidence], float] = raw,
 ) -> tuple[Word, ...]:
-    """The words that tokens spell; a piece that begins with U+2581 begins a word.
+    """The words that tokens spell.
 
     frame: seconds of an encoder frame.  begin: the frame from which `spans` count.  read_as: the words by a lexicon,
-    where the pieces do not spell them.
+    where the pieces do not spell them.  agreed: of each word, see `Evidence`.  sure: makes confidence of evidence.
     """
-    words: list[list[tuple[str, Span]]] = []
-    for piece, span in zip(tokenizer.pieces(tokens), spans, strict=True):
+    words = grouped(tokens, spans, tokenizer, read_as)
+    shares = [1.0] * len(words) if agreed is None else agreed
+    found = []
+    for (text, some), share in zip(words, shares, strict=True):
+        evidence = Evidence(sum(s.log_prob for s in some) / len(some), share)
+        start, end = round((begin + some[0].first) * frame, 3), round((begin + some[-1].end) * frame, 3)
+        found.append(Word(text, start, end, round(sure(evidence), 4), evidence))
+    return tuple(found)
+
+
+def grouped(
+    tokens: Sequence[int], marks: Sequence[Mark], tokenizer: Tokenizer, read_as: Sequence[str] | None = None
+) -> list[tuple[str, list[Mark]]]:
+    """Words, and what `marks` says of the tokens of each; a piece that begins with U+2581 begins a word."""
+    words: list[list[tuple[str, Mark]]] = []
+    for piece, mark in zip(tokenizer.pieces(tokens), marks, strict=True):
         text = piece.removeprefix(SPACE)
         if piece.startswith(SPACE) or not words:
             words.append([])
         if text:  # a lone space takes no time: the word begins with what comes after it
-            words[-1].append((text, span))
+            words[-1].append((text, mark))
     words = [pieces for pieces in words if pieces]
     texts = ["".join(text for text, _ in pieces) for pieces in words] if read_as is None else read_as
-    return tuple(
-        _word(text, [span for _, span in pieces], frame, begin) for text, pieces in zip(texts, words, strict=True)
-    )
-
-
-def _word(text: str, spans: Sequence[Span], frame: float, begin: int) -> Word:
-    start, end = round((begin + spans[0].first) * frame, 3), round((begin + spans[-1].end) * frame, 3)
-    sure = math.exp(sum(s.log_prob for s in spans) / len(spans))
-    return Word(text, start, end, round(sure, 4))
+    return [(text, [mark for _, mark in pieces]) for text, pieces in zip(texts, words, strict=True)]

@@ -173,14 +173,17 @@ def test_the_second_pass_and_the_block_change_what_is_heard(place, tmp_path):
 
 
 def test_the_best_of_nbest_is_the_hypothesis(place, tmp_path):
-    call(place, tmp_path, "decode.method=beam", "decode.beam=4", "decode.nbest=3", "decode.rescore=0.4")
+    call(place, tmp_path, "--nbest", 3, "decode.method=beam", "decode.beam=4", "decode.rescore=0.4")
     entries = [json.loads(line) for line in lines(tmp_path / "nbest.jsonl")]
-    best, scores = {}, {}
+    assert [f"{e['id']} {e['nbest'][0]['text']}".strip() for e in entries] == lines(tmp_path / "hyp.txt")
     for entry in entries:
-        best.setdefault(entry["id"], entry["text"])
-        scores.setdefault(entry["id"], []).append(entry["score"])
-    assert [f"{name} {text}".strip() for name, text in best.items()] == lines(tmp_path / "hyp.txt")
-    assert all(some == sorted(some, reverse=True) and len(some) <= 3 for some in scores.values())
+        scores, shares = ([h[key] for h in entry["nbest"]] for key in ("score", "share"))
+        assert len(scores) <= 3
+        assert scores == sorted(scores, reverse=True)
+        assert sum(shares) == pytest.approx(1, abs=1e-3)
+        for h in entry["nbest"]:
+            assert "".join(word["word"] for word in h["words"]) == h["text"].replace(" ", "").replace("⁇", "<unk>")
+            assert [word["start"] for word in h["words"]] == sorted(word["start"] for word in h["words"])
 
 
 def test_what_cannot_be_read_is_told_and_counts_as_deleted(place, tmp_path, capsys, caplog):

@@ -1,0 +1,123 @@
+"""How sure a word is: evidence from the search, and what it has been worth on speech with known text.
+
+    log_prob  the mean logarithm of the probabilities that the CTC head gives the word's units where they lie
+    agreed    the share of the n-best, by their scores, that have the word at its time
+
+Neither is a probability of being right: CTC heads are too sure of themselves, n-best scores more so.  A logistic
+regression over both, fitted on a validation set by `samba-asr calibrate`, makes one of them: of the words with confidence
+0.9, nine in ten are right (M. Siu, H. Gish, "Evaluation of word confidence for speech recognition systems", 1999;
+A. Niculescu-Mizil, R. Caruana, "Predicting good probabilities with supervised learning", 2005).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from samba_asr.errors import UserError
+
+FILE = "confidence.json"
+NEARBY = 12  # frames: words of the same text that begin no further apart are the same
+PENALTY = 1e-3  # of squared weights, so that a set without a single error has an answer too
+
+
+class Evidence(NamedTuple):
+    log_prob: float  # nats, at most 0
+    agreed: float  # 0 to 1
+
+
+class Calibration(NamedTuple):
+    """P(right) = s(bias + by_prob logit(exp log_prob) + by_agreed logit(agreed)), s the inverse of logit."""
+
+    bias: float
+    by_prob: float
+    by_agreed: float
+
+    def __call__(self, evidence: Evidence) -> float:
+        return float(1 / (1 + np.exp(-(_features([evidence]) @ np.array(self))[0])))
+
+    @classmethod
+    def fit(cls, evidence: Sequence[Evidence], right: Sequence[bool]) -> Calibration:
+        """The most probable weights, by Newton's method; UserError without words."""
+        if not evidence:
+            raise UserError("no word was recognised: there is nothing to calibrate on")
+        x, y, w = _features(evidence), np.asarray(right, dtype=np.float64), np.zeros(3)
+        ridge = PENALTY * len(y) * np.diag([1e-3, 1.0, 1.0])
+        for _ in range(50):
+            p = 1 / (1 + np.exp(-x @ w))
+            step = np.linalg.solve((x * (p * (1 - p))[:, None]).T @ x + ridge, x.T @ (y - p) - ridge @ w)
+            w += step
+            if np.abs(step).max() < 1e-9:
+                break
+        return cls(*w.tolist())
+
+    @classmethod
+    def read(cls, folder: Path) -> Calibration | None:
+        """That of a model folder; None if it has none.  UserError for a file that is not one."""
+        path = folder / FILE
+        if not path.is_file():
+            return None
+        try:
+            found = json.loads(path.read_text())
+            weights = cls(**{name: float(found[name]) for name in cls._fields})
+            if not all(map(math.isfinite, weights)):
+                raise ValueError("not finite")
+            return weights
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{path}: not a calibration ({error}): delete it, or run samba-asr calibrate again") from None
+
+    def write(self, folder: Path) -> None:
+        (folder / FILE).write_text(json.dumps(self._asdict(), indent=2) + "\n")
+
+
+def raw(evidence: Evidence) -> float:
+    """What stands for a probability where nothing was calibrated: the geometric mean of those of the units."""
+    return math.exp(evidence.log_prob)
+
+
+def agreement(
+    words: Sequence[tuple[str, int]], others: Sequence[Sequence[tuple[str, int]]], scores: Sequence[float]
+) -> list[float]:
+    """For each of `words` (text and first frame) of the first hypothesis the share of all that have it.
+
+    others: the words of each hypothesis, the first among them.  scores: of each, in nats.
+    """
+    shares = np.exp(np.asarray(scores, dtype=np.float64) - max(scores))
+    shares /= shares.sum()
+    return [
+        float(sum(
+            share
+            for some, share in zip(others, shares, strict=True)
+            if any(text == other and abs(at - time) <= NEARBY for other, time in some)
+        ))
+        for text, at in words
+    ]  # fmt: skip
+
+
+def expected_error(confidence: Sequence[float], right: Sequence[bool], bins: int = 10) -> float:
+    """Expected calibration error: how far the share of right words is from their confidence, on average over bins."""
+    return sum(n * abs(share - mean) for mean, share, n in reliability(confidence, right, bins)) / max(len(confidence), 1)
+
+
+def reliability(confidence: Sequence[float], right: Sequence[bool], bins: int = 10) -> list[tuple[float, float, int]]:
+    """(mean confidence, share that is right, number of words) of each tenth of the words, sorted by confidence."""
+    order = np.argsort(confidence, kind="stable")
+    c, y = np.asarray(confidence, dtype=np.float64)[order], np.asarray(right, dtype=np.float64)[order]
+    parts = [part for part in np.array_split(np.arange(len(c)), bins) if len(part)]
+    return [(float(c[part].mean()), float(y[part].mean()), len(part)) for part in parts]
+
+
+def _features(evidence: Sequence[Evidence]) -> np.ndarray:
+    """(n, 3)"""
+    log_prob, agreed = np.asarray(evidence, dtype=np.float64).T
+    return np.stack([np.ones_like(agreed), _logit(np.exp(log_prob)), _logit(agreed)], axis=1)
+
+
+def _logit(p: np.ndarray) -> np.ndarray:
+    p = np.clip(p, 0.005, 0.995)
+    return np.log(p / (1 - p))

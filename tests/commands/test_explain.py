@@ -1,0 +1,90 @@
+"""`samba-asr explain`: a picture, of the model in the box."""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from samba_asr.commands import explain
+from samba_asr.errors import UserError
+from samba_asr.recognizer import Recognizer, box_folder
+from tests.commands.test_decode import make_model
+
+pytest.importorskip("matplotlib")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("explain")
+    make_model(folder / "model")
+    rng = np.random.default_rng(0)
+    soundfile.write(folder / "a.wav", 0.1 * rng.standard_normal(32000), 16000)
+    soundfile.write(folder / "empty.wav", np.zeros(0), 16000)
+    return folder
+
+
+def call(*args) -> int:
+    parser = argparse.ArgumentParser()
+    explain.add_parser(parser.add_subparsers())
+    parsed = parser.parse_args(["explain", *(str(a) for a in args), "--device", "cpu"])
+    return parsed.run(parsed)
+
+
+def test_a_picture_of_words_and_units(place, capsys):
+    out = place / "out" / "a.svg"
+    assert call(place / "a.wav", "--model", place / "model", "--out", out, "--start", 0.5, "--seconds", 1) == 0
+    text, path = capsys.readouterr().out.splitlines()
+    assert path == str(out)
+    drawn = out.read_text()
+    assert "<svg" in drawn
+    assert drawn.count("<!-- ") > 5  # matplotlib's comments: the texts it drew
+    assert len(text) > 1
+
+
+def test_what_is_drawn_is_what_was_heard(place):
+    recognizer = Recognizer.load(place / "model", device="cpu")
+    samples = soundfile.read(place / "a.wav", dtype="float32")[0]
+    heard = explain.hear(recognizer, samples, 16000, 0.0, None)
+    assert heard.result == recognizer.transcribe(place / "a.wav")
+    assert heard.probabilities.shape == (50, recognizer.tokenizer.vocab_size)
+    assert heard.features.shape == (200, 80)
+    np.testing.assert_allclose(heard.probabilities.sum(1), 1, rtol=1e-5)
+
+
+def test_units_come_in_the_order_of_time():
+    p = np.full((6, 40), 0.001)
+    p[1, 7], p[3, 2], p[5, 9], p[:, 0] = 0.9, 0.5, 0.06, 0.9
+    assert explain.units(p) == [7, 2, 9]
+    assert explain.units(np.zeros((0, 5))) == []
+    assert len(explain.units(np.full((3, 100), 0.5))) == explain.MOST_UNITS
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--out", "a.gif"], "must end in .png, .svg or .pdf"),
+        (["--out", "a.png", "--seconds", 61], "at most 60 seconds"),
+        (["--out", "a.png", "--start", -1], "from 0 on"),
+        (["--out", "a.png", "--start", 100], "a.wav"),
+    ],
+)
+def test_what_cannot_be_drawn(place, tmp_path, monkeypatch, more, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        call(place / "a.wav", "--model", place / "model", *more)
+    assert not list(tmp_path.iterdir())
+
+
+def test_silence_has_a_picture(tmp_path, capsys):
+    try:
+        box_folder()
+    except UserError:
+        pytest.skip("no model in the box")
+    soundfile.write(tmp_path / "s.wav", np.zeros(16000), 16000)
+    assert call(tmp_path / "s.wav", "--out", tmp_path / "s.png") == 0
+    assert capsys.readouterr().out.splitlines()[0] == ""
