@@ -185,6 +185,7 @@ class DecodeConfig:
     hotword_weight: float = 1.5  # nats a unit of a phrase
     rescore: float = 0.0  # weight of the decoder in the second pass, 0 to 1; 0: CTC alone
     nbest: int = 1
+    vad: str = ""  # energy | silero: what neither holds is not heard, live and in transcribe; "": everything is
     endpoint: EndpointConfig = field(default_factory=EndpointConfig)  # live and in transcribe; `samba-asr decode` has utterances
 
 

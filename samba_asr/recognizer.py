@@ -26,6 +26,8 @@ import torch
 from torch import Tensor
 
 from samba_asr.audio.read import stream as read_stream
+from samba_asr.audio.resample import Resampler
+from samba_asr.audio.vad import Gate, Piece
 from samba_asr.config import DecodeConfig
 from samba_asr.decoding.align import align
 from samba_asr.decoding.build import tokenizer_of, two_pass
@@ -35,7 +37,7 @@ from samba_asr.decoding.segmenter import Segmenter
 from samba_asr.decoding.transcript import Segment, Word, words_of
 from samba_asr.device import choose_device
 from samba_asr.errors import UserError
-from samba_asr.models.encoder_stream import MAX_CHUNK, EncoderStream
+from samba_asr.models.encoder_stream import MAX_CHUNK, EncoderStream, checked
 from samba_asr.models.folder import LoadedModel, load_model
 from samba_asr.text.tokenizer import UNK_ID
 
@@ -74,6 +76,8 @@ class Recognizer:
         self.rate = self.model.config.features.sample_rate
         self.frame = self.model.acoustic.stride / self.rate  # seconds of an encoder frame
         search = two_pass(loaded, self.decode)
+        if self.decode.vad:
+            Gate(self.decode.vad, self.rate)  # a wrong one is told now
         sure = sure or (loaded.folder and Calibration.read(loaded.folder)) or raw
         self.segmenter = Segmenter(search, self.tokenizer, self.decode.endpoint, self.frame, sure)
         self._writer = tokenizer_of(loaded, self.decode)
@@ -198,16 +202,28 @@ class Stream:
     """One session.  `accept` audio, read `partial`, and `finish` once."""
 
     def __init__(self, recognizer: Recognizer, rate: int, block: int, hotwords: Hotwords | None = None):
-        self.recognizer = recognizer
-        self._encoder: EncoderStream | None = EncoderStream(recognizer.model, rate, block)
+        self.recognizer, self.rate, self.block = recognizer, rate, block
+        self._heard = 0  # samples
         self._session = recognizer.segmenter.open(hotwords)
         self._result: Result | None = None
+        self._gate: Gate | None = None
+        self._encoder: EncoderStream | None = None  # while the gate is shut, there is none
+        if recognizer.decode.vad:
+            self._gate = Gate(recognizer.decode.vad, recognizer.rate)
+            self._resampler = Resampler(rate, recognizer.rate)
+        else:
+            self._encoder = EncoderStream(recognizer.model, rate, block)
 
     def accept(self, samples: np.ndarray) -> None:
         """Hear more: float32 (s,) in [-1, 1], any length.  UserError, and nothing heard, if a sample is not finite."""
-        if self._encoder is None:
+        if self._result is not None:
             raise RuntimeError("accept after finish: a session ends once, make a new stream")
-        self._read(self._encoder.accept(samples))
+        samples = checked(samples, self._heard, self.rate)
+        self._heard += len(samples)
+        if self._gate is None:
+            self._read(self._encoder.accept(samples))
+        else:
+            self._pass(self._gate.accept(self._resampler.step(samples)))
 
     @property
     def segments(self) -> tuple[Segment, ...]:
@@ -227,11 +243,26 @@ class Stream:
     def finish(self) -> Result:
         """The end of the audio: the final text.  A second call returns the same."""
         if self._result is None:
-            self._read(self._encoder.finish())
-            self.recognizer.segmenter.finish(self._session)
-            self._result = Result(tuple(self._session.segments), self._encoder.seconds)
-            self._encoder = self._session = None  # a finished session holds no state
+            if self._gate is None:
+                self._read(self._encoder.finish())
+                self.recognizer.segmenter.finish(self._session)
+            else:
+                self._pass(self._gate.accept(self._resampler.finish()) + self._gate.finish())
+            self._result = Result(tuple(self._session.segments), self._heard / self.rate)
+            self._encoder = self._session = self._gate = None  # a finished session holds no state
         return self._result
+
+    def _pass(self, pieces: list[Piece]) -> None:
+        """What the gate lets through: each time that it opens, the encoder begins anew."""
+        for piece in pieces:
+            if self._encoder is None:
+                self._encoder = EncoderStream(self.recognizer.model, self.recognizer.rate, self.block)
+                self._session.begin = piece.at / self.recognizer.model.acoustic.stride
+            self._read(self._encoder.accept(piece.samples))
+            if piece.last:
+                self._read(self._encoder.finish())
+                self.recognizer.segmenter.finish(self._session)
+                self._encoder = None
 
     def _read(self, found: list[tuple[Tensor, Tensor]]) -> None:
         with torch.inference_mode():

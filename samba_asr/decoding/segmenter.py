@@ -47,7 +47,7 @@ class Session:
     state: TwoPassState  # of one row: the search over the open segment
     hotwords: Hotwords | None = None
     segments: list[Segment] = field(default_factory=list)  # those that are over; the caller may take them away
-    begin: int = 0  # the frame where the open segment begins
+    begin: float = 0  # the frame where the open segment begins; not whole where a gate opened between frames
     frames: list[Tensor] = field(default_factory=list)  # of the open segment, (t, d) each
     log_probs: list[np.ndarray] = field(default_factory=list)  # of the same frames, (t, v) each
     length: int = 0  # frames of the open segment

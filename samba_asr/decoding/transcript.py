@@ -44,7 +44,7 @@ def words_of(
     frame: float,
     read_as: Sequence[str] | None = None,
     *,
-    begin: int = 0,
+    begin: float = 0,
     agreed: Sequence[float] | None = None,
     sure: Callable[[Evidence], float] = raw,
 ) -> tuple[Word, ...]:

@@ -34,12 +34,7 @@ class EncoderStream:
 
     def accept(self, samples: np.ndarray) -> list[tuple[Tensor, Tensor]]:
         """Hear more: float32 (s,) in [-1, 1], any length.  UserError, and nothing heard, if a sample is not finite."""
-        samples = np.asarray(samples, dtype=np.float32)
-        if samples.ndim != 1:
-            raise UserError(f"audio of shape {samples.shape}: mix it to one channel, shape (samples,)")
-        if not np.isfinite(samples).all():
-            at = int(np.flatnonzero(~np.isfinite(samples))[0]) + self._heard
-            raise UserError(f"sample {at} ({at / self.rate:.3f} s) is not a finite number")
+        samples = checked(samples, self._heard, self.rate)
         self._heard += len(samples)
         return self._run(self._resampler.step(samples))
 
@@ -67,3 +62,14 @@ class EncoderStream:
                     found.append((frames, lengths))
         self._rest = self._rest[whole:]
         return found
+
+
+def checked(samples: np.ndarray, heard: int, rate: int) -> np.ndarray:
+    """`samples` as float32 (s,); UserError, that says where behind the `heard` ones, if one is not finite."""
+    samples = np.asarray(samples, dtype=np.float32)
+    if samples.ndim != 1:
+        raise UserError(f"audio of shape {samples.shape}: mix it to one channel, shape (samples,)")
+    if not np.isfinite(samples).all():
+        at = int(np.flatnonzero(~np.isfinite(samples))[0]) + heard
+        raise UserError(f"sample {at} ({at / rate:.3f} s) is not a finite number")
+    return samples

@@ -1,0 +1,165 @@
+"""Voice activity: which stretches of a session hold speech, so that nobody has to listen to the rest.
+
+A gate opens where its detector hears speech, a little before it, and closes after a longer time without.  It decides in
+blocks of fixed size, counted from the session's first sample: how audio arrives never matters.
+
+    energy   louder than what the background has been of late; no model, any rate
+    silero   Silero's network (`pip install 'samba_asr[vad]'`), 16 or 8 kHz.  One ONNX session serves all streams of a process,
+             for a stream's state is its own and explicit
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from samba_asr.errors import UserError, missing_extra
+
+BEFORE = 0.4  # seconds of audio kept from before speech
+BEHIND = 1.6  # seconds without speech that close the gate: more than a pause that ends a segment
+
+
+class Detector(Protocol):
+    block: int  # samples of a decision
+
+    def start(self) -> Any:
+        """The state before the first block."""
+        ...
+
+    def step(self, samples: np.ndarray, state: Any) -> tuple[bool, Any]:
+        """Whether a block (block,) of float32 holds speech, and the next state; the old one stays valid."""
+        ...
+
+
+class Energy:
+    """Speech is `MARGIN` dB louder than the background, whose level follows quiet blocks at once and loud ones slowly.
+
+    A noise that begins is speech until the level has followed it: the gate errs on the side of hearing.
+    """
+
+    MARGIN = 9.0  # dB
+    RISE = 3.0  # dB a second
+    QUIETEST, LOUDEST = -60.0, -25.0  # dB of full scale: the background is never outside
+
+    def __init__(self, rate: int):
+        self.block = rate // 25
+        self.rise = self.RISE * self.block / rate
+
+    def start(self) -> float:
+        return self.QUIETEST
+
+    def step(self, samples: np.ndarray, state: float) -> tuple[bool, float]:
+        level = 10 * float(np.log10(np.mean(np.square(samples, dtype=np.float64)) + 1e-12))
+        background = min(max(min(level, state + self.rise), self.QUIETEST), self.LOUDEST)
+        return level > state + self.MARGIN, background
+
+
+class Silero:
+    """The network of silero-vad 5 and 6: 32 ms at a time, with the last 4 ms of the block before."""
+
+    OPEN, SHUT = 0.5, 0.35  # probability that begins speech, and that keeps it up (silero-vad's own)
+
+    def __init__(self, rate: int):
+        if rate not in (8000, 16000):
+            raise UserError(f"decode.vad=silero hears 8000 or 16000 samples a second, this model {rate}: use decode.vad=energy")
+        self.rate, self.block, self.context = rate, rate // 1000 * 32, rate // 1000 * 4
+        self._network = _silero()
+
+    def start(self) -> tuple[bool, np.ndarray, np.ndarray]:
+        return False, np.zeros((2, 1, 128), np.float32), np.zeros(self.context, np.float32)
+
+    def step(self, samples: np.ndarray, state: tuple) -> tuple[bool, tuple]:
+        speech, memory, before = state
+        x = np.concatenate([before, samples]).astype(np.float32)
+        inputs = {"input": x[None], "state": memory, "sr": np.array(self.rate, np.int64)}
+        probability, memory = self._network.run(None, inputs)
+        speech = float(probability[0, 0]) >= (self.SHUT if speech else self.OPEN)
+        return speech, (speech, memory, x[-self.context :])
+
+
+@functools.cache
+def _silero():
+    """The network, once a process."""
+    from importlib import resources
+    from importlib.util import find_spec
+
+    if find_spec("silero_vad") is None:
+        raise missing_extra("silero-vad", "vad")
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise missing_extra("onnxruntime", "vad") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1  # too small a network for more
+    path = resources.files("silero_vad") / "data" / "silero_vad.onnx"
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+DETECTORS = {"energy": Energy, "silero": Silero}
+
+
+class Piece(NamedTuple):
+    at: int  # the first sample's number in the session
+    samples: np.ndarray  # (s,)
+    last: bool  # the gate closes behind it
+
+
+class Gate:
+    """One session's audio, cut to what is worth hearing."""
+
+    def __init__(self, name: str, rate: int):
+        """rate: samples a second of what comes.  UserError for a detector that is not known, or not at this rate."""
+        if name not in DETECTORS:
+            raise UserError(f"decode.vad={name!r}: write {' or '.join(DETECTORS)}, or nothing")
+        self.detector = DETECTORS[name](rate)
+        self._state = self.detector.start()
+        self._before, self._behind = round(BEFORE * rate), round(BEHIND * rate)
+        self._rest = np.zeros(0, np.float32)  # less than a block
+        self._kept = np.zeros(0, np.float32)  # while shut: the audio just heard
+        self._at = 0  # samples decided on
+        self._open = False
+        self._quiet = 0  # samples since speech
+
+    def accept(self, samples: np.ndarray) -> list[Piece]:
+        """Hear more, (s,) of any length; what has become known to be worth hearing."""
+        self._rest = np.concatenate([self._rest, samples])
+        block, count = self.detector.block, len(self._rest) // self.detector.block
+        pieces = list(_joined(piece for n in range(count) for piece in self._block(self._rest[n * block : (n + 1) * block])))
+        self._rest = self._rest[count * block :]
+        return pieces
+
+    def finish(self) -> list[Piece]:
+        """The end of the audio: what does not fill a block is heard if the gate is open."""
+        if not self._open:
+            return []
+        self._open = False
+        return [Piece(self._at, self._rest, True)]
+
+    def _block(self, samples: np.ndarray) -> Iterator[Piece]:
+        speech, self._state = self.detector.step(samples, self._state)
+        self._quiet = 0 if speech else self._quiet + len(samples)
+        if self._open:
+            self._open = self._quiet < self._behind
+            yield Piece(self._at, samples, not self._open)
+        elif speech:
+            self._open = True
+            yield Piece(self._at - len(self._kept), np.concatenate([self._kept, samples]), False)
+            self._kept = self._kept[:0]  # nothing is heard twice
+        else:
+            self._kept = np.concatenate([self._kept, samples])[-self._before :]
+        self._at += len(samples)
+
+
+def _joined(pieces: Iterator[Piece]) -> Iterator[Piece]:
+    """Pieces that touch as one, for many short ones are slow."""
+    run: list[Piece] = []
+    for piece in pieces:
+        run.append(piece)
+        if piece.last:
+            yield Piece(run[0].at, np.concatenate([p.samples for p in run]), True)
+            run = []
+    if run:
+        yield Piece(run[0].at, np.concatenate([p.samples for p in run]), False)
