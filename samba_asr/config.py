@@ -163,6 +163,22 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class LmConfig:
+    """Mamba language model (samba_asr.models.lm), and the text it learns from."""
+
+    layers: int = 4
+    d_model: int = 256
+    d_state: int = 64
+    expand: int = 2
+    headdim: int = 64
+    ffn_expand: int = 4
+    dropout: float = 0.1
+    longest: int = 200  # units of a line; longer ones are left out
+    lines: int = 100_000  # of an epoch
+    batch_units: float = 4096.0  # padded units in a batch of one process
+
+
+@dataclass(frozen=True)
 class EndpointConfig:
     """Where a session's segments end (samba_asr.decoding.segmenter); seconds."""
 
@@ -181,6 +197,8 @@ class DecodeConfig:
     word_bonus: float = 2.0  # nats a word: a language model alone prefers few words
     words: str = ""  # file of the words that may be recognised, one a line; default all that the language model has
     lexicon: str = ""  # more pronunciations, for a model of phones: Kaldi's lexicon.txt
+    neural_lm: str = ""  # folder of a Mamba language model: in the beam where it has the model's units, else over the n-best
+    neural_weight: float = 0.3  # of its logarithms
     hotwords: str = ""  # file of phrases that are expected, one a line, with a weight of its own behind a colon or without
     hotword_weight: float = 1.5  # nats a unit of a phrase
     rescore: float = 0.0  # weight of the decoder in the second pass, 0 to 1; 0: CTC alone
@@ -200,6 +218,7 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
+    lm: LmConfig = field(default_factory=LmConfig)
 
 
 # ---- reading and writing ---------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from samba_asr.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+LINES = 500_000  # of the text, that a tokenizer is made of
 WEIGHTS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
 BONUSES = (0.0, 1.0, 2.0, 3.0, 4.0)
 
@@ -26,6 +27,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     )
     kinds = parser.add_subparsers(dest="lm", metavar="WHAT", required=True)
     _add_train(kinds)
+    _add_mamba(kinds)
     _add_lexicon(kinds)
     _add_tune(kinds)
     return parser
@@ -46,6 +48,30 @@ def _add_train(kinds) -> None:
         "--pruning", type=float, default=0.04, metavar="X", help="smaller keeps more of them (default: %(default)s)"
     )
     parser.set_defaults(run=run_train)
+
+
+def _add_mamba(kinds) -> None:
+    parser = kinds.add_parser(
+        "mamba",
+        help="a Mamba language model from text",
+        description="Train a Mamba language model in --exp, or continue the run that is there, and write it to --exp/model.  "
+        "The settings that matter are lm.*, optim.*, train.max_minutes and tokenizer.*.  Under torchrun, on every process.",
+    )
+    parser.add_argument("text", nargs="+", type=Path, metavar="FILE", help="text, plain or .gz, .xz, .bz2")
+    parser.add_argument("--exp", type=Path, required=True, metavar="DIR", help="folder of the run")
+    parser.add_argument(
+        "--valid", type=Path, required=True, metavar="FILE", help="text, or a manifest of utterances (JSONL), for the perplexity"
+    )
+    parser.add_argument(
+        "--tokenizer", type=Path, metavar="FOLDER",
+        help="take the units of this model, which lets the beam ask at every unit (default: bpe of the text)",
+    )  # fmt: skip
+    parser.add_argument("--config", nargs="+", action="extend", default=[], metavar="NAME_OR_FILE", help="as in samba-asr train")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], dest="overrides", metavar="key=value",
+        help="settings, such as lm.layers=2",
+    )  # fmt: skip
+    parser.set_defaults(run=run_mamba)
 
 
 def _add_lexicon(kinds) -> None:
@@ -89,6 +115,47 @@ def run_train(args: argparse.Namespace) -> int:
     train_ngram(read_lines(args.text), args.out, **sizes)
     logger.info("%s: %.1f MB", args.out, args.out.stat().st_size / 1e6)
     return 0
+
+
+def run_mamba(args: argparse.Namespace) -> int:
+    """0; 130 or 143 when SIGINT or SIGTERM ended training early, after saving."""
+    from itertools import islice
+
+    from samba_asr.data.manifest import read_manifest
+    from samba_asr.data.text import TextSet
+    from samba_asr.models.lm import MambaLm
+    from samba_asr.models.lm_folder import save_lm
+    from samba_asr.text.lm import read_lines
+    from samba_asr.text.tokenizer import has_tokenizer, load_tokenizer, train_tokenizer
+    from samba_asr.training import checkpoint, distributed
+    from samba_asr.training.tasks import TextTask
+    from samba_asr.training.trainer import run
+
+    config = configs.load(args.config, ["train.epochs=1000", "data.buckets=50", *args.overrides])
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=0))
+    try:
+        args.exp.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--exp {args.exp}: cannot make this folder ({error.strerror})") from None
+    valid = [u.text for u in read_manifest(args.valid)] if args.valid.suffix == ".jsonl" else list(read_lines([args.valid]))
+    ranks = distributed.start(config.train.device)
+    if ranks.rank == 0 and not has_tokenizer(args.exp):
+        if args.tokenizer:
+            load_tokenizer(args.tokenizer).save(args.exp)
+        else:
+            size = config.tokenizer.vocab_size if config.tokenizer.kind == "bpe" else None
+            train_tokenizer(islice(read_lines(args.text), LINES), config.tokenizer.kind, size, args.exp)
+    ranks.barrier()
+    tokenizer = load_tokenizer(args.exp)
+    logger.info("reading the text")
+    text = TextSet(read_lines(args.text), tokenizer, config)
+    result = run(config, args.exp, tokenizer, lambda config: TextTask(config, tokenizer, text, valid))
+    if ranks.rank == 0 and not result.signal:
+        config = configs.load([args.exp / "config.yaml"])
+        model = MambaLm(config.lm, config.model.vocab_size)
+        model.load_state_dict(checkpoint.average(checkpoint.choose(args.exp, best=1, last=0)))
+        save_lm(args.exp / "model", model, config, tokenizer, perplexity=result.best_wer)
+    return 128 + result.signal if result.signal else 0
 
 
 def run_lexicon(args: argparse.Namespace) -> int:

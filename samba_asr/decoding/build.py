@@ -9,12 +9,14 @@ from samba_asr.decoding.greedy import Greedy
 from samba_asr.decoding.guide import Guide, Guides
 from samba_asr.decoding.hotwords import HotwordGuide, Hotwords
 from samba_asr.decoding.hotwords import read as read_hotwords
+from samba_asr.decoding.neural import MambaGuide, TextScorer, check_weight, same_units
 from samba_asr.decoding.ngram import read_ngram
 from samba_asr.decoding.prefix_beam import PrefixBeam
 from samba_asr.decoding.rescore import TwoPass
 from samba_asr.decoding.words import WordGuide
 from samba_asr.errors import UserError
 from samba_asr.models.folder import LoadedModel
+from samba_asr.models.lm_folder import load_lm
 from samba_asr.text.lexicon import Lexicon
 from samba_asr.text.phones import PhoneTokenizer
 from samba_asr.text.units import Tokenizer
@@ -26,6 +28,7 @@ def two_pass(loaded: LoadedModel, config: DecodeConfig) -> TwoPass:
         raise UserError(f"decode.method={config.method!r}: write greedy or beam")
     if config.method == "greedy":
         wants = {"rescore": config.rescore, "nbest": config.nbest > 1, "lm": config.lm, "hotwords": config.hotwords}
+        wants |= {"neural_lm": config.neural_lm}
         for key, wanted in wants.items():
             if wanted:
                 raise UserError(
@@ -42,8 +45,30 @@ def two_pass(loaded: LoadedModel, config: DecodeConfig) -> TwoPass:
     if config.hotwords:
         path = _find(config.hotwords, loaded.folder, "hotwords")
         phrases = Hotwords(tokenizer_of(loaded, config), read_hotwords(path, config.hotword_weight))
-    search = PrefixBeam(config.beam, guide=Guides([words, hotwords]) if words else hotwords)
-    return TwoPass(loaded.model, search, weight=config.rescore, nbest=config.beam, hotwords=phrases)
+    neural, reader = neural_lm(loaded, config, alone=words is None)
+    guides = [guide for guide in (words, neural, hotwords) if guide]
+    search = PrefixBeam(config.beam, guide=Guides(guides) if len(guides) > 1 else hotwords)
+    return TwoPass(
+        loaded.model, search, weight=config.rescore, nbest=config.beam, hotwords=phrases, reader=reader
+    )
+
+
+def neural_lm(loaded: LoadedModel, config: DecodeConfig, alone: bool) -> tuple[MambaGuide | None, TextScorer | None]:
+    """The Mamba language model as a guide where it has the recogniser's units, or else as one that reads the n-best.
+
+    alone: whether there is no n-gram that counts words.
+    """
+    if not config.neural_lm:
+        return None, None
+    check_weight(config.neural_weight)
+    path = Path(config.neural_lm)
+    if not path.is_dir() and loaded.folder and (loaded.folder / path).is_dir():
+        path = loaded.folder / path
+    lm = load_lm(path, next(loaded.model.parameters()).device)
+    if not same_units(lm, loaded.tokenizer):
+        return None, TextScorer(lm, loaded.tokenizer, weight=config.neural_weight)
+    bonus = config.word_bonus if alone else 0.0
+    return MambaGuide(lm.model, lm.tokenizer, weight=config.neural_weight, bonus=bonus), None
 
 
 def tokenizer_of(loaded: LoadedModel, config: DecodeConfig) -> Tokenizer:

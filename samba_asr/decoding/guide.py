@@ -9,7 +9,7 @@ the guide itself holds no session, and a prefix that is dropped takes its view a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -52,14 +52,14 @@ class Together:
 
 class Guides:
     """Several guides as one: bonuses add up.  The first has a say in every session; it may forbid prefixes and read tokens in
-    several ways.  A session in which the others have nothing to say is the first one's alone."""
+    several ways, the others not.  In sessions where one of the others has no view, it has no say."""
 
     def __init__(self, guides: Sequence[Guide]):
         self.guides = tuple(guides)
 
     def start(self, hotwords: Hotwords | None = None) -> Guided:
-        views = [guide.start(hotwords) for guide in self.guides]
-        return views[0] if None in views else _together(views)
+        first, *others = (guide.start(hotwords) for guide in self.guides)
+        return _together([first, *others]) if any(view is not None for view in others) else first
 
     def extend(self, prefixes: Sequence[Guided], tokens: Sequence[int]) -> list[Sequence[Guided]]:
         first, *others = self.guides
@@ -67,16 +67,18 @@ class Guides:
         shared = [n for n, prefix in enumerate(prefixes) if isinstance(prefix, Together) and found[n]]
         if shared:
             asked = [tokens[n] for n in shared]
-            more = [guide.extend([prefixes[n].views[g] for n in shared], asked) for g, guide in enumerate(others, 1)]
+            more = [
+                _where(guide.extend, [prefixes[n].views[g] for n in shared], asked) for g, guide in enumerate(others, 1)
+            ]
             for n, *views in zip(shared, *more, strict=True):
-                found[n] = [_together([way, *(one for (one,) in views)]) for way in found[n]]
+                found[n] = [_together([way, *(one and one[0] for one in views)]) for way in found[n]]
         return found
 
     def finish(self, prefixes: Sequence[Guided]) -> list[Guided]:
         first, *others = self.guides
         whole = first.finish([_first(prefix) for prefix in prefixes])
         shared = [n for n, prefix in enumerate(prefixes) if isinstance(prefix, Together)]
-        more = [guide.finish([prefixes[n].views[g] for n in shared]) for g, guide in enumerate(others, 1)]
+        more = [_where(guide.finish, [prefixes[n].views[g] for n in shared]) for g, guide in enumerate(others, 1)]
         for n, *views in zip(shared, *more, strict=True):
             whole[n] = _together([whole[n], *views])
         return whole
@@ -89,5 +91,16 @@ def _first(prefix: Guided) -> Guided:
     return prefix.views[0] if isinstance(prefix, Together) else prefix
 
 
-def _together(views: Sequence[Guided]) -> Together:
-    return Together(sum(view.bonus for view in views), views[0].label, tuple(views))
+def _together(views: Sequence[Guided | None]) -> Together:
+    return Together(sum(view.bonus for view in views if view is not None), views[0].label, tuple(views))
+
+
+def _where(ask: Callable[..., list], views: Sequence[Guided | None], *more: Sequence) -> list:
+    """What `ask` says of those `views` that there are, None for the others."""
+    there = [n for n, view in enumerate(views) if view is not None]
+    found: list = [None] * len(views)
+    if there:
+        answers = ask([views[n] for n in there], *([some[n] for n in there] for some in more))
+        for n, answer in zip(there, answers, strict=True):
+            found[n] = answer
+    return found

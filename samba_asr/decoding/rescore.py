@@ -13,6 +13,7 @@ probabilities of whole texts, CTC's holds deletions in check, and a list made by
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,6 +27,7 @@ from samba_asr.errors import UserError
 from samba_asr.streaming import State, stack_rows, take_rows
 
 if TYPE_CHECKING:
+    from samba_asr.decoding.neural import TextScorer
     from samba_asr.models.asr import AsrModel
     from samba_asr.models.decoder import MambaDecoder
 
@@ -81,19 +83,24 @@ class TwoPass:
     Used like a search (`samba_asr.decoding.base.Decoder`) on encoder frames (b, t, d) in place of log-probabilities:
     frames may come in chunks cut anywhere, and the decoder listens along, so at the end only the texts cost anything.
     nbest: hypotheses of the first pass that the second one reads.
+    reader: a language model that reads the texts of the first pass, before the decoder does.
     hotwords: phrases that every session expects, but for those with phrases of their own; they need a beam with a guide.
     """
 
     def __init__(
-        self, model: AsrModel, search: Decoder, *, weight: float = 0.0, nbest: int = 8, hotwords: Hotwords | None = None
-    ):
+        self, model: AsrModel, search: Decoder, *, weight: float = 0.0, nbest: int = 8, hotwords: Hotwords | None = None,
+        reader: TextScorer | None = None,
+    ):  # fmt: skip
         self.model, self.search, self.weight, self.nbest, self.hotwords = model, search, weight, nbest, hotwords
+        self.reader = reader
         if weight:
             check(model.decoder, weight)
 
     def over(self, model: AsrModel) -> TwoPass:
         """The same with other weights."""
-        return TwoPass(model, self.search, weight=self.weight, nbest=self.nbest, hotwords=self.hotwords)
+        other = copy.copy(self)
+        other.model = model
+        return other
 
     def init_state(self, batch: int, hotwords: Hotwords | None = None) -> TwoPassState:
         weight = self.model.ctc.linear.weight
@@ -128,7 +135,11 @@ class TwoPass:
 
     def hypotheses(self, state: TwoPassState, nbest: int = 1) -> list[list[Hypothesis]]:
         """For each row at least 1 and at most `nbest`, best first: of the second pass if there is one."""
-        if not self.weight:
+        if not self.weight and self.reader is None:
             return self.search.hypotheses(state.search, nbest)
         found = self.search.hypotheses(state.search, max(nbest, self.nbest))
+        if self.reader:
+            found = self.reader(found)
+        if not self.weight:
+            return [some[:nbest] for some in found]
         return [some[:nbest] for some in rescore(self.model.decoder, found, state.memory, self.weight)]

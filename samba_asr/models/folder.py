@@ -81,7 +81,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> LoadedModel:
     for name in ("config.yaml", "model.safetensors"):
         if not (folder / name).is_file():
             raise UserError(f"{folder} is not a model folder: it has no {name}")
-    _check_version(folder / "config.yaml")
+    check_version(folder / "config.yaml")
     config = load([folder / "config.yaml"])
     tokenizer = load_tokenizer(folder)
     if tokenizer.vocab_size != config.model.vocab_size:
@@ -99,7 +99,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> LoadedModel:
     return LoadedModel(model.to(device).eval(), tokenizer, config, folder)
 
 
-def _check_version(path: Path) -> None:
+def check_version(path: Path) -> None:
     from omegaconf import OmegaConf
 
     try:

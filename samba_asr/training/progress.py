@@ -63,7 +63,8 @@ class Signals:
 class Progress:
     """Step lines: on a terminal one line, rewritten in place; elsewhere logged every `every` steps, as in `log.txt`.
 
-    Losses are means per token, and the rate is hours of audio trained on in an hour, since the last logged line.
+    Losses are means per token, and the rate is hours of audio trained on in an hour, or of text the units a second, since
+    the last logged line.
     """
 
     def __init__(self, every: int, tensorboard: Path | None, step: int = 0):
@@ -97,10 +98,10 @@ class Progress:
         means = {k: v / self._tokens for k, v in self._sums.items() if self._tokens and (v or k == "total")}
         losses = " ".join(f"{'loss' if k == 'total' else k} {v:.4f}" for k, v in means.items())
         hours = self._seconds / max(now - self._since, 1e-9)
-        line = (
-            f"{where} step {step} {losses} lr {lr:.2e} norm {outcome.norm:.2f} "
-            f"audio {outcome.seconds:.0f} s, {hours:.0f} h/h, left {self._left(now, done)}"
-        )
+        rate = f"audio {outcome.seconds:.0f} s, {hours:.0f} h/h"
+        if not self._seconds:  # a language model's
+            rate = f"{self._tokens / max(now - self._since, 1e-9):.0f} units/s"
+        line = f"{where} step {step} {losses} lr {lr:.2e} norm {outcome.norm:.2f} {rate}, left {self._left(now, done)}"
         if self.live:
             sys.stderr.write(f"\r\033[K{line[: shutil.get_terminal_size().columns - 1]}")
             sys.stderr.flush()

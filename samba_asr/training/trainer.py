@@ -12,34 +12,30 @@ import logging
 import math
 import signal
 import time
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
 from samba_asr import config as configs
-from samba_asr.audio.features import Statistics
 from samba_asr.config import Config
 from samba_asr.data.bucketing import derive_seed
-from samba_asr.data.dataset import Batch, TrainingSet, evaluation_batches, load_batches
+from samba_asr.data.dataset import Batch, load_batches
 from samba_asr.data.manifest import Utterance
 from samba_asr.errors import UserError
 from samba_asr.text.tokenizer import Tokenizer
 from samba_asr.training import checkpoint, distributed
 from samba_asr.training.distributed import Ranks
-from samba_asr.training.evaluate import validate
 from samba_asr.training.optim import MovingAverage, learning_rate
 from samba_asr.training.progress import Progress, Signals, log_file
 from samba_asr.training.step import Stepper, Work
+from samba_asr.training.tasks import SpeechTask, Task
 
 logger = logging.getLogger(__name__)
 
 MAX_BAD_STEPS = 20  # in a row, before training gives up
-STATISTICS = 200  # utterances that CMVN statistics are taken from
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,10 +67,16 @@ def train(
     `model` is the one to train, by default a new AsrModel(config.model).  On SIGINT or SIGTERM the state is saved and
     the result returned with `signal` set.  UserError if `folder` holds a run with another configuration or other data.
     """
+    return run(
+        config, folder, tokenizer, lambda config: SpeechTask(config, tokenizer, train, valid, noise), model=model
+    )
+
+
+def run(
+    config: Config, folder: Path, tokenizer: Tokenizer, task: Callable[[Config], Task], model: nn.Module | None = None
+) -> TrainResult:
+    """`train` for any task, which is made of the configuration with the tokenizer's size in it."""
     folder = Path(folder)
-    twice = [i for i, n in Counter(u.id for u in valid).items() if n > 1]
-    if twice:
-        raise UserError(f"data.valid: {len(twice)} ids occur more than once, such as {twice[0]!r}: make them unique")
     folder.mkdir(parents=True, exist_ok=True)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size))
     ranks = distributed.start(config.train.device)
@@ -84,8 +86,7 @@ def train(
         log = log_file(folder / f"log-{ranks.rank}.txt", logging.WARNING)
     try:
         with log, Signals() as signals:
-            data = TrainingSet(train, tokenizer, config, noise)
-            result = Trainer(config, folder, tokenizer, data, list(valid), model, ranks, signals).run()
+            result = Trainer(config, folder, tokenizer, task(config), model, ranks, signals).run()
             ranks.barrier()  # a rank that leaves while another still talks to it can abort that one (seen with gloo)
             return result
     finally:
@@ -96,17 +97,15 @@ class Trainer:
     """The state of a run and its loop; `train` is the way in."""
 
     def __init__(
-        self, config: Config, folder: Path, tokenizer: Tokenizer, data: TrainingSet, valid: list[Utterance],
-        model: nn.Module | None, ranks: Ranks, signals: Signals,
+        self, config: Config, folder: Path, tokenizer: Tokenizer, task: Task, model: nn.Module | None, ranks: Ranks,
+        signals: Signals,
     ):  # fmt: skip
         self.config, self.folder, self.tokenizer = config, folder, tokenizer
-        self.data, self.valid, self.ranks, self.signals = data, valid, ranks, signals
+        self.task, self.data, self.ranks, self.signals = task, task.data, ranks, signals
         self._new_model = model is None
         if model is None:
-            from samba_asr.models.asr import AsrModel
-
             torch.manual_seed(derive_seed("model", config.train.seed))
-            model = AsrModel(config.model)
+            model = task.new_model()
         self.model = model.to(ranks.device)
         self.stepper = Stepper(self.model, config, ranks)
         self.epoch, self.batch, self.step = 1, 0, 0  # batch: how many of the epoch are done, over all ranks
@@ -138,7 +137,7 @@ class Trainer:
         if ended_by:
             logger.info("stopped by a signal after step %d; the same command continues", self.step)
         else:
-            logger.info("done: %d steps, best validation WER %.2f %%", self.step, best)
+            logger.info("done: %d steps, best validation %s %.2f%s", self.step, self.task.metric, best, self.task.unit)
         return TrainResult(best, self.step, self.folder, ended_by)
 
     def _begin(self) -> None:
@@ -151,22 +150,21 @@ class Trainer:
             if any(self.folder.glob("epoch-*.pt")):
                 raise UserError(f"{self.folder}: has epoch-*.pt but no {checkpoint.LAST}: train in another folder")
             if self._new_model:
-                self._set_statistics()
+                self.task.begin(self.model, self.ranks.device)
         self.ranks.broadcast(self.model.state_dict().values())
         if self.stepper.average is None and self.config.train.ema > 0:
             self.stepper.average = MovingAverage(self.model, self.config.train.ema)
         if self.ranks.rank == 0:
             configs.save(self.config, self.folder / "config.yaml")
             self.tokenizer.save(self.folder)
-        hours = self.data.seconds.sum() / 3600
         logger.info(
-            "%d utterances (%.2f h) to train on, %d to validate on; %.2f M parameters; %s, %s, %d process%s",
-            len(self.data.utterances), hours, len(self.valid), sum(p.numel() for p in self.model.parameters()) / 1e6,
+            "%s; %.2f M parameters; %s, %s, %d process%s",
+            self.task.describe(), sum(p.numel() for p in self.model.parameters()) / 1e6,
             self.ranks.device, str(self.stepper.dtype).removeprefix("torch."), self.ranks.size,
             "" if self.ranks.size == 1 else "es",
         )  # fmt: skip
         for reason, count in self.data.left_out.items():
-            logger.info("left out: %d utterances %s", count, reason)
+            logger.info("left out: %d %s", count, reason)
         if state is not None:
             logger.info("resuming at epoch %d, batch %d, step %d", self.epoch, self.batch, self.step)
 
@@ -220,7 +218,7 @@ class Trainer:
             self.stepper.average.swap(self.model)
         try:
             wer = None
-            if self.valid and (last or self.epoch % max(limits.valid_every, 1) == 0):
+            if last or self.epoch % max(limits.valid_every, 1) == 0:
                 wer = self._validate()
             self._keep(wer)
         finally:
@@ -254,41 +252,14 @@ class Trainer:
         if first:
             self.progress.step(self.step, f"epoch {self.epoch}/{self.config.train.epochs}", lr, self._done(), outcome)
 
-    # ---- before and between epochs -----------------------------------------------------------------------------------
+    # ---- signals -----------------------------------------------------------------------------------------------------
 
-    def _set_statistics(self) -> None:
-        """Global CMVN: mean and standard deviation of each mel over some training utterances, unaugmented."""
-        rng = np.random.default_rng(derive_seed("statistics", self.config.train.seed))
-        chosen = rng.permutation(len(self.data.utterances))[:STATISTICS]
-        sample = [self.data.utterances[i] for i in chosen]
-        seconds = self.config.data.batch_seconds
-        batches = evaluation_batches(sample, self.tokenizer, self.data.store, batch_seconds=seconds)
-        statistics = Statistics(self.config.model.features.mels)
-        with torch.no_grad():
-            for batch in batches:
-                audio, lengths = batch.audio.to(self.ranks.device), batch.lengths.to(self.ranks.device)
-                statistics.add(*self.model.features(audio.unsqueeze(-1), lengths))
-        self.model.features.set_statistics(*statistics.result())
-
-    def _validate(self) -> float:
-        """WER in percent; logs it, and some utterances as they are decoded."""
-        limits, began = self.config.train, time.monotonic()
-        mine = self.valid[self.ranks.rank :: self.ranks.size]
-        result = validate(
-            self.model, self.tokenizer, mine, block=self.config.decode.block,
-            batch_seconds=self.config.data.batch_seconds, dtype=self.stepper.dtype, store=self.data.store,
-            gather=self.ranks.gather, check=self._check_signal,
-        )  # fmt: skip
-        for utterance in self.valid[: limits.examples]:
-            logger.info("ref %s: %s", utterance.id, utterance.text)
-            logger.info("hyp %s: %s", utterance.id, result.texts.get(utterance.id, "(not readable)"))
-        logger.info(
-            "epoch %d step %d: validation WER %.2f %%, CTC loss %.4f a token (%.0f s)",
-            self.epoch, self.step, result.wer, result.loss, time.monotonic() - began,
-        )  # fmt: skip
-        self.progress.scalar("valid/wer", result.wer, self.step)
-        self.progress.scalar("valid/ctc", result.loss, self.step)
-        return result.wer
+    def _validate(self) -> float | None:
+        where = f"epoch {self.epoch} step {self.step}"
+        scores = self.task.validate(self.model, self.ranks, self.stepper.dtype, self._check_signal, where)
+        for name, value in (scores or {}).items():
+            self.progress.scalar(f"valid/{name}", value, self.step)
+        return next(iter(scores.values())) if scores else None
 
     def _told_to_stop(self) -> bool:
         # One of several ranks may not stop alone, for the others would wait for it: it is what all knew in the step.

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from samba_asr.errors import UserError
-from samba_asr.training import checkpoint, trainer
+from samba_asr.training import checkpoint, tasks, trainer
 from samba_asr.training.step import Stepper
 from tests.training.toy import Toy, record_losses, recorded
 
@@ -99,7 +99,7 @@ def test_killed_during_validation_validates_again(run, tmp_path, monkeypatch):
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer, "validate", die)
+        patch.setattr(tasks, "validate", die)
         with pytest.raises(Killed):
             run(tmp_path / "exp")
     assert not (tmp_path / "exp" / "epoch-001.pt").exists()

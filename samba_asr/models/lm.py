@@ -1,0 +1,84 @@
+"""A language model of Mamba-2 layers: the decoder's, without the speech.
+
+Its state is of fixed size whatever the length of the text, so a beam search carries it as a row.
+Shapes: b batch, u units, d d_model, v vocabulary.
+"""
+
+from __future__ import annotations
+
+import random
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from samba_asr.config import AugmentConfig, LmConfig, LossConfig, MixerConfig
+from samba_asr.models.asr import Losses
+from samba_asr.models.decoder import BOUNDARY
+from samba_asr.models.encoder import FeedForward
+from samba_asr.nn.dropout import Dropout
+from samba_asr.nn.mixers import Mamba2
+from samba_asr.streaming import State
+
+
+class LmLayer(nn.Module):
+    def __init__(self, config: LmConfig):
+        super().__init__()
+        mixer = MixerConfig(d_state=config.d_state, expand=config.expand, headdim=config.headdim)
+        self.norm, self.mixer = nn.LayerNorm(config.d_model), Mamba2(config.d_model, mixer)
+        self.feed_forward = FeedForward(config.d_model, config.ffn_expand, config.dropout)
+        self.dropout = Dropout(config.dropout)
+
+    def step(self, x: Tensor, lengths: Tensor, state: State) -> tuple[Tensor, State]:
+        y = self.mixer.step(self.norm(x), lengths, state)
+        x = x + self.dropout(y.x)
+        return x + self.feed_forward(x), y.state
+
+
+class MambaLm(nn.Module):
+    def __init__(self, config: LmConfig, vocab_size: int):
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(vocab_size, config.d_model)
+        self.dropout = Dropout(config.dropout)
+        self.layers = nn.ModuleList(LmLayer(config) for _ in range(config.layers))
+        self.norm = nn.LayerNorm(config.d_model)
+        self.output = nn.Linear(config.d_model, vocab_size)
+
+    def init_state(self, batch: int, *, device=None, dtype=None) -> State:
+        """Of `batch` rows that have read nothing, not even the boundary that begins a text."""
+        return tuple(layer.mixer.init_state(batch, device=device, dtype=dtype) for layer in self.layers)
+
+    def step(self, tokens: Tensor, lengths: Tensor, state: State) -> tuple[Tensor, State]:
+        """Read on: logits (b, u, v) of what comes after each of tokens (b, u), `lengths` (b,) of them valid, and the state."""
+        x = self.dropout(self.embedding(tokens))
+        after = []
+        for layer, s in zip(self.layers, state, strict=True):
+            x, s = layer.step(x, lengths, s)
+            after.append(s)
+        return self.output(self.norm(x)), tuple(after)
+
+    def loss(self, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """(b,) -ln p of each text (b, u) and its end."""
+        start = self.init_state(len(tokens), device=tokens.device, dtype=self.output.weight.dtype)
+        logits, _ = self.step(F.pad(tokens, (1, 0), value=BOUNDARY), lengths + 1, start)
+        position = torch.arange(tokens.shape[1] + 1, device=tokens.device)
+        target = F.pad(tokens, (0, 1)).masked_fill(position == lengths[:, None], BOUNDARY)  # the text, then its end
+        loss = F.cross_entropy(logits.float().transpose(1, 2), target, reduction="none")
+        return loss.masked_fill(position > lengths[:, None], 0).sum(1)
+
+    def draw_block(self, rng: random.Random) -> int:
+        return -1
+
+    def forward(
+        self,
+        batch,
+        *,
+        block: int = -1,
+        loss: LossConfig | None = None,
+        augment: AugmentConfig | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Losses:
+        """Training losses of a batch, as the trainer asks for them; what concerns speech is of no use here."""
+        nats = self.loss(batch.tokens, batch.token_lengths)
+        return Losses(nats, torch.zeros_like(nats), torch.zeros_like(nats), torch.zeros_like(nats))

@@ -1,0 +1,56 @@
+"""The folder that a Mamba language model travels in: config.yaml, lm.safetensors, tokenizer.*."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from samba_asr.config import Config, load, save
+from samba_asr.errors import UserError
+from samba_asr.models.folder import check_version
+from samba_asr.models.lm import MambaLm
+from samba_asr.text.tokenizer import Tokenizer, load_tokenizer
+
+FILE = "lm.safetensors"  # not model.safetensors: nobody takes it for a recogniser
+
+
+class LoadedLm(NamedTuple):
+    model: MambaLm  # in evaluation mode
+    tokenizer: Tokenizer
+
+
+def save_lm(folder: Path, model: MambaLm, config: Config, tokenizer: Tokenizer, *, perplexity: float) -> None:
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save(config, folder / "config.yaml")
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / FILE)
+    tokenizer.save(folder)
+    parameters = sum(p.numel() for p in model.parameters())
+    (folder / "README.md").write_text(
+        f"# A samba_asr language model\n\n{parameters:,} parameters; {config.lm.layers} Mamba-2 layers of d_model "
+        f"{config.lm.d_model}; {tokenizer.KIND} of {tokenizer.vocab_size} units; perplexity {perplexity:.1f} a word on its "
+        "validation text.\nUse: decode.neural_lm=FOLDER\n"
+    )
+
+
+def load_lm(folder: Path, device: torch.device | str = "cpu") -> LoadedLm:
+    """Read such a folder.  A missing file, another version or weights that do not fit are `UserError`s."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    for name in ("config.yaml", FILE):
+        if not (folder / name).is_file():
+            raise UserError(
+                f"{folder} is not the folder of a Mamba language model: it has no {name} (samba-asr lm mamba makes one)"
+            )
+    check_version(folder / "config.yaml")
+    config, tokenizer = load([folder / "config.yaml"]), load_tokenizer(folder)
+    model = MambaLm(config.lm, tokenizer.vocab_size)
+    try:
+        model.load_state_dict(load_file(folder / FILE))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise UserError(f"{folder / FILE} does not hold this model's weights: {' '.join(str(error).split())[:200]}") from None
+    return LoadedLm(model.to(device).eval(), tokenizer)

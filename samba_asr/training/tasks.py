@@ -1,0 +1,164 @@
+"""What the one trainer can be asked to do: speech to text, by utterances; or text alone, for a language model.
+
+A task makes the model and its batches and says how good the model is.  The trainer knows no more of it than `Task`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from samba_asr.audio.features import Statistics
+from samba_asr.config import Config
+from samba_asr.data.bucketing import derive_seed
+from samba_asr.data.dataset import Epoch, TrainingSet, evaluation_batches
+from samba_asr.data.manifest import Utterance
+from samba_asr.data.text import TextEpoch, TextSet
+from samba_asr.errors import UserError
+from samba_asr.text.tokenizer import Tokenizer
+from samba_asr.training.distributed import Ranks
+from samba_asr.training.evaluate import autocast, validate
+
+logger = logging.getLogger(__name__)
+
+STATISTICS = 200  # utterances that CMVN statistics are taken from
+
+
+class Data(Protocol):
+    left_out: Counter[str]  # how many, by reason
+    fingerprint: int  # changes with the data: a resumed run must find its batches again
+
+    def epoch(self, epoch: int, *, ranks: int = 1) -> Epoch | TextEpoch:
+        """The batches of an epoch, by number."""
+        ...
+
+
+class Task(Protocol):
+    data: Data
+    metric: str  # what `validate` returns
+    unit: str  # and in what
+
+    def describe(self) -> str:
+        """What there is to train on and to validate on."""
+        ...
+
+    def new_model(self) -> nn.Module: ...
+
+    def begin(self, model: nn.Module, device: torch.device) -> None:
+        """Before a new model's first step."""
+        ...
+
+    def validate(
+        self, model: nn.Module, ranks: Ranks, dtype: torch.dtype, check: Callable[[], None], where: str
+    ) -> dict[str, float] | None:
+        """Numbers by name, the metric's first; None without validation data.  Logs them, and calls `check` between batches."""
+        ...
+
+
+class SpeechTask:
+    """Utterances; validated by greedy WER."""
+
+    metric, unit = "WER", " %"
+
+    def __init__(
+        self, config: Config, tokenizer: Tokenizer, train: Sequence[Utterance], valid: Sequence[Utterance],
+        noise: Sequence[Utterance] = (),
+    ):  # fmt: skip
+        twice = [i for i, n in Counter(u.id for u in valid).items() if n > 1]
+        if twice:
+            raise UserError(f"data.valid: {len(twice)} ids occur more than once, such as {twice[0]!r}: make them unique")
+        self.config, self.tokenizer, self.valid = config, tokenizer, list(valid)
+        self.data = TrainingSet(train, tokenizer, config, noise)
+
+    def describe(self) -> str:
+        hours = self.data.seconds.sum() / 3600
+        return f"{len(self.data.utterances)} utterances ({hours:.2f} h) to train on, {len(self.valid)} to validate on"
+
+    def new_model(self) -> nn.Module:
+        from samba_asr.models.asr import AsrModel
+
+        return AsrModel(self.config.model)
+
+    def begin(self, model: nn.Module, device: torch.device) -> None:
+        """Global CMVN: mean and standard deviation of each mel over some training utterances, unaugmented."""
+        rng = np.random.default_rng(derive_seed("statistics", self.config.train.seed))
+        chosen = rng.permutation(len(self.data.utterances))[:STATISTICS]
+        sample = [self.data.utterances[i] for i in chosen]
+        seconds = self.config.data.batch_seconds
+        batches = evaluation_batches(sample, self.tokenizer, self.data.store, batch_seconds=seconds)
+        statistics = Statistics(self.config.model.features.mels)
+        with torch.no_grad():
+            for batch in batches:
+                audio, lengths = batch.audio.to(device), batch.lengths.to(device)
+                statistics.add(*model.features(audio.unsqueeze(-1), lengths))
+        model.features.set_statistics(*statistics.result())
+
+    def validate(self, model, ranks, dtype, check, where):
+        if not self.valid:
+            return None
+        began = time.monotonic()
+        result = validate(
+            model, self.tokenizer, self.valid[ranks.rank :: ranks.size], block=self.config.decode.block,
+            batch_seconds=self.config.data.batch_seconds, dtype=dtype, store=self.data.store,
+            gather=ranks.gather, check=check,
+        )  # fmt: skip
+        for utterance in self.valid[: self.config.train.examples]:
+            logger.info("ref %s: %s", utterance.id, utterance.text)
+            logger.info("hyp %s: %s", utterance.id, result.texts.get(utterance.id, "(not readable)"))
+        logger.info(
+            "%s: validation WER %.2f %%, CTC loss %.4f a token (%.0f s)",
+            where, result.wer, result.loss, time.monotonic() - began,
+        )  # fmt: skip
+        return {"wer": result.wer, "ctc": result.loss}
+
+
+class TextTask:
+    """Lines of text; validated by perplexity a word."""
+
+    metric, unit = "perplexity", " a word"
+
+    def __init__(self, config: Config, tokenizer: Tokenizer, train: TextSet, valid: Sequence[str]):
+        self.config, self.data = config, train
+        self.words = sum(len(line.split()) + 1 for line in valid)  # and the end, as n-gram models count
+        self.valid = TextSet(valid, tokenizer, config) if valid else None
+
+    def describe(self) -> str:
+        lines = len(self.valid) if self.valid else 0
+        return f"{len(self.data)} lines ({self.data.tokens / 1e6:.1f} M units) to train on, {lines} to validate on"
+
+    def new_model(self) -> nn.Module:
+        from samba_asr.models.lm import MambaLm
+
+        return MambaLm(self.config.lm, self.config.model.vocab_size)
+
+    def begin(self, model: nn.Module, device: torch.device) -> None:
+        pass
+
+    def validate(self, model, ranks, dtype, check, where):
+        if self.valid is None:
+            return None
+        began, training, total = time.monotonic(), model.training, 0.0
+        model.eval()
+        try:
+            for batch in self.valid.in_order(ranks.rank, ranks.size):
+                check()
+                batch = batch.to(ranks.device)
+                with torch.inference_mode(), autocast(ranks.device, dtype):
+                    total += float(model.loss(batch.tokens, batch.token_lengths).double().sum())
+        finally:
+            model.train(training)
+        total = sum(ranks.gather(total))
+        perplexity = math.exp(min(total / max(self.words, 1), 50.0))
+        loss = total / max(self.valid.tokens, 1)
+        logger.info(
+            "%s: perplexity %.1f a word, %.4f nats a unit (%.0f s)", where, perplexity, loss, time.monotonic() - began
+        )
+        return {"perplexity": perplexity, "nats": loss}
