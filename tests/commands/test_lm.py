@@ -14,10 +14,12 @@ import torch
 from samba_asr.commands import lm
 from samba_asr.config import DecodeConfig
 from samba_asr.decoding.build import two_pass, with_lexicon, word_guide
+from samba_asr.decoding.guide import Guides
 from samba_asr.decoding.ngram import read_ngram
 from samba_asr.decoding.prefix_beam import PrefixBeam
 from samba_asr.errors import UserError
 from samba_asr.models.folder import load_model
+from samba_asr.models.lm_folder import load_lm
 from samba_asr.text.lm import read_lines, train_ngram
 from tests.commands.test_decode import make_model
 from tests.decoding.toys import CHARS, PHONES
@@ -93,6 +95,46 @@ class TestTrain:
             (tmp_path / name).write_bytes(b"\xe9t\xe9 not packed")
         with pytest.raises(UserError, match="cannot read the text"):
             list(read_lines([tmp_path / name]))
+
+
+class TestMamba:
+    OPTIONS = (
+        "--set", "lm.layers=1", "lm.d_model=16", "lm.d_state=4", "lm.headdim=8", "lm.batch_units=200", "lm.lines=20",
+        "train.device=cpu", "optim.warmup=2", "optim.lr=1e-2", "tokenizer.kind=char", "train.epochs=3",
+    )  # fmt: skip
+
+    def test_it_learns_writes_a_folder_and_continues(self, tmp_path, caplog):
+        (tmp_path / "a.txt").write_text("\n".join(TEXT) + "\n")
+        (tmp_path / "valid.txt").write_text("the cat sat\n")
+        words = ("mamba", tmp_path / "a.txt", "--exp", tmp_path / "exp", "--valid", tmp_path / "valid.txt", *self.OPTIONS)
+        with caplog.at_level("INFO"):
+            assert call(*words) == 0
+        told = [float(line.split("perplexity ")[1].split()[0]) for line in caplog.messages if ": perplexity" in line]
+        assert len(told) == 3
+        assert told[-1] < told[0]
+        loaded = load_lm(tmp_path / "exp" / "model")
+        ids = torch.tensor([loaded.tokenizer.encode("the cat sat")])
+        with torch.inference_mode():
+            nats = float(loaded.model.loss(ids, torch.tensor([ids.shape[1]])))
+        assert math.exp(nats / 4) == pytest.approx(min(told), rel=0.05)
+        caplog.clear()
+        with caplog.at_level("INFO"):
+            assert call(*words) == 0
+        assert "resuming at epoch 4" in caplog.text
+
+    def test_with_a_recognisers_units(self, place, tmp_path):
+        (tmp_path / "a.txt").write_text("a b\nab a\n" * 20)
+        options = [o for o in self.OPTIONS if not str(o).startswith("tokenizer")]
+        words = ("--exp", tmp_path / "exp", "--valid", place / "corpus.jsonl", "--tokenizer", place / "model")
+        assert call("mamba", tmp_path / "a.txt", *words, *options) == 0
+        decode = DecodeConfig(method="beam", neural_lm=str(tmp_path / "exp" / "model"))
+        assert isinstance(two_pass(load_model(place / "model"), decode).search.guide, Guides)
+
+    def test_no_text(self, tmp_path):
+        (tmp_path / "a.txt").write_text("")
+        (tmp_path / "valid.txt").write_text("a\n")
+        with pytest.raises(UserError, match="is empty"):
+            call("mamba", tmp_path / "a.txt", "--exp", tmp_path / "exp", "--valid", tmp_path / "valid.txt", *self.OPTIONS)
 
 
 class TestLexicon:
