@@ -58,7 +58,7 @@ def align(log_probs: np.ndarray, tokens: Sequence[int]) -> list[Span]:
     path = np.empty(t, dtype=np.int64)
     for i in reversed(range(t)):
         path[i] = at
-        at -= moves[i, at]
+        at -= int(moves[i, at])  # numpy would count in uint8
     spans = []
     for u in range(len(ids)):
         frames = np.flatnonzero(path == 2 * u + 1)

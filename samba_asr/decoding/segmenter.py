@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -53,6 +53,11 @@ class Session:
     length: int = 0  # frames of the open segment
     silent: int = 0  # of these, the last that are silent
     spoken: bool = False  # whether any is not
+
+    def copy(self) -> Session:
+        """What goes on from here without it."""
+        lists = {name: list(getattr(self, name)) for name in ("segments", "frames", "log_probs")}
+        return replace(self, **lists)
 
 
 class Segmenter:

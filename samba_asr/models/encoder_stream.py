@@ -14,16 +14,13 @@ MAX_CHUNK = 10.0
 """Seconds of audio that go through the model in one step: longer input is cut, to bound memory."""
 
 
-class EncoderStream:
-    """`accept` audio, then `finish` once; both return the frames that have become known, as (1, t, d) and their number (1,)."""
+class Framer:
+    """Samples of any rate, in chunks of any length, to whole encoder frames of samples at the model's rate."""
 
-    def __init__(self, model: AsrModel, rate: int, block: int):
-        """rate: samples a second of what comes.  block: frames in a block, -1 for the model's longest."""
-        weight = model.ctc.linear.weight
-        self.model, self.rate = model, rate
-        self._resampler = Resampler(rate, model.config.features.sample_rate)
-        self._device, self._dtype = weight.device, weight.dtype
-        self._state = model.acoustic.init_state(1, block=block, device=weight.device, dtype=weight.dtype)
+    def __init__(self, rate: int, target: int, stride: int):
+        """rate, target: samples a second that come and that the model hears.  stride: samples of an encoder frame."""
+        self.rate, self.stride = rate, stride
+        self._resampler = Resampler(rate, target)
         self._rest = np.zeros(0, np.float32)  # samples that do not fill an encoder frame yet
         self._heard = 0  # samples at the input's rate
 
@@ -32,35 +29,64 @@ class EncoderStream:
         """Of audio heard."""
         return self._heard / self.rate
 
-    def accept(self, samples: np.ndarray) -> list[tuple[Tensor, Tensor]]:
+    def accept(self, samples: np.ndarray) -> np.ndarray:
         """Hear more: float32 (s,) in [-1, 1], any length.  UserError, and nothing heard, if a sample is not finite."""
         samples = checked(samples, self._heard, self.rate)
         self._heard += len(samples)
-        return self._run(self._resampler.step(samples))
+        return self._whole(self._resampler.step(samples))
+
+    def finish(self) -> np.ndarray:
+        """The end of the audio.  The last frame is filled with silence, so that no sample goes unheard."""
+        whole = self._whole(self._resampler.finish())
+        if not len(self._rest):
+            return whole
+        return np.concatenate([whole, self._whole(np.zeros(self.stride - len(self._rest), np.float32))])
+
+    def _whole(self, samples: np.ndarray) -> np.ndarray:
+        self._rest = np.concatenate([self._rest, samples])
+        n = len(self._rest) // self.stride * self.stride
+        whole, self._rest = self._rest[:n], self._rest[n:]
+        return whole
+
+
+class EncoderStream:
+    """`accept` audio, then `finish` once; both return the frames that have become known, as (1, t, d) and their number (1,)."""
+
+    def __init__(self, model: AsrModel, rate: int, block: int):
+        """rate: samples a second of what comes.  block: frames in a block, -1 for the model's longest."""
+        weight = model.ctc.linear.weight
+        self.model = model
+        self._framer = Framer(rate, model.config.features.sample_rate, model.acoustic.stride)
+        self._device, self._dtype = weight.device, weight.dtype
+        self._state = model.acoustic.init_state(1, block=block, device=weight.device, dtype=weight.dtype)
+
+    @property
+    def seconds(self) -> float:
+        """Of audio heard."""
+        return self._framer.seconds
+
+    def accept(self, samples: np.ndarray) -> list[tuple[Tensor, Tensor]]:
+        """Hear more: float32 (s,) in [-1, 1], any length.  UserError, and nothing heard, if a sample is not finite."""
+        return self._run(self._framer.accept(samples))
 
     def finish(self) -> list[tuple[Tensor, Tensor]]:
         """The end of the audio."""
-        frames = self._run(self._resampler.finish())
-        if len(self._rest):  # the last frame is filled with silence, so that no sample goes unheard
-            frames += self._run(np.zeros(self.model.acoustic.stride - len(self._rest), np.float32))
+        frames = self._run(self._framer.finish())
         with torch.inference_mode():
             return [*frames, self.model.acoustic.finish(self._state)]
 
     def _run(self, samples: np.ndarray) -> list[tuple[Tensor, Tensor]]:
-        """Through the model: whole encoder frames of the audio, at most MAX_CHUNK of it at a time."""
+        """Through the model, at most MAX_CHUNK of it at a time."""
         stride = self.model.acoustic.stride
-        self._rest = np.concatenate([self._rest, samples])
-        whole = len(self._rest) // stride * stride
         most = int(MAX_CHUNK * self.model.config.features.sample_rate) // stride * stride
         found = []
         with torch.inference_mode():
-            for begin in range(0, whole, most):
-                chunk = torch.from_numpy(self._rest[begin : min(begin + most, whole)]).to(self._device, self._dtype)
+            for begin in range(0, len(samples), most):
+                chunk = torch.from_numpy(samples[begin : begin + most]).to(self._device, self._dtype)
                 lengths = torch.tensor([len(chunk)], device=self._device)
                 frames, lengths, self._state = self.model.acoustic.step(chunk[None, :, None], lengths, self._state)
                 if frames.shape[1]:
                     found.append((frames, lengths))
-        self._rest = self._rest[whole:]
         return found
 
 

@@ -66,3 +66,10 @@ def test_a_table_too_large_is_refused_before_it_is_made(monkeypatch):
     monkeypatch.setattr(aligning, "MOST", 100)
     with pytest.raises(UserError, match="50 frames and 3 units are too many to align at once: cut the audio"):
         align(noise(50, 4), [1, 2, 3])
+
+
+def test_a_text_of_more_states_than_a_byte_counts():
+    tokens = [1 + n % 3 for n in range(400)]
+    x = np.full((400, 4), -9.0)
+    x[range(400), tokens] = 0.0
+    assert [span.first for span in align(x, tokens)] == list(range(400))

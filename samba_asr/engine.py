@@ -1,0 +1,355 @@
+"""Many live sessions on one model: sessions are rows, and each tick is one step for all that have something to say.
+
+    engine = Engine(recognizer, max_sessions=50)
+    session = engine.open(listener, rate=48000, latency_ms=640)      # from any thread; Full if there is no room
+    session.accept(samples); session.flush("a"); session.finish()
+    engine.close()
+
+One thread of the engine's own runs the model.  A session is due when its audio fills a block of the encoder, so that none
+is computed in pieces, or when it is asked to flush or to finish; what is due goes through the model in one step, at most
+`SHARE` seconds of each session, so that a file that was sent at once does not keep live ones waiting.  A session's text is that
+of `Recognizer.transcribe` at its latency, whoever shares its steps: rows do not know each other.
+
+What becomes known is told to the session's listener, a function that is called in the engine's thread and must return at once:
+
+    Partial(text, stable)   the open segment as it stands; of two that follow each other the first may be dropped
+    Final(segment)          a segment that is over, never dropped
+    Flushed(name)           all audio from before `flush(name)` is told
+    Failed(reason)          the session is over, by an error in it; the others go on
+    Done(seconds)           the session is over, all is told
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from samba_asr.decoding.segmenter import Session as Search
+from samba_asr.decoding.transcript import Segment
+from samba_asr.errors import UserError
+from samba_asr.models.encoder_stream import Framer
+from samba_asr.recognizer import Phrases, Recognizer
+from samba_asr.streaming import stack_rows, take_rows
+
+logger = logging.getLogger(__name__)
+
+SHARE = 2.0  # seconds of one session's audio in one tick, at most
+GATHER = 0.02  # seconds that the engine waits for others when one session is due
+
+
+class Full(UserError):
+    """There is no room for another session now."""
+
+
+@dataclass(frozen=True)
+class Partial:
+    text: str
+    stable: str  # the beginning of it that will not change
+
+
+@dataclass(frozen=True)
+class Final:
+    segment: Segment
+
+
+@dataclass(frozen=True)
+class Flushed:
+    name: str
+
+
+@dataclass(frozen=True)
+class Failed:
+    reason: str
+
+
+@dataclass(frozen=True)
+class Done:
+    seconds: float  # of audio heard
+
+
+Event = Partial | Final | Flushed | Failed | Done
+Listener = Callable[[Event], None]
+
+
+@dataclass
+class Order:
+    """What a session is asked to do behind the audio before it: a name to echo, None for the end."""
+
+    name: str | None
+    seconds: float = 0.0  # of audio since the order before
+
+
+class LiveSession:
+    """One client's session; its methods may be called from any thread."""
+
+    def __init__(self, engine: Engine, listener: Listener, rate: int, block: int, search: Search):
+        recognizer = engine.recognizer
+        self.engine, self.listener, self.rate, self.block = engine, listener, rate, block
+        self._make_framer = lambda: Framer(rate, recognizer.rate, recognizer.model.acoustic.stride)
+        self.framer = self._make_framer()
+        self.search = search
+        self.state = engine.first_state(block)
+        self.queue: deque[np.ndarray | Order] = deque()  # whole encoder frames of samples, and orders between them
+        self.waiting = 0  # samples in the queue, at the model's rate
+        self.fed = 0  # encoder frames since the encoder began
+        self.before = 0.0  # seconds heard before the encoder began
+        self.told, self.shown = 0, ""  # segments, and the last partial
+        self.over = False
+
+    @property
+    def backlog(self) -> float:
+        """Seconds of audio that wait for the model."""
+        return self.waiting / self.engine.recognizer.rate
+
+    def accept(self, samples: np.ndarray) -> None:
+        """Hear more: float32 (s,) in [-1, 1], any length.  UserError, and nothing heard, if a sample is not finite."""
+        with self.engine.lock:
+            self._check()
+            self._add(self.framer.accept(samples))
+
+    def flush(self, name: str = "") -> None:
+        """What was heard so far becomes final, as if the audio ended here; then `Flushed(name)`."""
+        with self.engine.lock:
+            self._check()
+            self._end(Order(name))
+            self.framer = self._make_framer()
+
+    def finish(self) -> None:
+        """The end of the audio."""
+        with self.engine.lock:
+            self._check()
+            self._end(Order(None))
+            self.framer = None
+
+    def cancel(self) -> None:
+        """Nobody listens any more: forget it."""
+        with self.engine.lock:
+            self.engine.forget(self)
+
+    def _check(self) -> None:
+        if self.over or self.framer is None:
+            raise RuntimeError("this session is over")
+
+    def _add(self, samples: np.ndarray) -> None:
+        if len(samples):
+            self.queue.append(samples)
+            self.waiting += len(samples)
+            self.engine.wake.notify()
+
+    def _end(self, order: Order) -> None:
+        self._add(self.framer.finish())
+        order.seconds = self.framer.seconds
+        self.queue.append(order)
+        self.engine.wake.notify()
+
+    # ---- in the engine's thread --------------------------------------------------------------------------------------
+
+    def due(self) -> bool:
+        """Whether there is a block's worth of audio, or an order."""
+        stride = self.engine.recognizer.model.acoustic.stride
+        missing = min(self.block - self.fed % self.block, int(SHARE * self.engine.recognizer.rate) // stride)
+        return self.waiting >= missing * stride or any(isinstance(item, Order) for item in self.queue)
+
+    def take(self) -> tuple[np.ndarray, Order | None]:
+        """The next audio, at most SHARE seconds, and the order behind it if it was reached."""
+        room, parts = int(SHARE * self.engine.recognizer.rate), []
+        stride = self.engine.recognizer.model.acoustic.stride
+        room -= room % stride
+        while self.queue and room and not isinstance(self.queue[0], Order):
+            part = self.queue.popleft()
+            if len(part) > room:
+                self.queue.appendleft(part[room:])
+                part = part[:room]
+            parts.append(part)
+            room -= len(part)
+        samples = np.concatenate(parts) if parts else np.zeros(0, np.float32)
+        self.waiting -= len(samples)
+        order = self.queue.popleft() if self.queue and isinstance(self.queue[0], Order) else None
+        return samples, order
+
+
+@dataclass
+class Counts:
+    """What the engine has done; for metrics."""
+
+    opened: int = 0
+    refused: int = 0
+    failed: int = 0
+    ticks: int = 0
+    rows: int = 0  # summed over ticks
+    audio: float = 0.0  # seconds through the model
+    busy: float = 0.0  # seconds of ticks
+    last: float = field(default_factory=time.monotonic)  # when the last tick ended
+
+
+class Engine:
+    def __init__(self, recognizer: Recognizer, *, max_sessions: int = 64):
+        if max_sessions < 1:
+            raise UserError(f"an engine for {max_sessions} sessions: give 1 or more")
+        if recognizer.decode.vad:
+            raise UserError(f"decode.vad={recognizer.decode.vad}: the engine hears everything; leave it out")
+        self.recognizer, self.max_sessions = recognizer, max_sessions
+        self.lock = threading.RLock()
+        self.wake = threading.Condition(self.lock)
+        self.sessions: list[LiveSession] = []
+        self.counts = Counts()
+        self._closing = self._ended = False
+        self._thread = threading.Thread(target=self._run, name="samba_asr-engine", daemon=True)
+        self._thread.start()
+
+    def open(
+        self, listener: Listener, rate: int, *, latency_ms: float | None = None, hotwords: Phrases = None
+    ) -> LiveSession:
+        """A new session; Full if there are `max_sessions`, UserError for what the recogniser does not do."""
+        block = self.recognizer.block(latency_ms)
+        block = self.recognizer.model.config.max_block if block < 0 else block
+        search = self.recognizer.segmenter.open(self.recognizer.hotwords(hotwords))
+        with self.lock:
+            if self._closing:
+                raise Full("the service is going down")
+            if len(self.sessions) >= self.max_sessions:
+                self.counts.refused += 1
+                raise Full(f"all {self.max_sessions} sessions are taken: try again later")
+            session = LiveSession(self, listener, rate, block, search)
+            self.sessions.append(session)
+            self.counts.opened += 1
+            return session
+
+    def close(self, grace: float = 10.0) -> None:
+        """No new sessions; those that there are get `grace` seconds to finish."""
+        until = time.monotonic() + grace
+        with self.lock:
+            self._closing = True
+        while self.sessions and time.monotonic() < until:
+            time.sleep(0.02)
+        with self.lock:
+            for session in list(self.sessions):
+                self._tell(session, Failed("the service is going down"))
+                self.forget(session)
+            self._ended = True
+            self.wake.notify()
+        self._thread.join(timeout=30)
+
+    def forget(self, session: LiveSession) -> None:
+        session.over = True
+        session.queue.clear()
+        session.waiting = 0
+        if session in self.sessions:
+            self.sessions.remove(session)
+
+    def first_state(self, block: int):
+        weight = self.recognizer.model.ctc.linear.weight
+        with torch.inference_mode():
+            return self.recognizer.model.acoustic.init_state(1, block=block, device=weight.device, dtype=weight.dtype)
+
+    # ---- the engine's thread -----------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while True:
+            with self.lock:
+                while not self._ended and not any(s.due() for s in self.sessions):
+                    self.wake.wait(timeout=0.5)
+                    self.counts.last = time.monotonic()
+                if self._ended:
+                    return
+            time.sleep(GATHER)
+            with self.lock:
+                work = [(s, *s.take()) for s in self.sessions if s.due()]
+            began = time.monotonic()
+            self._tick(work)
+            self.counts.ticks += 1
+            self.counts.rows += len(work)
+            self.counts.busy += time.monotonic() - began
+            self.counts.last = time.monotonic()
+
+    def _tick(self, work: list[tuple[LiveSession, np.ndarray, Order | None]]) -> None:
+        """Sessions of one block size go through the model together; one that fails goes alone."""
+        groups: dict[int, list] = {}
+        for item in work:
+            groups.setdefault(item[0].block, []).append(item)
+        for group in groups.values():
+            before = [(s.state, s.search.copy()) for s, *_ in group]
+            try:
+                self._step([(s, samples) for s, samples, _ in group])
+            except Exception:
+                logger.exception("a step of %d sessions failed; each is tried by itself", len(group))
+                for (s, samples, _), (state, search) in zip(group, before, strict=True):
+                    s.state, s.search = state, search
+                    self._guarded(s, lambda s=s, samples=samples: self._step([(s, samples)]))
+            for s, _, order in group:
+                if not s.over:
+                    self._guarded(s, lambda s=s, order=order: self._after(s, order))
+
+    def _guarded(self, session: LiveSession, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except Exception as error:
+            logger.exception("a session failed")
+            self.counts.failed += 1
+            self._tell(session, Failed(str(error) if isinstance(error, UserError) else "internal error"))
+            with self.lock:
+                self.forget(session)
+
+    def _step(self, rows: list[tuple[LiveSession, np.ndarray]]) -> None:
+        rows = [(s, x) for s, x in rows if len(x)]
+        if not rows:
+            return
+        model = self.recognizer.model
+        weight = model.ctc.linear.weight
+        width = max(len(x) for _, x in rows)
+        audio = torch.zeros(len(rows), width)
+        for row, (_, x) in enumerate(rows):
+            audio[row, : len(x)] = torch.from_numpy(x)
+        lengths = torch.tensor([len(x) for _, x in rows], device=weight.device)
+        with torch.inference_mode():
+            state = stack_rows([s.state for s, _ in rows])
+            frames, n, state = model.acoustic.step(audio.to(weight.device, weight.dtype).unsqueeze(-1), lengths, state)
+            if frames.shape[1]:
+                self.recognizer.segmenter.step([s.search for s, _ in rows], frames, n)
+        for row, (s, x) in enumerate(rows):
+            s.state = take_rows(state, [row])
+            s.fed += len(x) // model.acoustic.stride
+            self.counts.audio += len(x) / self.recognizer.rate
+
+    def _after(self, s: LiveSession, order: Order | None) -> None:
+        """Tell what is new, and carry out the order."""
+        if order is not None:
+            with torch.inference_mode():
+                frames, n = self.recognizer.model.acoustic.finish(s.state)
+                if frames.shape[1]:
+                    self.recognizer.segmenter.step([s.search], frames, n)
+                self.recognizer.segmenter.finish(s.search)
+        for segment in s.search.segments:
+            self._tell(s, Final(segment))
+        s.search.segments.clear()
+        if order is None:
+            text, stable = self.recognizer.segmenter.partial(s.search)
+            if text != s.shown:
+                s.shown = text
+                self._tell(s, Partial(text, stable))
+            return
+        s.shown = ""
+        s.before += order.seconds
+        if order.name is None:
+            self._tell(s, Done(s.before))
+            with self.lock:
+                self.forget(s)
+            return
+        s.state, s.fed = self.first_state(s.block), 0
+        s.search.begin = s.before / self.recognizer.frame
+        self._tell(s, Flushed(order.name))
+
+    def _tell(self, session: LiveSession, event: Event) -> None:
+        try:
+            session.listener(event)
+        except Exception:
+            logger.exception("a listener failed; its session is forgotten")
+            with self.lock:
+                self.forget(session)

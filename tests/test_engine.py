@@ -1,0 +1,210 @@
+"""The engine: whoever shares its steps, a session's text is that of the recogniser alone."""
+
+from __future__ import annotations
+
+import queue
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from samba_asr.config import DecodeConfig
+from samba_asr.engine import Done, Engine, Failed, Final, Flushed, Full, Partial
+from samba_asr.errors import UserError
+from samba_asr.models.folder import LoadedModel
+from samba_asr.recognizer import Recognizer
+from tests.test_recognizer import noise, recognizer  # noqa: F401
+
+WAIT = 60  # seconds, of a test that hangs
+
+
+class Ear:
+    """A listener that keeps what it is told."""
+
+    def __init__(self):
+        self.events, self._queue = [], queue.Queue()
+
+    def __call__(self, event):
+        self._queue.put(event)
+
+    def until(self, kind):
+        while True:
+            event = self._queue.get(timeout=WAIT)
+            self.events.append(event)
+            if isinstance(event, kind):
+                return event
+            assert not isinstance(event, Failed), event
+
+    @property
+    def text(self) -> str:
+        return " ".join(e.segment.text for e in self.events if isinstance(e, Final))
+
+
+@pytest.fixture
+def engine(recognizer):  # noqa: F811
+    torch.set_num_threads(1)
+    engine = Engine(recognizer, max_sessions=8)
+    yield engine
+    engine.close(grace=0)
+
+
+def alone(recognizer, samples, rate=16000, latency_ms=None):  # noqa: F811
+    stream = recognizer.stream(rate, latency_ms=latency_ms)
+    stream.accept(samples)
+    return stream.finish()
+
+
+def test_sessions_together_read_what_each_reads_alone(engine):
+    rng = np.random.default_rng(0)
+    clients = [(rate, ms, noise(2.0 + n / 3, rate, n)) for n, (rate, ms) in enumerate(
+        [(16000, 320), (8000, 640), (44100, 320), (16000, None), (48000, 40), (16000, 320)])]  # fmt: skip
+    ears = [Ear() for _ in clients]
+
+    def speak(ear, rate, ms, samples):
+        session, at = engine.open(ear, rate, latency_ms=ms), 0
+        while at < len(samples):
+            n = int(rng.integers(1, rate))
+            session.accept(samples[at : at + n])
+            at += n
+        session.finish()
+
+    threads = [threading.Thread(target=speak, args=(ear, *client)) for ear, client in zip(ears, clients, strict=True)]
+    for thread in threads:
+        thread.start()
+    for thread, ear, (rate, ms, samples) in zip(threads, ears, clients, strict=True):
+        thread.join()
+        done = ear.until(Done)
+        expected = alone(engine.recognizer, samples, rate, ms)
+        assert ear.text == expected.text != ""
+        assert [(w.text, w.start, w.end) for e in ear.events if isinstance(e, Final) for w in e.segment.words] == [
+            (w.text, w.start, w.end) for w in expected.words
+        ]
+        assert done.seconds == pytest.approx(expected.duration)
+    assert engine.sessions == []
+    assert engine.counts.rows > engine.counts.ticks  # they did share steps
+
+
+def test_partials_come_while_audio_does(engine):
+    ear = Ear()
+    session = engine.open(ear, 16000, latency_ms=320)
+    session.accept(noise(1.0))
+    partial = ear.until(Partial)
+    assert partial.text.startswith(partial.stable)
+    session.finish()
+    ear.until(Done)
+    assert ear.text.startswith(partial.stable)
+
+
+def test_a_flush_makes_final_what_was_heard_and_time_goes_on(engine):
+    ear, samples = Ear(), noise(3.0)
+    session = engine.open(ear, 16000, latency_ms=640)
+    session.accept(samples[:16100])
+    session.flush("here")
+    assert ear.until(Flushed).name == "here"
+    first = alone(engine.recognizer, samples[:16100], latency_ms=640)
+    assert ear.text == first.text
+    ear.events.clear()
+    session.accept(samples[16100:])
+    session.finish()
+    assert ear.until(Done).seconds == pytest.approx(3.0)
+    second = alone(engine.recognizer, samples[16100:], latency_ms=640)
+    assert ear.text == second.text
+    word = next(e for e in ear.events if isinstance(e, Final)).segment.words[0]
+    assert word.start == pytest.approx(second.words[0].start + 16100 / 16000, abs=0.002)
+
+
+def test_a_session_without_audio_ends(engine):
+    ear = Ear()
+    engine.open(ear, 16000).finish()
+    assert ear.until(Done).seconds == 0
+    assert ear.text == ""
+
+
+def test_no_room(engine):
+    sessions = [engine.open(Ear(), 16000) for _ in range(8)]
+    with pytest.raises(Full, match="all 8 sessions are taken"):
+        engine.open(Ear(), 16000)
+    sessions[3].cancel()
+    engine.open(Ear(), 16000)
+    assert engine.counts.refused == 1
+
+
+def test_bad_audio_is_refused_and_the_session_lives_on(engine):
+    ear = Ear()
+    session = engine.open(ear, 16000)
+    with pytest.raises(UserError, match="sample 3 "):
+        session.accept(np.array([0, 0, 0, np.nan], np.float32))
+    session.accept(noise(1.0))
+    session.finish()
+    assert ear.until(Done).seconds == pytest.approx(1.0)
+    with pytest.raises(RuntimeError, match="is over"):
+        session.accept(noise(1.0))
+
+
+def test_a_session_that_fails_takes_no_other_with_it(engine, monkeypatch):
+    ears = [Ear(), Ear()]
+    sessions = [engine.open(ear, 16000, latency_ms=320) for ear in ears]
+    step = engine._step
+
+    def fail(rows):
+        if any(s is sessions[0] for s, _ in rows):
+            raise ValueError("planted")
+        step(rows)
+
+    monkeypatch.setattr(engine, "_step", fail)
+    samples = noise(2.0)
+    for session in sessions:
+        session.accept(samples)
+        session.finish()
+    ears[1].until(Done)
+    assert ears[1].text == alone(engine.recognizer, samples, latency_ms=320).text
+    assert ears[0]._queue.get(timeout=WAIT) == Failed("internal error")
+    assert engine.counts.failed == 1
+
+
+def test_a_listener_that_fails_is_forgotten(engine):
+    def broken(event):
+        raise ValueError("planted")
+
+    session = engine.open(broken, 16000)
+    session.finish()
+    ear = Ear()
+    engine.open(ear, 16000).finish()
+    ear.until(Done)
+    assert engine.sessions == []
+
+
+def test_going_down(recognizer):  # noqa: F811
+    engine, ears = Engine(recognizer), [Ear(), Ear()]
+    idle, ends = (engine.open(ear, 16000) for ear in ears)
+    ends.accept(noise(1.0))
+    ends.finish()
+    engine.close(grace=1.0)
+    ears[1].until(Done)
+    assert ears[1].text
+    assert isinstance(ears[0]._queue.get(timeout=WAIT), Failed)
+    with pytest.raises(Full, match="going down"):
+        engine.open(Ear(), 16000)
+    assert idle.over
+
+
+def test_a_long_file_does_not_keep_a_live_session_waiting(engine):
+    long, live = Ear(), Ear()
+    file = engine.open(long, 16000, latency_ms=320)
+    file.accept(noise(60.0))
+    file.finish()
+    session = engine.open(live, 16000, latency_ms=320)
+    session.accept(noise(1.0))
+    session.finish()
+    live.until(Done)
+    assert not file.over
+    long.until(Done)
+
+
+def test_what_an_engine_cannot_be(recognizer):  # noqa: F811
+    with pytest.raises(UserError, match="give 1 or more"):
+        Engine(recognizer, max_sessions=0)
+    gated = Recognizer(LoadedModel(recognizer.model, recognizer.tokenizer, recognizer.config), DecodeConfig(vad="energy"))
+    with pytest.raises(UserError, match="decode.vad=energy"):
+        Engine(gated)
