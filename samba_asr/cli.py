@@ -17,7 +17,8 @@ import samba_asr
 from samba_asr.errors import UserError
 
 COMMANDS = (
-    "prepare", "train", "average", "decode", "score", "transcribe", "align", "explain", "calibrate", "lm", "bench", "doctor",
+    "prepare", "train", "average", "decode", "score", "transcribe", "align", "explain", "calibrate", "lm", "serve", "bench",
+    "doctor",
 )  # fmt: skip
 
 

@@ -200,7 +200,7 @@ class Engine:
         self.wake = threading.Condition(self.lock)
         self.sessions: list[LiveSession] = []
         self.counts = Counts()
-        self._closing = self._ended = False
+        self.closing = self._ended = False
         self._thread = threading.Thread(target=self._run, name="samba_asr-engine", daemon=True)
         self._thread.start()
 
@@ -212,7 +212,7 @@ class Engine:
         block = self.recognizer.model.config.max_block if block < 0 else block
         search = self.recognizer.segmenter.open(self.recognizer.hotwords(hotwords))
         with self.lock:
-            if self._closing:
+            if self.closing:
                 raise Full("the service is going down")
             if len(self.sessions) >= self.max_sessions:
                 self.counts.refused += 1
@@ -226,7 +226,7 @@ class Engine:
         """No new sessions; those that there are get `grace` seconds to finish."""
         until = time.monotonic() + grace
         with self.lock:
-            self._closing = True
+            self.closing = True
         while self.sessions and time.monotonic() < until:
             time.sleep(0.02)
         with self.lock:

@@ -226,6 +226,11 @@ class Stream:
             self._pass(self._gate.accept(self._resampler.step(samples)))
 
     @property
+    def seconds(self) -> float:
+        """Of audio heard."""
+        return self._heard / self.rate
+
+    @property
     def segments(self) -> tuple[Segment, ...]:
         """Those that are over: final, with the second pass."""
         return self._result.segments if self._result else tuple(self._session.segments)

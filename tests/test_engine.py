@@ -206,5 +206,5 @@ def test_what_an_engine_cannot_be(recognizer):  # noqa: F811
     with pytest.raises(UserError, match="give 1 or more"):
         Engine(recognizer, max_sessions=0)
     gated = Recognizer(LoadedModel(recognizer.model, recognizer.tokenizer, recognizer.config), DecodeConfig(vad="energy"))
-    with pytest.raises(UserError, match="decode.vad=energy"):
+    with pytest.raises(UserError, match=r"decode.vad=energy"):
         Engine(gated)

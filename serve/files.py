@@ -1,0 +1,81 @@
+"""`POST /v1/audio/transcriptions`, as OpenAI's clients send it: a file in, its text out."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from functools import partial
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, File, Form, HTTPException, Request, UploadFile
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+
+from samba_asr.audio.read import AudioError
+from samba_asr.errors import UserError
+from samba_asr.formats import render
+from samba_asr.recognizer import Recognizer, Result
+from samba_asr.serve.settings import Settings
+
+router = APIRouter()
+
+MEDIA = {"text": "text/plain", "srt": "application/x-subrip", "vtt": "text/vtt"}
+
+
+@router.post("/v1/audio/transcriptions")
+async def transcriptions(
+    request: Request,
+    file: Annotated[UploadFile, File(description="audio of any format")],
+    model: Annotated[str, Form(description="the service's model, as /v1/models names it; others are taken for it")] = "",
+    response_format: Annotated[Literal["json", "text", "verbose_json", "srt", "vtt"], Form()] = "json",
+    latency_ms: Annotated[float | None, Form(gt=0, description="encoder latency; the longest if it is not given")] = None,
+    prompt: Annotated[str, Form(description="ignored", max_length=10_000)] = "",
+    language: Annotated[str, Form(description="ignored", max_length=20)] = "",
+    temperature: Annotated[float, Form(description="ignored")] = 0.0,
+) -> Response:
+    """OpenAI's transcription call.  The text is that of `samba-asr transcribe`."""
+    settings: Settings = request.app.state.settings
+    uploads: asyncio.Semaphore = request.app.state.uploads
+    if uploads.locked():
+        raise HTTPException(503, "all places for files are taken", headers={"Retry-After": str(settings.retry_seconds)})
+    async with uploads:
+        data = await file.read(settings.max_upload_bytes + 1)
+        if len(data) > settings.max_upload_bytes:
+            raise HTTPException(413, f"a file may have {settings.max_upload_bytes} bytes")
+        recognizer: Recognizer = request.app.state.engine.recognizer
+        work = partial(transcribe, recognizer, data, latency_ms, settings.max_file_seconds)
+        try:
+            result = await asyncio.to_thread(work)
+        except AudioError as error:
+            raise HTTPException(400, f"the file cannot be read: {error}") from None
+        except UserError as error:
+            raise HTTPException(400, str(error)) from None
+    return answer(result, file.filename or "audio", response_format)
+
+
+def transcribe(recognizer: Recognizer, data: bytes, latency_ms: float | None, longest: float) -> Result:
+    """In a thread.  UserError for a file of more than `longest` seconds, as soon as so much is decoded."""
+    from samba_asr.audio.read import stream as read_stream
+
+    session = None
+    for audio in read_stream(io.BytesIO(data), 10.0):
+        session = session or recognizer.stream(audio.rate, latency_ms=latency_ms)
+        session.accept(audio.samples)
+        if session.seconds > longest:
+            raise UserError(f"the file holds more than {longest:g} s of audio, which is the most here")
+    return (session or recognizer.stream(latency_ms=latency_ms)).finish()
+
+
+def answer(result: Result, name: str, form: str) -> Response:
+    if form in MEDIA:
+        return PlainTextResponse(render(result, name, form) + "\n", media_type=MEDIA[form])
+    if form == "json":
+        return JSONResponse({"text": result.text})
+    verbose: dict[str, Any] = {
+        "task": "transcribe",
+        "language": "english",
+        "duration": round(result.duration, 3),
+        "text": result.text,
+        "words": [{"word": w.text, "start": w.start, "end": w.end, "confidence": w.confidence} for w in result.words],
+        "segments": [{"id": i, "start": s.start, "end": s.end, "text": s.text} for i, s in enumerate(result.segments)],
+    }
+    return JSONResponse(verbose)

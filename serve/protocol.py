@@ -1,0 +1,96 @@
+"""The messages of `WS /v1/stream`: audio goes up as binary frames, all else is JSON with a `type`.
+
+    up     start {sample_rate, encoding, latency_ms, words, hotwords}      optional, before the first audio
+           flush {id} | ping | stop
+    down   ready {session, sample_rate, encoding, latency_ms}
+           partial {segment, text, stable}          what is being said; `stable` of it will not change
+           final {segment, start, end, text, confidence, words}
+           flushed {id} | pong | error {code, message, retry_after} | done {seconds}
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from samba_asr.decoding.transcript import Segment
+from samba_asr.errors import UserError
+
+ENCODINGS = {"pcm_s16le": np.dtype("<i2"), "pcm_f32le": np.dtype("<f4")}
+
+
+class Message(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Start(Message):
+    type: Literal["start"] = "start"
+    sample_rate: int = Field(16000, ge=4000, le=192000)
+    encoding: Literal["pcm_s16le", "pcm_f32le"] = "pcm_s16le"
+    latency_ms: float | None = Field(None, gt=0, le=60000)
+    words: bool = True
+    hotwords: dict[Annotated[str, Field(max_length=200)], float] | None = Field(None, max_length=1000)
+
+
+class Flush(Message):
+    type: Literal["flush"]
+    id: str = Field("", max_length=200)
+
+
+class Ping(Message):
+    type: Literal["ping"]
+
+
+class Stop(Message):
+    type: Literal["stop"]
+
+
+_UP = TypeAdapter(Annotated[Start | Flush | Ping | Stop, Field(discriminator="type")])
+
+
+def parse(text: str) -> Start | Flush | Ping | Stop:
+    """A client's message; UserError, that says what is wrong with it."""
+    try:
+        return _UP.validate_python(json.loads(text))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"message: {where + ': ' if where else ''}{first['msg']}") from None
+    except (ValueError, RecursionError):
+        raise UserError("message: not JSON; write {\"type\": \"flush\"}, or send audio as a binary message") from None
+
+
+class Samples:
+    """Bytes of audio, cut anywhere, to float32."""
+
+    def __init__(self, encoding: str):
+        self.dtype = ENCODINGS[encoding]
+        self._rest = b""
+
+    def read(self, data: bytes) -> np.ndarray:
+        data = self._rest + data
+        whole = len(data) // self.dtype.itemsize * self.dtype.itemsize
+        self._rest = data[whole:]
+        samples = np.frombuffer(data[:whole], self.dtype)
+        return samples.astype(np.float32) / 32768 if self.dtype.kind == "i" else samples.astype(np.float32)
+
+
+def final(segment: Segment, number: int, words: bool) -> dict[str, Any]:
+    sure = [word.confidence for word in segment.words]
+    message: dict[str, Any] = {
+        "type": "final", "segment": number, "start": segment.start, "end": segment.end, "text": segment.text,
+        "confidence": round(sum(sure) / len(sure), 4) if sure else 0.0,
+    }  # fmt: skip
+    if words:
+        message["words"] = [
+            {"word": w.text, "start": w.start, "end": w.end, "confidence": w.confidence} for w in segment.words
+        ]
+    return message
+
+
+def error(code: str, message: str, retry_after: int | None = None) -> dict[str, Any]:
+    found: dict[str, Any] = {"type": "error", "code": code, "message": message}
+    return found if retry_after is None else {**found, "retry_after": retry_after}

@@ -1,0 +1,25 @@
+"""What the service may be told: every bound has a value, and the defaults are safe on a machine that others can reach."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Settings:
+    model: Path | None = None  # folder; None: the model in the box
+    name: str = "samba-asr"  # as clients call the model
+    device: str = "auto"
+    latency_ms: float = 640.0  # of live sessions that ask for none
+    max_sessions: int = 64  # live ones and uploads together; beyond, clients are told when to come again
+    max_session_seconds: float = 4 * 3600.0  # of audio
+    max_backlog_seconds: float = 30.0  # audio of a live session that waits for the model: then reading stops
+    idle_seconds: float = 60.0  # without a message: the session is over
+    max_message_bytes: int = 1 << 20
+    max_upload_bytes: int = 256 << 20
+    max_file_seconds: float = 4 * 3600.0  # of an upload, decoded
+    tokens: tuple[str, ...] = ()  # bearer tokens, one of which a client must have; none: everybody may
+    origins: tuple[str, ...] = ()  # of pages that may connect from a browser, beside the service's own
+    retry_seconds: int = 5  # what a client that finds no room is told
+    grace_seconds: float = 20.0  # for sessions to finish when the service goes down

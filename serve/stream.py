@@ -1,0 +1,182 @@
+"""`WS /v1/stream`: a microphone in, words out; see `samba_asr.serve.protocol`."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections import deque
+from typing import Any
+
+from fastapi import APIRouter, WebSocket, WebSocketDisconnect
+
+from samba_asr.engine import Done, Engine, Event, Failed, Final, Flushed, Full, LiveSession, Partial
+from samba_asr.errors import UserError
+from samba_asr.serve import protocol
+from samba_asr.serve.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+router = APIRouter()
+
+IDLE, BUDGET = 4408, 4413  # close codes of our own
+
+
+class Outbox:
+    """What the client is owed.  Of partials only the newest is kept, for a slow reader; nothing else is dropped."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop):
+        self._loop, self._messages = loop, deque()
+        self._filled = asyncio.Event()
+
+    def put(self, message: dict[str, Any]) -> None:
+        """From any thread."""
+        self._loop.call_soon_threadsafe(self._put, message)
+
+    def _put(self, message: dict[str, Any]) -> None:
+        if self._messages and message["type"] == self._messages[-1]["type"] == "partial":
+            self._messages.pop()
+        self._messages.append(message)
+        self._filled.set()
+
+    async def get(self) -> dict[str, Any]:
+        while not self._messages:
+            self._filled.clear()
+            await self._filled.wait()
+        return self._messages.popleft()
+
+
+class Client:
+    """One connection."""
+
+    def __init__(self, socket: WebSocket, engine: Engine, settings: Settings):
+        self.socket, self.engine, self.settings = socket, engine, settings
+        self.out = Outbox(asyncio.get_running_loop())
+        self.session: LiveSession | None = None
+        self.words, self.segments, self.seconds = True, 0, 0.0
+
+    def hear(self, event: Event) -> None:
+        """Called in the engine's thread."""
+        match event:
+            case Partial(text, stable):
+                self.out.put({"type": "partial", "segment": self.segments, "text": text, "stable": stable})
+            case Final(segment):
+                self.out.put(protocol.final(segment, self.segments, self.words))
+                self.segments += 1
+            case Flushed(name):
+                self.out.put({"type": "flushed", "id": name})
+            case Failed(reason):
+                self.out.put(protocol.error("failed", reason))
+            case Done(seconds):
+                self.out.put({"type": "done", "seconds": round(seconds, 3)})
+
+    def start(self, asked: protocol.Start) -> None:
+        """UserError (Full among them) if that cannot be."""
+        latency = asked.latency_ms or self.settings.latency_ms
+        self.session = self.engine.open(self.hear, asked.sample_rate, latency_ms=latency, hotwords=asked.hotwords)
+        self.words, self.rate, self.samples = asked.words, asked.sample_rate, protocol.Samples(asked.encoding)
+        self.out.put({
+            "type": "ready", "session": uuid.uuid4().hex[:12], "sample_rate": asked.sample_rate,
+            "encoding": asked.encoding, "latency_ms": latency,
+        })  # fmt: skip
+
+    async def listen(self) -> int:
+        """Read messages to the end; the code to close with where the client is at fault, else 1000."""
+        while True:
+            try:
+                message = await asyncio.wait_for(self.socket.receive(), self.settings.idle_seconds)
+            except TimeoutError:
+                self.out.put(protocol.error("idle", f"no message for {self.settings.idle_seconds:g} s"))
+                return IDLE
+            if message["type"] == "websocket.disconnect":
+                raise WebSocketDisconnect(message.get("code") or 1006)
+            try:
+                if (data := message.get("bytes")) is not None:
+                    if self.session is None:
+                        self.start(protocol.Start())
+                    await self.audio(data)
+                    if self.seconds > self.settings.max_session_seconds:
+                        limit = f"a session is at most {self.settings.max_session_seconds:g} s of audio"
+                        self.out.put(protocol.error("limit", limit))
+                        return BUDGET
+                elif self.command(protocol.parse(message.get("text") or "")):
+                    return 1000
+            except Full as error:
+                self.out.put(protocol.error("busy", str(error), self.settings.retry_seconds))
+                return 1013
+            except (UserError, RuntimeError) as error:
+                self.out.put(protocol.error("bad_request", str(error)))
+                return 1008
+
+    def command(self, message) -> bool:
+        """Carry it out; True if it was the last."""
+        match message:
+            case protocol.Start() if self.session is not None:
+                raise UserError("start comes once, before the first audio")
+            case protocol.Start():
+                self.start(message)
+            case protocol.Ping():
+                self.out.put({"type": "pong"})
+            case protocol.Flush():
+                if self.session is None:
+                    self.start(protocol.Start())
+                self.session.flush(message.id)
+            case protocol.Stop():
+                return True
+        return False
+
+    async def audio(self, data: bytes) -> None:
+        samples = self.samples.read(data)
+        self.seconds += len(samples) / self.rate
+        self.session.accept(samples)
+        # Uvicorn would go on reading; a client that sends faster than the model hears is made to wait here.
+        while self.session.backlog > self.settings.max_backlog_seconds and not self.session.over:
+            await asyncio.sleep(0.05)
+
+    async def speak(self, code: int) -> None:
+        """Send what the client is owed to the end, and close."""
+        while True:
+            message = await self.out.get()
+            await asyncio.wait_for(self.socket.send_json(message), self.settings.idle_seconds)
+            if message["type"] == "done":
+                return await self.socket.close(code)
+            if message["type"] == "error" and message["code"] == "failed":
+                return await self.socket.close(1011)
+
+
+@router.websocket("/v1/stream")
+async def stream(socket: WebSocket) -> None:
+    settings: Settings = socket.app.state.settings
+    await socket.accept()
+    client = Client(socket, socket.app.state.engine, settings)
+    listening = asyncio.create_task(client.listen())
+    speaking = asyncio.create_task(_until_over(client, listening))
+    try:
+        await speaking
+    except (WebSocketDisconnect, TimeoutError, RuntimeError, OSError):
+        pass  # the client is gone, or reads nothing
+    finally:
+        listening.cancel()
+        if client.session is not None:
+            client.session.cancel()
+
+
+async def _until_over(client: Client, listening: asyncio.Task[int]) -> None:
+    """Send while the client is heard; then what it is still owed."""
+    getting: asyncio.Task | None = None
+    while not listening.done():
+        getting = getting or asyncio.create_task(client.out.get())
+        await asyncio.wait({listening, getting}, return_when=asyncio.FIRST_COMPLETED)
+        if getting.done():
+            message, getting = getting.result(), None
+            await asyncio.wait_for(client.socket.send_json(message), client.settings.idle_seconds)
+            if message["type"] == "error" and message["code"] == "failed":
+                return await client.socket.close(1011)
+    if getting is not None:
+        getting.cancel()
+    code = listening.result()  # raises if the client is gone
+    if client.session is None or client.session.over:
+        client.out.put({"type": "done", "seconds": 0.0})
+    else:
+        client.session.finish()
+    await client.speak(code)
