@@ -17,8 +17,8 @@ import samba_asr
 from samba_asr.errors import UserError
 
 COMMANDS = (
-    "prepare", "train", "average", "decode", "score", "transcribe", "align", "explain", "calibrate", "lm", "serve", "bench",
-    "doctor",
+    "prepare", "train", "average", "decode", "score", "transcribe", "align", "explain", "calibrate", "lm", "serve", "stream",
+    "bench", "doctor",
 )  # fmt: skip
 
 

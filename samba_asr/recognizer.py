@@ -170,7 +170,7 @@ class Recognizer:
         log_probs, seconds = self.log_probs(pieces, rate, latency_ms)
         spans = align(log_probs, tokens)
         words = words_of(tokens, spans, self.tokenizer, self.frame)  # not calibrated: that is for what was recognised
-        return Result((Segment(self.tokenizer.decode(tokens), words[0].start, words[-1].end, words),), seconds)
+        return Result((Segment(self.tokenizer.decode(tokens), words[0].start, words[-1].end, words, seconds),), seconds)
 
     def log_probs(
         self, pieces: Iterable[np.ndarray], rate: int, latency_ms: float | None = None

@@ -17,6 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from samba_asr.serve.settings import Settings
 
 OPEN = ("/healthz", "/readyz")  # what a load balancer asks
+PAGE = ("/", "/page.js", "/capture.js", "/page.css")  # the page itself is no secret; it asks for the token
+POLICY = "default-src 'self'; connect-src 'self' ws: wss:; frame-ancestors 'none'"
 FORM = 1 << 20  # bytes of a form beside its file
 
 
@@ -39,7 +41,7 @@ class Door:
                 await receive()
                 return await send({"type": "websocket.close", "code": 1008, "reason": why})
             return await self.app(scope, receive, send)
-        if why and scope["path"] not in OPEN:
+        if why and scope["path"] not in OPEN + PAGE:
             headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
             return await JSONResponse({"detail": why}, status, headers=headers)(scope, receive, send)
         await self._counted(scope, receive, send)
@@ -60,6 +62,8 @@ class Door:
             return message
 
         async def answered(message: Message) -> None:
+            if message["type"] == "http.response.start" and scope["path"] in PAGE:
+                message.setdefault("headers", []).append((b"content-security-policy", POLICY.encode()))
             if not refused:  # what the application makes of TooMuch is of no interest
                 await send(message)
 

@@ -6,9 +6,11 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.staticfiles import StaticFiles
 
 import samba_asr
 from samba_asr.engine import Engine
@@ -41,6 +43,7 @@ def create_app(settings: Settings | None = None, recognizer: Recognizer | None =
     app.include_router(router)
     app.include_router(stream.router)
     app.include_router(files.router)
+    app.mount("/", StaticFiles(directory=Path(__file__).parent / "static", html=True), name="page")
     return app
 
 

@@ -4,7 +4,7 @@
            flush {id} | ping | stop
     down   ready {session, sample_rate, encoding, latency_ms}
            partial {segment, text, stable}          what is being said; `stable` of it will not change
-           final {segment, start, end, text, confidence, words}
+           final {segment, start, end, until, text, confidence, words}       all audio before `until` is told
            flushed {id} | pong | error {code, message, retry_after} | done {seconds}
 """
 
@@ -81,7 +81,8 @@ class Samples:
 def final(segment: Segment, number: int, words: bool) -> dict[str, Any]:
     sure = [word.confidence for word in segment.words]
     message: dict[str, Any] = {
-        "type": "final", "segment": number, "start": segment.start, "end": segment.end, "text": segment.text,
+        "type": "final", "segment": number, "start": segment.start, "end": segment.end, "until": segment.until,
+        "text": segment.text,
         "confidence": round(sum(sure) / len(sure), 4) if sure else 0.0,
     }  # fmt: skip
     if words:

@@ -26,7 +26,7 @@ LEVELS = (  # a room imports itself and rooms of lower levels, never one beside 
     {"decoding"},
     {"training"},
     {"recognizer"},
-    {"engine", "bench", "formats"},
+    {"engine", "bench", "client", "formats"},
     {"serve"},
     {"commands"},
     {"cli"},

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--chunk-ms {chunk:g} must be positive")
     failed = 0
     for file in args.files:
-        show = _Partial() if args.stream else None
+        show = Partial() if args.stream else None
         try:
             result = recognizer.transcribe(file, latency_ms=latency, chunk_ms=chunk, hotwords=hotwords, on_partial=show)
         except UserError as error:
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
     return int(failed > 0)
 
 
-class _Partial:
+class Partial:
     """Partial results on stderr: one line that is rewritten on a terminal, a line each elsewhere."""
 
     def __init__(self):

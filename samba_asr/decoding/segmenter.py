@@ -162,7 +162,8 @@ class Segmenter:
             best.tokens, spans, self.tokenizer, self.frame, best.words, begin=s.begin, agreed=agreed, sure=self.sure
         )
         if words:
-            s.segments.append(Segment(text_of(best, self.tokenizer), words[0].start, words[-1].end, words))
+            until = round((s.begin + s.length) * self.frame, 3)
+            s.segments.append(Segment(text_of(best, self.tokenizer), words[0].start, words[-1].end, words, until))
         self._restart(s)
 
     def _split(self, s: Session) -> None:

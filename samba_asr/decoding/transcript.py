@@ -29,12 +29,16 @@ class Word:
 
 @dataclass(frozen=True)
 class Segment:
-    """What was said between two pauses.  start, end: of its words, in seconds; of the stretch of audio if it has none."""
+    """What was said between two pauses.
+
+    start, end: of its words, in seconds.  until: all audio before this is told, in this segment or one before; the next begins.
+    """
 
     text: str
     start: float
     end: float
     words: tuple[Word, ...]
+    until: float
 
 
 def words_of(

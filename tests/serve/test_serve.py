@@ -297,3 +297,16 @@ def test_what_others_ask(start):
     schema = client.get("/openapi.json").json()
     assert "/v1/audio/transcriptions" in schema["paths"]
     assert json.dumps(schema)
+
+
+def test_the_page_needs_no_other_site(start):
+    client = start(tokens=("secret",))
+    page = client.get("/")
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    for name in ("page.js", "page.css", "capture.js"):
+        answer = client.get(f"/{name}")
+        assert answer.status_code == 200
+        assert "http://" not in answer.text.replace('"http"', "")
+        assert "https://" not in answer.text
+    assert client.get("/nothing.js").status_code == 401
+    assert client.get("/..%2f..%2fpyproject.toml", headers={"Authorization": "Bearer secret"}).status_code == 404

@@ -1,0 +1,168 @@
+"""A client of the service: audio in, words out, across lost connections.
+
+    with Client("ws://localhost:8000", rate=16000, on_message=print) as client:
+        for samples in microphone:                     # float32 (s,)
+            client.send(samples)
+        print(client.finish())                         # the final text
+
+Audio is kept until a `final` covers it.  When the connection breaks, a new one is opened and sent what no final covered, so
+words come once; times go on.  What a client sends while the service is full is refused with `Busy`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from samba_asr.errors import UserError, missing_extra
+
+MESSAGE = 1 << 18  # bytes of audio in a message: far below what the service takes
+
+
+class Busy(UserError):
+    """The service has no room now; `retry_after` seconds may help."""
+
+    def __init__(self, message: str, retry_after: float):
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Client:
+    def __init__(
+        self,
+        url: str,
+        *,
+        rate: int = 16000,
+        latency_ms: float | None = None,
+        hotwords: Mapping[str, float] | None = None,
+        token: str | None = None,
+        on_message: Callable[[dict[str, Any]], None] = lambda message: None,
+        retries: int = 5,
+    ):
+        """url: ws:// or wss:// and the service's address.  retries: of a connection that breaks, in a row."""
+        try:
+            from websockets import exceptions
+            from websockets.sync import client
+        except ImportError as error:
+            raise missing_extra("websockets", "serve") from error
+        self._connect, self._errors = client.connect, exceptions
+        if not url.startswith(("ws://", "wss://")):
+            raise UserError(f"{url}: the service's address begins with ws:// or wss://")
+        self.url, self.rate, self.token, self.on_message, self.retries = url, rate, token, on_message, retries
+        self._start = {"type": "start", "sample_rate": rate, "encoding": "pcm_f32le"}
+        self._start |= {"latency_ms": latency_ms} if latency_ms else {}
+        self._start |= {"hotwords": dict(hotwords)} if hotwords else {}
+        self.finals: list[dict[str, Any]] = []
+        self._kept = np.zeros(0, np.float32)  # audio that no final covers
+        self._base = 0.0  # seconds of the session before `_kept`
+        self._begun = 0.0  # seconds of the session before this connection
+        self._socket = None
+        self._open()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_) -> None:
+        with contextlib.suppress(self._errors.WebSocketException, OSError):
+            self._socket.close()
+
+    @property
+    def text(self) -> str:
+        return " ".join(final["text"] for final in self.finals)
+
+    def send(self, samples: np.ndarray) -> None:
+        """Audio (s,), float32 in [-1, 1].  Messages that have come meanwhile are passed on."""
+        samples = np.asarray(samples, np.float32)
+        self._kept = np.concatenate([self._kept, samples])
+        try:
+            self._send(samples)
+        except (self._errors.ConnectionClosed, OSError):
+            self._recover()
+
+    def flush(self) -> None:
+        """What was sent so far becomes final; waits until it is."""
+        self._ask({"type": "flush", "id": ""}, "flushed")
+
+    def finish(self) -> str:
+        """The end of the audio: waits for what the service still says, and returns the text."""
+        self._ask({"type": "stop"}, "done")
+        return self.text
+
+    def _ask(self, message: dict[str, Any], answer: str) -> None:
+        while True:
+            try:
+                self._socket.send(json.dumps(message))
+                return self._read(until=answer)
+            except (self._errors.ConnectionClosed, OSError):
+                self._recover()
+
+    def _send(self, samples: np.ndarray) -> None:
+        data = samples.astype("<f4").tobytes()
+        for at in range(0, len(data), MESSAGE):
+            self._socket.send(data[at : at + MESSAGE])
+        self._read()
+
+    def _read(self, until: str | None = None) -> None:
+        """Pass on what has come, or what comes until a message of this type."""
+        while True:
+            try:
+                message = json.loads(self._socket.recv(timeout=None if until else 0))
+            except TimeoutError:
+                return
+            if message["type"] == "error" and message["code"] == "busy":
+                raise Busy(message["message"], message.get("retry_after", 1))
+            if message["type"] == "error" and message["code"] != "failed":
+                raise UserError(f"the service says: {message['message']}")
+            if message["type"] == "final":
+                self._cover(message)
+            if message["type"] == "flushed":
+                self._base, self._kept = self._base + len(self._kept) / self.rate, self._kept[:0]
+            self.on_message(message)
+            if message["type"] == until:
+                return
+
+    def _cover(self, final: dict[str, Any]) -> None:
+        for part in (final, *final.get("words", ())):
+            for key in part.keys() & {"start", "end", "until"}:
+                part[key] = round(part[key] + self._begun, 3)
+        final["segment"] = len(self.finals)
+        self.finals.append(final)
+        done = max(0, round((final["until"] - self._base) * self.rate))
+        self._kept = self._kept[done:]
+        self._base += done / self.rate
+
+    def _recover(self) -> None:
+        """A new connection, that is sent what no final covers."""
+        for attempt in range(self.retries):
+            time.sleep(min(0.2 * 2**attempt, 5.0))
+            try:
+                self._open()
+                self._begun = self._base
+                return self._send(self._kept)
+            except (self._errors.ConnectionClosed, UserError, OSError):
+                if attempt + 1 == self.retries:
+                    raise
+
+    def _open(self) -> None:
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else None
+        address = f"{self.url.rstrip('/')}/v1/stream"
+        try:
+            self._socket = self._connect(address, additional_headers=headers, compression=None, max_size=1 << 24)
+            self._socket.send(json.dumps(self._start))
+            ready = json.loads(self._socket.recv(timeout=30))
+        except self._errors.InvalidStatus as error:
+            status = error.response.status_code
+            why = "a token is needed, or this one is wrong" if status in (401, 403) else "it refuses the connection"
+            raise UserError(f"{address}: {why} (HTTP {status})") from None
+        except (self._errors.WebSocketException, OSError) as error:
+            raise UserError(f"{address}: no service there ({error})") from None
+        if ready["type"] == "error":
+            if ready["code"] == "busy":
+                raise Busy(ready["message"], ready.get("retry_after", 1))
+            raise UserError(f"the service says: {ready['message']}")
+        self.on_message(ready)

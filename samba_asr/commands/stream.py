@@ -1,0 +1,63 @@
+"""`samba-asr stream`: an audio file to a running service, as if it were spoken now."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+
+from samba_asr.errors import UserError
+
+CHUNK = 0.1  # seconds
+
+
+def add_parser(subparsers) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        "stream",
+        help="an audio file to a running service",
+        description="Send an audio file to a running service (samba-asr serve) and print the text; partial results go to "
+        "stderr as they change.  A connection that breaks is opened again and nothing is lost.  A bearer token is read from "
+        "the environment variable SAMBA_ASR_TOKEN.",
+    )
+    parser.add_argument("file", metavar="FILE", help="an audio file of any format")
+    parser.add_argument("--url", default="ws://127.0.0.1:8000", help="default: %(default)s")
+    parser.add_argument("--latency-ms", type=float, metavar="N", help="default: the service's")
+    parser.add_argument("--fast", action="store_true", help="as fast as the service hears, not as fast as one speaks")
+    parser.add_argument("--hotwords", nargs="+", action="extend", default=[], metavar="PHRASE", help="as in samba-asr transcribe")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    from samba_asr.audio.read import stream as read_stream
+    from samba_asr.client import Client
+    from samba_asr.commands.transcribe import Partial
+    from samba_asr.config import DecodeConfig
+    from samba_asr.decoding.hotwords import parse
+
+    show = Partial()
+
+    def hear(message) -> None:
+        if message["type"] in ("partial", "final"):
+            show(message["text"])
+
+    client, began, sent = None, time.monotonic(), 0.0
+    try:
+        for audio in read_stream(args.file, CHUNK):
+            client = client or Client(
+                args.url, rate=audio.rate, latency_ms=args.latency_ms, on_message=hear,
+                hotwords=parse(args.hotwords, DecodeConfig().hotword_weight), token=os.environ.get("SAMBA_ASR_TOKEN"),
+            )  # fmt: skip
+            if not args.fast:
+                time.sleep(max(0.0, sent - (time.monotonic() - began)))
+            client.send(audio.samples)
+            sent += len(audio.samples) / audio.rate
+        if client is None:
+            raise UserError(f"{args.file} holds no audio")
+        text = client.finish()
+    finally:
+        show.close()
+    print(text)
+    sys.stdout.flush()
+    return 0

@@ -1,0 +1,145 @@
+"""The client, and the service behind a real socket."""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import threading
+import time
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+pytest.importorskip("fastapi")
+uvicorn = pytest.importorskip("uvicorn")
+pytest.importorskip("websockets")
+
+# ruff: noqa: E402
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from samba_asr.client import Busy, Client
+from samba_asr.commands import stream
+from samba_asr.errors import UserError
+from samba_asr.serve.app import create_app
+from samba_asr.serve.settings import Settings
+from tests.test_recognizer import noise, recognizer  # noqa: F401
+
+
+class Service:
+    def __init__(self, recognizer, port: int = 0, **changes):  # noqa: F811
+        app = create_app(Settings(**{"latency_ms": 320.0, "grace_seconds": 0.1, **changes}), recognizer)
+        self.socket = socket.create_server(("127.0.0.1", port))
+        self.port = self.socket.getsockname()[1]
+        self.server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]})
+        self.thread.start()
+        while not self.server.started:
+            time.sleep(0.02)
+        self.engine = app.state.engine
+
+    @property
+    def url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}"
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+        self.thread.join()
+        self.socket.close()
+
+
+@pytest.fixture
+def service(recognizer):  # noqa: F811
+    torch.set_num_threads(1)
+    service = Service(recognizer)
+    yield service
+    service.stop()
+
+
+def alone(recognizer, samples, rate=16000):  # noqa: F811
+    session = recognizer.stream(rate, latency_ms=320)
+    session.accept(samples)
+    return session.finish().text
+
+
+def test_a_file_at_once(service, recognizer, tmp_path, capsys):  # noqa: F811
+    soundfile.write(tmp_path / "a.wav", noise(3.0, 22050), 22050, subtype="FLOAT")
+    parser = argparse.ArgumentParser()
+    stream.add_parser(parser.add_subparsers())
+    args = parser.parse_args(["stream", str(tmp_path / "a.wav"), "--url", service.url, "--fast"])
+    assert args.run(args) == 0
+    assert capsys.readouterr().out.strip() == alone(recognizer, noise(3.0, 22050), 22050) != ""
+
+
+def test_a_broken_connection_loses_and_doubles_nothing(service, recognizer):  # noqa: F811
+    samples = noise(3.0)
+    with Client(service.url) as client:
+        client.send(samples[:16000])
+        client.flush()
+        assert client.text == alone(recognizer, samples[:16000])
+        client.send(samples[16000:32000])
+        client._socket.socket.shutdown(socket.SHUT_RDWR)
+        client.send(samples[32000:])
+        client.finish()
+    assert client.text == f"{alone(recognizer, samples[:16000])} {alone(recognizer, samples[16000:])}"
+    starts = [w["start"] for f in client.finals for w in f["words"]]
+    assert starts == sorted(starts)
+    assert 1.0 <= client.finals[-1]["words"][0]["start"] < 3.0
+    assert client.finals[-1]["until"] == pytest.approx(3.0, abs=0.04)
+
+
+def test_a_service_that_comes_back(recognizer):  # noqa: F811
+    first = Service(recognizer)
+    with Client(first.url) as client:
+        client.send(noise(0.5))
+        first.stop()
+        second = Service(recognizer, first.port)
+        try:
+            client.send(noise(0.5, seed=1))
+            assert client.finish() == alone(recognizer, np.concatenate([noise(0.5), noise(0.5, seed=1)]))
+        finally:
+            second.stop()
+
+
+def test_a_service_that_is_full_or_asks_for_a_token(recognizer):  # noqa: F811
+    service = Service(recognizer, max_sessions=1, tokens=("secret",))
+    try:
+        with pytest.raises(UserError, match="a token is needed, or this one is wrong"):
+            Client(service.url)
+        with Client(service.url, token="secret"), pytest.raises(Busy, match="all 1 sessions are taken") as busy:
+            Client(service.url, token="secret")
+        assert busy.value.retry_after == 5
+    finally:
+        service.stop()
+
+
+@pytest.mark.parametrize(("url", "message"), [("http://x", "begins with ws://"), ("ws://127.0.0.1:9", "no service there")])
+def test_no_service(url, message):
+    with pytest.raises(UserError, match=message):
+        Client(url)
+
+
+def test_what_the_service_refuses(service):
+    with pytest.raises(UserError, match="multiple of 40 ms"):
+        Client(service.url, latency_ms=50)
+
+
+def test_hostile_sockets_harm_nobody(service, recognizer):  # noqa: F811
+    for data in (b"", b"\x00" * 1000, b"GET /v1/stream HTTP/1.1\r\n\r\n", b"POST / HTTP/1.1\r\nContent-Length: -5\r\n\r\n"):
+        with socket.create_connection(("127.0.0.1", service.port)) as s:
+            s.sendall(data)
+    half = socket.create_connection(("127.0.0.1", service.port))  # says nothing
+    with connect(f"{service.url}/v1/stream", compression=None) as giant, pytest.raises((ConnectionClosed, OSError)):
+        send_for_ever(giant)
+    with Client(service.url) as client:
+        client.send(noise(1.0))
+        assert client.finish() == alone(recognizer, noise(1.0))
+    half.close()
+
+
+def send_for_ever(giant) -> None:
+    while True:
+        giant.send(bytes(20 << 20))
+        giant.recv(timeout=0.1)
