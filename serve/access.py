@@ -18,7 +18,7 @@ from samba_asr.serve.settings import Settings
 
 OPEN = ("/healthz", "/readyz")  # what a load balancer asks
 PAGE = ("/", "/page.js", "/capture.js", "/page.css")  # the page itself is no secret; it asks for the token
-POLICY = "default-src 'self'; connect-src 'self' ws: wss:; frame-ancestors 'none'"
+POLICY = "default-src 'self'; img-src 'self' data:; connect-src 'self' ws: wss:; frame-ancestors 'none'"
 FORM = 1 << 20  # bytes of a form beside its file
 
 
