@@ -12,7 +12,7 @@ of `Recognizer.transcribe` at its latency, whoever shares its steps: rows do not
 
 What becomes known is told to the session's listener, a function that is called in the engine's thread and must return at once:
 
-    Partial(text, stable)   the open segment as it stands; of two that follow each other the first may be dropped
+    Partial(text, stable, until)   the open segment as it stands; of two that follow each other the first may be dropped
     Final(segment)          a segment that is over, never dropped
     Flushed(name)           all audio from before `flush(name)` is told
     Failed(reason)          the session is over, by an error in it; the others go on
@@ -52,6 +52,7 @@ class Full(UserError):
 class Partial:
     text: str
     stable: str  # the beginning of it that will not change
+    until: float  # seconds of audio that went through the model
 
 
 @dataclass(frozen=True)
@@ -333,7 +334,7 @@ class Engine:
             text, stable = self.recognizer.segmenter.partial(s.search)
             if text != s.shown:
                 s.shown = text
-                self._tell(s, Partial(text, stable))
+                self._tell(s, Partial(text, stable, round(s.before + s.fed * self.recognizer.frame, 3)))
             return
         s.shown = ""
         s.before += order.seconds

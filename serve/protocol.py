@@ -3,7 +3,7 @@
     up     start {sample_rate, encoding, latency_ms, words, hotwords}      optional, before the first audio
            flush {id} | ping | stop
     down   ready {session, sample_rate, encoding, latency_ms}
-           partial {segment, text, stable}          what is being said; `stable` of it will not change
+           partial {segment, text, stable, until}   what is being said; `stable` of it will not change
            final {segment, start, end, until, text, confidence, words}       all audio before `until` is told
            flushed {id} | pong | error {code, message, retry_after} | done {seconds}
 """

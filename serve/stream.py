@@ -58,8 +58,10 @@ class Client:
     def hear(self, event: Event) -> None:
         """Called in the engine's thread."""
         match event:
-            case Partial(text, stable):
-                self.out.put({"type": "partial", "segment": self.segments, "text": text, "stable": stable})
+            case Partial(text, stable, until):
+                self.out.put(
+                    {"type": "partial", "segment": self.segments, "text": text, "stable": stable, "until": until}
+                )
             case Final(segment):
                 self.out.put(protocol.final(segment, self.segments, self.words))
                 self.segments += 1

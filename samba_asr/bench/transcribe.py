@@ -93,7 +93,7 @@ class _Session:
             frames, lengths, state = self.model.acoustic.step(chunk, length, state)
             heard = self.search.step(frames, lengths, heard)
             if i < len(chunks) - 1:
-                text = self.tokenizer.decode(self.search.partial(heard)[0].tokens)
+                text = self.tokenizer.decode(self.search.search.hypotheses(heard.search)[0][0].tokens)
             else:  # with what waits, because the last chunk was no whole block
                 text = self._final(self.search.step(*self.model.acoustic.finish(state), heard))
             steps.append(time.perf_counter() - began)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from samba_asr.commands import bench_ops
+from samba_asr.commands import bench_ops, bench_serve
 from samba_asr.errors import UserError
 
 CHUNKS = (640, 320, 160)  # ms
@@ -27,6 +27,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     _add_train(kinds)
     _add_transcribe(kinds)
     bench_ops.add_parser(kinds)
+    bench_serve.add_parser(kinds)
     return parser
 
 

@@ -1,0 +1,122 @@
+"""Clients of a running service, as many as one asks for, each speaking in real time; how far its words lag behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+
+STEP = 0.1  # seconds of audio in a message
+
+
+class Heard(NamedTuple):
+    """What one client saw; seconds."""
+
+    lags: list[float]  # of each partial: since the audio that it covers was sent
+    first: float | None  # from the first audio to the first partial
+    final: float | None  # from stop to done
+    text: str
+    refused: str  # why, or ""
+
+
+async def speak(url: str, samples: np.ndarray, rate: int, latency_ms: float, wait: float, token: str = "") -> Heard:
+    """One client, that begins after `wait` seconds and sends samples (s,) as fast as they would be spoken."""
+    from websockets.asyncio.client import connect
+    from websockets.exceptions import WebSocketException
+
+    await asyncio.sleep(wait)
+    headers = {"Authorization": f"Bearer {token}"} if token else None
+    lags, first, finals, refused, stopped, final = [], None, [], "", None, None
+    data, size = samples.astype("<f4").tobytes(), int(STEP * rate) * 4
+    try:
+        async with connect(f"{url}/v1/stream", additional_headers=headers, compression=None, open_timeout=30) as socket:
+            start = {"type": "start", "sample_rate": rate, "encoding": "pcm_f32le", "latency_ms": latency_ms, "words": False}
+            await socket.send(json.dumps(start))
+            began = time.monotonic()
+
+            async def send() -> None:
+                nonlocal stopped
+                for n, at in enumerate(range(0, len(data), size), 1):
+                    await asyncio.sleep(max(0.0, began + n * STEP - time.monotonic()))  # spoken, then sent
+                    await socket.send(data[at : at + size])
+                stopped = time.monotonic()
+                await socket.send(json.dumps({"type": "stop"}))
+
+            sending = asyncio.create_task(send())
+            try:
+                async for text in socket:
+                    message, now = json.loads(text), time.monotonic()
+                    if message["type"] == "partial":
+                        lags.append(now - (began + message["until"]))
+                        first = now - began if first is None else first
+                    elif message["type"] == "final":
+                        finals.append(message["text"])
+                    elif message["type"] == "error":
+                        refused = message["code"]
+                    elif message["type"] == "done" and stopped:
+                        final = now - stopped
+            finally:
+                sending.cancel()
+    except (WebSocketException, OSError) as error:
+        refused = refused or type(error).__name__
+    return Heard(lags, first, final, " ".join(finals), refused)
+
+
+async def _all(url, clips, n, rate, latency_ms, token) -> list[Heard]:
+    draw = random.Random(n)
+    waits = [draw.uniform(0, 1.0) for _ in range(n)]  # people do not begin at the same moment
+    return await asyncio.gather(*(speak(url, clips[i % len(clips)], rate, latency_ms, waits[i], token) for i in range(n)))
+
+
+def measure(
+    url: str, clips: list[np.ndarray], texts: list[str], n: int, rate: int, latency_ms: float, pid: int, token: str = ""
+) -> dict[str, Any]:
+    """n clients at once.  texts: of each clip, by the recogniser alone.  pid: the service's process."""
+    cpu, began = cpu_seconds(pid), time.monotonic()
+    heard = asyncio.run(_all(url, clips, n, rate, latency_ms, token))
+    seconds = time.monotonic() - began
+    served = [h for h in heard if not h.refused]
+    lags = sorted(lag for h in served for lag in h.lags)
+    first = sorted(h.first for h in served if h.first is not None)
+    final = sorted(h.final for h in served if h.final is not None)
+    return {
+        "clients": n,
+        "refused": n - len(served),
+        "lost": len(served) - len(final),
+        "differing": sum(h.text != texts[i % len(texts)] for i, h in enumerate(heard) if not h.refused),
+        "partial_p50": _at(lags, 0.5),
+        "partial_p95": _at(lags, 0.95),
+        "first_p50": _at(first, 0.5),
+        "final_p95": _at(final, 0.95),
+        "cores": (cpu_seconds(pid) - cpu) / seconds,
+        "memory": memory(pid),
+    }
+
+
+def _at(ordered: list[float], share: float) -> float | None:
+    return ordered[min(int(share * len(ordered)), len(ordered) - 1)] if ordered else None
+
+
+def cpu_seconds(pid: int) -> float:
+    """Of a process, so far.  0 where there is no /proc."""
+    import os
+
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            fields = file.read().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def memory(pid: int) -> float:
+    """MiB that a process holds.  0 where there is no /proc."""
+    try:
+        with open(f"/proc/{pid}/status") as file:
+            return next(float(line.split()[1]) / 1024 for line in file if line.startswith("VmRSS"))
+    except (OSError, StopIteration):
+        return 0.0
