@@ -24,6 +24,17 @@ from samba_asr.errors import UserError, missing_extra
 MESSAGE = 1 << 18  # bytes of audio in a message: far below what the service takes
 
 
+def websockets():
+    """The package of that name."""
+    try:
+        import websockets.asyncio.client
+        import websockets.exceptions
+        import websockets.sync.client
+    except ImportError as error:
+        raise missing_extra("websockets", "serve") from error
+    return websockets
+
+
 class Busy(UserError):
     """The service has no room now; `retry_after` seconds may help."""
 
@@ -45,12 +56,8 @@ class Client:
         retries: int = 5,
     ):
         """url: ws:// or wss:// and the service's address.  retries: of a connection that breaks, in a row."""
-        try:
-            from websockets import exceptions
-            from websockets.sync import client
-        except ImportError as error:
-            raise missing_extra("websockets", "serve") from error
-        self._connect, self._errors = client.connect, exceptions
+        library = websockets()
+        self._connect, self._errors = library.sync.client.connect, library.exceptions
         if not url.startswith(("ws://", "wss://")):
             raise UserError(f"{url}: the service's address begins with ws:// or wss://")
         self.url, self.rate, self.token, self.on_message, self.retries = url, rate, token, on_message, retries

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, File, Form, HTTPException, Request, UploadFile
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 
 from samba_asr.audio.read import AudioError
+from samba_asr.decoding.transcript import Segment
 from samba_asr.errors import UserError
 from samba_asr.formats import render
 from samba_asr.recognizer import Recognizer, Result
@@ -28,6 +31,7 @@ async def transcriptions(
     model: Annotated[str, Form(description="the service's model, as /v1/models names it; others are taken for it")] = "",
     response_format: Annotated[Literal["json", "text", "verbose_json", "srt", "vtt"], Form()] = "json",
     latency_ms: Annotated[float | None, Form(gt=0, description="encoder latency; the longest if it is not given")] = None,
+    stream: Annotated[bool, Form(description="server-sent events, a segment each")] = False,
     prompt: Annotated[str, Form(description="ignored", max_length=10_000)] = "",
     language: Annotated[str, Form(description="ignored", max_length=20)] = "",
     temperature: Annotated[float, Form(description="ignored")] = 0.0,
@@ -37,12 +41,14 @@ async def transcriptions(
     uploads: asyncio.Semaphore = request.app.state.uploads
     if uploads.locked():
         raise HTTPException(503, "all places for files are taken", headers={"Retry-After": str(settings.retry_seconds)})
+    data = await file.read(settings.max_upload_bytes + 1)
+    if len(data) > settings.max_upload_bytes:
+        raise HTTPException(413, f"a file may have {settings.max_upload_bytes} bytes")
+    recognizer: Recognizer = request.app.state.engine.recognizer
+    work = partial(transcribe, recognizer, data, latency_ms, settings.max_file_seconds)
+    if stream:
+        return StreamingResponse(events(work, uploads), media_type="text/event-stream")
     async with uploads:
-        data = await file.read(settings.max_upload_bytes + 1)
-        if len(data) > settings.max_upload_bytes:
-            raise HTTPException(413, f"a file may have {settings.max_upload_bytes} bytes")
-        recognizer: Recognizer = request.app.state.engine.recognizer
-        work = partial(transcribe, recognizer, data, latency_ms, settings.max_file_seconds)
         try:
             result = await asyncio.to_thread(work)
         except AudioError as error:
@@ -52,17 +58,50 @@ async def transcriptions(
     return answer(result, file.filename or "audio", response_format)
 
 
-def transcribe(recognizer: Recognizer, data: bytes, latency_ms: float | None, longest: float) -> Result:
+async def events(work: Callable[..., Result], uploads: asyncio.Semaphore) -> AsyncIterator[str]:
+    """OpenAI's events: a delta for each segment as soon as it is over, then the text."""
+    loop, told = asyncio.get_running_loop(), asyncio.Queue()
+
+    def tell(segment: Segment) -> None:
+        loop.call_soon_threadsafe(told.put_nowait, segment)
+
+    async with uploads:
+        task = asyncio.create_task(asyncio.to_thread(work, on_segment=tell))
+        task.add_done_callback(lambda _: told.put_nowait(None))
+        space = ""
+        while (segment := await told.get()) is not None:
+            yield _event({"type": "transcript.text.delta", "delta": space + segment.text})
+            space = " "
+        try:
+            yield _event({"type": "transcript.text.done", "text": task.result().text})
+        except UserError as error:
+            yield _event({"type": "error", "message": str(error)})
+
+
+def _event(content: dict[str, Any]) -> str:
+    return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
+
+
+def transcribe(
+    recognizer: Recognizer, data: bytes, latency_ms: float | None, longest: float,
+    on_segment: Callable[[Segment], None] = lambda segment: None,
+) -> Result:  # fmt: skip
     """In a thread.  UserError for a file of more than `longest` seconds, as soon as so much is decoded."""
     from samba_asr.audio.read import stream as read_stream
 
-    session = None
+    session, told = None, 0
     for audio in read_stream(io.BytesIO(data), 10.0):
         session = session or recognizer.stream(audio.rate, latency_ms=latency_ms)
         session.accept(audio.samples)
         if session.seconds > longest:
             raise UserError(f"the file holds more than {longest:g} s of audio, which is the most here")
-    return (session or recognizer.stream(latency_ms=latency_ms)).finish()
+        for segment in session.segments[told:]:
+            on_segment(segment)
+            told += 1
+    result = (session or recognizer.stream(latency_ms=latency_ms)).finish()
+    for segment in result.segments[told:]:
+        on_segment(segment)
+    return result
 
 
 def answer(result: Result, name: str, form: str) -> Response:

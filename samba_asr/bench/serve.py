@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from samba_asr.client import websockets
+
 STEP = 0.1  # seconds of audio in a message
 
 
@@ -25,8 +27,8 @@ class Heard(NamedTuple):
 
 async def speak(url: str, samples: np.ndarray, rate: int, latency_ms: float, wait: float, token: str = "") -> Heard:
     """One client, that begins after `wait` seconds and sends samples (s,) as fast as they would be spoken."""
-    from websockets.asyncio.client import connect
-    from websockets.exceptions import WebSocketException
+    library = websockets()
+    connect, WebSocketException = library.asyncio.client.connect, library.exceptions.WebSocketException
 
     await asyncio.sleep(wait)
     headers = {"Authorization": f"Bearer {token}"} if token else None

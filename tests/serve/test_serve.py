@@ -209,6 +209,34 @@ class TestStream:
             assert client.app.state.engine.sessions == []
 
 
+class TestVosk:
+    @pytest.mark.parametrize("path", ["/", "/vosk"])
+    def test_one_reply_a_message(self, start, recognizer, path):  # noqa: F811
+        data = pcm(noise(2.0, 8000))
+        with start().websocket_connect(path) as socket:
+            socket.send_json({"config": {"sample_rate": 8000.0, "max_alternatives": 0}})
+            texts = []
+            for at in range(0, len(data), 4000):
+                socket.send_bytes(data[at : at + 4000])
+                reply = socket.receive_json()
+                assert ("partial" in reply) != ("text" in reply)
+                texts += [reply["text"]] if reply.get("text") else []
+            socket.send_text('{"eof" : 1}')
+            last = socket.receive_json()
+        one = expected(recognizer, heard(data), 8000)
+        assert " ".join([*texts, last["text"]]).strip() == one.text
+        assert last["result"][-1]["word"] == one.words[-1].text
+        assert {"conf", "start", "end", "word"} == set(last["result"][0])
+
+    @pytest.mark.parametrize("message", ["rubbish", "[]", '{"config": {"sample_rate": 1}}', '{"config": 3}'])
+    def test_bad_messages(self, start, message):
+        with start().websocket_connect("/vosk") as socket:
+            socket.send_text(message)
+            with pytest.raises(WebSocketDisconnect) as closed:
+                socket.receive_json()
+            assert closed.value.code == 1008
+
+
 class TestFiles:
     def wav(self, samples: np.ndarray) -> bytes:
         file = io.BytesIO()
@@ -231,6 +259,17 @@ class TestFiles:
         assert self.post(client, data, response_format="vtt").text.startswith("WEBVTT")
         low = recognizer.transcribe(data, latency_ms=320)
         assert self.post(client, data, latency_ms=320).json() == {"text": low.text}
+
+    def test_events(self, start, recognizer):  # noqa: F811
+        client, data = start(), self.wav(np.concatenate([noise(1.0), noise(30.0, seed=1)]))
+        answer = self.post(client, data, stream="true")
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        events = [json.loads(line.removeprefix("data: ")) for line in answer.text.split("\n\n") if line]
+        text = recognizer.transcribe(data).text
+        assert "".join(e["delta"] for e in events[:-1]) == events[-1]["text"] == text
+        assert len(events) > 2
+        bad = self.post(client, b"rubbish", stream="true").text
+        assert json.loads(bad.removeprefix("data: "))["type"] == "error"
 
     def test_what_is_no_audio(self, start):
         client = start()

@@ -1,0 +1,113 @@
+"""The dialect of vosk-server, which hundreds of clients speak: `WS /vosk`, and `WS /` where they look for it.
+
+    up     {"config": {"sample_rate": 16000, "words": 1, "phrase_list": [...]}}, optional; 16-bit audio; {"eof": 1}
+    down   one reply a message: {"partial": text}, or {"text": text, "result": [{word, start, end, conf}]} when a segment is over
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import suppress
+from typing import Any
+
+from fastapi import APIRouter, WebSocket, WebSocketDisconnect
+from pydantic import BaseModel, Field, ValidationError
+
+from samba_asr.decoding.transcript import Segment
+from samba_asr.engine import Done, Engine, Event, Failed, Final, Full, Partial
+from samba_asr.errors import UserError
+from samba_asr.serve.protocol import Samples
+from samba_asr.serve.settings import Settings
+
+router = APIRouter()
+
+
+class Asked(BaseModel):
+    """What of vosk's configuration is heeded."""
+
+    sample_rate: float = Field(16000, ge=4000, le=192000)
+    words: bool = True
+
+
+class Ear:
+    """What the engine has told; read in the event loop."""
+
+    def __init__(self):
+        self._loop = asyncio.get_running_loop()
+        self.segments: list[Segment] = []
+        self.partial, self.failed = "", ""
+        self.over = asyncio.Event()
+
+    def __call__(self, event: Event) -> None:
+        self._loop.call_soon_threadsafe(self._hear, event)
+
+    def _hear(self, event: Event) -> None:
+        match event:
+            case Partial(text):
+                self.partial = text
+            case Final(segment):
+                self.segments.append(segment)
+                self.partial = ""
+            case Failed(reason):
+                self.failed = reason
+                self.over.set()
+            case Done():
+                self.over.set()
+
+    def reply(self, words: bool, last: bool = False) -> dict[str, Any]:
+        if not self.segments and not last:
+            return {"partial": self.partial}
+        segments, self.segments = self.segments, []
+        found: dict[str, Any] = {"text": " ".join(s.text for s in segments)}
+        if words:
+            found["result"] = [
+                {"conf": w.confidence, "end": w.end, "start": w.start, "word": w.text} for s in segments for w in s.words
+            ]
+        return found
+
+
+@router.websocket("/vosk")
+@router.websocket("/")
+async def vosk(socket: WebSocket) -> None:
+    settings: Settings = socket.app.state.settings
+    engine: Engine = socket.app.state.engine
+    await socket.accept()
+    ear, asked, samples, session = Ear(), Asked(), Samples("pcm_s16le"), None
+    code = 1000
+    try:
+        while True:
+            message = await asyncio.wait_for(socket.receive(), settings.idle_seconds)
+            if message["type"] == "websocket.disconnect":
+                return
+            data, told = message.get("bytes"), {}
+            if data is None:
+                told = json.loads(message.get("text") or "")
+                if not isinstance(told, dict):
+                    raise UserError("a message is an object, such as {\"eof\": 1}")
+                if "config" in told:
+                    asked = Asked.model_validate(told["config"])
+                    continue
+            if session is None:
+                session = engine.open(ear, int(asked.sample_rate), latency_ms=settings.latency_ms)
+            if data is not None:
+                session.accept(samples.read(data))
+                while session.backlog > settings.max_backlog_seconds and not session.over:
+                    await asyncio.sleep(0.05)
+            if told.get("eof"):
+                session.finish()
+                await ear.over.wait()
+                await socket.send_json(ear.reply(asked.words, last=True))
+                break
+            await socket.send_json(ear.reply(asked.words))
+    except Full:
+        code = 1013
+    except (UserError, ValidationError, ValueError, RecursionError):
+        code = 1008
+    except (WebSocketDisconnect, TimeoutError, RuntimeError, OSError):
+        code = 1011
+    finally:
+        if session is not None:
+            session.cancel()
+        with suppress(RuntimeError, OSError):
+            await socket.close(code)
