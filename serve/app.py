@@ -15,7 +15,7 @@ from fastapi.staticfiles import StaticFiles
 import samba_asr
 from samba_asr.engine import Engine
 from samba_asr.recognizer import Recognizer
-from samba_asr.serve import access, files, stream, vosk
+from samba_asr.serve import access, files, lines, stream, vosk
 from samba_asr.serve.settings import Settings
 
 STALE = 10.0  # seconds without a sign of the engine's thread
@@ -43,6 +43,7 @@ def create_app(settings: Settings | None = None, recognizer: Recognizer | None =
     app.include_router(router)
     app.include_router(stream.router)
     app.include_router(vosk.router)
+    app.include_router(lines.router)
     app.include_router(files.router)
     app.mount("/", StaticFiles(directory=Path(__file__).parent / "static", html=True), name="page")
     return app

@@ -26,12 +26,15 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Start(Message):
-    type: Literal["start"] = "start"
+class Audio(Message):
     sample_rate: int = Field(16000, ge=4000, le=192000)
     encoding: Literal["pcm_s16le", "pcm_f32le"] = "pcm_s16le"
     latency_ms: float | None = Field(None, gt=0, le=60000)
     words: bool = True
+
+
+class Start(Audio):
+    type: Literal["start"] = "start"
     hotwords: dict[Annotated[str, Field(max_length=200)], float] | None = Field(None, max_length=1000)
 
 

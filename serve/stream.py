@@ -46,13 +46,13 @@ class Outbox:
         return self._messages.popleft()
 
 
-class Client:
-    """One connection."""
+class Session:
+    """A live session of the engine, whose events become messages."""
 
-    def __init__(self, socket: WebSocket, engine: Engine, settings: Settings):
-        self.socket, self.engine, self.settings = socket, engine, settings
+    def __init__(self, engine: Engine, settings: Settings):
+        self.engine, self.settings = engine, settings
         self.out = Outbox(asyncio.get_running_loop())
-        self.session: LiveSession | None = None
+        self.live: LiveSession | None = None
         self.words, self.segments, self.seconds = True, 0, 0.0
 
     def hear(self, event: Event) -> None:
@@ -72,15 +72,44 @@ class Client:
             case Done(seconds):
                 self.out.put({"type": "done", "seconds": round(seconds, 3)})
 
-    def start(self, asked: protocol.Start) -> None:
+    def start(self, asked: protocol.Audio) -> None:
         """UserError (Full among them) if that cannot be."""
         latency = asked.latency_ms or self.settings.latency_ms
-        self.session = self.engine.open(self.hear, asked.sample_rate, latency_ms=latency, hotwords=asked.hotwords)
+        hotwords = asked.hotwords if isinstance(asked, protocol.Start) else None
+        self.live = self.engine.open(self.hear, asked.sample_rate, latency_ms=latency, hotwords=hotwords)
         self.words, self.rate, self.samples = asked.words, asked.sample_rate, protocol.Samples(asked.encoding)
         self.out.put({
             "type": "ready", "session": uuid.uuid4().hex[:12], "sample_rate": asked.sample_rate,
             "encoding": asked.encoding, "latency_ms": latency,
         })  # fmt: skip
+
+    async def audio(self, data: bytes) -> None:
+        """Hear it.  UserError for samples that are none, and for more than a session may hold."""
+        samples = self.samples.read(data)
+        self.seconds += len(samples) / self.rate
+        if self.seconds > self.settings.max_session_seconds:
+            raise TooLong(f"a session is at most {self.settings.max_session_seconds:g} s of audio")
+        self.live.accept(samples)
+        # Uvicorn would go on reading; a client that sends faster than the model hears is made to wait here.
+        while self.live.backlog > self.settings.max_backlog_seconds and not self.live.over:
+            await asyncio.sleep(0.05)
+
+    def close(self) -> None:
+        """Nobody listens any more."""
+        if self.live is not None:
+            self.live.cancel()
+
+
+class TooLong(UserError):
+    """More audio than a session may hold."""
+
+
+class Client(Session):
+    """A session over a WebSocket."""
+
+    def __init__(self, socket: WebSocket, engine: Engine, settings: Settings):
+        super().__init__(engine, settings)
+        self.socket = socket
 
     async def listen(self) -> int:
         """Read messages to the end; the code to close with where the client is at fault, else 1000."""
@@ -94,18 +123,17 @@ class Client:
                 raise WebSocketDisconnect(message.get("code") or 1006)
             try:
                 if (data := message.get("bytes")) is not None:
-                    if self.session is None:
+                    if self.live is None:
                         self.start(protocol.Start())
                     await self.audio(data)
-                    if self.seconds > self.settings.max_session_seconds:
-                        limit = f"a session is at most {self.settings.max_session_seconds:g} s of audio"
-                        self.out.put(protocol.error("limit", limit))
-                        return BUDGET
                 elif self.command(protocol.parse(message.get("text") or "")):
                     return 1000
             except Full as error:
                 self.out.put(protocol.error("busy", str(error), self.settings.retry_seconds))
                 return 1013
+            except TooLong as error:
+                self.out.put(protocol.error("limit", str(error)))
+                return BUDGET
             except (UserError, RuntimeError) as error:
                 self.out.put(protocol.error("bad_request", str(error)))
                 return 1008
@@ -113,27 +141,19 @@ class Client:
     def command(self, message) -> bool:
         """Carry it out; True if it was the last."""
         match message:
-            case protocol.Start() if self.session is not None:
+            case protocol.Start() if self.live is not None:
                 raise UserError("start comes once, before the first audio")
             case protocol.Start():
                 self.start(message)
             case protocol.Ping():
                 self.out.put({"type": "pong"})
             case protocol.Flush():
-                if self.session is None:
+                if self.live is None:
                     self.start(protocol.Start())
-                self.session.flush(message.id)
+                self.live.flush(message.id)
             case protocol.Stop():
                 return True
         return False
-
-    async def audio(self, data: bytes) -> None:
-        samples = self.samples.read(data)
-        self.seconds += len(samples) / self.rate
-        self.session.accept(samples)
-        # Uvicorn would go on reading; a client that sends faster than the model hears is made to wait here.
-        while self.session.backlog > self.settings.max_backlog_seconds and not self.session.over:
-            await asyncio.sleep(0.05)
 
     async def speak(self, code: int) -> None:
         """Send what the client is owed to the end, and close."""
@@ -159,8 +179,7 @@ async def stream(socket: WebSocket) -> None:
         pass  # the client is gone, or reads nothing
     finally:
         listening.cancel()
-        if client.session is not None:
-            client.session.cancel()
+        client.close()
 
 
 async def _until_over(client: Client, listening: asyncio.Task[int]) -> None:
@@ -177,8 +196,8 @@ async def _until_over(client: Client, listening: asyncio.Task[int]) -> None:
     if getting is not None:
         getting.cancel()
     code = listening.result()  # raises if the client is gone
-    if client.session is None or client.session.over:
+    if client.live is None or client.live.over:
         client.out.put({"type": "done", "seconds": 0.0})
     else:
-        client.session.finish()
+        client.live.finish()
     await client.speak(code)

@@ -191,10 +191,11 @@ class TestStream:
         with start(idle_seconds=0.3).websocket_connect("/v1/stream") as socket:
             assert until(socket, "error")[-1]["code"] == "idle"
         with start(max_session_seconds=1.0).websocket_connect("/v1/stream") as socket:
-            socket.send_bytes(pcm(noise(1.5)))
+            for _ in range(3):
+                socket.send_bytes(pcm(noise(0.4)))
             messages = until(socket, "done")
             assert [m["code"] for m in messages if m["type"] == "error"] == ["limit"]
-            assert text_of(messages)  # what was heard is not lost
+            assert text_of(messages)  # what was heard before is not lost
 
     def test_a_client_that_leaves_makes_room(self, start):
         client = start(max_sessions=1)
@@ -207,6 +208,31 @@ class TestStream:
                     break
                 time.sleep(0.05)
             assert client.app.state.engine.sessions == []
+
+
+class TestLines:
+    def test_a_chunked_body(self, start, recognizer):  # noqa: F811
+        data = pcm(noise(3.0, 8000))
+        answer = start().post(
+            "/v1/transcribe/stream?sample_rate=8000", content=(data[at : at + 5000] for at in range(0, len(data), 5000))
+        )
+        messages = [json.loads(line) for line in answer.text.splitlines()]
+        assert messages[0]["type"] == "ready"
+        assert messages[-1] == {"type": "done", "seconds": 3.0}
+        assert text_of(messages) == expected(recognizer, heard(data), 8000).text != ""
+
+    def test_what_is_refused(self, start):
+        client = start(max_session_seconds=1.0, max_sessions=1)
+        for query in ("sample_rate=7", "encoding=mp3", "colour=1"):
+            assert client.post(f"/v1/transcribe/stream?{query}", content=b"").status_code == 422
+        assert client.post("/v1/transcribe/stream?latency_ms=50", content=b"").status_code == 400
+        long = client.post("/v1/transcribe/stream", content=pcm(noise(2.0)))
+        assert "at most 1 s" in json.loads(long.text.splitlines()[-1])["message"]
+        with client.websocket_connect("/v1/stream") as socket:
+            socket.send_json({"type": "start"})
+            until(socket, "ready")
+            full = client.post("/v1/transcribe/stream", content=b"")
+            assert (full.status_code, full.headers["Retry-After"]) == (503, "5")
 
 
 class TestVosk:

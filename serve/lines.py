@@ -1,0 +1,91 @@
+"""`POST /v1/transcribe/stream`: raw audio up in a chunked body, a JSON object a line down, while it still goes up.
+
+For clients that have HTTP and nothing else; the messages are those of `WS /v1/stream`.
+
+    arecord -f S16_LE -r 16000 | curl -sNT - 'localhost:8000/v1/transcribe/stream?sample_rate=16000'
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, HTTPException, Query, Request
+from fastapi.responses import Response
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
+
+from samba_asr.engine import Full
+from samba_asr.errors import UserError
+from samba_asr.serve import protocol
+from samba_asr.serve.settings import Settings
+from samba_asr.serve.stream import Session
+
+router = APIRouter()
+
+
+@router.post("/v1/transcribe/stream")
+@router.put("/v1/transcribe/stream")
+async def lines(request: Request, asked: Annotated[protocol.Audio, Query()]) -> Response:
+    """Raw audio in, messages out, a line each."""
+    settings: Settings = request.app.state.settings
+    session = Session(request.app.state.engine, settings)
+    try:
+        session.start(asked)
+    except Full as error:
+        raise HTTPException(503, str(error), headers={"Retry-After": str(settings.retry_seconds)}) from None
+    except UserError as error:
+        raise HTTPException(400, str(error)) from None
+    return Lines(_lines(request, session))
+
+
+class Lines(Response):
+    """Sends lines while the body is still being read: Starlette's own streaming response would read the body too, to see
+    whether the client is gone, and lose what it reads."""
+
+    def __init__(self, source: AsyncIterator[str]):
+        super().__init__(media_type="application/x-ndjson")
+        del self.headers["content-length"]
+        self.source = source
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        try:
+            async for line in self.source:
+                await send({"type": "http.response.body", "body": line.encode(), "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            await self.source.aclose()
+
+
+async def _lines(request: Request, session: Session) -> AsyncIterator[str]:
+    reading = asyncio.create_task(_read(request, session))
+    try:
+        while True:
+            message = await session.out.get()
+            yield json.dumps(message, ensure_ascii=False) + "\n"
+            if message["type"] in ("done", "error"):
+                return
+    finally:
+        reading.cancel()
+        session.close()
+
+
+async def _read(request: Request, session: Session) -> None:
+    """The body to the session; what is wrong with it to the client."""
+    chunks = request.stream().__aiter__()
+    try:
+        while True:
+            try:
+                data = await asyncio.wait_for(anext(chunks), session.settings.idle_seconds)
+            except StopAsyncIteration:
+                return session.live.finish()
+            await session.audio(data)
+    except ClientDisconnect:
+        session.out.put(protocol.error("gone", "the client is gone"))
+    except TimeoutError:
+        session.out.put(protocol.error("idle", f"nothing for {session.settings.idle_seconds:g} s"))
+    except (UserError, RuntimeError) as error:
+        session.out.put(protocol.error("bad_request", str(error)))
