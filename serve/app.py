@@ -55,7 +55,7 @@ async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz")
+@router.get("/readyz", responses={503: {"description": "not ready, or going down"}})
 async def readyz(request: Request) -> JSONResponse:
     """The model is loaded, and its thread runs."""
     engine: Engine = request.app.state.engine

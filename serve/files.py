@@ -17,6 +17,7 @@ from samba_asr.decoding.transcript import Segment
 from samba_asr.errors import UserError
 from samba_asr.formats import render
 from samba_asr.recognizer import Recognizer, Result
+from samba_asr.serve.protocol import REFUSALS
 from samba_asr.serve.settings import Settings
 
 router = APIRouter()
@@ -24,7 +25,12 @@ router = APIRouter()
 MEDIA = {"text": "text/plain", "srt": "application/x-subrip", "vtt": "text/vtt"}
 
 
-@router.post("/v1/audio/transcriptions")
+@router.post(
+    "/v1/audio/transcriptions", responses={
+        **REFUSALS,
+        200: {"content": {kind: {} for kind in ("application/json", "text/event-stream", *MEDIA.values())}},
+    },
+)  # fmt: skip
 async def transcriptions(
     request: Request,
     file: Annotated[UploadFile, File(description="audio of any format")],

@@ -26,8 +26,16 @@ from samba_asr.serve.stream import Session
 router = APIRouter()
 
 
-@router.post("/v1/transcribe/stream")
-@router.put("/v1/transcribe/stream")
+class NdJson(Response):
+    media_type = "application/x-ndjson"
+
+
+@router.post(
+    "/v1/transcribe/stream", response_class=NdJson, responses=protocol.REFUSALS, openapi_extra={
+        "requestBody": {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+    },
+)  # fmt: skip
+@router.put("/v1/transcribe/stream", include_in_schema=False)  # as curl -T sends it
 async def lines(request: Request, asked: Annotated[protocol.Audio, Query()]) -> Response:
     """Raw audio in, messages out, a line each."""
     settings: Settings = request.app.state.settings
@@ -41,12 +49,12 @@ async def lines(request: Request, asked: Annotated[protocol.Audio, Query()]) -> 
     return Lines(_lines(request, session))
 
 
-class Lines(Response):
+class Lines(NdJson):
     """Sends lines while the body is still being read: Starlette's own streaming response would read the body too, to see
     whether the client is gone, and lose what it reads."""
 
     def __init__(self, source: AsyncIterator[str]):
-        super().__init__(media_type="application/x-ndjson")
+        super().__init__()
         del self.headers["content-length"]
         self.source = source
 
