@@ -80,4 +80,6 @@ def grouped(
             words[-1].append((text, mark))
     words = [pieces for pieces in words if pieces]
     texts = ["".join(text for text, _ in pieces) for pieces in words] if read_as is None else read_as
+    if len(words) == len(texts) + 1:
+        words.pop()  # the audio ended amid a word of the lexicon: it is none
     return [(text, [mark for _, mark in pieces]) for text, pieces in zip(texts, words, strict=True)]

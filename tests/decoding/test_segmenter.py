@@ -15,8 +15,10 @@ from samba_asr.decoding.greedy import Greedy
 from samba_asr.decoding.prefix_beam import PrefixBeam
 from samba_asr.decoding.rescore import TwoPass
 from samba_asr.decoding.segmenter import Segmenter
+from samba_asr.decoding.words import WordGuide
 from samba_asr.errors import UserError
 from samba_asr.text.tokenizer import CharTokenizer
+from tests.decoding.toys import PHONES, model
 
 FRAME = 0.1
 TOKENIZER = CharTokenizer(["▁", "a", "b"])
@@ -52,6 +54,11 @@ def heard(driver: Segmenter, x: torch.Tensor, sizes=()) -> list:
         at += n
     driver.finish(session)
     return session.segments
+
+
+@pytest.fixture(scope="module")
+def lm(tmp_path_factory):
+    return model(tmp_path_factory.mktemp("lm"))
 
 
 RUNS = st.lists(st.tuples(st.sampled_from([BLANK, BLANK, SPACE, A, B]), st.integers(1, 7)), max_size=30)
@@ -117,6 +124,18 @@ def test_a_long_segment_may_be_cut_anywhere_and_the_text_is_the_same(search):
         assert joined.endswith("".join(words)[1:]), (late, rest)
         assert words[-8:] == expected[-8:]
     assert len(cuts) > 5
+
+
+@given(seed=st.integers(0, 10**6), length=st.integers(1, 60))
+@settings(max_examples=60, deadline=None)
+def test_words_of_a_lexicon_even_where_the_audio_ends_amid_one(lm, seed, length):
+    search = PrefixBeam(6, guide=WordGuide(PHONES, lm, ["a", "ab"], weight=0.5, bonus=1.0))
+    passes = TwoPass(SimpleNamespace(ctc=Heads(), decoder=None), search)
+    driver = Segmenter(passes, PHONES, RULES, FRAME)
+    x = torch.randn(length, PHONES.vocab_size, generator=torch.Generator().manual_seed(seed)).mul(3).log_softmax(-1)
+    for segment in heard(driver, x):
+        assert segment.text == " ".join(word.text for word in segment.words)
+        assert set(segment.text.split()) <= {"a", "ab"}
 
 
 class TestRules:
