@@ -16,6 +16,7 @@ file (but for the text).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -39,7 +40,7 @@ from samba_asr.device import choose_device
 from samba_asr.errors import UserError
 from samba_asr.models.encoder_stream import MAX_CHUNK, EncoderStream, checked
 from samba_asr.models.folder import LoadedModel, load_model
-from samba_asr.text.tokenizer import UNK_ID
+from samba_asr.text.tokenizer import UNK_ID, Tokenizer
 
 Phrases = Mapping[str, float] | Sequence[str] | Hotwords | None
 """Hotwords: phrases with their weights, or without, or as `Recognizer.hotwords` makes them once for many sessions."""
@@ -80,12 +81,17 @@ class Recognizer:
             Gate(self.decode.vad, self.rate)  # a wrong one is told now
         sure = sure or (loaded.folder and Calibration.read(loaded.folder)) or raw
         self.segmenter = Segmenter(search, self.tokenizer, self.decode.endpoint, self.frame, sure)
-        self._writer = tokenizer_of(loaded, self.decode)
+        self._loaded = loaded
 
     @classmethod
     def load(cls, folder: Path | str | None = None, *, device: str = "auto", decode: DecodeConfig | None = None):
         """Read a model folder, default the model in the box.  device: auto (CUDA where there is one), cpu, cuda, cuda:1."""
         return cls(load_model(Path(folder) if folder else box_folder(), choose_device(device)), decode)
+
+    @functools.cached_property
+    def _writer(self) -> Tokenizer:
+        """The tokenizer with all words of decode.lexicon; seconds of work, and for hotwords alone."""
+        return tokenizer_of(self._loaded, self.decode)
 
     def stream(
         self, rate: int | None = None, *, latency_ms: float | None = None, hotwords: Phrases = None

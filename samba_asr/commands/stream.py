@@ -24,7 +24,9 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--url", default="ws://127.0.0.1:8000", help="default: %(default)s")
     parser.add_argument("--latency-ms", type=float, metavar="N", help="default: the service's")
     parser.add_argument("--fast", action="store_true", help="as fast as the service hears, not as fast as one speaks")
-    parser.add_argument("--hotwords", nargs="+", action="extend", default=[], metavar="PHRASE", help="as in samba-asr transcribe")
+    parser.add_argument(
+        "--hotword", action="append", default=[], dest="hotwords", metavar="PHRASE", help="as in samba-asr transcribe"
+    )
     parser.set_defaults(run=run)
     return parser
 

@@ -34,8 +34,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument("--chunk-ms", type=float, metavar="N", help="audio fed at a time; never changes the text")
     parser.add_argument(
-        "--hotwords", nargs="+", action="extend", default=[], metavar="PHRASE",
-        help="phrases to expect, each with a weight of its own behind a colon or without (ANNE 'BRONTE :3'); with the beam",
+        "--hotword", action="append", default=[], dest="hotwords", metavar="PHRASE",
+        help="a phrase to expect, with a weight of its own behind a colon or without ('ANNE BRONTE :3'); give it again for more",
     )  # fmt: skip
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], dest="overrides", metavar="key=value",
