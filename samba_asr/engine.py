@@ -224,10 +224,13 @@ class Engine:
             return session
 
     def close(self, grace: float = 10.0) -> None:
-        """No new sessions; those that there are get `grace` seconds to finish."""
+        """No new sessions; those that there are end here and are told all that was said, within `grace` seconds."""
         until = time.monotonic() + grace
         with self.lock:
             self.closing = True
+            for session in self.sessions:
+                if session.framer is not None:
+                    session.finish()
         while self.sessions and time.monotonic() < until:
             time.sleep(0.02)
         with self.lock:

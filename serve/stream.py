@@ -193,6 +193,8 @@ async def _until_over(client: Client, listening: asyncio.Task[int]) -> None:
             await asyncio.wait_for(client.socket.send_json(message), client.settings.idle_seconds)
             if message["type"] == "error" and message["code"] == "failed":
                 return await client.socket.close(1011)
+            if message["type"] == "done":  # not asked for: the service is going down
+                return await client.socket.close(1001)
     if getting is not None:
         getting.cancel()
     code = listening.result()  # raises if the client is gone

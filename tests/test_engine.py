@@ -175,18 +175,28 @@ def test_a_listener_that_fails_is_forgotten(engine):
     assert engine.sessions == []
 
 
-def test_going_down(recognizer):  # noqa: F811
-    engine, ears = Engine(recognizer), [Ear(), Ear()]
-    idle, ends = (engine.open(ear, 16000) for ear in ears)
-    ends.accept(noise(1.0))
-    ends.finish()
-    engine.close(grace=1.0)
-    ears[1].until(Done)
-    assert ears[1].text
-    assert isinstance(ears[0]._queue.get(timeout=WAIT), Failed)
+def test_going_down_tells_what_was_said(recognizer):  # noqa: F811
+    engine, ears, samples = Engine(recognizer), [Ear(), Ear()], noise(1.0)
+    open_, ended = (engine.open(ear, 16000) for ear in ears)
+    for session in (open_, ended):
+        session.accept(samples)
+    ended.finish()
+    engine.close(grace=WAIT)
+    for ear in ears:
+        ear.until(Done)
+        assert ear.text == alone(recognizer, samples).text
     with pytest.raises(Full, match="going down"):
         engine.open(Ear(), 16000)
-    assert idle.over
+    with pytest.raises(RuntimeError, match="is over"):
+        open_.accept(samples)
+
+
+def test_going_down_at_once_says_so(recognizer, monkeypatch):  # noqa: F811
+    engine, ear = Engine(recognizer), Ear()
+    monkeypatch.setattr(engine, "_tick", lambda work: None)  # it never gets done
+    engine.open(ear, 16000)
+    engine.close(grace=0.1)
+    assert isinstance(ear._queue.get(timeout=WAIT), Failed)
 
 
 def test_a_long_file_does_not_keep_a_live_session_waiting(engine):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 from pathlib import Path
 
@@ -53,8 +54,17 @@ def run(args: argparse.Namespace) -> int:
     recognizer = Recognizer.load(args.model, device=args.device)  # what is wrong with it is told before a port is taken
     recognizer.block(args.latency_ms)
     app = create_app(settings, recognizer)
-    uvicorn.run(
+
+    class Server(uvicorn.Server):
+        async def shutdown(self, sockets=None) -> None:
+            """Uvicorn would close live sessions first; here they are told what they are owed before."""
+            await asyncio.to_thread(app.state.engine.close, settings.grace_seconds)
+            await asyncio.sleep(0.2)  # for the last messages to leave
+            await super().shutdown(sockets)
+
+    config = uvicorn.Config(
         app, host=args.host, port=args.port, ws_max_size=settings.max_message_bytes, ws_per_message_deflate=False,
-        timeout_graceful_shutdown=int(settings.grace_seconds) + 5, log_level="info",
+        timeout_graceful_shutdown=5, log_level="info",
     )  # fmt: skip
+    Server(config).run()
     return 0
