@@ -172,6 +172,7 @@ async def stream(socket: WebSocket) -> None:
     await socket.accept()
     client = Client(socket, socket.app.state.engine, settings)
     listening = asyncio.create_task(client.listen())
+    listening.add_done_callback(lambda task: task.cancelled() or task.exception())  # that the client is gone is no error
     speaking = asyncio.create_task(_until_over(client, listening))
     try:
         await speaking
