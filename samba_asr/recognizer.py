@@ -85,8 +85,11 @@ class Recognizer:
 
     @classmethod
     def load(cls, folder: Path | str | None = None, *, device: str = "auto", decode: DecodeConfig | None = None):
-        """Read a model folder, default the model in the box.  device: auto (CUDA where there is one), cpu, cuda, cuda:1."""
-        return cls(load_model(Path(folder) if folder else box_folder(), choose_device(device)), decode)
+        """Read a model folder, or one of those in the box by its name (default: digits).
+
+        device: auto (CUDA where there is one), cpu, cuda, cuda:1.
+        """
+        return cls(load_model(box_folder(folder), choose_device(device)), decode)
 
     @functools.cached_property
     def _writer(self) -> Tokenizer:
@@ -281,9 +284,15 @@ class Stream:
                 self.recognizer.segmenter.step([self._session], frames, lengths)
 
 
-def box_folder() -> Path:
-    """The model in the box."""
-    folder = Path(str(resources.files("samba_asr"))) / "box" / "digits"
-    if not (folder / "config.yaml").is_file():
+def box_folder(model: Path | str | None = None) -> Path:
+    """A folder as it is, or that of a model in the box by its name; without either, the digits'."""
+    if model is not None and (Path(model).exists() or len(Path(model).parts) != 1):
+        return Path(model)
+    box = Path(str(resources.files("samba_asr"))) / "box"
+    names = sorted(folder.parent.name for folder in box.glob("*/config.yaml"))
+    name = "digits" if model is None else str(model)
+    if name in names:
+        return box / name
+    if model is None:
         raise UserError("this installation carries no model: name one with --model FOLDER (egs/digits/run.sh trains one)")
-    return folder
+    raise UserError(f"{model}: neither a folder nor a model in the box ({', '.join(names) or 'which is empty'})")

@@ -19,7 +19,7 @@ from samba_asr.decoding.transcript import words_of
 from samba_asr.errors import UserError
 from samba_asr.models.asr import AsrModel
 from samba_asr.models.folder import LoadedModel
-from samba_asr.recognizer import Recognizer, Stream
+from samba_asr.recognizer import Recognizer, Stream, box_folder
 from samba_asr.text.tokenizer import train_tokenizer
 from tests.contract import awake
 
@@ -207,3 +207,12 @@ def test_a_text_that_cannot_be_aligned_is_refused(recognizer, tmp_path, text, me
     soundfile.write(tmp_path / "a.wav", noise(1.0), RATE, subtype="FLOAT")
     with pytest.raises(UserError, match=message):
         recognizer.align(tmp_path / "a.wav", text)
+
+
+def test_a_model_by_its_folder_or_its_name(tmp_path):
+    assert box_folder(tmp_path) == tmp_path
+    assert box_folder(tmp_path / "nowhere") == tmp_path / "nowhere"  # load_model says what is wrong
+    with pytest.raises(UserError, match="neither a folder nor a model in the box"):
+        box_folder("klingon")
+    for folder in box_folder().parent.iterdir():
+        assert box_folder(folder.name) == folder

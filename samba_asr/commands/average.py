@@ -27,11 +27,14 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     chosen.add_argument("--best", type=int, metavar="N", help="the N checkpoints of lowest validation WER")
     chosen.add_argument("--last", type=int, metavar="N", help="the last N checkpoints")
     chosen.add_argument("files", type=Path, nargs="*", default=[], metavar="epoch-NNN.pt", help="these checkpoints")
+    parser.add_argument("--bfloat16", action="store_true", help="write matrices in half the bytes")
     parser.set_defaults(run=run)
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
+    import torch
+
     from samba_asr.models.asr import AsrModel
     from samba_asr.models.folder import save_model
 
@@ -48,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
         model.load_state_dict(checkpoint.average(files))
     except RuntimeError as error:
         raise UserError(f"{files[0]}: does not fit the model of {path}: {' '.join(str(error).split())[:200]}") from None
-    save_model(args.out, model, config, load_tokenizer(args.exp))
+    save_model(
+        args.out, model, config, load_tokenizer(args.exp), torch.bfloat16 if args.bfloat16 else torch.float32
+    )
     logger.info("%s: the mean of %s", args.out, ", ".join(f.name for f in files))
     return 0

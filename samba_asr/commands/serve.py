@@ -19,7 +19,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         description="Serve a model: WS /v1/stream (live), POST /v1/audio/transcriptions (OpenAI's call), /docs.  Bearer tokens "
         "are read from the environment variable SAMBA_ASR_TOKENS, separated by commas.",
     )
-    parser.add_argument("--model", type=Path, metavar="DIR", help="model folder (default: the one in the box)")
+    parser.add_argument("--model", type=Path, metavar="DIR", help="a folder, or one in the box: digits (default), english")
     parser.add_argument("--name", default="samba-asr", help="as clients call it (default: %(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine alone)")
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="default: %(default)s; 0 takes a free one")

@@ -22,7 +22,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         description="Transcribe audio files of any format. A file that fails is reported, the others still get their text.",
     )
     parser.add_argument("files", nargs="+", metavar="FILE")
-    parser.add_argument("--model", type=Path, metavar="DIR", help="model folder (default: the one in the box)")
+    parser.add_argument("--model", type=Path, metavar="DIR", help="a folder, or one in the box: digits (default), english")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
     parser.add_argument("--format", default="text", choices=FORMATS, help="default: text")
     parser.add_argument(
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     foreign = [text for text in args.overrides if not text.startswith("decode.")]
     if foreign:
         raise UserError(f"--set {foreign[0]}: only decode.* can be set here")
-    folder = args.model or box_folder()
+    folder = box_folder(args.model)
     loaded = load_model(folder, choose_device(args.device))
     beam = ["decode.method=beam"] if args.hotwords else []
     decode = configs.load([folder / "config.yaml"], [*beam, *args.overrides]).decode

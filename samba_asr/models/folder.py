@@ -29,14 +29,20 @@ class LoadedModel(NamedTuple):
     folder: Path | None = None  # where it came from
 
 
-def save_model(folder: Path, model: AsrModel, config: Config, tokenizer: Tokenizer) -> None:
-    """Write a model folder, without scores; files of the same name are replaced, but not README.md."""
+def save_model(
+    folder: Path, model: AsrModel, config: Config, tokenizer: Tokenizer, dtype: torch.dtype = torch.float32
+) -> None:
+    """Write a model folder, without scores; files of the same name are replaced, but not README.md.
+
+    dtype: of matrices in the file; vectors stay as they are, for they are few, and decays and steps must be exact.
+    """
     from safetensors.torch import save_file
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save(config, folder / "config.yaml")
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
+    weights = {k: (v.to(dtype) if v.dim() > 1 else v).contiguous() for k, v in model.state_dict().items()}
+    save_file(weights, folder / "model.safetensors")
     # safetensors makes it readable by its owner alone; a server may run as another user
     shutil.copymode(folder / "config.yaml", folder / "model.safetensors")
     tokenizer.save(folder)

@@ -147,3 +147,13 @@ def test_a_broken_folder_is_one_line_that_names_the_cause(saved, break_it, messa
 def test_a_folder_that_is_not_there(tmp_path):
     with pytest.raises(UserError, match=r"nowhere is not a model folder: it has no config\.yaml"):
         load_model(tmp_path / "nowhere")
+
+
+def test_half_the_bytes(saved, tmp_path):
+    folder, model, config = saved
+    save_model(tmp_path / "half", model, config, TOKENIZER, torch.bfloat16)
+    want, got = model.state_dict(), load_model(tmp_path / "half").model.state_dict()
+    for name, x in want.items():
+        assert got[name].dtype == x.dtype
+        torch.testing.assert_close(got[name], x, rtol=0 if x.dim() < 2 else 1e-2, atol=0)
+    assert (tmp_path / "half" / "model.safetensors").stat().st_size < (folder / "model.safetensors").stat().st_size
