@@ -97,9 +97,9 @@ def test_memory_is_that_of_this_process_in_mib():
     [
         (["train", "--seconds", 0], "--seconds 0"),
         (["train", "--threads", -1], "--threads -1"),
-        (["transcribe", "--model", "m", "--rounds", 0], "--rounds 0"),
-        (["transcribe", "--model", "m", "--data", "a.jsonl", "b.wav"], "not both"),
-        (["transcribe", "--model", "m", "nowhere.wav"], "no audio here that can be read"),
+        (["transcribe", "--model", "no/m", "--rounds", 0], "--rounds 0"),
+        (["transcribe", "--model", "no/m", "--data", "a.jsonl", "b.wav"], "not both"),
+        (["transcribe", "--model", "no/m", "nowhere.wav"], "no audio here that can be read"),
     ],
 )
 def test_what_the_user_can_mend_is_a_user_error(words, message):
