@@ -121,10 +121,8 @@ class Client:
                 message = json.loads(self._socket.recv(timeout=None if until else 0))
             except TimeoutError:
                 return
-            if message["type"] == "error" and message["code"] == "busy":
-                raise Busy(message["message"], message.get("retry_after", 1))
             if message["type"] == "error" and message["code"] != "failed":
-                raise UserError(f"the service says: {message['message']}")
+                raise _refusal(message)
             if message["type"] == "final":
                 self._cover(message)
             if message["type"] == "flushed":
@@ -169,7 +167,11 @@ class Client:
         except (self._errors.WebSocketException, OSError) as error:
             raise UserError(f"{address}: no service there ({error})") from None
         if ready["type"] == "error":
-            if ready["code"] == "busy":
-                raise Busy(ready["message"], ready.get("retry_after", 1))
-            raise UserError(f"the service says: {ready['message']}")
+            raise _refusal(ready)
         self.on_message(ready)
+
+
+def _refusal(error: dict[str, Any]) -> UserError:
+    if error["code"] == "busy":
+        return Busy(error["message"], error.get("retry_after", 1))
+    return UserError(f"the service says: {error['message']}")

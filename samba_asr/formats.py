@@ -20,7 +20,7 @@ def render(result: Result, name: str, form: str) -> str:
     if form == "text":
         return result.text
     if form == "json":
-        words = [{"word": w.text, "start": w.start, "end": w.end, "confidence": w.confidence} for w in result.words]
+        words = [word.entry() for word in result.words]
         segments = [{"text": s.text, "start": s.start, "end": s.end} for s in result.segments]
         entry = {"audio": name, "text": result.text, "segments": segments, "words": words, "duration": result.duration}
         return json.dumps(entry, ensure_ascii=False)

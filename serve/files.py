@@ -120,7 +120,7 @@ def answer(result: Result, name: str, form: str) -> Response:
         "language": "english",
         "duration": round(result.duration, 3),
         "text": result.text,
-        "words": [{"word": w.text, "start": w.start, "end": w.end, "confidence": w.confidence} for w in result.words],
+        "words": [word.entry() for word in result.words],
         "segments": [{"id": i, "start": s.start, "end": s.end, "text": s.text} for i, s in enumerate(result.segments)],
     }
     return JSONResponse(verbose)

@@ -104,9 +104,7 @@ def final(segment: Segment, number: int, words: bool) -> dict[str, Any]:
         "confidence": round(sum(sure) / len(sure), 4) if sure else 0.0,
     }  # fmt: skip
     if words:
-        message["words"] = [
-            {"word": w.text, "start": w.start, "end": w.end, "confidence": w.confidence} for w in segment.words
-        ]
+        message["words"] = [word.entry() for word in segment.words]
     return message
 
 

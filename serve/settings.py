@@ -12,7 +12,7 @@ class Settings:
     name: str = "samba-asr"  # as clients call the model
     device: str = "auto"
     latency_ms: float = 640.0  # of live sessions that ask for none
-    max_sessions: int = 64  # live ones and uploads together; beyond, clients are told when to come again
+    max_sessions: int = 64  # live ones; beyond, clients are told when to come again
     max_session_seconds: float = 4 * 3600.0  # of audio
     max_backlog_seconds: float = 30.0  # audio of a live session that waits for the model: then reading stops
     idle_seconds: float = 60.0  # without a message: the session is over

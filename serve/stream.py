@@ -46,42 +46,25 @@ class Outbox:
         return self._messages.popleft()
 
 
-class Session:
-    """A live session of the engine, whose events become messages."""
+class Audio:
+    """A client's audio on its way to a session of the engine, within bounds; `hear` is told what comes of it."""
 
     def __init__(self, engine: Engine, settings: Settings):
         self.engine, self.settings = engine, settings
-        self.out = Outbox(asyncio.get_running_loop())
         self.live: LiveSession | None = None
-        self.words, self.segments, self.seconds = True, 0, 0.0
+        self.seconds = 0.0
 
     def hear(self, event: Event) -> None:
         """Called in the engine's thread."""
-        match event:
-            case Partial(text, stable, until):
-                self.out.put(
-                    {"type": "partial", "segment": self.segments, "text": text, "stable": stable, "until": until}
-                )
-            case Final(segment):
-                self.out.put(protocol.final(segment, self.segments, self.words))
-                self.segments += 1
-            case Flushed(name):
-                self.out.put({"type": "flushed", "id": name})
-            case Failed(reason):
-                self.out.put(protocol.error("failed", reason))
-            case Done(seconds):
-                self.out.put({"type": "done", "seconds": round(seconds, 3)})
+        raise NotImplementedError
 
-    def start(self, asked: protocol.Audio) -> None:
-        """UserError (Full among them) if that cannot be."""
+    def open(self, asked: protocol.Audio) -> float:
+        """The session's latency in ms.  UserError (Full among them) if that cannot be."""
         latency = asked.latency_ms or self.settings.latency_ms
         hotwords = asked.hotwords if isinstance(asked, protocol.Start) else None
         self.live = self.engine.open(self.hear, asked.sample_rate, latency_ms=latency, hotwords=hotwords)
-        self.words, self.rate, self.samples = asked.words, asked.sample_rate, protocol.Samples(asked.encoding)
-        self.out.put({
-            "type": "ready", "session": uuid.uuid4().hex[:12], "sample_rate": asked.sample_rate,
-            "encoding": asked.encoding, "latency_ms": latency,
-        })  # fmt: skip
+        self.rate, self.samples = asked.sample_rate, protocol.Samples(asked.encoding)
+        return latency
 
     async def audio(self, data: bytes) -> None:
         """Hear it.  UserError for samples that are none, and for more than a session may hold."""
@@ -98,6 +81,40 @@ class Session:
         """Nobody listens any more."""
         if self.live is not None:
             self.live.cancel()
+
+
+class Session(Audio):
+    """A session whose events become messages of our protocol."""
+
+    def __init__(self, engine: Engine, settings: Settings):
+        super().__init__(engine, settings)
+        self.out = Outbox(asyncio.get_running_loop())
+        self.words, self.segments = True, 0
+
+    def hear(self, event: Event) -> None:
+        match event:
+            case Partial(text, stable, until):
+                self.out.put(
+                    {"type": "partial", "segment": self.segments, "text": text, "stable": stable, "until": until}
+                )
+            case Final(segment):
+                self.out.put(protocol.final(segment, self.segments, self.words))
+                self.segments += 1
+            case Flushed(name):
+                self.out.put({"type": "flushed", "id": name})
+            case Failed(reason):
+                self.out.put(protocol.error("failed", reason))
+            case Done(seconds):
+                self.out.put({"type": "done", "seconds": round(seconds, 3)})
+
+    def start(self, asked: protocol.Audio) -> None:
+        """Open it, and say so."""
+        self.words = asked.words
+        latency = self.open(asked)
+        self.out.put({
+            "type": "ready", "session": uuid.uuid4().hex[:12], "sample_rate": asked.sample_rate,
+            "encoding": asked.encoding, "latency_ms": latency,
+        })  # fmt: skip
 
 
 class TooLong(UserError):

@@ -17,8 +17,9 @@ from pydantic import BaseModel, Field, ValidationError
 from samba_asr.decoding.transcript import Segment
 from samba_asr.engine import Done, Engine, Event, Failed, Final, Full, Partial
 from samba_asr.errors import UserError
-from samba_asr.serve.protocol import Samples
+from samba_asr.serve import protocol
 from samba_asr.serve.settings import Settings
+from samba_asr.serve.stream import Audio
 
 router = APIRouter()
 
@@ -30,16 +31,17 @@ class Asked(BaseModel):
     words: bool = True
 
 
-class Ear:
+class Ear(Audio):
     """What the engine has told; read in the event loop."""
 
-    def __init__(self):
+    def __init__(self, engine: Engine, settings: Settings):
+        super().__init__(engine, settings)
         self._loop = asyncio.get_running_loop()
         self.segments: list[Segment] = []
-        self.partial, self.failed = "", ""
+        self.partial = ""
         self.over = asyncio.Event()
 
-    def __call__(self, event: Event) -> None:
+    def hear(self, event: Event) -> None:
         self._loop.call_soon_threadsafe(self._hear, event)
 
     def _hear(self, event: Event) -> None:
@@ -49,10 +51,7 @@ class Ear:
             case Final(segment):
                 self.segments.append(segment)
                 self.partial = ""
-            case Failed(reason):
-                self.failed = reason
-                self.over.set()
-            case Done():
+            case Failed() | Done():
                 self.over.set()
 
     def reply(self, words: bool, last: bool = False) -> dict[str, Any]:
@@ -73,7 +72,7 @@ async def vosk(socket: WebSocket) -> None:
     settings: Settings = socket.app.state.settings
     engine: Engine = socket.app.state.engine
     await socket.accept()
-    ear, asked, samples, session = Ear(), Asked(), Samples("pcm_s16le"), None
+    ear, asked = Ear(engine, settings), Asked()
     code = 1000
     try:
         while True:
@@ -88,14 +87,12 @@ async def vosk(socket: WebSocket) -> None:
                 if "config" in told:
                     asked = Asked.model_validate(told["config"])
                     continue
-            if session is None:
-                session = engine.open(ear, int(asked.sample_rate), latency_ms=settings.latency_ms)
+            if ear.live is None:
+                ear.open(protocol.Audio(sample_rate=int(asked.sample_rate)))
             if data is not None:
-                session.accept(samples.read(data))
-                while session.backlog > settings.max_backlog_seconds and not session.over:
-                    await asyncio.sleep(0.05)
+                await ear.audio(data)
             if told.get("eof"):
-                session.finish()
+                ear.live.finish()
                 await ear.over.wait()
                 await socket.send_json(ear.reply(asked.words, last=True))
                 break
@@ -107,7 +104,6 @@ async def vosk(socket: WebSocket) -> None:
     except (WebSocketDisconnect, TimeoutError, RuntimeError, OSError):
         code = 1011
     finally:
-        if session is not None:
-            session.cancel()
+        ear.close()
         with suppress(RuntimeError, OSError):
             await socket.close(code)

@@ -26,6 +26,10 @@ class Word:
     confidence: float
     evidence: Evidence = field(repr=False, compare=False)
 
+    def entry(self) -> dict[str, str | float]:
+        """As JSON has it, in files and messages alike."""
+        return {"word": self.text, "start": self.start, "end": self.end, "confidence": self.confidence}
+
 
 @dataclass(frozen=True)
 class Segment:

@@ -254,6 +254,13 @@ class TestVosk:
         assert last["result"][-1]["word"] == one.words[-1].text
         assert {"conf", "start", "end", "word"} == set(last["result"][0])
 
+    def test_a_session_is_bounded_here_too(self, start):
+        with start(max_session_seconds=1.0).websocket_connect("/vosk") as socket:
+            socket.send_bytes(pcm(noise(1.5)))
+            with pytest.raises(WebSocketDisconnect) as closed:
+                socket.receive_json()
+            assert closed.value.code == 1008
+
     @pytest.mark.parametrize("message", ["rubbish", "[]", '{"config": {"sample_rate": 1}}', '{"config": 3}'])
     def test_bad_messages(self, start, message):
         with start().websocket_connect("/vosk") as socket:
