@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from samba_asr.commands.search_options import add_settings, load_recognizer
 from samba_asr.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,10 +33,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--plot", type=Path, metavar="FILE", help="reliability diagram, .png, .svg or .pdf")
     parser.add_argument("--latency-ms", type=float, metavar="N", help="as in samba-asr transcribe")
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:1 (default: %(default)s)")
-    parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], dest="overrides", metavar="key=value",
-        help="search settings, such as decode.method=beam",
-    )  # fmt: skip
+    add_settings(parser)
     parser.set_defaults(run=run)
     return parser
 
@@ -66,21 +64,16 @@ def run(args: argparse.Namespace) -> int:
 
 def _heard(args: argparse.Namespace) -> tuple[list[Evidence], list[bool], list[float], list[int]]:
     """Of each recognised word: its evidence, whether it is right, its present confidence, its utterance."""
-    from samba_asr import config as configs
     from samba_asr.audio.read import AudioError
     from samba_asr.data.dataset import AudioStore
     from samba_asr.data.manifest import read_manifest
     from samba_asr.decoding.confidence import raw
-    from samba_asr.device import choose_device
     from samba_asr.metrics.wer import score
-    from samba_asr.models.folder import load_model
-    from samba_asr.recognizer import Recognizer
 
     utterances = [u for u in read_manifest(args.data) if u.text]
     if not utterances:
         raise UserError(f"{args.data} has no texts to compare with")
-    loaded = load_model(args.model, choose_device(args.device))
-    recognizer = Recognizer(loaded, configs.load([args.model / "config.yaml"], args.overrides).decode, None if args.test else raw)
+    recognizer = load_recognizer(args.model, args.device, args.overrides, None if args.test else raw)
     store = AudioStore(recognizer.rate, cache=False)
     words = {}
     for utterance in utterances:

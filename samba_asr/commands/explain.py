@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from samba_asr.commands.search_options import add_settings, load_recognizer
 from samba_asr.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,10 +33,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--model", type=Path, metavar="DIR", help="a folder, or one in the box: digits (default), english")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
     parser.add_argument("--latency-ms", type=float, metavar="N", help="as in samba-asr transcribe")
-    parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], dest="overrides", metavar="key=value",
-        help="search settings, such as decode.method=beam",
-    )  # fmt: skip
+    add_settings(parser)
     parser.set_defaults(run=run)
     return parser
 
@@ -53,20 +51,14 @@ class Heard(NamedTuple):
 
 
 def run(args: argparse.Namespace) -> int:
-    from samba_asr import config as configs
     from samba_asr import plot
     from samba_asr.audio.read import read
-    from samba_asr.device import choose_device
-    from samba_asr.models.folder import load_model
-    from samba_asr.recognizer import Recognizer, box_folder
 
     plot.check_suffix(args.out)
     if not 0 < args.seconds <= LONGEST or not args.start >= 0:
         raise UserError(f"--start {args.start:g} --seconds {args.seconds:g}: from 0 on, and at most {LONGEST:g} seconds")
     plot.figure(1, 1)  # a missing package is told before the work
-    folder = box_folder(args.model)
-    loaded = load_model(folder, choose_device(args.device))
-    recognizer = Recognizer(loaded, configs.load([folder / "config.yaml"], args.overrides).decode)
+    recognizer = load_recognizer(args.model, args.device, args.overrides)
     audio = read(args.audio, start=args.start, duration=args.seconds)
     if not len(audio.samples):
         raise UserError(f"{args.audio} has no audio from {args.start:g} s on")

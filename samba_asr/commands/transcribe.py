@@ -7,6 +7,7 @@ import logging
 import sys
 from pathlib import Path
 
+from samba_asr.commands.search_options import add_settings, load_recognizer
 from samba_asr.errors import UserError
 
 STREAM_LATENCY_MS = 640.0
@@ -37,32 +38,20 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "--hotword", action="append", default=[], dest="hotwords", metavar="PHRASE",
         help="a phrase to expect, with a weight of its own behind a colon or without ('ANNE BRONTE :3'); give it again for more",
     )  # fmt: skip
-    parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], dest="overrides", metavar="key=value",
-        help="search settings, such as decode.method=beam decode.rescore=0.3",
-    )  # fmt: skip
+    add_settings(parser)
     parser.set_defaults(run=run)
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
     """0; 1 if a file failed."""
-    from samba_asr import config as configs
     from samba_asr.decoding.hotwords import parse
-    from samba_asr.device import choose_device
     from samba_asr.formats import render
-    from samba_asr.models.folder import load_model
-    from samba_asr.recognizer import Recognizer, box_folder
 
-    foreign = [text for text in args.overrides if not text.startswith("decode.")]
-    if foreign:
-        raise UserError(f"--set {foreign[0]}: only decode.* can be set here")
-    folder = box_folder(args.model)
-    loaded = load_model(folder, choose_device(args.device))
     beam = ["decode.method=beam"] if args.hotwords else []
-    decode = configs.load([folder / "config.yaml"], [*beam, *args.overrides]).decode
-    recognizer = Recognizer(loaded, decode)
-    hotwords = recognizer.hotwords(parse(args.hotwords, decode.hotword_weight) if args.hotwords else None)
+    recognizer = load_recognizer(args.model, args.device, [*beam, *args.overrides])
+    weight = recognizer.decode.hotword_weight
+    hotwords = recognizer.hotwords(parse(args.hotwords, weight) if args.hotwords else None)
     latency = args.latency_ms if args.latency_ms is not None or not args.stream else STREAM_LATENCY_MS
     chunk = args.chunk_ms if args.chunk_ms is not None or not args.stream else latency
     recognizer.block(latency)  # a wrong latency is the user's error once, not once a file
