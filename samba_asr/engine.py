@@ -279,17 +279,25 @@ class Engine:
         for item in work:
             groups.setdefault(item[0].block, []).append(item)
         for group in groups.values():
-            before = [(s.state, s.search.copy()) for s, *_ in group]
-            try:
-                self._step([(s, samples) for s, samples, _ in group])
-            except Exception:
-                logger.exception("a step of %d sessions failed; each is tried by itself", len(group))
-                for (s, samples, _), (state, search) in zip(group, before, strict=True):
-                    s.state, s.search = state, search
-                    self._guarded(s, lambda s=s, samples=samples: self._step([(s, samples)]))
+            heard = {s: samples for s, samples, _ in group if len(samples)}
+            self._all_or_each(list(heard), lambda some, heard=heard: self._step(some, [heard[s] for s in some]))
+            self._all_or_each([s for s, _, order in group if order is not None and not s.over], self._end)
             for s, _, order in group:
                 if not s.over:
-                    self._guarded(s, lambda s=s, order=order: self._after(s, order))
+                    self._guarded(s, lambda s=s, order=order: self._tell_new(s, order))
+
+    def _all_or_each(self, sessions: list[LiveSession], act: Callable[[list[LiveSession]], None]) -> None:
+        """Do it for all at once; where that fails, for each by itself, from where it was before."""
+        if not sessions:
+            return
+        before = [(s.state, s.search.copy()) for s in sessions]
+        try:
+            act(sessions)
+        except Exception:
+            logger.exception("a step of %d sessions failed; each is tried by itself", len(sessions))
+            for s, (state, search) in zip(sessions, before, strict=True):
+                s.state, s.search = state, search
+                self._guarded(s, lambda s=s: act([s]))
 
     def _guarded(self, session: LiveSession, act: Callable[[], None]) -> None:
         try:
@@ -301,43 +309,46 @@ class Engine:
             with self.lock:
                 self.forget(session)
 
-    def _step(self, rows: list[tuple[LiveSession, np.ndarray]]) -> None:
-        rows = [(s, x) for s, x in rows if len(x)]
-        if not rows:
-            return
+    def _step(self, sessions: list[LiveSession], samples: list[np.ndarray]) -> None:
+        """The model hears `samples` of each session."""
         model = self.recognizer.model
         weight = model.ctc.linear.weight
-        width = max(len(x) for _, x in rows)
-        audio = torch.zeros(len(rows), width)
-        for row, (_, x) in enumerate(rows):
+        audio = torch.zeros(len(samples), max(map(len, samples)))
+        for row, x in enumerate(samples):
             audio[row, : len(x)] = torch.from_numpy(x)
-        lengths = torch.tensor([len(x) for _, x in rows], device=weight.device)
+        lengths = torch.tensor([len(x) for x in samples], device=weight.device)
         with torch.inference_mode():
-            state = stack_rows([s.state for s, _ in rows])
+            state = stack_rows([s.state for s in sessions])
             frames, n, state = model.acoustic.step(audio.to(weight.device, weight.dtype).unsqueeze(-1), lengths, state)
             if frames.shape[1]:
-                self.recognizer.segmenter.step([s.search for s, _ in rows], frames, n)
-        for row, (s, x) in enumerate(rows):
+                self.recognizer.segmenter.step([s.search for s in sessions], frames, n)
+        for row, (s, x) in enumerate(zip(sessions, samples, strict=True)):
             s.state = take_rows(state, [row])
             s.fed += len(x) // model.acoustic.stride
             self.counts.audio += len(x) / self.recognizer.rate
 
-    def _after(self, s: LiveSession, order: Order | None) -> None:
-        """Tell what is new, and carry out the order."""
-        if order is not None:
-            with torch.inference_mode():
-                frames, n = self.recognizer.model.acoustic.finish(s.state)
-                if frames.shape[1]:
-                    self.recognizer.segmenter.step([s.search], frames, n)
-                self.recognizer.segmenter.finish(s.search)
+    def _end(self, sessions: list[LiveSession]) -> None:
+        """Their audio ends here: what the model and the search still hold comes out."""
+        segmenter = self.recognizer.segmenter
+        with torch.inference_mode():
+            frames, n = self.recognizer.model.acoustic.finish(stack_rows([s.state for s in sessions]))
+            if frames.shape[1]:
+                segmenter.step([s.search for s in sessions], frames, n)
+            for s in sessions:
+                segmenter.finish(s.search)
+
+    def _tell_new(self, s: LiveSession, order: Order | None) -> None:
+        """Tell what is new, and answer the order."""
+        segmenter = self.recognizer.segmenter
         for segment in s.search.segments:
             self._tell(s, Final(segment))
         s.search.segments.clear()
         if order is None:
-            text, stable = self.recognizer.segmenter.partial(s.search)
+            text = segmenter.text(s.search)
             if text != s.shown:
                 s.shown = text
-                self._tell(s, Partial(text, stable, round(s.before + s.fed * self.recognizer.frame, 3)))
+                until = round(s.before + s.fed * self.recognizer.frame, 3)
+                self._tell(s, Partial(text, segmenter.stable(s.search), until))
             return
         s.shown = ""
         s.before += order.seconds

@@ -247,12 +247,12 @@ class Stream:
     @property
     def partial(self) -> str:
         """The text of the segment that is being said, by the first pass; its end may still change."""
-        return "" if self._result else self.recognizer.segmenter.partial(self._session)[0]
+        return "" if self._result else self.recognizer.segmenter.text(self._session)
 
     @property
     def stable(self) -> str:
         """The beginning of `partial` that will not change: whole words."""
-        return "" if self._result else self.recognizer.segmenter.partial(self._session)[1]
+        return "" if self._result else self.recognizer.segmenter.stable(self._session)
 
     def finish(self) -> Result:
         """The end of the audio: the final text.  A second call returns the same."""

@@ -142,17 +142,18 @@ def test_bad_audio_is_refused_and_the_session_lives_on(engine):
         session.accept(noise(1.0))
 
 
-def test_a_session_that_fails_takes_no_other_with_it(engine, monkeypatch):
+@pytest.mark.parametrize("part", ["_step", "_end"])
+def test_a_session_that_fails_takes_no_other_with_it(engine, monkeypatch, part):
     ears = [Ear(), Ear()]
     sessions = [engine.open(ear, 16000, latency_ms=320) for ear in ears]
-    step = engine._step
+    act = getattr(engine, part)
 
-    def fail(rows):
-        if any(s is sessions[0] for s, _ in rows):
+    def fail(some, *samples):
+        act(some, *samples)
+        if sessions[0] in some:
             raise ValueError("planted")
-        step(rows)
 
-    monkeypatch.setattr(engine, "_step", fail)
+    monkeypatch.setattr(engine, part, fail)
     samples = noise(2.0)
     for session in sessions:
         session.accept(samples)

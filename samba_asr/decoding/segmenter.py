@@ -111,16 +111,19 @@ class Segmenter:
         """The end of the session's audio."""
         self._close(session)
 
-    def partial(self, session: Session) -> tuple[str, str]:
-        """The text of the open segment by the first pass, and its beginning that cannot change any more."""
+    def text(self, session: Session) -> str:
+        """The text of the open segment, by the first pass."""
+        return text_of(self.search.search.hypotheses(session.state.search)[0][0], self.tokenizer)
+
+    def stable(self, session: Session) -> str:
+        """The beginning of `text` that cannot change any more."""
         found = self.search.search.hypotheses(session.state.search, nbest=1 << 30)[0]
-        texts = [text_of(h, self.tokenizer) for h in found]
-        words = [text.split() for text in texts]
+        words = [text_of(h, self.tokenizer).split() for h in found]
         same = 0
         # A last word may still grow, so it is not certain.
         while all(same + 1 < len(some) and some[same] == words[0][same] for some in words):
             same += 1
-        return texts[0], " ".join(words[0][:same])
+        return " ".join(words[0][:same])
 
     def _until_end(self, s: Session, silent: np.ndarray) -> int:
         """How many frames, up to the one at which a rule holds; notes what they are."""

@@ -96,20 +96,20 @@ class End(NamedTuple):
 class Words:
     """A guide's view: where in which tree the last word stands, and what came before it.
 
-    more: words that this session alone knows.
+    base: what the prefix is worth but for the word that is being said.  more: words that this session alone knows.
     """
 
-    __slots__ = ("ahead", "among", "bonus", "context", "ends", "history", "label", "more", "node", "ways")
+    __slots__ = ("among", "base", "bonus", "context", "ends", "history", "label", "more", "node", "ways")
 
-    def __init__(self, among: Vocabulary, node: int, before: End, history: tuple | None, more: Vocabulary | None, label: int):
-        """A prefix worth `before` but for the word that is being said."""
-        self.among, self.node, self.context, self.history, self.more, self.label = (
-            among, node, before.context, history, more, label,
-        )  # fmt: skip
-        self.ahead = among.ahead[node] if node != ROOT else 0.0
-        self.bonus = before.worth + self.ahead
+    def __init__(
+        self, among: Vocabulary, node: int, base: float, context: Context, history: tuple | None, more: Vocabulary | None,
+        label: int,
+    ):  # fmt: skip
+        self.among, self.node, self.base, self.context = among, node, base, context
+        self.history, self.more, self.label = history, more, label
+        self.bonus = base + among.ahead[node] if node != ROOT else base
         self.ends: list[End] | None = None
-        self.ways: dict[int, list[Words]] = {}  # what each token leads to, for frames ask again and again
+        self.ways: dict[int, Sequence[Words]] | None = None  # what each token leads to, for frames ask again and again
 
 
 class WordGuide:
@@ -169,30 +169,46 @@ class WordGuide:
             more = Vocabulary(dict(enumerate(new)), {n: hotwords.words[w] for n, w in enumerate(new)}, private=True)
             alone = UNKNOWN_WORTH if self._unknown is None else float(self.model.score([()], [self._unknown])[0][0])
             more.look_ahead(np.full(len(new), self.weight * alone + self.bonus))
-        return Words(self.vocabulary, ROOT, End(None, 0, 0.0, self.model.start), None, more, 0)
+        return Words(self.vocabulary, ROOT, 0.0, self.model.start, None, more, 0)
 
     def extend(self, prefixes: Sequence[Words], tokens: Sequence[int]) -> list[Sequence[Words]]:
-        new = [(prefix, token) for prefix, token in zip(prefixes, tokens, strict=True) if token not in prefix.ways]
+        begins, found, new = self._begins, [], []
+        # Most extensions go on with a word, and many of them nowhere: this loop is what a beam spends its time in.
+        for n, (prefix, token) in enumerate(zip(prefixes, tokens, strict=True)):
+            if prefix.ways is None:
+                prefix.ways = {}
+            ways = prefix.ways.get(token)
+            if ways is None and prefix.node != ROOT and not begins[token]:
+                among, children = prefix.among, prefix.among.tree.children[prefix.node]
+                node = None if children is None else children.get(token)
+                ways = () if node is None else (
+                    Words(among, node, prefix.base, prefix.context, prefix.history, prefix.more, 0),
+                )  # fmt: skip
+                prefix.ways[token] = ways
+            elif ways is None:
+                new.append(n)
+            found.append(ways)
         if new:
-            self._end([prefix for prefix, token in new if self._begins[token]])
-            for prefix, token in new:
-                prefix.ways[token] = self._ways(prefix, token)
-        return [prefix.ways[token] for prefix, token in zip(prefixes, tokens, strict=True)]
+            self._end([prefixes[n] for n in new if begins[tokens[n]]])
+            for n in new:
+                found[n] = prefixes[n].ways[tokens[n]] = self._begin(prefixes[n], tokens[n])
+        return found
 
-    def _ways(self, prefix: Words, token: int) -> list[Words]:
-        before = End(None, 0, prefix.bonus - prefix.ahead, prefix.context)
-        if prefix.node != ROOT and not self._begins[token]:
-            node = prefix.among.tree.step(prefix.node, token)
-            return [] if node is None else [Words(prefix.among, node, before, prefix.history, prefix.more, 0)]
+    def _begin(self, prefix: Words, token: int) -> Sequence[Words]:
+        """The next word begins with `token`; behind each word that ends here."""
         found = []
         for among in (self.vocabulary, prefix.more) if prefix.more else (self.vocabulary,):
             node = among.tree.step(ROOT, token)
-            if node is None and prefix.node == ROOT and (start := self._start(among)) is not None:
-                node = among.tree.step(start, token)
+            if prefix.node == ROOT:
+                if node is None and (start := self._start(among)) is not None:
+                    node = among.tree.step(start, token)
+                ends = (End(None, 0, prefix.base, prefix.context),)
+            else:
+                ends = prefix.ends
             if node is not None:
-                for end in prefix.ends if prefix.node != ROOT else [before]:
-                    history = prefix.history if end.word is None else (prefix.history, end.word)
-                    found.append(Words(among, node, end, history, prefix.more, 2 * end.label + among.private))
+                for word, label, worth, context in ends:
+                    history = prefix.history if word is None else (prefix.history, word)
+                    found.append(Words(among, node, worth, context, history, prefix.more, 2 * label + among.private))
         return found
 
     def _start(self, among: Vocabulary) -> int | None:
@@ -218,7 +234,7 @@ class WordGuide:
                 self._add_end(prefix, word, w, context)
 
     def _add_end(self, prefix: Words, word: int, log_prob: float, context: Context) -> None:
-        worth = prefix.bonus - prefix.ahead + self.weight * log_prob + self.bonus
+        worth = prefix.base + self.weight * log_prob + self.bonus
         prefix.ends.append(End(prefix.among.texts[word], 1 + word, worth, context))
 
     def finish(self, prefixes: Sequence[Words]) -> list[Words]:
@@ -232,12 +248,12 @@ class WordGuide:
             ways = [end._replace(worth=end.worth + self.weight * next(closing)) for end in ends]
             best = max(ways, key=lambda end: end.worth)
             history = prefix.history if best.word is None else (prefix.history, best.word)
-            found.append(Words(self.vocabulary, ROOT, best, history, prefix.more, 0))
+            found.append(Words(self.vocabulary, ROOT, best.worth, best.context, history, prefix.more, 0))
         return found
 
     def _no_word(self, prefix: Words) -> End:
         between = prefix.node in (ROOT, self._start(prefix.among))
-        return End(None, 0, prefix.bonus - prefix.ahead + (0.0 if between else UNFINISHED), prefix.context)
+        return End(None, 0, prefix.base + (0.0 if between else UNFINISHED), prefix.context)
 
     def words(self, prefix: Words) -> tuple[str, ...] | None:
         if self._spelt:

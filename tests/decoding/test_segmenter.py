@@ -144,11 +144,11 @@ class TestRules:
         session = driver.open()
         driver.step([session], frames([A, A, BLANK, BLANK, BLANK])[None], torch.tensor([5]))
         assert session.segments == []
-        assert driver.partial(session) == ("a", "")
+        assert (driver.text(session), driver.stable(session)) == ("a", "")
         driver.step([session], frames([BLANK])[None], torch.tensor([1]))
         (segment,) = session.segments
         assert (segment.text, segment.start, segment.end) == ("a", 0.0, 0.2)
-        assert driver.partial(session) == ("", "")
+        assert (driver.text(session), driver.stable(session)) == ("", "")
 
     def test_silence_alone_is_no_segment_but_time_goes_on(self):
         segments = heard(segmenter(), frames([BLANK] * 50 + [B] + [BLANK] * 50))
@@ -188,7 +188,7 @@ def test_what_is_stable_never_changes():
         x = frames([A, SPACE, B, A, SPACE, A, BLANK, B, SPACE, B, A], seed, 1.5)
         for t in range(len(x)):
             driver.step([session], x[None, t : t + 1], torch.tensor([1]))
-            text, stable = driver.partial(session)
+            text, stable = driver.text(session), driver.stable(session)
             assert (stable + " ").startswith(sure + " " if sure else "")
             assert text.startswith(stable)
             sure = stable
