@@ -21,6 +21,7 @@ import numpy as np
 
 from samba_asr.errors import UserError, missing_extra
 
+STEADY = 60.0  # seconds: a connection that held so long did not break in a row with the one before
 MESSAGE = 1 << 18  # bytes of audio in a message: far below what the service takes
 
 
@@ -49,26 +50,31 @@ class Client:
         url: str,
         *,
         rate: int = 16000,
+        model: str = "",
         latency_ms: float | None = None,
         hotwords: Mapping[str, float] | None = None,
         token: str | None = None,
         on_message: Callable[[dict[str, Any]], None] = lambda message: None,
         retries: int = 5,
     ):
-        """url: ws:// or wss:// and the service's address.  retries: of a connection that breaks, in a row."""
+        """url: ws:// or wss:// and the service's address.  model: of those that the service has; default its first.
+        retries: of connections that break in a row, without a final in between; then UserError.
+        """
         library = websockets()
         self._connect, self._errors = library.sync.client.connect, library.exceptions
         if not url.startswith(("ws://", "wss://")):
             raise UserError(f"{url}: the service's address begins with ws:// or wss://")
         self.url, self.rate, self.token, self.on_message, self.retries = url, rate, token, on_message, retries
         self._start = {"type": "start", "sample_rate": rate, "encoding": "pcm_f32le"}
+        self._start |= {"model": model} if model else {}
         self._start |= {"latency_ms": latency_ms} if latency_ms else {}
         self._start |= {"hotwords": dict(hotwords)} if hotwords else {}
         self.finals: list[dict[str, Any]] = []
         self._kept = np.zeros(0, np.float32)  # audio that no final covers
         self._base = 0.0  # seconds of the session before `_kept`
         self._begun = 0.0  # seconds of the session before this connection
-        self._socket = None
+        self._breaks = 0  # of connections, in a row
+        self._connection, self._socket = contextlib.ExitStack(), None
         self._open()
 
     def __enter__(self) -> Client:
@@ -76,7 +82,7 @@ class Client:
 
     def __exit__(self, *_) -> None:
         with contextlib.suppress(self._errors.WebSocketException, OSError):
-            self._socket.close()
+            self._connection.close()
 
     @property
     def text(self) -> str:
@@ -125,6 +131,7 @@ class Client:
                 raise _refusal(message)
             if message["type"] == "final":
                 self._cover(message)
+                self._breaks = 0
             if message["type"] == "flushed":
                 self._base, self._kept = self._base + len(self._kept) / self.rate, self._kept[:0]
             self.on_message(message)
@@ -142,22 +149,29 @@ class Client:
         self._base += done / self.rate
 
     def _recover(self) -> None:
-        """A new connection, that is sent what no final covers."""
-        for attempt in range(self.retries):
-            time.sleep(min(0.2 * 2**attempt, 5.0))
+        """A new connection, that is sent what no final covers; UserError when this was done too often."""
+        if time.monotonic() - self._opened > STEADY:
+            self._breaks = 0
+        why: Exception | None = None
+        while self._breaks < self.retries:
+            self._breaks += 1
+            time.sleep(min(0.1 * 2**self._breaks, 5.0))
             try:
                 self._open()
                 self._begun = self._base
                 return self._send(self._kept)
-            except (self._errors.ConnectionClosed, UserError, OSError):
-                if attempt + 1 == self.retries:
-                    raise
+            except (self._errors.ConnectionClosed, UserError, OSError) as error:
+                why = error
+        raise UserError(f"{self.url}: the connection broke {self.retries} times in a row ({why or 'each time soon'})")
 
     def _open(self) -> None:
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else None
         address = f"{self.url.rstrip('/')}/v1/stream"
         try:
-            self._socket = self._connect(address, additional_headers=headers, compression=None, max_size=1 << 24)
+            with contextlib.suppress(self._errors.WebSocketException, OSError):
+                self._connection.close()
+            connection = self._connect(address, additional_headers=headers, compression=None, max_size=1 << 24)
+            self._socket = self._connection.enter_context(connection)
             self._socket.send(json.dumps(self._start))
             ready = json.loads(self._socket.recv(timeout=30))
         except self._errors.InvalidStatus as error:
@@ -168,6 +182,7 @@ class Client:
             raise UserError(f"{address}: no service there ({error})") from None
         if ready["type"] == "error":
             raise _refusal(ready)
+        self._opened = time.monotonic()
         self.on_message(ready)
 
 

@@ -14,6 +14,7 @@ What becomes known is told to the session's listener, a function that is called 
 
     Partial(text, stable, until)   the open segment as it stands; of two that follow each other the first may be dropped
     Final(segment)          a segment that is over, never dropped
+    Lag(seconds)                   so much of its audio waits for the model; the first of two may be dropped
     Flushed(name)           all audio from before `flush(name)` is told
     Failed(reason)          the session is over, by an error in it; the others go on
     Done(seconds)           the session is over, all is told
@@ -41,6 +42,7 @@ from samba_asr.streaming import stack_rows, take_rows
 logger = logging.getLogger(__name__)
 
 SHARE = 2.0  # seconds of one session's audio in one tick, at most
+LATE = 2.0  # seconds of a session's audio that may wait for the model before its client is told so
 GATHER = 0.02  # seconds that the engine waits for others when one session is due
 
 
@@ -61,6 +63,11 @@ class Final:
 
 
 @dataclass(frozen=True)
+class Lag:
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Flushed:
     name: str
 
@@ -75,7 +82,7 @@ class Done:
     seconds: float  # of audio heard
 
 
-Event = Partial | Final | Flushed | Failed | Done
+Event = Partial | Final | Lag | Flushed | Failed | Done
 Listener = Callable[[Event], None]
 
 
@@ -191,7 +198,8 @@ class Counts:
 
 
 class Engine:
-    def __init__(self, recognizer: Recognizer, *, max_sessions: int = 64):
+    def __init__(self, recognizer: Recognizer, *, max_sessions: int = 64, counts: Counts | None = None):
+        """counts: of an engine that this one takes over from."""
         if max_sessions < 1:
             raise UserError(f"an engine for {max_sessions} sessions: give 1 or more")
         if recognizer.decode.vad:
@@ -200,7 +208,7 @@ class Engine:
         self.lock = threading.RLock()
         self.wake = threading.Condition(self.lock)
         self.sessions: list[LiveSession] = []
-        self.counts = Counts()
+        self.counts = counts or Counts()
         self.closing = self._ended = False
         self._thread = threading.Thread(target=self._run, name="samba_asr-engine", daemon=True)
         self._thread.start()
@@ -222,6 +230,13 @@ class Engine:
             self.sessions.append(session)
             self.counts.opened += 1
             return session
+
+    def retire(self) -> None:
+        """No new sessions; the engine ends when the last of those that there are is over."""
+        with self.lock:
+            self.closing = True
+            self._ended = not self.sessions
+            self.wake.notify()
 
     def close(self, grace: float = 10.0) -> None:
         """No new sessions; those that there are end here and are told all that was said, within `grace` seconds."""
@@ -247,6 +262,9 @@ class Engine:
         session.waiting = 0
         if session in self.sessions:
             self.sessions.remove(session)
+        if self.closing and not self.sessions:
+            self._ended = True
+            self.wake.notify()
 
     def first_state(self, block: int):
         weight = self.recognizer.model.ctc.linear.weight
@@ -349,6 +367,8 @@ class Engine:
                 s.shown = text
                 until = round(s.before + s.fed * self.recognizer.frame, 3)
                 self._tell(s, Partial(text, segmenter.stable(s.search), until))
+            if s.backlog > LATE:
+                self._tell(s, Lag(round(s.backlog, 3)))
             return
         s.shown = ""
         s.before += order.seconds

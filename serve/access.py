@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import hmac
+import logging
+import time
 from urllib.parse import urlsplit
 
 from fastapi.responses import JSONResponse
@@ -16,9 +18,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from samba_asr.serve.settings import Settings
 
+logger = logging.getLogger(__name__)
+
 OPEN = ("/healthz", "/readyz")  # what a load balancer asks
 PAGE = ("/", "/page.js", "/capture.js", "/page.css")  # the page itself is no secret; it asks for the token
 POLICY = "default-src 'self'; img-src 'self' data:; connect-src 'self' ws: wss:; frame-ancestors 'none'"
+METRICS = "/metrics"
 FORM = 1 << 20  # bytes of a form beside its file
 
 
@@ -38,16 +43,19 @@ class Door:
         status, why = problem(HTTPConnection(scope), self.settings)
         if scope["type"] == "websocket":
             if why:  # before accept: the client sees HTTP 403
+                _write_down(scope, 403, 0.0)
                 await receive()
                 return await send({"type": "websocket.close", "code": 1008, "reason": why})
             return await self.app(scope, receive, send)
         if why and scope["path"] not in OPEN + PAGE:
             headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+            _write_down(scope, status, 0.0)
             return await JSONResponse({"detail": why}, status, headers=headers)(scope, receive, send)
         await self._counted(scope, receive, send)
 
     async def _counted(self, scope: Scope, receive: Receive, send: Send) -> None:
         limit, seen, refused = self.settings.max_upload_bytes + FORM, 0, False
+        began, status = time.monotonic(), 413
 
         async def counted() -> Message:
             nonlocal seen, refused
@@ -62,13 +70,27 @@ class Door:
             return message
 
         async def answered(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start" and not refused:
+                status = message["status"]
             if message["type"] == "http.response.start" and scope["path"] in PAGE:
                 message.setdefault("headers", []).append((b"content-security-policy", POLICY.encode()))
             if not refused:  # what the application makes of TooMuch is of no interest
                 await send(message)
 
-        with contextlib.suppress(TooMuch):
-            await self.app(scope, counted, answered)
+        try:
+            with contextlib.suppress(TooMuch):
+                await self.app(scope, counted, answered)
+        finally:
+            if scope["path"] not in OPEN + PAGE + (METRICS,):
+                _write_down(scope, status, time.monotonic() - began)
+
+
+def _write_down(scope: Scope, status: int, seconds: float) -> None:
+    """The path without its query, where a token may stand."""
+    client = (scope.get("client") or ("",))[0]
+    fields = {"method": scope.get("method", "WEBSOCKET"), "path": scope["path"][:200], "status": status, "client": client}
+    logger.info("request", extra={"fields": {**fields, "seconds": round(seconds, 3)}})
 
 
 def problem(connection: HTTPConnection, settings: Settings) -> tuple[int, str]:

@@ -17,6 +17,7 @@ from samba_asr.decoding.transcript import Segment
 from samba_asr.errors import UserError
 from samba_asr.formats import render
 from samba_asr.recognizer import Recognizer, Result
+from samba_asr.serve.models import Models
 from samba_asr.serve.protocol import REFUSALS
 from samba_asr.serve.settings import Settings
 
@@ -34,7 +35,7 @@ MEDIA = {"text": "text/plain", "srt": "application/x-subrip", "vtt": "text/vtt"}
 async def transcriptions(
     request: Request,
     file: Annotated[UploadFile, File(description="audio of any format")],
-    model: Annotated[str, Form(description="the service's model, as /v1/models names it; others are taken for it")] = "",
+    model: Annotated[str, Form(description="as /v1/models names it; others, such as whisper-1, are the service's first")] = "",
     response_format: Annotated[Literal["json", "text", "verbose_json", "srt", "vtt"], Form()] = "json",
     latency_ms: Annotated[float | None, Form(gt=0, description="encoder latency; the longest if it is not given")] = None,
     stream: Annotated[bool, Form(description="server-sent events, a segment each")] = False,
@@ -50,7 +51,8 @@ async def transcriptions(
     data = await file.read(settings.max_upload_bytes + 1)
     if len(data) > settings.max_upload_bytes:
         raise HTTPException(413, f"a file may have {settings.max_upload_bytes} bytes")
-    recognizer: Recognizer = request.app.state.engine.recognizer
+    models: Models = request.app.state.models
+    recognizer = models.engine(model if model in models.names else "").recognizer
     work = partial(transcribe, recognizer, data, latency_ms, settings.max_file_seconds)
     if stream:
         return StreamingResponse(events(work, uploads), media_type="text/event-stream")

@@ -26,6 +26,10 @@ from samba_asr.serve.stream import Session
 router = APIRouter()
 
 
+class Upload(Session):
+    KIND = "lines"
+
+
 class NdJson(Response):
     media_type = "application/x-ndjson"
 
@@ -39,7 +43,7 @@ class NdJson(Response):
 async def lines(request: Request, asked: Annotated[protocol.Audio, Query()]) -> Response:
     """Raw audio in, messages out, a line each."""
     settings: Settings = request.app.state.settings
-    session = Session(request.app.state.engine, settings)
+    session = Upload(request.app.state.models, settings)
     try:
         session.start(asked)
     except Full as error:

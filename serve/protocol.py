@@ -1,10 +1,11 @@
 """The messages of `WS /v1/stream`: audio goes up as binary frames, all else is JSON with a `type`.
 
-    up     start {sample_rate, encoding, latency_ms, words, hotwords}      optional, before the first audio
+    up     start {model, sample_rate, encoding, latency_ms, words, hotwords}      optional, before the first audio
            flush {id} | ping | stop
-    down   ready {session, sample_rate, encoding, latency_ms}
+    down   ready {session, model, sample_rate, encoding, latency_ms}
            partial {segment, text, stable, until}   what is being said; `stable` of it will not change
            final {segment, start, end, until, text, confidence, words}       all audio before `until` is told
+           lag {seconds}            so much of the client's audio waits for the model
            flushed {id} | pong | error {code, message, retry_after} | done {seconds}
 """
 
@@ -42,6 +43,7 @@ class Message(BaseModel):
 
 
 class Audio(Message):
+    model: str = Field("", max_length=100, description="as /v1/models names it; the service's first if it is not given")
     sample_rate: int = Field(16000, ge=4000, le=192000)
     encoding: Literal["pcm_s16le", "pcm_f32le"] = "pcm_s16le"
     latency_ms: float | None = Field(None, gt=0, le=60000)

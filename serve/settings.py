@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 
 @dataclass(frozen=True)
 class Settings:
-    model: Path | None = None  # folder; None: the model in the box
-    name: str = "samba-asr"  # as clients call the model
+    models: Mapping[str, Path | None] = field(default_factory=lambda: {"digits": None})
+    """Folders, or names in the box, by the names that clients use; the first is for those who name none."""
     device: str = "auto"
     latency_ms: float = 640.0  # of live sessions that ask for none
-    max_sessions: int = 64  # live ones; beyond, clients are told when to come again
+    max_sessions: int = 64  # live ones, of all models; beyond, clients are told when to come again
     max_session_seconds: float = 4 * 3600.0  # of audio
     max_backlog_seconds: float = 30.0  # audio of a live session that waits for the model: then reading stops
     idle_seconds: float = 60.0  # without a message: the session is over

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import uuid
 from collections import deque
 from typing import Any
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
-from samba_asr.engine import Done, Engine, Event, Failed, Final, Flushed, Full, LiveSession, Partial
+from samba_asr.engine import Done, Event, Failed, Final, Flushed, Full, Lag, LiveSession, Partial
 from samba_asr.errors import UserError
 from samba_asr.serve import protocol
+from samba_asr.serve.models import Models
 from samba_asr.serve.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -23,7 +25,7 @@ IDLE, BUDGET = 4408, 4413  # close codes of our own
 
 
 class Outbox:
-    """What the client is owed.  Of partials only the newest is kept, for a slow reader; nothing else is dropped."""
+    """What the client is owed.  Of partials and lags only the newest is kept, for a slow reader; nothing else is dropped."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop):
         self._loop, self._messages = loop, deque()
@@ -34,7 +36,7 @@ class Outbox:
         self._loop.call_soon_threadsafe(self._put, message)
 
     def _put(self, message: dict[str, Any]) -> None:
-        if self._messages and message["type"] == self._messages[-1]["type"] == "partial":
+        if self._messages and message["type"] == self._messages[-1]["type"] in ("partial", "lag"):
             self._messages.pop()
         self._messages.append(message)
         self._filled.set()
@@ -49,10 +51,14 @@ class Outbox:
 class Audio:
     """A client's audio on its way to a session of the engine, within bounds; `hear` is told what comes of it."""
 
-    def __init__(self, engine: Engine, settings: Settings):
-        self.engine, self.settings = engine, settings
+    KIND = ""  # of client, for the log
+
+    def __init__(self, models: Models, settings: Settings):
+        self.models, self.settings = models, settings
         self.live: LiveSession | None = None
+        self.id = uuid.uuid4().hex[:12]
         self.seconds = 0.0
+        self.outcome = "left"  # unless it ends otherwise
 
     def hear(self, event: Event) -> None:
         """Called in the engine's thread."""
@@ -62,7 +68,11 @@ class Audio:
         """The session's latency in ms.  UserError (Full among them) if that cannot be."""
         latency = asked.latency_ms or self.settings.latency_ms
         hotwords = asked.hotwords if isinstance(asked, protocol.Start) else None
-        self.live = self.engine.open(self.hear, asked.sample_rate, latency_ms=latency, hotwords=hotwords)
+        self.model = asked.model or self.models.names[0]
+        self.live = self.models.open(
+            self.hear, asked.sample_rate, name=asked.model, latency_ms=latency, hotwords=hotwords
+        )
+        self.began = time.monotonic()
         self.rate, self.samples = asked.sample_rate, protocol.Samples(asked.encoding)
         return latency
 
@@ -79,15 +89,21 @@ class Audio:
 
     def close(self) -> None:
         """Nobody listens any more."""
-        if self.live is not None:
-            self.live.cancel()
+        if self.live is None:
+            return
+        self.live.cancel()
+        told = {
+            "session": self.id, "kind": self.KIND, "model": self.model, "outcome": self.outcome,
+            "audio_seconds": round(self.seconds, 3), "seconds": round(time.monotonic() - self.began, 3),
+        }  # fmt: skip
+        logger.info("session over", extra={"fields": told})
 
 
 class Session(Audio):
     """A session whose events become messages of our protocol."""
 
-    def __init__(self, engine: Engine, settings: Settings):
-        super().__init__(engine, settings)
+    def __init__(self, models: Models, settings: Settings):
+        super().__init__(models, settings)
         self.out = Outbox(asyncio.get_running_loop())
         self.words, self.segments = True, 0
 
@@ -100,11 +116,15 @@ class Session(Audio):
             case Final(segment):
                 self.out.put(protocol.final(segment, self.segments, self.words))
                 self.segments += 1
+            case Lag(seconds):
+                self.out.put({"type": "lag", "seconds": seconds})
             case Flushed(name):
                 self.out.put({"type": "flushed", "id": name})
             case Failed(reason):
+                self.outcome = "failed"
                 self.out.put(protocol.error("failed", reason))
             case Done(seconds):
+                self.outcome = "done"
                 self.out.put({"type": "done", "seconds": round(seconds, 3)})
 
     def start(self, asked: protocol.Audio) -> None:
@@ -112,7 +132,7 @@ class Session(Audio):
         self.words = asked.words
         latency = self.open(asked)
         self.out.put({
-            "type": "ready", "session": uuid.uuid4().hex[:12], "sample_rate": asked.sample_rate,
+            "type": "ready", "session": self.id, "model": self.model, "sample_rate": asked.sample_rate,
             "encoding": asked.encoding, "latency_ms": latency,
         })  # fmt: skip
 
@@ -124,8 +144,10 @@ class TooLong(UserError):
 class Client(Session):
     """A session over a WebSocket."""
 
-    def __init__(self, socket: WebSocket, engine: Engine, settings: Settings):
-        super().__init__(engine, settings)
+    KIND = "stream"
+
+    def __init__(self, socket: WebSocket, models: Models, settings: Settings):
+        super().__init__(models, settings)
         self.socket = socket
 
     async def listen(self) -> int:
@@ -187,7 +209,7 @@ class Client(Session):
 async def stream(socket: WebSocket) -> None:
     settings: Settings = socket.app.state.settings
     await socket.accept()
-    client = Client(socket, socket.app.state.engine, settings)
+    client = Client(socket, socket.app.state.models, settings)
     listening = asyncio.create_task(client.listen())
     listening.add_done_callback(lambda task: task.cancelled() or task.exception())  # that the client is gone is no error
     speaking = asyncio.create_task(_until_over(client, listening))

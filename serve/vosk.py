@@ -15,9 +15,10 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import BaseModel, Field, ValidationError
 
 from samba_asr.decoding.transcript import Segment
-from samba_asr.engine import Done, Engine, Event, Failed, Final, Full, Partial
+from samba_asr.engine import Done, Event, Failed, Final, Full, Partial
 from samba_asr.errors import UserError
 from samba_asr.serve import protocol
+from samba_asr.serve.models import Models
 from samba_asr.serve.settings import Settings
 from samba_asr.serve.stream import Audio
 
@@ -29,13 +30,16 @@ class Asked(BaseModel):
 
     sample_rate: float = Field(16000, ge=4000, le=192000)
     words: bool = True
+    model: str = Field("", max_length=100)
 
 
 class Ear(Audio):
     """What the engine has told; read in the event loop."""
 
-    def __init__(self, engine: Engine, settings: Settings):
-        super().__init__(engine, settings)
+    KIND = "vosk"
+
+    def __init__(self, models: Models, settings: Settings):
+        super().__init__(models, settings)
         self._loop = asyncio.get_running_loop()
         self.segments: list[Segment] = []
         self.partial = ""
@@ -52,6 +56,7 @@ class Ear(Audio):
                 self.segments.append(segment)
                 self.partial = ""
             case Failed() | Done():
+                self.outcome = "done" if isinstance(event, Done) else "failed"
                 self.over.set()
 
     def reply(self, words: bool, last: bool = False) -> dict[str, Any]:
@@ -70,9 +75,8 @@ class Ear(Audio):
 @router.websocket("/")
 async def vosk(socket: WebSocket) -> None:
     settings: Settings = socket.app.state.settings
-    engine: Engine = socket.app.state.engine
     await socket.accept()
-    ear, asked = Ear(engine, settings), Asked()
+    ear, asked = Ear(socket.app.state.models, settings), Asked()
     code = 1000
     try:
         while True:
@@ -88,7 +92,7 @@ async def vosk(socket: WebSocket) -> None:
                     asked = Asked.model_validate(told["config"])
                     continue
             if ear.live is None:
-                ear.open(protocol.Audio(sample_rate=int(asked.sample_rate)))
+                ear.open(protocol.Audio(model=asked.model, sample_rate=int(asked.sample_rate)))
             if data is not None:
                 await ear.audio(data)
             if told.get("eof"):

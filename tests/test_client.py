@@ -30,7 +30,7 @@ from tests.test_recognizer import noise, recognizer  # noqa: F401
 
 class Service:
     def __init__(self, recognizer, port: int = 0, **changes):  # noqa: F811
-        app = create_app(Settings(**{"latency_ms": 320.0, "grace_seconds": 0.1, **changes}), recognizer)
+        app = create_app(Settings(**{"latency_ms": 320.0, "grace_seconds": 0.1, **changes}), {"toy": recognizer})
         self.socket = socket.create_server(("127.0.0.1", port))
         self.port = self.socket.getsockname()[1]
         self.server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
@@ -38,7 +38,7 @@ class Service:
         self.thread.start()
         while not self.server.started:
             time.sleep(0.02)
-        self.engine = app.state.engine
+        self.engine = app.state.models.engine()
 
     @property
     def url(self) -> str:
@@ -101,6 +101,17 @@ def test_a_service_that_comes_back(recognizer):  # noqa: F811
             assert client.finish() == alone(recognizer, np.concatenate([noise(0.5), noise(0.5, seed=1)]))
         finally:
             second.stop()
+
+
+def test_a_service_that_breaks_each_time(service, monkeypatch):
+    def broken(*_):
+        raise ConnectionError("planted")
+
+    monkeypatch.setattr("samba_asr.serve.stream.Client.audio", broken)
+    with Client(service.url, retries=2) as client:
+        client.send(noise(0.1))
+        with pytest.raises(UserError, match="broke 2 times in a row"):
+            client.finish()
 
 
 def test_a_service_that_is_full_or_asks_for_a_token(recognizer):  # noqa: F811

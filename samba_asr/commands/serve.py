@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import re
+import signal
+from collections.abc import Sequence
 from pathlib import Path
 
 from samba_asr.errors import UserError, missing_extra
 
+NAME = re.compile(r"[\w.-]{1,100}", re.ASCII)
 LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
@@ -19,14 +23,18 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         description="Serve a model: WS /v1/stream (live), POST /v1/audio/transcriptions (OpenAI's call), /docs.  Bearer tokens "
         "are read from the environment variable SAMBA_ASR_TOKENS, separated by commas.",
     )
-    parser.add_argument("--model", type=Path, metavar="DIR", help="a folder, or one in the box: digits (default), english")
-    parser.add_argument("--name", default="samba-asr", help="as clients call it (default: %(default)s)")
+    parser.add_argument(
+        "--model", nargs="+", default=[], metavar="[NAME=]DIR",
+        help="folders, or models in the box: digits (default), english.  Clients ask for them by NAME, or the folder's name; "
+        "those who ask for none get the first.  SIGHUP reads all of them anew, while sessions go on",
+    )  # fmt: skip
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine alone)")
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="default: %(default)s; 0 takes a free one")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
     parser.add_argument("--latency-ms", type=float, default=640.0, metavar="N", help="of live sessions (default: 640)")
     parser.add_argument("--max-sessions", type=int, default=64, metavar="N", help="at a time (default: %(default)s)")
     parser.add_argument("--origin", nargs="+", default=[], metavar="URL", help="pages of other sites that may connect")
+    parser.add_argument("--log", choices=["text", "json"], default="text", help="form of the log (default: %(default)s)")
     parser.add_argument("--open", action="store_true", help="let anybody in who reaches --host, without tokens")
     parser.set_defaults(run=run)
     return parser
@@ -39,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
         from samba_asr.serve.app import create_app
     except ImportError as error:
         raise missing_extra(error.name or "fastapi", "serve") from error
-    from samba_asr.recognizer import Recognizer
+    from samba_asr.serve.logs import set_up
+    from samba_asr.serve.models import load
     from samba_asr.serve.settings import Settings
 
     tokens = tuple(token.strip() for token in os.environ.get("SAMBA_ASR_TOKENS", "").split(",") if token.strip())
@@ -48,23 +57,42 @@ def run(args: argparse.Namespace) -> int:
             f"--host {args.host} is reachable from other machines: set SAMBA_ASR_TOKENS, or say --open to let anybody in"
         )
     settings = Settings(
-        model=args.model, name=args.name, device=args.device, latency_ms=args.latency_ms, max_sessions=args.max_sessions,
+        models=named(args.model), device=args.device, latency_ms=args.latency_ms, max_sessions=args.max_sessions,
         tokens=tokens, origins=tuple(args.origin),
     )  # fmt: skip
-    recognizer = Recognizer.load(args.model, device=args.device)  # what is wrong with it is told before a port is taken
-    recognizer.block(args.latency_ms)
-    app = create_app(settings, recognizer)
+    app = create_app(settings, load(settings))  # what is wrong with a model is told before a port is taken
+    set_up(args.log)
 
     class Server(uvicorn.Server):
+        async def startup(self, sockets=None) -> None:
+            await super().startup(sockets)
+            if hasattr(signal, "SIGHUP"):
+                loop, models = asyncio.get_running_loop(), app.state.models
+                loop.add_signal_handler(signal.SIGHUP, lambda: loop.run_in_executor(None, models.reload))
+
         async def shutdown(self, sockets=None) -> None:
             """Uvicorn would close live sessions first; here they are told what they are owed before."""
-            await asyncio.to_thread(app.state.engine.close, settings.grace_seconds)
+            await asyncio.to_thread(app.state.models.close)
             await asyncio.sleep(0.2)  # for the last messages to leave
             await super().shutdown(sockets)
 
     config = uvicorn.Config(
         app, host=args.host, port=args.port, ws_max_size=settings.max_message_bytes, ws_per_message_deflate=False,
-        timeout_graceful_shutdown=5, log_level="info",
+        timeout_graceful_shutdown=5, log_config=None, access_log=False,
     )  # fmt: skip
     Server(config).run()
     return 0
+
+
+def named(models: Sequence[str]) -> dict[str, Path | None]:
+    """NAME=FOLDER, or a folder or a model in the box, which have names; UserError for two of one name."""
+    found: dict[str, Path | None] = {}
+    for text in models or ["digits"]:
+        name, equals, folder = text.rpartition("=")
+        name = name if equals else Path(folder).resolve().name
+        if not NAME.fullmatch(name):
+            raise UserError(f"--model {text}: the name {name!r} is not made of letters, digits, - _ and .")
+        if name in found:
+            raise UserError(f"--model {text}: there is a model {name} already; call this one otherwise, as NAME={folder}")
+        found[name] = Path(folder)
+    return found

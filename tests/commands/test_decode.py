@@ -31,8 +31,8 @@ SMALL = [
 ]  # fmt: skip
 
 
-def make_model(folder, *overrides):
-    torch.manual_seed(5)
+def make_model(folder, *overrides, seed=5):
+    torch.manual_seed(seed)
     config = load([], [*SMALL, *overrides])
     model = awake(AsrModel(config.model))
     with torch.no_grad():

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import shutil
 import threading
 import time
 
@@ -18,8 +20,12 @@ pytest.importorskip("httpx")
 from fastapi.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
+from samba_asr.config import DecodeConfig
+from samba_asr.recognizer import Recognizer
+from samba_asr.serve import logs
 from samba_asr.serve.app import create_app
 from samba_asr.serve.settings import Settings
+from tests.commands.test_decode import make_model
 from tests.test_recognizer import noise, recognizer  # noqa: F401
 
 LATENCY = 320.0
@@ -32,7 +38,7 @@ def start(recognizer):  # noqa: F811
 
     def start(**changes) -> TestClient:
         settings = Settings(**{"latency_ms": LATENCY, "grace_seconds": 0.2, **changes})
-        client = TestClient(create_app(settings, recognizer))
+        client = TestClient(create_app(settings, {"toy": recognizer}))
         client.__enter__()
         clients.append(client)
         return client
@@ -204,10 +210,10 @@ class TestStream:
                 socket.send_bytes(pcm(noise(0.5)))
                 until(socket, "ready")
             for _ in range(100):
-                if not client.app.state.engine.sessions:
+                if not client.app.state.models.engine().sessions:
                     break
                 time.sleep(0.05)
-            assert client.app.state.engine.sessions == []
+            assert client.app.state.models.engine().sessions == []
 
 
 class TestLines:
@@ -326,6 +332,100 @@ class TestFiles:
         assert "more than 60 s" in answer.json()["detail"]
 
 
+class TestModels:
+    @pytest.fixture
+    def two(self, recognizer):  # noqa: F811
+        torch.set_num_threads(1)
+        other = Recognizer(recognizer._loaded, DecodeConfig(method="beam", beam=2))
+        with TestClient(create_app(Settings(latency_ms=LATENCY, max_sessions=2), {"one": recognizer, "two": other})) as client:
+            yield client
+
+    def test_each_by_its_name(self, two, recognizer):  # noqa: F811
+        assert [m["id"] for m in two.get("/v1/models").json()["data"]] == ["one", "two"]
+        engines = two.app.state.models
+        for name in ("", "one", "two"):
+            with two.websocket_connect("/v1/stream") as socket:
+                socket.send_json({"type": "start", "model": name})
+                assert until(socket, "ready")[-1]["model"] == (name or "one")
+                busy = {n: len(engines.engine(n).sessions) for n in engines.names}
+                assert busy == {"one": int(name != "two"), "two": int(name == "two")}
+        with two.websocket_connect("/v1/stream") as socket:
+            socket.send_json({"type": "start", "model": "three"})
+            assert "this service has one, two" in until(socket, "error")[-1]["message"]
+        assert 'samba_asr_sessions_total{model="two"} 1\n' in two.get("/metrics").text
+
+    def test_room_is_for_all_together(self, two):
+        with contextlib.ExitStack() as stack:
+            for name in ("one", "two"):
+                socket = stack.enter_context(two.websocket_connect("/v1/stream"))
+                socket.send_json({"type": "start", "model": name})
+                until(socket, "ready")
+            socket = stack.enter_context(two.websocket_connect("/v1/stream"))
+            socket.send_json({"type": "start", "model": "two"})
+            assert until(socket, "error")[-1]["code"] == "busy"
+            assert "samba_asr_sessions_rejected_total 1\n" in two.get("/metrics").text
+
+    def test_read_anew_while_sessions_go_on(self, tmp_path, caplog):
+        torch.set_num_threads(1)
+        folder = make_model(tmp_path / "model")
+        settings = Settings(latency_ms=LATENCY, models={"m": folder}, grace_seconds=0.2)
+        old = Recognizer.load(folder, device="cpu")
+        data = pcm(noise(2.0))
+        with TestClient(create_app(settings)) as client:
+            models = client.app.state.models
+            first = models.engine()
+            with client.websocket_connect("/v1/stream") as socket:
+                socket.send_bytes(data[: len(data) // 2])
+                until(socket, "ready")
+                shutil.rmtree(folder)
+                models.reload()  # nothing to read: the old one stays
+                assert models.engine() is first
+                assert "not read anew" in caplog.text
+                make_model(folder, seed=1)
+                models.reload()
+                assert models.engine() is not first
+                socket.send_bytes(data[len(data) // 2 :])
+                socket.send_json({"type": "stop"})
+                assert text_of(until(socket, "done")) == expected(old, heard(data)).text
+            first._thread.join(timeout=30)
+            assert not first._thread.is_alive()
+            new = Recognizer.load(folder, device="cpu")
+            with client.websocket_connect("/v1/stream") as socket:
+                socket.send_bytes(data)
+                socket.send_json({"type": "stop"})
+                assert text_of(until(socket, "done")) == expected(new, heard(data)).text != expected(old, heard(data)).text
+            assert 'samba_asr_sessions_total{model="m"} 2\n' in client.get("/metrics").text
+
+
+class TestLog:
+    def test_it_tells_what_happened_but_not_what_was_said(self, start, caplog):
+        caplog.set_level("INFO")
+        client = start(tokens=("secret",))
+        with client.websocket_connect("/v1/stream?token=secret") as socket:
+            socket.send_bytes(pcm(noise(1.0)))
+            socket.send_json({"type": "stop"})
+            text = text_of(until(socket, "done"))
+        with pytest.raises(WebSocketDisconnect), client.websocket_connect("/v1/stream?token=wrong"):
+            pass
+        client.get("/v1/models?token=secret")
+        lines = [json.loads(logs.Json().format(r)) for r in caplog.records if r.name.startswith("samba_asr")]
+        over = next(line for line in lines if line["event"] == "session over")
+        assert (over["outcome"], over["audio_seconds"], over["kind"], over["model"]) == ("done", 1.0, "stream", "toy")
+        refused, seen = (line for line in lines if line["event"] == "request")
+        assert (refused["status"], refused["method"], seen["status"], seen["path"]) == (403, "WEBSOCKET", 200, "/v1/models")
+        written = "".join(logs.Text().format(r) for r in caplog.records if r.name.startswith("samba_asr"))
+        assert text
+        for private in ("secret", "wrong", text):
+            assert private not in written + json.dumps(lines)
+
+    def test_a_path_cannot_begin_a_line(self, start, caplog):
+        caplog.set_level("INFO")
+        start().get("/x%0aINFO%20forged")
+        (record,) = [r for r in caplog.records if r.getMessage() == "request"]
+        assert "\n" not in logs.Text().format(record)
+        assert "\n" not in logs.Json().format(record)
+
+
 class TestDoor:
     def test_tokens(self, start):
         client = start(tokens=("secret", "other"))
@@ -358,14 +458,14 @@ class TestDoor:
 def test_what_others_ask(start):
     client = start()
     assert client.get("/readyz").json() == {"status": "ready"}
-    assert client.get("/v1/models").json()["data"][0]["id"] == "samba-asr"
+    assert client.get("/v1/models").json()["data"][0]["id"] == "toy"
     with client.websocket_connect("/v1/stream") as socket:
         socket.send_bytes(pcm(noise(1.0)))
         socket.send_json({"type": "stop"})
         until(socket, "done")
     metrics = client.get("/metrics").text
-    assert "samba_asr_sessions_total 1\n" in metrics
-    assert "samba_asr_audio_seconds_total 1.0\n" in metrics
+    assert 'samba_asr_sessions_total{model="toy"} 1\n' in metrics
+    assert 'samba_asr_audio_seconds_total{model="toy"} 1.0\n' in metrics
     schema = client.get("/openapi.json").json()
     assert "/v1/audio/transcriptions" in schema["paths"]
     assert json.dumps(schema)
