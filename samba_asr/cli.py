@@ -18,7 +18,7 @@ from samba_asr.errors import UserError
 
 COMMANDS = (
     "prepare", "train", "average", "decode", "score", "transcribe", "align", "explain", "calibrate", "lm", "serve", "stream",
-    "bench", "doctor",
+    "mic", "bench", "doctor",
 )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from samba_asr.commands import bench_ops, bench_serve
+from samba_asr.commands import bench_ops, bench_serve, bench_soak
 from samba_asr.errors import UserError
 
 CHUNKS = (640, 320, 160)  # ms
@@ -28,6 +28,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     _add_transcribe(kinds)
     bench_ops.add_parser(kinds)
     bench_serve.add_parser(kinds)
+    bench_soak.add_parser(kinds)
     return parser
 
 

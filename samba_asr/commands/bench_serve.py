@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -39,36 +36,23 @@ def add_parser(kinds) -> None:
 def run(args: argparse.Namespace) -> int:
     from samba_asr.bench.measure import hardware
     from samba_asr.bench.serve import measure
+    from samba_asr.bench.service import clips, running, texts
     from samba_asr.recognizer import Recognizer
 
     if min(args.clients) < 1 or args.seconds <= 0:
         raise UserError(f"--clients {min(args.clients)} --seconds {args.seconds:g}: both must be positive")
     recognizer = Recognizer.load(args.model, device=args.device)
-    clips = _clips(args, recognizer.rate)
-    texts = []
-    for clip in clips:
-        stream = recognizer.stream(latency_ms=args.latency_ms)
-        stream.accept(clip)
-        texts.append(stream.finish().text)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "samba_asr.cli", "serve", "--port", str(port), "--device", args.device]
-    command += ["--max-sessions", str(args.max_sessions), *(["--model", str(args.model)] if args.model else [])]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        _wait(server, port)
+    rate, speech = recognizer.rate, clips(args.data, recognizer.rate, args.seconds)
+    expected = texts(recognizer, speech, args.latency_ms)
+    rows = []
+    with running(args.model, args.device, args.max_sessions) as service:
         if not args.json:
             print("  ".join(HEAD))
-        rows = []
         for n in args.clients:
-            url = f"ws://127.0.0.1:{port}"
-            rows.append(measure(url, clips, texts, n, recognizer.rate, args.latency_ms, server.pid))
+            rows.append(measure(service.url, speech, expected, n, rate, args.latency_ms, service.pid))
             if not args.json:
                 print(_line(rows[-1]), flush=True)
             time.sleep(1.0)
-    finally:
-        server.terminate()
-        server.wait(timeout=60)
     if args.json:
         print(json.dumps({"hardware": hardware(str(recognizer.model.ctc.linear.weight.device)), "rows": rows}, indent=2))
     return 0
@@ -79,37 +63,3 @@ def _line(row: dict[str, Any]) -> str:
     cells = [str(row[k]) for k in ("clients", "refused", "lost", "differing")]
     cells += ["-" if x is None else f"{x:.0f}" for x in ms] + [f"{row['cores']:.2f}", f"{row['memory']:.0f}"]
     return "  ".join(cell.rjust(len(head)) for cell, head in zip(cells, HEAD, strict=True))
-
-
-def _clips(args: argparse.Namespace, rate: int) -> list:
-    """Stretches of speech, each of --seconds."""
-    import numpy as np
-
-    from samba_asr.data.dataset import AudioStore
-    from samba_asr.data.manifest import read_manifest
-
-    manifest = args.data or Path("egs/digits/data/manifest.jsonl")
-    if not manifest.is_file():
-        raise UserError(f"{manifest}: no such manifest; name one with --data")
-    store, parts, length = AudioStore(rate, cache=False), [], 0
-    for utterance in read_manifest(manifest):
-        parts.append(store.load(utterance))
-        length += len(parts[-1])
-        if length > 8 * args.seconds * rate:
-            break
-    speech, size = np.concatenate(parts), int(args.seconds * rate)
-    if len(speech) < size:
-        raise UserError(f"{manifest} holds {len(speech) / rate:.0f} s of audio, less than --seconds {args.seconds:g}")
-    return [speech[at : at + size] for at in range(0, len(speech) - size + 1, size)]
-
-
-def _wait(server: subprocess.Popen, port: int) -> None:
-    for _ in range(600):
-        if server.poll() is not None:
-            raise UserError("the service ended at once: see what samba-asr serve says")
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except OSError:
-            time.sleep(0.1)
-    raise UserError("the service does not answer")

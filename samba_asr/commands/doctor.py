@@ -50,6 +50,7 @@ OPTIONAL = {
     "fastapi": Optional("fastapi", "serve", "the service"),
     "uvicorn": Optional("uvicorn", "serve", "the service"),
     "websockets": Optional("websockets", "serve", "the service"),
+    "sounddevice": Optional("sounddevice", "mic", "samba-asr mic (and PortAudio, from the system's packages)"),
     "python_multipart": Optional("python-multipart", "serve", "the service: uploads"),
     "torchaudio": Optional("torchaudio", "torchaudio", "its datasets"),
     "triton": Optional("triton", "gpu", "kernels on NVIDIA GPUs"),

@@ -22,6 +22,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     )
     parser.add_argument("file", metavar="FILE", help="an audio file of any format")
     parser.add_argument("--url", default="ws://127.0.0.1:8000", help="default: %(default)s")
+    parser.add_argument("--model", default="", metavar="NAME", help="of those the service has (default: its first)")
     parser.add_argument("--latency-ms", type=float, metavar="N", help="default: the service's")
     parser.add_argument("--fast", action="store_true", help="as fast as the service hears, not as fast as one speaks")
     parser.add_argument(
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         for audio in read_stream(args.file, CHUNK):
             client = client or Client(
-                args.url, rate=audio.rate, latency_ms=args.latency_ms, on_message=hear,
+                args.url, rate=audio.rate, model=args.model, latency_ms=args.latency_ms, on_message=hear,
                 hotwords=parse(args.hotwords, DecodeConfig().hotword_weight), token=os.environ.get("SAMBA_ASR_TOKEN"),
             )  # fmt: skip
             if not args.fast:

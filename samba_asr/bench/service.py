@@ -1,0 +1,84 @@
+"""A service to be measured: a process of its own, speech to say to it, and what it should answer."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+
+from samba_asr.errors import UserError
+from samba_asr.recognizer import Recognizer
+
+DIGITS = Path("egs/digits/data/manifest.jsonl")
+
+
+class Running(NamedTuple):
+    url: str  # ws://...
+    pid: int
+
+
+@contextlib.contextmanager
+def running(
+    model: Path | None, device: str, max_sessions: int, log: IO | int = subprocess.DEVNULL
+) -> Iterator[Running]:
+    """`samba-asr serve` on a free port, its log to `log`.  UserError if it does not come up; ended by SIGTERM."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "samba_asr.cli", "serve", "--port", str(port), "--device", device, "--log", "json"]
+    command += ["--max-sessions", str(max_sessions), *(["--model", str(model)] if model else [])]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
+    try:
+        _wait(process, port)
+        yield Running(f"ws://127.0.0.1:{port}", process.pid)
+    finally:
+        process.terminate()
+        process.wait(timeout=60)
+
+
+def _wait(process: subprocess.Popen, port: int) -> None:
+    for _ in range(600):
+        if process.poll() is not None:
+            raise UserError("the service ended at once: see what samba-asr serve says")
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.1)
+    raise UserError("the service does not answer")
+
+
+def clips(manifest: Path | None, rate: int, seconds: float, n: int = 8) -> list[np.ndarray]:
+    """At most n stretches of speech, each of `seconds`; of the digits' recipe where no manifest is named."""
+    from samba_asr.data.dataset import AudioStore
+    from samba_asr.data.manifest import read_manifest
+
+    manifest = manifest or DIGITS
+    if not manifest.is_file():
+        raise UserError(f"{manifest}: no such manifest; name one with --data")
+    store, parts, length = AudioStore(rate, cache=False), [], 0
+    for utterance in read_manifest(manifest):
+        parts.append(store.load(utterance))
+        length += len(parts[-1])
+        if length > n * seconds * rate:
+            break
+    speech, size = np.concatenate(parts), int(seconds * rate)
+    if len(speech) < size:
+        raise UserError(f"{manifest} holds {len(speech) / rate:.0f} s of audio, less than {seconds:g}")
+    return [speech[at : at + size] for at in range(0, len(speech) - size + 1, size)]
+
+
+def texts(recognizer: Recognizer, speech: Sequence[np.ndarray], latency_ms: float) -> list[str]:
+    """What the recogniser alone reads."""
+    found = []
+    for clip in speech:
+        stream = recognizer.stream(latency_ms=latency_ms)
+        stream.accept(clip)
+        found.append(stream.finish().text)
+    return found

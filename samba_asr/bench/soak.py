@@ -1,0 +1,158 @@
+"""Clients of every sort on a running service, for as long as one likes: what was heard is checked, and what leaks is seen.
+
+    live      speaks in real time and reads to the end
+    fast      sends all at once
+    stalling  stops in the middle, sends nothing for seconds, and goes on
+    slow      reads nothing until all is said
+    leaving   closes the connection in the middle
+    dying     is gone in the middle, without a word
+    lines     sends a body over HTTP and reads lines
+    hostile   sends what is no message, or what is no audio
+
+Of the first four, and of lines, the text must be that of the recogniser alone; of the others nothing must come but a refusal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from samba_asr.bench.serve import memory
+from samba_asr.client import websockets
+
+STEP = 0.1  # seconds of audio in a message
+SORTS = ("live", "live", "live", "fast", "stalling", "slow", "leaving", "dying", "lines", "hostile")
+JUNK = (b"\xff" * 999, "{", "[]", '{"type": "jump"}', '{"type": "start", "sample_rate": 1}', "x" * 5000)
+
+
+@dataclass
+class Tally:
+    ended: Counter[str] = field(default_factory=Counter)  # clients, by sort
+    refused: int = 0  # for want of room
+    lost: int = 0  # clients that were not told the end
+    differing: int = 0  # texts that are not the recogniser's
+    memory: list[tuple[float, float]] = field(default_factory=list)  # seconds since the beginning, MiB
+
+    def growth(self) -> float:
+        """MiB an hour, by least squares over the second half, when all caches are full."""
+        half = [(t, m) for t, m in self.memory if t >= self.memory[-1][0] / 2] if self.memory else []
+        if len(half) < 3:
+            return 0.0
+        return float(np.polyfit([t / 3600 for t, _ in half], [m for _, m in half], 1)[0])
+
+
+class Soak:
+    def __init__(self, url: str, pid: int, clips: list[np.ndarray], texts: list[str], rate: int, latency_ms: float):
+        """texts: of each clip, by the recogniser alone."""
+        library = websockets()
+        self._connect, self._broken = library.asyncio.client.connect, (library.exceptions.WebSocketException, OSError)
+        self.url, self.pid, self.clips, self.texts, self.rate, self.latency_ms = url, pid, clips, texts, rate, latency_ms
+        self.tally = Tally()
+
+    async def run(self, clients: int, seconds: float, every: float, tell: Callable[[Tally], None]) -> Tally:
+        """`clients` at a time, one after another; tell: called each `every` seconds."""
+        began = time.monotonic()
+        tasks = [asyncio.create_task(self._client(random.Random(n), began + seconds)) for n in range(clients)]
+        waiting = asyncio.gather(*tasks)
+        while not waiting.done():
+            await asyncio.wait({waiting}, timeout=every)
+            self.tally.memory.append((time.monotonic() - began, memory(self.pid)))
+            tell(self.tally)
+        waiting.result()
+        return self.tally
+
+    async def _client(self, draw: random.Random, until: float) -> None:
+        await asyncio.sleep(draw.uniform(0, 3))
+        while time.monotonic() < until:
+            sort, n = draw.choice(SORTS), draw.randrange(len(self.clips))
+            try:
+                if sort == "lines":
+                    text = await asyncio.to_thread(self._post, n)
+                else:
+                    text = await self._speak(sort, n, draw)
+            except _Busy:
+                self.tally.refused += 1
+                await asyncio.sleep(draw.uniform(1, 3))
+                continue
+            except self._broken:
+                text = None
+            self.tally.ended[sort] += 1
+            if sort in ("leaving", "dying", "hostile"):
+                continue
+            if text is None:
+                self.tally.lost += 1
+            elif text != self.texts[n]:
+                self.tally.differing += 1
+
+    async def _speak(self, sort: str, n: int, draw: random.Random) -> str | None:
+        """The text; None if the end was not told."""
+        data, size = self.clips[n].astype("<f4").tobytes(), int(STEP * self.rate) * 4
+        pieces = [data[at : at + size] for at in range(0, len(data), size)]
+        middle = draw.randrange(1, len(pieces))
+        start = {"type": "start", "sample_rate": self.rate, "encoding": "pcm_f32le", "latency_ms": self.latency_ms}
+        async with self._connect(f"{self.url}/v1/stream", compression=None, open_timeout=60) as socket:
+            if sort == "hostile":
+                await socket.send(draw.choice(JUNK))
+                await socket.send(json.dumps({"type": "stop"}))  # if it was taken for audio
+                return await _read(socket)
+            await socket.send(json.dumps(start))
+            reading = None if sort == "slow" else asyncio.create_task(_read(socket))
+            try:
+                for k, piece in enumerate(pieces):
+                    if k == middle and sort == "leaving":
+                        return None
+                    if k == middle and sort == "dying":
+                        return socket.transport.abort()
+                    if k == middle and sort == "stalling":
+                        await asyncio.sleep(draw.uniform(1, 8))
+                    await socket.send(piece)
+                    if sort != "fast":
+                        await asyncio.sleep(STEP)
+                await socket.send(json.dumps({"type": "stop"}))
+                return await (reading or _read(socket))
+            except self._broken:
+                await (reading or _read(socket))  # raises _Busy if that is why it was closed while we spoke
+                raise
+            finally:
+                if reading:
+                    reading.cancel()
+                    await asyncio.wait({reading})
+                    reading.cancelled() or reading.exception()  # seen
+
+    def _post(self, n: int) -> str | None:
+        query = f"sample_rate={self.rate}&encoding=pcm_f32le&latency_ms={self.latency_ms:g}"
+        address = f"{self.url.replace('ws', 'http', 1)}/v1/transcribe/stream?{query}"
+        try:
+            with urllib.request.urlopen(address, data=self.clips[n].astype("<f4").tobytes(), timeout=120) as answer:
+                messages = [json.loads(line) for line in answer]
+        except urllib.error.HTTPError as error:
+            if error.code == 503:
+                raise _Busy from None
+            raise
+        done = messages and messages[-1]["type"] == "done"
+        return " ".join(m["text"] for m in messages if m["type"] == "final") if done else None
+
+
+class _Busy(Exception):
+    """There was no room."""
+
+
+async def _read(socket) -> str | None:
+    finals, done = [], False
+    async for text in socket:
+        message = json.loads(text)
+        if message["type"] == "final":
+            finals.append(message["text"])
+        elif message["type"] == "error" and message["code"] == "busy":
+            raise _Busy
+        done |= message["type"] == "done"
+    return " ".join(finals) if done else None
