@@ -6,6 +6,7 @@ reader's browser as a way in.  Bodies are counted as they arrive, for what a cli
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hmac
 import logging
@@ -24,6 +25,7 @@ OPEN = ("/healthz", "/readyz")  # what a load balancer asks
 PAGE = ("/", "/page.js", "/capture.js", "/page.css")  # the page itself is no secret; it asks for the token
 POLICY = "default-src 'self'; img-src 'self' data:; connect-src 'self' ws: wss:; frame-ancestors 'none'"
 METRICS = "/metrics"
+LINGER = 2.0  # seconds that a refused client may go on sending
 FORM = 1 << 20  # bytes of a form beside its file
 
 
@@ -48,6 +50,7 @@ class Door:
                 return await send({"type": "websocket.close", "code": 1008, "reason": why})
             return await self.app(scope, receive, send)
         if why and scope["path"] not in OPEN + PAGE:
+            await drain(receive)
             headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
             _write_down(scope, status, 0.0)
             return await JSONResponse({"detail": why}, status, headers=headers)(scope, receive, send)
@@ -63,6 +66,7 @@ class Door:
             seen += len(message.get("body", b""))
             if seen > limit and not refused:
                 refused = True
+                await drain(receive)
                 answer = JSONResponse({"detail": f"a file may have {self.settings.max_upload_bytes} bytes"}, 413)
                 await answer(scope, receive, send)
             if refused:
@@ -84,6 +88,15 @@ class Door:
         finally:
             if scope["path"] not in OPEN + PAGE + (METRICS,):
                 _write_down(scope, status, time.monotonic() - began)
+
+
+async def drain(receive: Receive) -> None:
+    """Let a client that will be refused send what is on its way: a connection that is closed with bytes unread is reset, and the
+    answer is lost to a client that was still writing."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LINGER):
+            while (message := await receive())["type"] == "http.request" and message.get("more_body"):
+                pass
 
 
 def _write_down(scope: Scope, status: int, seconds: float) -> None:

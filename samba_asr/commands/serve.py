@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import re
 import signal
@@ -11,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from samba_asr.errors import UserError, missing_extra
+
+logger = logging.getLogger(__name__)
 
 NAME = re.compile(r"[\w.-]{1,100}", re.ASCII)
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -66,6 +69,9 @@ def run(args: argparse.Namespace) -> int:
     class Server(uvicorn.Server):
         async def startup(self, sockets=None) -> None:
             await super().startup(sockets)
+            for server in self.servers:
+                for host, port, *_ in (socket.getsockname() for socket in server.sockets):
+                    logger.info("listening", extra={"fields": {"host": host, "port": port, "models": list(settings.models)}})
             if hasattr(signal, "SIGHUP"):
                 loop, models = asyncio.get_running_loop(), app.state.models
                 loop.add_signal_handler(signal.SIGHUP, lambda: loop.run_in_executor(None, models.reload))

