@@ -14,17 +14,18 @@
 # It reads the arguments of run.sh, sets up the environment, and defines `run_stages`.  Stages: 0 prepare, 1 tokenizer,
 # 2 train, 3 average, 4 language model, 5 decode, 6 score.  A recipe's own options are read by its `recipe_option`, if it has one.
 
-stage=0 stop_stage=6 exp=exp/main prepare_options=() overrides=() init=()
+stage=0 stop_stage=6 exp=exp/main prepare_options=() overrides=() init=() more=
 
 usage() {
   cat >&2 <<END
-usage: run.sh [--stage N] [--stop-stage M] [--exp DIR] [--source DIR] [--processes N] [--init DIR] [--lm-text FILE]
-              [--config NAME]... [key=value]...
+usage: run.sh [--stage N] [--stop-stage M] [--exp DIR] [--source DIR] [--processes N] [--init DIR] [--more FILE]...
+              [--lm-text FILE] [--config NAME]... [key=value]...
   stages: 0 prepare, 1 tokenizer, 2 train, 3 average, 4 language model, 5 decode, 6 score (default: all)
   --exp DIR      folder of the run (default: $exp)
   --source DIR   where the corpus is
   --processes N  train with N processes (torchrun), each on its share of the cores, or on a GPU of its own (default: $processes)
   --init DIR     begin with the weights of this model folder, and its tokenizer
+  --more FILE    one more manifest to train on, such as samba-asr augment writes
   --lm-text FILE text for an n-gram, a sentence a line, .gz .xz .bz2 or plain (default: ${lm_text:-none})
   --config NAME  one more configuration of training, over ${configs[*]}: a YAML file, or a name under conf/
   key=value      settings over those, such as optim.lr=0.001; those of decode.* hold for stages 4 and 5 too
@@ -52,7 +53,7 @@ parse_arguments() {
   while [ $# -gt 0 ]; do
     case $1 in
       -h | --help) usage && exit ;;
-      --stage | --stop-stage | --exp | --source | --processes | --init | --lm-text | --config)
+      --stage | --stop-stage | --exp | --source | --processes | --init | --more | --lm-text | --config)
         [ $# -ge 2 ] || fail "$1 needs a value"
         case $1 in
           --stage) number "$1" "$2" && stage=$2 ;;
@@ -60,6 +61,7 @@ parse_arguments() {
           --exp) exp=$(path "$2") ;;
           --source) prepare_options+=(--source "$(path "$2")") ;;
           --init) init=(--init "$(path "$2")") ;;
+          --more) more+=,$(path "$2") ;;
           --lm-text) lm_text=$(path "$2") ;;
           --processes) count "$1" "$2" && processes=$2 ;;
           --config) if [ -f "$(path "$2")" ]; then configs+=("$(path "$2")"); else configs+=("$2"); fi ;;
@@ -87,7 +89,7 @@ train() {
   if [ "$1" -gt 1 ]; then command=(python -m torch.distributed.run --standalone --nproc-per-node "$1" -m samba_asr.cli); fi
   shift
   "${command[@]}" train --exp "$exp" "${init[@]}" --config "${configs[@]}" \
-    "data.train=[$data/train.jsonl]" "data.valid=[$data/$valid.jsonl]" "${overrides[@]}" "$@"
+    "data.train=[$data/train.jsonl$more]" "data.valid=[$data/$valid.jsonl]" "${overrides[@]}" "$@"
 }
 
 # An n-gram, for a model of phones the pronunciations of its words, and the weights that suit both.

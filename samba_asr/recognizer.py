@@ -141,12 +141,16 @@ class Recognizer:
         chunk_ms: float | None = None,
         hotwords: Phrases = None,
         on_partial: Callable[[str], None] | None = None,
+        on_segment: Callable[[Segment], None] | None = None,
+        longest: float | None = None,
     ) -> Result:
         """The text of a file: a path, bytes or a file object of any container, rate and number of channels.
 
         chunk_ms: how much audio goes in at a time (default 10 s); it never changes the result.
         hotwords: as in `stream`.
         on_partial: called with the text of the segment that is being said whenever it has changed, and when it is over.
+        on_segment: called with each segment when it is over.
+        longest: seconds; UserError as soon as more are decoded.
         AudioError (a UserError) if the file cannot be read to its end.
         """
         seconds = MAX_CHUNK if chunk_ms is None else chunk_ms / 1000
@@ -156,14 +160,23 @@ class Recognizer:
         for audio in read_stream(source, min(seconds, MAX_CHUNK)):
             stream = stream or self.stream(audio.rate, latency_ms=latency_ms, hotwords=hotwords)
             stream.accept(audio.samples)
+            if longest is not None and stream.seconds > longest:
+                raise UserError(f"the file holds more than {longest:g} s of audio, which is the most here")
+            new = stream.segments[over:]
+            over += len(new)
             if on_partial:
-                texts = [segment.text for segment in stream.segments[over:]]
-                over += len(texts)
-                for text in (*texts, stream.partial):
+                for text in (*(segment.text for segment in new), stream.partial):
                     if text != shown:
                         shown = text
                         on_partial(text)
-        return (stream or self.stream(latency_ms=latency_ms)).finish()
+            if on_segment:
+                for segment in new:
+                    on_segment(segment)
+        result = (stream or self.stream(latency_ms=latency_ms)).finish()
+        if on_segment:
+            for segment in result.segments[over:]:
+                on_segment(segment)
+        return result
 
     def align(self, source, text: str, *, latency_ms: float | None = None) -> Result:
         """Where each word of a known text lies in a file, with how sure the CTC head is of it.

@@ -20,7 +20,6 @@ from samba_asr.serve.models import Models, load
 from samba_asr.serve.settings import Settings
 
 STALE = 10.0  # seconds without a sign of an engine's thread
-UPLOADS = 2  # files that are transcribed at a time
 
 router = APIRouter()
 
@@ -32,7 +31,7 @@ def create_app(settings: Settings | None = None, recognizers: Mapping[str, Recog
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.models = Models(settings, recognizers or await asyncio.to_thread(load, settings))
-        app.state.uploads = asyncio.Semaphore(UPLOADS)
+        app.state.uploads = asyncio.Semaphore(settings.max_uploads)
         yield
         await asyncio.to_thread(app.state.models.close)
 

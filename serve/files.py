@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -16,7 +15,7 @@ from samba_asr.audio.read import AudioError
 from samba_asr.decoding.transcript import Segment
 from samba_asr.errors import UserError
 from samba_asr.formats import render
-from samba_asr.recognizer import Recognizer, Result
+from samba_asr.recognizer import Result
 from samba_asr.serve.models import Models
 from samba_asr.serve.protocol import REFUSALS
 from samba_asr.serve.settings import Settings
@@ -53,7 +52,7 @@ async def transcriptions(
         raise HTTPException(413, f"a file may have {settings.max_upload_bytes} bytes")
     models: Models = request.app.state.models
     recognizer = models.engine(model if model in models.names else "").recognizer
-    work = partial(transcribe, recognizer, data, latency_ms, settings.max_file_seconds)
+    work = partial(recognizer.transcribe, data, latency_ms=latency_ms, longest=settings.max_file_seconds)
     if stream:
         return StreamingResponse(events(work, uploads), media_type="text/event-stream")
     async with uploads:
@@ -88,28 +87,6 @@ async def events(work: Callable[..., Result], uploads: asyncio.Semaphore) -> Asy
 
 def _event(content: dict[str, Any]) -> str:
     return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
-
-
-def transcribe(
-    recognizer: Recognizer, data: bytes, latency_ms: float | None, longest: float,
-    on_segment: Callable[[Segment], None] = lambda segment: None,
-) -> Result:  # fmt: skip
-    """In a thread.  UserError for a file of more than `longest` seconds, as soon as so much is decoded."""
-    from samba_asr.audio.read import stream as read_stream
-
-    session, told = None, 0
-    for audio in read_stream(io.BytesIO(data), 10.0):
-        session = session or recognizer.stream(audio.rate, latency_ms=latency_ms)
-        session.accept(audio.samples)
-        if session.seconds > longest:
-            raise UserError(f"the file holds more than {longest:g} s of audio, which is the most here")
-        for segment in session.segments[told:]:
-            on_segment(segment)
-            told += 1
-    result = (session or recognizer.stream(latency_ms=latency_ms)).finish()
-    for segment in result.segments[told:]:
-        on_segment(segment)
-    return result
 
 
 def answer(result: Result, name: str, form: str) -> Response:

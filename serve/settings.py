@@ -18,6 +18,7 @@ class Settings:
     max_backlog_seconds: float = 30.0  # audio of a live session that waits for the model: then reading stops
     idle_seconds: float = 60.0  # without a message: the session is over
     max_message_bytes: int = 1 << 20
+    max_uploads: int = 2  # files that are transcribed at a time
     max_upload_bytes: int = 256 << 20
     max_file_seconds: float = 4 * 3600.0  # of an upload, decoded
     tokens: tuple[str, ...] = ()  # bearer tokens, one of which a client must have; none: everybody may

@@ -36,6 +36,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
     parser.add_argument("--latency-ms", type=float, default=640.0, metavar="N", help="of live sessions (default: 640)")
     parser.add_argument("--max-sessions", type=int, default=64, metavar="N", help="at a time (default: %(default)s)")
+    parser.add_argument("--max-uploads", type=int, default=2, metavar="N", help="files at a time (default: %(default)s)")
     parser.add_argument("--origin", nargs="+", default=[], metavar="URL", help="pages of other sites that may connect")
     parser.add_argument("--log", choices=["text", "json"], default="text", help="form of the log (default: %(default)s)")
     parser.add_argument("--open", action="store_true", help="let anybody in who reaches --host, without tokens")
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         )
     settings = Settings(
         models=named(args.model), device=args.device, latency_ms=args.latency_ms, max_sessions=args.max_sessions,
-        tokens=tokens, origins=tuple(args.origin),
+        max_uploads=args.max_uploads, tokens=tokens, origins=tuple(args.origin),
     )  # fmt: skip
     app = create_app(settings, load(settings))  # what is wrong with a model is told before a port is taken
     set_up(args.log)
