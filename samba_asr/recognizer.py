@@ -46,6 +46,9 @@ Phrases = Mapping[str, float] | Sequence[str] | Hotwords | None
 """Hotwords: phrases with their weights, or without, or as `Recognizer.hotwords` makes them once for many sessions."""
 
 
+DEFAULT = "english"  # of the models in the box
+
+
 @dataclass(frozen=True)
 class Result:
     """segments: what was said between two pauses; the text and the words are theirs, one after another."""
@@ -85,7 +88,7 @@ class Recognizer:
 
     @classmethod
     def load(cls, folder: Path | str | None = None, *, device: str = "auto", decode: DecodeConfig | None = None):
-        """Read a model folder, or one of those in the box by its name (default: digits).
+        """Read a model folder, or one of those in the box by its name (default: english).
 
         device: auto (CUDA where there is one), cpu, cuda, cuda:1.
         """
@@ -298,12 +301,12 @@ class Stream:
 
 
 def box_folder(model: Path | str | None = None) -> Path:
-    """A folder as it is, or that of a model in the box by its name; without either, the digits'."""
+    """A folder as it is, or that of a model in the box by its name; without either, the default there."""
     if model is not None and (Path(model).exists() or len(Path(model).parts) != 1):
         return Path(model)
     box = Path(str(resources.files("samba_asr"))) / "box"
     names = sorted(folder.parent.name for folder in box.glob("*/config.yaml"))
-    name = "digits" if model is None else str(model)
+    name = DEFAULT if model is None else str(model)
     if name in names:
         return box / name
     if model is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Settings:
-    models: Mapping[str, Path | None] = field(default_factory=lambda: {"digits": None})
+    models: Mapping[str, Path | None] = field(default_factory=lambda: {"english": None})
     """Folders, or names in the box, by the names that clients use; the first is for those who name none."""
     device: str = "auto"
     latency_ms: float = 640.0  # of live sessions that ask for none

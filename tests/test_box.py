@@ -32,6 +32,10 @@ def test_the_box_is_at_most_32_mb():
     assert sum(path.stat().st_size for path in box.rglob("*") if path.is_file()) <= 32e6
 
 
+def test_the_default_is_the_english_one(english):
+    assert box_folder() == box_folder("english") == english._loaded.folder
+
+
 def test_silence_and_noise_are_no_words(english):
     rng = np.random.default_rng(0)
     for level in (0.0, 1e-3):

@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from samba_asr.commands.search_options import MODEL_HELP
 from samba_asr.commands.transcribe import FORMATS
 
 
@@ -18,7 +19,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     )
     parser.add_argument("audio", metavar="AUDIO", help="an audio file of any format")
     parser.add_argument("text", metavar="TEXT", help="what is spoken in it, in the model's spelling; - reads standard input")
-    parser.add_argument("--model", type=Path, metavar="DIR", help="a folder, or one in the box: digits (default), english")
+    parser.add_argument("--model", type=Path, metavar="DIR", help=MODEL_HELP)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
     parser.add_argument("--format", default="text", choices=FORMATS, help="default: text")
     parser.set_defaults(run=run)

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+from samba_asr.commands.search_options import MODEL_HELP
 from samba_asr.errors import UserError
 
 EVERY = 10.0  # seconds between lines of progress
@@ -30,7 +31,7 @@ def _add_label(kinds) -> None:
     )
     parser.add_argument("data", type=Path, metavar="MANIFEST", help="utterances, JSONL; their texts may be empty")
     parser.add_argument("--out", type=Path, required=True, metavar="MANIFEST", help="the sure ones, with their new texts")
-    parser.add_argument("--model", type=Path, metavar="DIR", help="a folder, or one in the box: digits (default), english")
+    parser.add_argument("--model", type=Path, metavar="DIR", help=MODEL_HELP)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
     parser.add_argument(
         "--confidence", type=float, default=0.8, metavar="P", help="least mean of the words' confidences (default: %(default)s)"

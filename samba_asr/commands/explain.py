@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from samba_asr.commands.search_options import add_settings, load_recognizer
+from samba_asr.commands.search_options import MODEL_HELP, add_settings, load_recognizer
 from samba_asr.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="picture, .png, .svg or .pdf")
     parser.add_argument("--start", type=float, default=0.0, metavar="S", help="from here, in seconds (default: 0)")
     parser.add_argument("--seconds", type=float, default=15.0, metavar="S", help="so much of it (default: 15)")
-    parser.add_argument("--model", type=Path, metavar="DIR", help="a folder, or one in the box: digits (default), english")
+    parser.add_argument("--model", type=Path, metavar="DIR", help=MODEL_HELP)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
     parser.add_argument("--latency-ms", type=float, metavar="N", help="as in samba-asr transcribe")
     add_settings(parser)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from samba_asr.commands.search_options import MODEL_HELP
 from samba_asr.errors import UserError
 
 Hear = Callable[[str, str], None]
@@ -25,7 +26,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "(--url), whose bearer token is read from the environment variable SAMBA_ASR_TOKEN.",
     )
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--model", metavar="DIR", help="a folder, or one in the box: digits (default), english")
+    where.add_argument("--model", metavar="DIR", help=MODEL_HELP)
     where.add_argument("--url", metavar="WS", help="a service, such as ws://127.0.0.1:8000")
     parser.add_argument("--device", default="auto", help="of the model: auto, cpu, cuda, cuda:1 (default: auto)")
     parser.add_argument("--latency-ms", type=float, default=640.0, metavar="N", help="default: %(default)g")

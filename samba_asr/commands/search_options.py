@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from samba_asr.decoding.confidence import Evidence
     from samba_asr.recognizer import Recognizer
 
+MODEL_HELP = "a folder, or a model in the box: english (default), digits"
+
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -28,6 +30,7 @@ def load_recognizer(
 
     UserError for settings of anything but the search.  sure: see `Recognizer`.
     """
+    from samba_asr import collector
     from samba_asr import config as configs
     from samba_asr.device import choose_device
     from samba_asr.models.folder import load_model
@@ -38,4 +41,6 @@ def load_recognizer(
         raise UserError(f"--set {foreign[0]}: only decode.* can be set here")
     folder = box_folder(model)
     loaded = load_model(folder, choose_device(device))
-    return Recognizer(loaded, configs.load([folder / "config.yaml"], overrides).decode, sure)
+    found = Recognizer(loaded, configs.load([folder / "config.yaml"], overrides).decode, sure)
+    collector.settle()
+    return found

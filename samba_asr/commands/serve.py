@@ -28,7 +28,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--model", nargs="+", default=[], metavar="[NAME=]DIR",
-        help="folders, or models in the box: digits (default), english.  Clients ask for them by NAME, or the folder's name; "
+        help="folders, or models in the box: english (default), digits.  Clients ask for them by NAME, or the folder's name; "
         "those who ask for none get the first.  SIGHUP reads all of them anew, while sessions go on",
     )  # fmt: skip
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine alone)")
@@ -94,7 +94,7 @@ def run(args: argparse.Namespace) -> int:
 def named(models: Sequence[str]) -> dict[str, Path | None]:
     """NAME=FOLDER, or a folder or a model in the box, which have names; UserError for two of one name."""
     found: dict[str, Path | None] = {}
-    for text in models or ["digits"]:
+    for text in models or ["english"]:
         name, equals, folder = text.rpartition("=")
         name = name if equals else Path(folder).resolve().name
         if not NAME.fullmatch(name):

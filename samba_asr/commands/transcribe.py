@@ -7,7 +7,7 @@ import logging
 import sys
 from pathlib import Path
 
-from samba_asr.commands.search_options import add_settings, load_recognizer
+from samba_asr.commands.search_options import MODEL_HELP, add_settings, load_recognizer
 from samba_asr.errors import UserError
 
 STREAM_LATENCY_MS = 640.0
@@ -23,7 +23,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         description="Transcribe audio files of any format. A file that fails is reported, the others still get their text.",
     )
     parser.add_argument("files", nargs="+", metavar="FILE")
-    parser.add_argument("--model", type=Path, metavar="DIR", help="a folder, or one in the box: digits (default), english")
+    parser.add_argument("--model", type=Path, metavar="DIR", help=MODEL_HELP)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
     parser.add_argument("--format", default="text", choices=FORMATS, help="default: text")
     parser.add_argument(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from samba_asr import collector
 from samba_asr.config import DecodeConfig
 from samba_asr.decoding.greedy import Greedy
 from samba_asr.decoding.guide import Guide, Guides
@@ -22,6 +23,7 @@ from samba_asr.text.phones import PhoneTokenizer
 from samba_asr.text.units import Tokenizer
 
 
+@collector.paused()
 def two_pass(loaded: LoadedModel, config: DecodeConfig) -> TwoPass:
     """Both passes as `config` has them; UserError for what does not go together, or a file that is not what it should be."""
     if config.method not in ("greedy", "beam"):

@@ -170,68 +170,90 @@ def _parse(lines: Iterator[str], path: Path) -> tuple[list[str], list[Table]]:
     """Words and tables of an ARPA file."""
     at = 0
 
-    def wrong(why: str) -> UserError:
-        return UserError(f"{path}, line {at}: not an ARPA file: {why}")
+    def wrong(why: str, line: int) -> UserError:
+        return UserError(f"{path}, line {line}: not an ARPA file: {why}")
 
     counts: list[int] = []
-    order, words, ids = 0, [], {}
-    columns: tuple[list, list, list] = ([], [], [])
-    tables: list[Table] = []
-    for line in lines:
-        at += 1
+    ids: dict[str, int] = {}
+    grams: list[str] = []  # the lines of one order
+    order, begin, tables = 0, 0, []
+    for at, line in enumerate(lines, 1):
         line = line.rstrip("\n")
         if order and line and line[0] != "\\":
-            part = line.split()
-            gram, rest = part[1 : 1 + order], part[1 + order :]
-            try:
-                log_prob = float(part[0])
-                backoff = float(rest[0]) if rest else 0.0
-                if len(gram) != order:
-                    raise ValueError(f"{len(gram)} words where a {order}-gram should be")
-                if order == 1:
-                    ids[gram[0]] = len(words)
-                    words.append(gram[0])
-                columns[0].append([ids[word] for word in gram])
-            except (ValueError, IndexError) as error:
-                raise wrong(str(error)) from None
-            except KeyError as error:
-                raise wrong(f"{error} is not among the 1-grams") from None
-            columns[1].append(log_prob)
-            columns[2].append(backoff)
+            grams.append(line)
         elif line.startswith("ngram ") and not order:
             try:
                 counts.append(int(line.split("=")[1]))
             except (ValueError, IndexError):
-                raise wrong(f"{line!r}") from None
+                raise wrong(f"{line!r}", at) from None
         elif line.startswith("\\"):
             if order:
-                if len(columns[0]) != counts[order - 1]:
-                    raise wrong(f"{len(columns[0])} {order}-grams where the head has {counts[order - 1]}")
-                tables.append(_table(columns, order))
-                columns = ([], [], [])
+                try:
+                    table = _table([gram.split() for gram in grams], order, ids)
+                except (ValueError, IndexError, KeyError):
+                    n, why = _first_wrong(grams, order, ids)
+                    raise wrong(why, begin + n) from None
+                if len(grams) != counts[order - 1]:
+                    raise wrong(f"{len(grams)} {order}-grams where the head has {counts[order - 1]}", at)
+                tables.append(table)
+            grams, begin = [], at + 1
             if line == "\\end\\":
                 break
             if line != "\\data\\":
                 if line != f"\\{order + 1}-grams:" or order == len(counts):
-                    raise wrong(f"{line!r} where \\{order + 1}-grams: should be")
+                    raise wrong(f"{line!r} where \\{order + 1}-grams: should be", at)
                 order += 1
         elif line and order == 0 and counts:
-            raise wrong(f"{line!r}")
+            raise wrong(f"{line!r}", at)
     else:
-        raise wrong("it has no \\end\\, or not even a \\data\\")
+        raise wrong("it has no \\end\\, or not even a \\data\\", at)
     if len(tables) != len(counts) or not tables:
-        raise wrong("it ends early")
+        raise wrong("it ends early", at)
+    words = list(ids)
     for name in ("<UNK>", "<unknown>"):
         if name in ids and UNKNOWN not in ids:
             words[ids[name]] = UNKNOWN
     return words, tables
 
 
-def _table(columns: tuple[list, list, list], order: int) -> Table:
-    grams = np.array(columns[0], dtype=np.int64).reshape(-1, order)
-    keys = np.zeros(len(grams), dtype=np.uint64)
-    for column in grams.T[::-1]:
-        keys = mix(keys, column)
+def _table(parts: list[list[str]], order: int, ids: dict[str, int]) -> Table:
+    """Of lines, split: logarithm, words, and a back-off where there is one.  The 1-grams' words are put into `ids`.
+
+    Column by column, for a model has millions of lines.  ValueError, IndexError or KeyError if a line is wrong.
+    """
+    if order == 1:
+        ids.update(zip(dict.fromkeys(part[1] for part in parts), range(len(parts)), strict=False))
+        if len(ids) < len(parts):
+            raise ValueError("a word twice")
+    if any(len(part) > order + 2 for part in parts):
+        raise ValueError("too long")
+    log_prob = np.array([part[0] for part in parts], dtype=np.float64)
+    backoff = np.array([part[order + 1] if len(part) == order + 2 else 0.0 for part in parts], dtype=np.float64)
+    keys = np.zeros(len(parts), dtype=np.uint64)
+    for column in range(order, 0, -1):
+        keys = mix(keys, np.array([ids[part[column]] for part in parts], dtype=np.int64))
     sort = np.argsort(keys)
-    log_prob, backoff = (np.array(c, dtype=np.float64) * LN10 for c in columns[1:])
-    return Table(keys[sort], log_prob[sort].astype(np.float32), backoff[sort].astype(np.float32))
+    return Table(keys[sort], (log_prob * LN10)[sort].astype(np.float32), (backoff * LN10)[sort].astype(np.float32))
+
+
+def _first_wrong(grams: list[str], order: int, ids: dict[str, int]) -> tuple[int, str]:
+    """The number of the first line that is no n-gram, and why."""
+    seen = set()
+    for n, line in enumerate(grams):
+        part = line.split()
+        words = part[1 : 1 + order]
+        try:
+            float(part[0])
+            float(part[1 + order] if len(part) > 1 + order else 0.0)
+        except ValueError as error:
+            return n, str(error)
+        if len(words) != order:
+            return n, f"{len(words)} words where a {order}-gram should be"
+        if len(part) > order + 2:
+            return n, f"{part[order + 2]!r} behind a {order}-gram and its back-off"
+        if order == 1 and words[0] in seen:
+            return n, f"{words[0]!r} comes twice"
+        seen.add(words[0])
+        if unknown := [word for word in words if order > 1 and word not in ids]:
+            return n, f"{unknown[0]!r} is not among the 1-grams"
+    raise AssertionError("all lines are n-grams")

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from samba_asr import collector
 from samba_asr.config import VERSION, Config, load, save
 from samba_asr.errors import UserError
 from samba_asr.models.asr import AsrModel
@@ -89,7 +90,8 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> LoadedModel:
             raise UserError(f"{folder} is not a model folder: it has no {name}")
     check_version(folder / "config.yaml")
     config = load([folder / "config.yaml"])
-    tokenizer = load_tokenizer(folder)
+    with collector.paused():
+        tokenizer = load_tokenizer(folder)
     if tokenizer.vocab_size != config.model.vocab_size:
         raise UserError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} units, config.yaml says {config.model.vocab_size}: "

@@ -15,6 +15,12 @@ CORPUS = Path(__file__).parents[2] / "egs" / "digits" / "data" / "manifest.jsonl
 CLIP = next(u for u in read_manifest(CORPUS) if u.split == "test")
 
 
+@pytest.fixture(autouse=True)
+def digits(monkeypatch):
+    """The small model of the box: it loads at once, and knows these clips' words alone."""
+    monkeypatch.setattr("samba_asr.recognizer.DEFAULT", "digits")
+
+
 @pytest.fixture
 def clip(tmp_path) -> str:
     import soundfile

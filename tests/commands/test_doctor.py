@@ -70,9 +70,9 @@ def test_something_required_that_is_broken_fails(capsys, monkeypatch, distributi
 
 
 def test_a_broken_model_in_the_box_fails(capsys, monkeypatch, tmp_path):
-    (tmp_path / "box/digits").mkdir(parents=True)
-    (tmp_path / "box/digits/config.yaml").write_text("version: 77\n")
-    (tmp_path / "box/digits/model.safetensors").touch()
+    (tmp_path / "box/english").mkdir(parents=True)
+    (tmp_path / "box/english/config.yaml").write_text("version: 77\n")
+    (tmp_path / "box/english/model.safetensors").touch()
     monkeypatch.setattr(recognizer.resources, "files", lambda package: tmp_path)
     assert call() == 1
     assert "model in the box is broken" in capsys.readouterr().out

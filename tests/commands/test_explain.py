@@ -82,9 +82,9 @@ def test_what_cannot_be_drawn(place, tmp_path, monkeypatch, more, message):
 
 def test_silence_has_a_picture(tmp_path, capsys):
     try:
-        box_folder()
+        box_folder("digits")
     except UserError:
         pytest.skip("no model in the box")
     soundfile.write(tmp_path / "s.wav", np.zeros(16000), 16000)
-    assert call(tmp_path / "s.wav", "--out", tmp_path / "s.png") == 0
+    assert call(tmp_path / "s.wav", "--model", "digits", "--out", tmp_path / "s.png") == 0
     assert capsys.readouterr().out.splitlines()[0] == ""

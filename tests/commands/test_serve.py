@@ -105,7 +105,7 @@ def test_its_log_tells_where_it_listens_and_keeps_tokens_to_itself(model, tmp_pa
     [
         (["digits"], {"digits": "digits"}),
         (["a/b", "c=d/e"], {"b": "a/b", "c": "d/e"}),
-        ([], {"digits": "digits"}),
+        ([], {"english": "english"}),
     ],
 )
 def test_names_of_models(models, found):

@@ -22,6 +22,12 @@ CORPUS = Path(__file__).parents[2] / "egs" / "digits" / "data" / "manifest.jsonl
 CLIPS = [u for u in read_manifest(CORPUS) if u.split == "test"][::8]
 
 
+@pytest.fixture(autouse=True)
+def digits(monkeypatch):
+    """The small model of the box: it loads at once, and knows these clips' words alone."""
+    monkeypatch.setattr("samba_asr.recognizer.DEFAULT", "digits")
+
+
 @pytest.fixture
 def clips(tmp_path) -> list[tuple[Path, str]]:
     """(file, text) of some unseen voices."""

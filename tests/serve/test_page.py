@@ -35,7 +35,7 @@ pytestmark = [
 def box() -> Recognizer:
     torch.set_num_threads(1)
     try:
-        return Recognizer.load(device="cpu")
+        return Recognizer.load("digits", device="cpu")
     except UserError as error:
         pytest.skip(str(error))
 
