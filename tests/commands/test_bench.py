@@ -10,8 +10,12 @@ import torch
 
 from samba_asr import recognizer
 from samba_asr.bench import measure, peers
-from samba_asr.commands import bench
+from samba_asr.commands import bench, bench_transcribe
+from samba_asr.data.manifest import read_manifest
 from samba_asr.errors import UserError
+from samba_asr.metrics.wer import score
+from samba_asr.recognizer import Recognizer
+from samba_asr.text.normalize import upper
 from tests.commands.test_decode import SMALL, make_model
 from tests.training.toy import make_corpus
 
@@ -68,8 +72,9 @@ def test_transcription_is_measured_whole_and_live(place, capsys):
     assert report["utterances"] == 4
 
 
-def test_the_table_says_that_the_peer_is_not_installed(place, capsys, monkeypatch):
-    monkeypatch.setitem(peers.PACKAGES, "no_such_package", "no-such-package")
+def test_the_table_says_which_peers_are_not_installed(place, capsys, monkeypatch):
+    for name, peer in peers.PEERS.items():
+        monkeypatch.setitem(peers.PEERS, name, peer._replace(packages={"no_such_package": "no-such-package"}))
     measured = {"times_real_time": 20.0, "audio_seconds": 1.0, "seconds": 0.05, "texts": [""], "device": "cpu"}
     measured |= {"threads": 1, "parameters": 10**6, "memory": 99.9, "gpu_memory": 0.0}
     monkeypatch.setattr(measure, "apart", lambda module, threads, question: dict(measured))
@@ -78,14 +83,45 @@ def test_the_table_says_that_the_peer_is_not_installed(place, capsys, monkeypatc
     assert out[2].split() == ["x", "real", "time", "ratio", "p50", "ms", "p95", "ms", "memory", "M", "param."]
     assert out[3].startswith("samba_asr, whole utterances")
     assert out[4].startswith("samba_asr, live, 640 ms")
-    assert "is not installed: pip install" in out[-1]
-    assert "no-such-package" in out[-1]
+    for line, name in zip(out[-2:], peers.PEERS, strict=True):
+        assert line == f"{name} is not installed: pip install no-such-package"
+
+
+def test_a_whole_set_is_compared(place, capsys, monkeypatch):
+    def other(device, threads):
+        return lambda wave: "A B" if len(wave) > 8000 else ""
+
+    toy = peers.Peer({}, other, 7, gpu=False)
+    monkeypatch.setattr(peers, "PEERS", {"toy": toy})
+    apart = measure.apart
+
+    def here(module, threads, question):
+        if module != "samba_asr.bench.peers":
+            return apart(module, threads, question)
+        return {**peers.main(**question), **measure.peak_memory()}
+
+    monkeypatch.setattr(measure, "apart", here)
+    model = ["--model", place / "model", "--data", place / "corpus.jsonl", "--device", "cpu", "--threads", 1]
+    assert call("compare", *model, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in report["rows"]] == [
+        "samba_asr, whole utterances", "samba_asr, live, 640 ms", "samba_asr, live, 320 ms", "toy",
+    ]  # fmt: skip
+    assert report["ratio_to"] == "toy"
+    assert report["utterances"] == 4
+    for row in report["rows"]:
+        low, high = row["interval"]
+        assert low <= row["wer"] <= high
+    texts = [Recognizer.load(place / "model", device="cpu").transcribe(place / f"{n}.wav").text for n in range(4)]
+    references = {u.id: upper(u.text) for u in read_manifest(place / "corpus.jsonl")}
+    expected = score(references, dict(zip(references, map(upper, texts), strict=True))).wer
+    assert report["rows"][0]["wer"] == pytest.approx(100 * expected)
 
 
 def test_audio_is_taken_until_there_is_enough(place):
-    assert len(bench._utterances(place / "corpus.jsonl", [], 0.1)) == 1
-    assert len(bench._utterances(place / "corpus.jsonl", [], 100)) == 4
-    assert len(bench._utterances(None, [str(place / "0.wav"), str(place / "1.wav")], 100)) == 2
+    assert len(bench_transcribe._utterances(place / "corpus.jsonl", [], 0.1)) == 1
+    assert len(bench_transcribe._utterances(place / "corpus.jsonl", [], 100)) == 4
+    assert len(bench_transcribe._utterances(None, [str(place / "0.wav"), str(place / "1.wav")], 100)) == 2
 
 
 def test_memory_is_that_of_this_process_in_mib():

