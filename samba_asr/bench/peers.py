@@ -72,10 +72,12 @@ def missing(name: str) -> list[str]:
     return [package for module, package in packages.items() if importlib.util.find_spec(module) is None]
 
 
-def main(name: str, audio: list[list], device: str, threads: int, rounds: int = 1) -> dict[str, Any]:
+def main(
+    name: str, audio: list[list], device: str, threads: int, rounds: int = 1, snr_db: float | None = None
+) -> dict[str, Any]:
     """As `samba_asr.bench.transcribe.main`, for whole utterances."""
     transcribe = PEERS[name].load(device, threads)
-    waves = load_audio(audio, RATE)
+    waves = load_audio(audio, RATE, snr_db)
     transcribe(waves[0][: 4 * RATE])  # warm-up
     taken, texts = [], []
     for _ in range(rounds):

@@ -10,18 +10,21 @@ from typing import Any
 
 import numpy as np
 
+from samba_asr.audio.augment import add_noise, make_noise
 from samba_asr.audio.read import read
 from samba_asr.audio.resample import resample
 from samba_asr.bench.measure import answer
 
 
 def main(
-    model: str, overrides: list[str], audio: list[list], device: str, latency_ms: int, rounds: int = 1
-) -> dict[str, Any]:
+    model: str, overrides: list[str], audio: list[list], device: str, latency_ms: int, rounds: int = 1,
+    snr_db: float | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Recognise `audio`, [[path, start, duration], ...], and say how fast it went.
 
     latency_ms: 0 for whole utterances at the model's largest block, else that of a live session that is fed one block at a
         time: so every step computes one block, and gives a partial result.
+    snr_db: of pink noise over the speech.
     times_real_time: seconds of audio in a second of time, the median of `rounds`; p50_ms, p95_ms of a step's time.
     """
     import torch
@@ -30,7 +33,7 @@ def main(
 
     recognizer = load_recognizer(model, device, overrides)
     rate = recognizer.rate
-    waves = load_audio(audio, rate)
+    waves = load_audio(audio, rate, snr_db)
     _transcribe(recognizer, waves[0][: 4 * rate], latency_ms, [])  # warm-up
     taken, steps, texts = [], [], []
     for _ in range(rounds):
@@ -69,12 +72,15 @@ def _transcribe(recognizer, wave: np.ndarray, latency_ms: int, steps: list[float
     return text
 
 
-def load_audio(audio: list[list], rate: int) -> list[np.ndarray]:
-    """Waveforms (s,), float32 at `rate`, of [[path, start, duration], ...]."""
+def load_audio(audio: list[list], rate: int, snr_db: float | None) -> list[np.ndarray]:
+    """Waveforms (s,), float32 at `rate`, of [[path, start, duration], ...]; the same noise for everybody who asks."""
     waves = []
-    for path, start, duration in audio:
+    for n, (path, start, duration) in enumerate(audio):
         found = read(path, start=start, duration=duration)
-        waves.append(resample(found.samples, found.rate, rate))
+        wave = resample(found.samples, found.rate, rate)
+        if snr_db is not None:
+            wave = add_noise(wave, make_noise(len(wave), "pink", np.random.default_rng(n)), snr_db)
+        waves.append(wave)
     return waves
 
 

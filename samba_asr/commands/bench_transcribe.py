@@ -43,6 +43,8 @@ def _add(kinds, name: str, *, help: str, description: str, seconds: float, round
     parser.add_argument("--seconds", type=float, default=seconds, metavar="N", help="of audio, at least (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=rounds, metavar="N", help="the median of so many (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:1 (default: %(default)s)")
+    parser.add_argument("--snr", type=float, nargs="+", default=[], metavar="DB", help="once more with pink noise, at each")
+    parser.add_argument("--nonspeech", type=float, metavar="MIN", help="count words heard in so long of silence, noise, music")
     parser.add_argument("--no-peers", action="store_true", help="our model alone")
     add_common(parser)
     parser.add_argument(
@@ -75,22 +77,38 @@ def _run(args: argparse.Namespace, scratch: Path) -> int:
     wrong = [ms for ms in chunks if ms < FRAME_MS or ms % FRAME_MS]
     if wrong:
         raise UserError(f"--chunk-ms {wrong[0]}: give multiples of {FRAME_MS} ms, a frame of the encoder")
+    if args.nonspeech is not None and not args.nonspeech > 0:
+        raise UserError(f"--nonspeech {args.nonspeech:g}: minutes, more than 0")
     if args.rounds < 1:
         raise UserError(f"--rounds {args.rounds}: give 1 or more")
     utterances = _utterances(args.data, files, args.seconds) or _noise(scratch)
     question = {"audio": [[u.audio, u.start, u.duration] for u in utterances], "rounds": args.rounds}
     n = threads(args)
 
-    rows = []
-    for ms in (0, *chunks):
+    def ours(ms: int = 0, note: str = "", **more: Any) -> Row:
         name = f"samba_asr, live, {ms} ms" if ms else "samba_asr, whole utterances"
-        ours = {"model": str(model), "overrides": overrides, "device": args.device, "latency_ms": ms}
-        rows.append(Row(name, apart("samba_asr.bench.transcribe", n, {**question, **ours})))
-    device = rows[0].found["device"]
-    others, notes = _peers(args, {**question, "device": device, "threads": n}, synthetic=not (args.data or files))
-    rows += others
+        mine = {"model": str(model), "overrides": overrides, "device": args.device, "latency_ms": ms}
+        return Row(name + note, apart("samba_asr.bench.transcribe", n, {**question, **mine, **more}))
 
-    base = rows[-1] if others else rows[0]
+    def theirs(note: str = "", **more: Any) -> list[Row]:
+        asked = {**question, "device": device, "threads": n, **more}
+        return [Row(name + note, apart("samba_asr.bench.peers", n, {**asked, "name": name})) for name in names]
+
+    rows = [ours(ms) for ms in (0, *chunks)]
+    device = rows[0].found["device"]
+    names, notes = _peers(args, device, synthetic=not (args.data or files))
+    rows += theirs()
+    base = rows[-1] if names else rows[0]
+    for db in args.snr:
+        rows += [ours(0, f", {db:g} dB", snr_db=db), *theirs(f", {db:g} dB", snr_db=db)]
+    if args.nonspeech:
+        sounds = _nonspeech(scratch, 60 * args.nonspeech)
+        question = {"audio": [[str(path), 0.0, None] for path in sounds.values()], "rounds": 1}
+        for row in (ours(), *theirs()):
+            words = {sound: len(text.split()) for sound, text in zip(sounds, row.found["texts"], strict=True)}
+            told = ", ".join(f"{sound} {count}" for sound, count in words.items())
+            notes.append(f"{row.name}: words heard in {args.nonspeech:g} minutes of {told}")
+
     for row in rows:
         row.found.update(_errors(utterances, row.found.pop("texts")))
         row.found["ratio"] = row.found["times_real_time"] / base.found["times_real_time"]
@@ -110,24 +128,36 @@ def _run(args: argparse.Namespace, scratch: Path) -> int:
     return 0
 
 
-def _peers(args: argparse.Namespace, question: dict[str, Any], synthetic: bool) -> tuple[list[Row], list[str]]:
-    """The rows of others, and why some are not there."""
+def _peers(args: argparse.Namespace, device: str, synthetic: bool) -> tuple[list[str], list[str]]:
+    """The names of others that can be measured, and why the rest cannot."""
     from samba_asr.bench import peers
-    from samba_asr.bench.measure import apart
 
     if args.no_peers:
         return [], []
     if synthetic:
         return [], ["others are left out: what they do with noise says nothing; give --data or files"]
-    rows, notes = [], []
+    names, notes = [], []
     for name, peer in peers.PEERS.items():
         if missing := peers.missing(name):
             notes.append(f"{name} is not installed: pip install {' '.join(missing)}")
-        elif not peer.gpu and question["device"] != "cpu":
+        elif not peer.gpu and device != "cpu":
             notes.append(f"{name} is left out: it runs on the CPU alone")
         else:
-            rows.append(Row(name, apart("samba_asr.bench.peers", question["threads"], {**question, "name": name})))
-    return rows, notes
+            names.append(name)
+    return names, notes
+
+
+def _nonspeech(folder: Path, seconds: float) -> dict[str, Path]:
+    """Files of what is no speech, by what it is."""
+    import soundfile
+
+    from samba_asr.bench.nonspeech import signals
+
+    found = {}
+    for name, samples in signals(seconds, 16000).items():
+        found[name] = folder / f"{name}.flac"
+        soundfile.write(found[name], samples, 16000)
+    return found
 
 
 def _utterances(data: Path | None, files: Sequence[str], seconds: float):

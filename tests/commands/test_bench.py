@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from samba_asr import recognizer
 from samba_asr.bench import measure, peers
+from samba_asr.bench.transcribe import load_audio
 from samba_asr.commands import bench, bench_transcribe
 from samba_asr.data.manifest import read_manifest
 from samba_asr.errors import UserError
@@ -102,11 +104,15 @@ def test_a_whole_set_is_compared(place, capsys, monkeypatch):
 
     monkeypatch.setattr(measure, "apart", here)
     model = ["--model", place / "model", "--data", place / "corpus.jsonl", "--device", "cpu", "--threads", 1]
-    assert call("compare", *model, "--json") == 0
+    assert call("compare", *model, "--snr", 10, "--nonspeech", 0.05, "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in report["rows"]] == [
         "samba_asr, whole utterances", "samba_asr, live, 640 ms", "samba_asr, live, 320 ms", "toy",
+        "samba_asr, whole utterances, 10 dB", "toy, 10 dB",
     ]  # fmt: skip
+    ours, toy = report["notes"]
+    assert ours.startswith("samba_asr, whole utterances: words heard in 0.05 minutes of silence ")
+    assert toy.startswith("toy: words heard in 0.05 minutes of silence 2, hum 2, clicks 2, music 2, white noise 2")
     assert report["ratio_to"] == "toy"
     assert report["utterances"] == 4
     for row in report["rows"]:
@@ -116,6 +122,14 @@ def test_a_whole_set_is_compared(place, capsys, monkeypatch):
     references = {u.id: upper(u.text) for u in read_manifest(place / "corpus.jsonl")}
     expected = score(references, dict(zip(references, map(upper, texts), strict=True))).wer
     assert report["rows"][0]["wer"] == pytest.approx(100 * expected)
+
+
+def test_noise_is_as_loud_as_was_asked_and_the_same_for_all(place):
+    audio = [[str(place / f"{n}.wav"), 0.0, None] for n in range(2)]
+    clean, noisy, again = (load_audio(audio, 16000, snr) for snr in (None, 10.0, 10.0))
+    for x, y, z in zip(clean, noisy, again, strict=True):
+        assert 10 * np.log10(np.mean(x**2) / np.mean((y - x) ** 2)) == pytest.approx(10, abs=0.01)
+        assert (y == z).all()
 
 
 def test_audio_is_taken_until_there_is_enough(place):
@@ -134,6 +148,7 @@ def test_memory_is_that_of_this_process_in_mib():
         (["train", "--seconds", 0], "--seconds 0"),
         (["train", "--threads", -1], "--threads -1"),
         (["transcribe", "--model", "no/m", "--rounds", 0], "--rounds 0"),
+        (["compare", "--model", "no/m", "--nonspeech", 0], "--nonspeech 0"),
         (["transcribe", "--model", "no/m", "--data", "a.jsonl", "b.wav"], "not both"),
         (["transcribe", "--model", "no/m", "nowhere.wav"], "no audio here that can be read"),
     ],
