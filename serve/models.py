@@ -42,7 +42,8 @@ class Models:
         self.settings = settings
         self._engines = {name: Engine(one, max_sessions=settings.max_sessions) for name, one in recognizers.items()}
         self._retired: list[tuple[str, Engine]] = []
-        self._reloading = threading.Lock()
+        self._reloading, self._lock = threading.Lock(), threading.Lock()
+        self._closed = False
         self.refused = 0
         collector.settle()
 
@@ -58,8 +59,9 @@ class Models:
 
     def engines(self, name: str | None = None) -> list[Engine]:
         """All that run, those of old weights too; or those of one model."""
-        self._retired = [(of, engine) for of, engine in self._retired if engine.sessions]
-        every = [*self._engines.items(), *self._retired]
+        with self._lock:
+            self._retired = [(of, engine) for of, engine in self._retired if engine.sessions]
+            every = [*self._engines.items(), *self._retired]
         return [engine for of, engine in every if name in (None, of)]
 
     def open(
@@ -82,15 +84,20 @@ class Models:
                     reason = str(error) if isinstance(error, UserError) else repr(error)
                     logger.error("model not read anew: the old one stays", extra={"fields": {"model": name, "reason": reason}})
                     continue
-                old = self._engines[name]
-                self._engines[name] = Engine(recognizer, max_sessions=self.settings.max_sessions, counts=old.counts)
-                self._retired.append((name, old))
+                with self._lock:
+                    if self._closed:
+                        return
+                    old = self._engines[name]
+                    self._engines[name] = Engine(recognizer, max_sessions=self.settings.max_sessions, counts=old.counts)
+                    self._retired.append((name, old))
                 old.retire()
                 logger.info("model read anew", extra={"fields": {"model": name}})
             collector.settle()
 
     def close(self) -> None:
         """No new sessions; those that there are end here and are told what they are owed."""
+        with self._lock:
+            self._closed = True
         threads = [
             threading.Thread(target=engine.close, args=(self.settings.grace_seconds,)) for engine in self.engines()
         ]

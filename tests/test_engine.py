@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from samba_asr.config import DecodeConfig
-from samba_asr.engine import Done, Engine, Failed, Final, Flushed, Full, Partial
+from samba_asr.engine import Done, Engine, Failed, Final, Flushed, Full, Lag, Partial
 from samba_asr.errors import UserError
 from samba_asr.models.folder import LoadedModel
 from samba_asr.recognizer import Recognizer
@@ -219,3 +219,29 @@ def test_what_an_engine_cannot_be(recognizer):  # noqa: F811
     gated = Recognizer(LoadedModel(recognizer.model, recognizer.tokenizer, recognizer.config), DecodeConfig(vad="energy"))
     with pytest.raises(UserError, match=r"decode.vad=energy"):
         Engine(gated)
+
+
+def test_a_session_that_waits_is_told_so(engine):
+    ear = Ear()
+    session = engine.open(ear, 16000, latency_ms=320)
+    session.accept(noise(9.0))
+    session.finish()
+    ear.until(Done)
+    lags = [event.seconds for event in ear.events if isinstance(event, Lag)]
+    assert lags == sorted(lags, reverse=True)
+    assert lags[0] > 6
+    assert all(lag > 2 for lag in lags)
+
+
+def test_an_engine_that_retires_ends_with_its_last_session(engine):
+    ear = Ear()
+    session = engine.open(ear, 16000, latency_ms=320)
+    engine.retire()
+    with pytest.raises(Full):
+        engine.open(Ear(), 16000)
+    session.accept(noise(1.0))
+    session.finish()
+    ear.until(Done)
+    assert ear.text == alone(engine.recognizer, noise(1.0), latency_ms=320).text
+    engine._thread.join(timeout=WAIT)
+    assert not engine._thread.is_alive()
