@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 LINES = 500_000  # of the text, that a tokenizer is made of
 WEIGHTS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
 BONUSES = (0.0, 1.0, 2.0, 3.0, 4.0)
+NEURAL_WEIGHTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
+NEURAL = "mamba_lm"  # folder of a Mamba language model in that of a recogniser
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -66,6 +68,7 @@ def _add_mamba(kinds) -> None:
         "--tokenizer", type=Path, metavar="FOLDER",
         help="take the units of this model, which lets the beam ask at every unit (default: bpe of the text)",
     )  # fmt: skip
+    parser.add_argument("--bfloat16", action="store_true", help="write matrices in half the bytes")
     parser.add_argument("--config", nargs="+", action="extend", default=[], metavar="NAME_OR_FILE", help="as in samba-asr train")
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], dest="overrides", metavar="key=value",
@@ -90,7 +93,7 @@ def _add_tune(kinds) -> None:
         "tune",
         help="weights by word error rate",
         description="Try weights of a language model on a validation set, never the test set, from the middle of the grid "
-        "towards better neighbours, and print the best settings.",
+        "towards better neighbours, and print the best settings; then, where decode.neural_lm reads the n-best, its weight.",
     )
     parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="model folder")
     parser.add_argument("--data", type=Path, required=True, metavar="MANIFEST", help="utterances with texts, JSONL")
@@ -120,6 +123,8 @@ def run_train(args: argparse.Namespace) -> int:
 def run_mamba(args: argparse.Namespace) -> int:
     """0; 130 or 143 when SIGINT or SIGTERM ended training early, after saving."""
     from itertools import islice
+
+    import torch
 
     from samba_asr.data.manifest import read_manifest
     from samba_asr.data.text import TextSet
@@ -154,7 +159,8 @@ def run_mamba(args: argparse.Namespace) -> int:
         config = configs.load([args.exp / "config.yaml"])
         model = MambaLm(config.lm, config.model.vocab_size)
         model.load_state_dict(checkpoint.average(checkpoint.choose(args.exp, best=1, last=0)))
-        save_lm(args.exp / "model", model, config, tokenizer, perplexity=result.best_wer)
+        dtype = torch.bfloat16 if args.bfloat16 else torch.float32
+        save_lm(args.exp / "model", model, config, tokenizer, perplexity=result.best_wer, dtype=dtype)
     return 128 + result.signal if result.signal else 0
 
 
@@ -173,8 +179,8 @@ def run_tune(args: argparse.Namespace) -> int:
 
     from samba_asr.data.dataset import AudioStore, evaluation_batches
     from samba_asr.data.manifest import read_manifest
-    from samba_asr.decoding.base import text_of
-    from samba_asr.decoding.build import word_guide
+    from samba_asr.decoding.base import Hypothesis, text_of
+    from samba_asr.decoding.build import READ, neural_lm, word_guide
     from samba_asr.decoding.prefix_beam import PrefixBeam
     from samba_asr.device import choose_device
     from samba_asr.metrics.wer import score
@@ -197,23 +203,43 @@ def run_tune(args: argparse.Namespace) -> int:
             log_probs, lengths = loaded.model.log_probs(batch.audio, batch.lengths, block=config.decode.block)
             frames.append((batch.ids, log_probs.cpu(), lengths.cpu()))
 
-    def rate(weight: float, bonus: float) -> float:
-        search = PrefixBeam(config.decode.beam, guide=guide.weighted(weight=weight, bonus=bonus))
-        texts = {}
+    def search(weight: float, bonus: float, nbest: int = 1) -> dict[str, list[Hypothesis]]:
+        beam = PrefixBeam(config.decode.beam, guide=guide.weighted(weight=weight, bonus=bonus))
+        found = {}
         for ids, log_probs, lengths in frames:
-            state = search.finish(search.step(log_probs, lengths, search.init_state(len(ids))))
-            texts |= {i: text_of(some[0], loaded.tokenizer) for i, some in zip(ids, search.hypotheses(state), strict=True)}
-        report = score(references, texts)
-        print(f"decode.lm_weight={weight:g} decode.word_bonus={bonus:g} {report.kaldi_lines()[0]}", flush=True)
+            state = beam.finish(beam.step(log_probs, lengths, beam.init_state(len(ids))))
+            found |= zip(ids, beam.hypotheses(state, nbest), strict=True)
+        return found
+
+    def told(settings: str, found: dict[str, list[Hypothesis]]) -> float:
+        report = score(references, {i: text_of(some[0], loaded.tokenizer) for i, some in found.items()})
+        print(settings, report.kaldi_lines()[0], flush=True)
         return 100 * report.wer
 
+    def rate(weight: float, bonus: float) -> float:
+        return told(f"decode.lm_weight={weight:g} decode.word_bonus={bonus:g}", search(weight, bonus))
+
     (weight, bonus), wer = climb(sorted(args.weights), sorted(args.bonuses), rate)
-    print(f"best: decode.lm_weight={weight:g} decode.word_bonus={bonus:g} at {wer:.2f} %")
+    best = dataclasses.replace(config.decode, lm_weight=weight, word_bonus=bonus)
+    settings = f"decode.lm_weight={weight:g} decode.word_bonus={bonus:g}"
+    guides, reader = neural_lm(loaded, config.decode, alone=False)
+    if guides:
+        logger.warning("decode.neural_lm=%s guides the beam itself: it was left out here", config.decode.neural_lm)
+    if reader is not None:
+        nbest = list(search(weight, bonus, min(READ, config.decode.beam)).items())
+        tried = {0.0: wer}
+        for share in NEURAL_WEIGHTS:
+            reader.weight = share
+            found = dict(zip(dict(nbest), reader([some for _, some in nbest]), strict=True))
+            tried[share] = told(f"decode.neural_weight={share:g}", found)
+        share = min(tried, key=tried.get)
+        best, wer = dataclasses.replace(best, neural_weight=share), tried[share]
+        settings += f" decode.neural_weight={share:g}"
+    print(f"best: {settings} at {wer:.2f} %")
     if weight in (min(args.weights), max(args.weights)) or bonus in (min(args.bonuses), max(args.bonuses)):
         print("the best lies at the edge of what was tried: try further with --weights and --bonuses")
     if args.save:
-        decode = dataclasses.replace(config.decode, lm_weight=weight, word_bonus=bonus)
-        _save(args.model, loaded.config, decode)
+        _save(args.model, loaded.config, best)
     return 0
 
 
@@ -243,5 +269,10 @@ def _save(folder: Path, config: Config, decode: DecodeConfig) -> None:
             if Path(name).is_file() and not (target.exists() and target.samefile(name)):
                 shutil.copyfile(name, target)
             names[key] = target.name
+    if decode.neural_lm:
+        target = folder / NEURAL
+        if (source := Path(decode.neural_lm)).is_dir() and not (target.exists() and target.samefile(source)):
+            shutil.copytree(source, target, dirs_exist_ok=True)
+        names["neural_lm"] = NEURAL
     configs.save(dataclasses.replace(config, decode=dataclasses.replace(decode, **names)), folder / "config.yaml")
     logger.info("%s: these settings are the model's own now", folder)

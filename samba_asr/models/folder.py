@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from samba_asr import collector
 from samba_asr.config import VERSION, Config, load, save
@@ -37,19 +38,23 @@ def save_model(
 
     dtype: of matrices in the file; vectors stay as they are, for they are few, and decays and steps must be exact.
     """
-    from safetensors.torch import save_file
-
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save(config, folder / "config.yaml")
-    weights = {k: (v.to(dtype) if v.dim() > 1 else v).contiguous() for k, v in model.state_dict().items()}
-    save_file(weights, folder / "model.safetensors")
-    # safetensors makes it readable by its owner alone; a server may run as another user
-    shutil.copymode(folder / "config.yaml", folder / "model.safetensors")
+    save_weights(model, folder / "model.safetensors", dtype)
     tokenizer.save(folder)
     (folder / "results.json").write_text("{}\n")
     if not (folder / "README.md").exists():
         (folder / "README.md").write_text(card(model, config))
+
+
+def save_weights(model: nn.Module, path: Path, dtype: torch.dtype = torch.float32) -> None:
+    """dtype: of matrices, see `save_model`.  Readable by whoever may read config.yaml beside it."""
+    from safetensors.torch import save_file
+
+    save_file({k: (v.to(dtype) if v.dim() > 1 else v).contiguous() for k, v in model.state_dict().items()}, path)
+    # safetensors makes it readable by its owner alone; a server may run as another user
+    shutil.copymode(path.with_name("config.yaml"), path)
 
 
 def record_result(folder: Path, name: str, scores: dict[str, Any]) -> None:

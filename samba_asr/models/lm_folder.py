@@ -9,7 +9,7 @@ import torch
 
 from samba_asr.config import Config, load, save
 from samba_asr.errors import UserError
-from samba_asr.models.folder import check_version
+from samba_asr.models.folder import check_version, save_weights
 from samba_asr.models.lm import MambaLm
 from samba_asr.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -21,12 +21,14 @@ class LoadedLm(NamedTuple):
     tokenizer: Tokenizer
 
 
-def save_lm(folder: Path, model: MambaLm, config: Config, tokenizer: Tokenizer, *, perplexity: float) -> None:
-    from safetensors.torch import save_file
-
+def save_lm(
+    folder: Path, model: MambaLm, config: Config, tokenizer: Tokenizer, *, perplexity: float,
+    dtype: torch.dtype = torch.float32,
+) -> None:  # fmt: skip
+    """dtype: of matrices in the file."""
     folder.mkdir(parents=True, exist_ok=True)
     save(config, folder / "config.yaml")
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / FILE)
+    save_weights(model, folder / FILE, dtype)
     tokenizer.save(folder)
     parameters = sum(p.numel() for p in model.parameters())
     (folder / "README.md").write_text(

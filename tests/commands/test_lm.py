@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import gzip
 import importlib.util
 import math
@@ -10,21 +11,25 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from samba_asr.commands import lm
-from samba_asr.config import DecodeConfig
+from samba_asr.config import Config, DecodeConfig, LmConfig
 from samba_asr.decoding.build import two_pass, with_lexicon, word_guide
 from samba_asr.decoding.guide import Guides
 from samba_asr.decoding.ngram import read_ngram
 from samba_asr.decoding.prefix_beam import PrefixBeam
 from samba_asr.errors import UserError
 from samba_asr.models.folder import load_model
-from samba_asr.models.lm_folder import load_lm
+from samba_asr.models.lm import MambaLm
+from samba_asr.models.lm_folder import load_lm, save_lm
 from samba_asr.text.lm import read_lines, train_ngram
+from samba_asr.text.tokenizer import CharTokenizer
 from tests.commands.test_decode import make_model
 from tests.decoding.toys import CHARS, PHONES
 from tests.training.toy import make_corpus
 
+SMALL_LM = LmConfig(layers=1, d_model=8, d_state=4, headdim=4, ffn_expand=2, dropout=0.0)
 TEXT = ["the cat sat on the mat", "the dog sat on the cat", "a dog ate the mat"] * 20
 ARPA = """\\data\\
 ngram 1=4
@@ -222,6 +227,22 @@ class TestTune:
         (tmp_path / "other.arpa").unlink()
         guide = word_guide(load_model(tmp_path / "model"), decode)
         assert guide.weight == 0.1
+
+    def test_a_mamba_language_model_that_reads_the_nbest_too(self, place, tmp_path, capsys):
+        shutil.copytree(place / "model", tmp_path / "model")
+        units = CharTokenizer(["▁", "b"])  # not the recogniser's
+        config = dataclasses.replace(Config(), lm=SMALL_LM)
+        save_lm(tmp_path / "lm", MambaLm(SMALL_LM, units.vocab_size), config, units, perplexity=9.0, dtype=torch.bfloat16)
+        assert load_file(tmp_path / "lm" / "lm.safetensors")["embedding.weight"].dtype == torch.bfloat16
+        options = ("--set", f"decode.neural_lm={tmp_path / 'lm'}", f"decode.lm={place / 'lm.arpa'}", "decode.beam=4")
+        data = ("--data", place / "corpus.jsonl", "--device", "cpu", "--weights", 0.5, "--bonuses", 1, "--save")
+        assert call("tune", "--model", tmp_path / "model", *data, *options) == 0
+        (best,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("best: ")]
+        shutil.rmtree(tmp_path / "lm")
+        loaded = load_model(tmp_path / "model")
+        assert loaded.config.decode.neural_lm == "mamba_lm"
+        assert f"decode.neural_weight={loaded.config.decode.neural_weight:g}" in best
+        assert two_pass(loaded, loaded.config.decode).reader is not None
 
     def test_it_climbs_to_where_no_neighbour_is_better(self):
         asked = []
