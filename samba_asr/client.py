@@ -5,8 +5,9 @@
             client.send(samples)
         print(client.finish())                         # the final text
 
-Audio is kept until a `final` covers it.  When the connection breaks, a new one is opened and sent what no final covered, so
-words come once; times go on.  What a client sends while the service is full is refused with `Busy`.
+Audio is kept until a `final` covers it, or the service says that it was `quiet`.  When the connection breaks, a new one is
+opened and sent what is kept, so words come once; times go on.  What a client sends while the service is full is refused with
+`Busy`.
 """
 
 from __future__ import annotations
@@ -132,6 +133,8 @@ class Client:
             if message["type"] == "final":
                 self._cover(message)
                 self._breaks = 0
+            if message["type"] == "quiet":
+                self._forget(message["until"] + self._begun)
             if message["type"] == "flushed":
                 self._base, self._kept = self._base + len(self._kept) / self.rate, self._kept[:0]
             self.on_message(message)
@@ -144,7 +147,11 @@ class Client:
                 part[key] = round(part[key] + self._begun, 3)
         final["segment"] = len(self.finals)
         self.finals.append(final)
-        done = max(0, round((final["until"] - self._base) * self.rate))
+        self._forget(final["until"])
+
+    def _forget(self, until: float) -> None:
+        """All audio before is told; of the whole session's seconds."""
+        done = max(0, round((until - self._base) * self.rate))
         self._kept = self._kept[done:]
         self._base += done / self.rate
 

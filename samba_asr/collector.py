@@ -25,5 +25,6 @@ def paused() -> Iterator[None]:
 
 def settle() -> None:
     """What is there now stays: never walk through it again.  For programs, once all is loaded; a library has no say in it."""
+    gc.unfreeze()  # what became garbage since the last time
     gc.collect()
     gc.freeze()

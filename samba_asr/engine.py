@@ -14,6 +14,7 @@ What becomes known is told to the session's listener, a function that is called 
 
     Partial(text, stable, until)   the open segment as it stands; of two that follow each other the first may be dropped
     Final(segment)          a segment that is over, never dropped
+    Quiet(until)                   nothing was said since the last final; the first of two may be dropped
     Lag(seconds)                   so much of its audio waits for the model; the first of two may be dropped
     Flushed(name)           all audio from before `flush(name)` is told
     Failed(reason)          the session is over, by an error in it; the others go on
@@ -46,6 +47,10 @@ LATE = 2.0  # seconds of a session's audio that may wait for the model before it
 GATHER = 0.02  # seconds that the engine waits for others when one session is due
 
 
+class Over(RuntimeError):
+    """The session has ended, by its client or because the service goes down."""
+
+
 class Full(UserError):
     """There is no room for another session now."""
 
@@ -60,6 +65,11 @@ class Partial:
 @dataclass(frozen=True)
 class Final:
     segment: Segment
+
+
+@dataclass(frozen=True)
+class Quiet:
+    until: float  # seconds: all audio before is told
 
 
 @dataclass(frozen=True)
@@ -82,7 +92,7 @@ class Done:
     seconds: float  # of audio heard
 
 
-Event = Partial | Final | Lag | Flushed | Failed | Done
+Event = Partial | Final | Quiet | Lag | Flushed | Failed | Done
 Listener = Callable[[Event], None]
 
 
@@ -108,7 +118,8 @@ class LiveSession:
         self.waiting = 0  # samples in the queue, at the model's rate
         self.fed = 0  # encoder frames since the encoder began
         self.before = 0.0  # seconds heard before the encoder began
-        self.told, self.shown = 0, ""  # segments, and the last partial
+        self.shown = ""  # the last partial
+        self.begin = 0.0  # frame where the open segment began when it was last told
         self.over = False
 
     @property
@@ -117,7 +128,7 @@ class LiveSession:
         return self.waiting / self.engine.recognizer.rate
 
     def accept(self, samples: np.ndarray) -> None:
-        """Hear more: float32 (s,) in [-1, 1], any length.  UserError, and nothing heard, if a sample is not finite."""
+        """Hear more: float32 (s,) in [-1, 1], any length.  UserError, and nothing heard, if a sample is not finite; Over."""
         with self.engine.lock:
             self._check()
             self._add(self.framer.accept(samples))
@@ -130,11 +141,11 @@ class LiveSession:
             self.framer = self._make_framer()
 
     def finish(self) -> None:
-        """The end of the audio."""
+        """The end of the audio; once is enough, and the service may have come before the client."""
         with self.engine.lock:
-            self._check()
-            self._end(Order(None))
-            self.framer = None
+            if self.framer is not None and not self.over:
+                self._end(Order(None))
+                self.framer = None
 
     def cancel(self) -> None:
         """Nobody listens any more: forget it."""
@@ -143,7 +154,7 @@ class LiveSession:
 
     def _check(self) -> None:
         if self.over or self.framer is None:
-            raise RuntimeError("this session is over")
+            raise Over("this session is over")
 
     def _add(self, samples: np.ndarray) -> None:
         if len(samples):
@@ -244,8 +255,7 @@ class Engine:
         with self.lock:
             self.closing = True
             for session in self.sessions:
-                if session.framer is not None:
-                    session.finish()
+                session.finish()
         while self.sessions and time.monotonic() < until:
             time.sleep(0.02)
         with self.lock:
@@ -360,6 +370,9 @@ class Engine:
         segmenter = self.recognizer.segmenter
         for segment in s.search.segments:
             self._tell(s, Final(segment))
+        if order is None and s.search.begin > s.begin and not s.search.segments:
+            self._tell(s, Quiet(round(s.search.begin * self.recognizer.frame, 3)))
+        s.begin = s.search.begin
         s.search.segments.clear()
         if order is None:
             text = segmenter.text(s.search)
@@ -378,7 +391,7 @@ class Engine:
                 self.forget(s)
             return
         s.state, s.fed = self.first_state(s.block), 0
-        s.search.begin = s.before / self.recognizer.frame
+        s.search.begin = s.begin = s.before / self.recognizer.frame
         self._tell(s, Flushed(order.name))
 
     def _tell(self, session: LiveSession, event: Event) -> None:

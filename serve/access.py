@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import hmac
 import logging
+import math
 import time
 from urllib.parse import urlsplit
 
@@ -25,6 +26,7 @@ OPEN = ("/healthz", "/readyz")  # what a load balancer asks
 PAGE = ("/", "/page.js", "/capture.js", "/page.css")  # the page itself is no secret; it asks for the token
 POLICY = "default-src 'self'; img-src 'self' data:; connect-src 'self' ws: wss:; frame-ancestors 'none'"
 METRICS = "/metrics"
+LIVE = "/v1/transcribe/stream"
 LINGER = 2.0  # seconds that a refused client may go on sending
 FORM = 1 << 20  # bytes of a form beside its file
 
@@ -57,7 +59,9 @@ class Door:
         await self._counted(scope, receive, send)
 
     async def _counted(self, scope: Scope, receive: Receive, send: Send) -> None:
-        limit, seen, refused = self.settings.max_upload_bytes + FORM, 0, False
+        # Live audio has a bound of its own, in seconds.
+        limit = math.inf if scope["path"] == LIVE else self.settings.max_upload_bytes + FORM
+        seen, refused = 0, False
         began, status = time.monotonic(), 413
 
         async def counted() -> Message:

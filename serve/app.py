@@ -30,10 +30,14 @@ def create_app(settings: Settings | None = None, recognizers: Mapping[str, Recog
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.models = Models(settings, recognizers or await asyncio.to_thread(load, settings))
-        app.state.uploads = asyncio.Semaphore(settings.max_uploads)
+        nonlocal recognizers
+        given, recognizers = recognizers, None  # so that models that were read anew can go
+        app.state.models = Models(settings, given or await asyncio.to_thread(load, settings))
+        app.state.uploads = files.Uploads(settings.max_uploads)
+        del given
         yield
         await asyncio.to_thread(app.state.models.close)
+        app.state.uploads.close()
 
     app = FastAPI(title="samba_asr", version=samba_asr.__version__, lifespan=lifespan)
     app.state.settings = settings

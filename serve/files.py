@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -44,45 +47,97 @@ async def transcriptions(
 ) -> Response:
     """OpenAI's transcription call.  The text is that of `samba-asr transcribe`."""
     settings: Settings = request.app.state.settings
-    uploads: asyncio.Semaphore = request.app.state.uploads
-    if uploads.locked():
+    uploads: Uploads = request.app.state.uploads
+    if not uploads.take():
         raise HTTPException(503, "all places for files are taken", headers={"Retry-After": str(settings.retry_seconds)})
-    data = await file.read(settings.max_upload_bytes + 1)
-    if len(data) > settings.max_upload_bytes:
-        raise HTTPException(413, f"a file may have {settings.max_upload_bytes} bytes")
-    models: Models = request.app.state.models
-    recognizer = models.engine(model if model in models.names else "").recognizer
+    try:
+        data = await file.read(settings.max_upload_bytes + 1)
+        if len(data) > settings.max_upload_bytes:
+            raise HTTPException(413, f"a file may have {settings.max_upload_bytes} bytes")
+        models: Models = request.app.state.models
+        recognizer = models.engine(model if model in models.names else "").recognizer
+    except BaseException:
+        uploads.give()
+        raise
     work = partial(recognizer.transcribe, data, latency_ms=latency_ms, longest=settings.max_file_seconds)
     if stream:
-        return StreamingResponse(events(work, uploads), media_type="text/event-stream")
-    async with uploads:
-        try:
-            result = await asyncio.to_thread(work)
-        except AudioError as error:
-            raise HTTPException(400, f"the file cannot be read: {error}") from None
-        except UserError as error:
-            raise HTTPException(400, str(error)) from None
+        return StreamingResponse(events(uploads, work), media_type="text/event-stream")
+    try:
+        result = await uploads.run(work)
+    except AudioError as error:
+        raise HTTPException(400, f"the file cannot be read: {error}") from None
+    except UserError as error:
+        raise HTTPException(400, str(error)) from None
     return answer(result, file.filename or "audio", response_format)
 
 
-async def events(work: Callable[..., Result], uploads: asyncio.Semaphore) -> AsyncIterator[str]:
-    """OpenAI's events: a delta for each segment as soon as it is over, then the text."""
-    loop, told = asyncio.get_running_loop(), asyncio.Queue()
+class Uploads:
+    """Files that are transcribed, each in a thread of its own: `places` of them, and no more wait.  Used in the event loop."""
 
-    def tell(segment: Segment) -> None:
+    def __init__(self, places: int):
+        self._pool, self._free = ThreadPoolExecutor(places, "samba_asr-upload"), places
+        self._closing = False
+
+    def take(self) -> bool:
+        """A place, for `run` or to be given back; False if there is none."""
+        if not self._free:
+            return False
+        self._free -= 1
+        return True
+
+    def give(self) -> None:
+        self._free += 1
+
+    def run(self, work: Callable[..., Result], tell: Callable[[Segment], bool] = lambda segment: True) -> asyncio.Future[Result]:
+        """Work in the place that was taken, which is free again when it is over.
+
+        tell: called in the thread with each segment; False ends the work there, as the end of the service does.
+        """
+        loop = asyncio.get_running_loop()
+
+        def on_segment(segment: Segment) -> None:
+            if self._closing or not tell(segment):
+                raise UserError("nobody waits for the text any more")
+
+        def over(_) -> None:
+            with suppress(RuntimeError):  # the loop has ended, too
+                loop.call_soon_threadsafe(self.give)
+
+        future = self._pool.submit(work, on_segment=on_segment)
+        future.add_done_callback(over)
+        return asyncio.wrap_future(future)
+
+    def close(self) -> None:
+        self._closing = True
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def events(uploads: Uploads, work: Callable[..., Result]) -> AsyncIterator[str]:
+    """OpenAI's events: a delta for each segment as soon as it is over, then the text.  The work begins at once."""
+    loop, told, gone = asyncio.get_running_loop(), asyncio.Queue(), threading.Event()
+
+    def tell(segment: Segment) -> bool:
         loop.call_soon_threadsafe(told.put_nowait, segment)
+        return not gone.is_set()
 
-    async with uploads:
-        task = asyncio.create_task(asyncio.to_thread(work, on_segment=tell))
-        task.add_done_callback(lambda _: told.put_nowait(None))
+    task = uploads.run(work, tell)
+    task.add_done_callback(lambda _: told.put_nowait(None))
+
+    async def events() -> AsyncIterator[str]:
         space = ""
-        while (segment := await told.get()) is not None:
-            yield _event({"type": "transcript.text.delta", "delta": space + segment.text})
-            space = " "
         try:
-            yield _event({"type": "transcript.text.done", "text": task.result().text})
-        except UserError as error:
-            yield _event({"type": "error", "message": str(error)})
+            while (segment := await told.get()) is not None:
+                yield _event({"type": "transcript.text.delta", "delta": space + segment.text})
+                space = " "
+            try:
+                yield _event({"type": "transcript.text.done", "text": task.result().text})
+            except UserError as error:
+                yield _event({"type": "error", "message": str(error)})
+        finally:
+            gone.set()
+            task.cancelled() or (task.done() and task.exception())  # seen
+
+    return events()
 
 
 def _event(content: dict[str, Any]) -> str:

@@ -17,12 +17,12 @@ from fastapi.responses import Response
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from samba_asr.engine import Full
+from samba_asr.engine import Full, Over
 from samba_asr.errors import UserError
 from samba_asr.serve import protocol
 from samba_asr.serve.access import drain
 from samba_asr.serve.settings import Settings
-from samba_asr.serve.stream import Session
+from samba_asr.serve.stream import Session, TooLong
 
 router = APIRouter()
 
@@ -81,7 +81,7 @@ async def _lines(request: Request, session: Session) -> AsyncIterator[str]:
         while True:
             message = await session.out.get()
             yield json.dumps(message, ensure_ascii=False) + "\n"
-            if message["type"] in ("done", "error"):
+            if message["type"] == "done" or message.get("code") in ("failed", "gone"):
                 return
     finally:
         reading.cancel()
@@ -99,8 +99,13 @@ async def _read(request: Request, session: Session) -> None:
                 return session.live.finish()
             await session.audio(data)
     except ClientDisconnect:
-        session.out.put(protocol.error("gone", "the client is gone"))
+        return session.out.put(protocol.error("gone", "the client is gone"))
+    except Over:
+        return
     except TimeoutError:
         session.out.put(protocol.error("idle", f"nothing for {session.settings.idle_seconds:g} s"))
-    except (UserError, RuntimeError) as error:
+    except TooLong as error:
+        session.out.put(protocol.error("limit", str(error)))
+    except UserError as error:
         session.out.put(protocol.error("bad_request", str(error)))
+    session.live.finish()  # what was heard before is told

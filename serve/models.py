@@ -29,6 +29,8 @@ def _load(name: str, folder: Path | None, settings: Settings) -> Recognizer:
     try:
         found = Recognizer.load(folder, device=settings.device)
         found.block(settings.latency_ms)  # a wrong one is told now
+        if found.decode.vad:
+            raise UserError(f"decode.vad={found.decode.vad}: a service hears everything; leave it out")
     except UserError as error:
         raise UserError(f"model {name}: {error}") from None
     return found
@@ -68,11 +70,17 @@ class Models:
         self, listener: Listener, rate: int, *, name: str = "", latency_ms: float | None = None, hotwords: Phrases = None
     ) -> LiveSession:
         """A new session, as `Engine.open`."""
-        engine = self.engine(name)
+        self.engine(name)  # a wrong one is told before there is no room
         if sum(len(some.sessions) for some in self.engines()) >= self.settings.max_sessions:
             self.refused += 1
             raise Full(f"all {self.settings.max_sessions} sessions are taken: try again later")
-        return engine.open(listener, rate, latency_ms=latency_ms, hotwords=hotwords)
+        while True:
+            engine = self.engine(name)
+            try:
+                return engine.open(listener, rate, latency_ms=latency_ms, hotwords=hotwords)
+            except Full:
+                if engine is self.engine(name):
+                    raise  # and else its model was read anew just now
 
     def reload(self) -> None:
         """Read every model's folder anew.  One that cannot be read goes on as it is, and the log says why."""
@@ -90,7 +98,7 @@ class Models:
                     old = self._engines[name]
                     self._engines[name] = Engine(recognizer, max_sessions=self.settings.max_sessions, counts=old.counts)
                     self._retired.append((name, old))
-                old.retire()
+                    old.retire()
                 logger.info("model read anew", extra={"fields": {"model": name}})
             collector.settle()
 

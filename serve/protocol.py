@@ -5,6 +5,7 @@
     down   ready {session, model, sample_rate, encoding, latency_ms}
            partial {segment, text, stable, until}   what is being said; `stable` of it will not change
            final {segment, start, end, until, text, confidence, words}       all audio before `until` is told
+           quiet {until}            nothing was said since the last final: all audio before `until` is told
            lag {seconds}            so much of the client's audio waits for the model
            flushed {id} | pong | error {code, message, retry_after} | done {seconds}
 """

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from samba_asr.errors import UserError
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -25,3 +27,8 @@ class Settings:
     origins: tuple[str, ...] = ()  # of pages that may connect from a browser, beside the service's own
     retry_seconds: int = 5  # what a client that finds no room is told
     grace_seconds: float = 20.0  # for sessions to finish when the service goes down
+
+    def __post_init__(self):
+        for name in ("max_sessions", "max_uploads"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)}: 1 or more")

@@ -11,7 +11,7 @@ from typing import Any
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
-from samba_asr.engine import Done, Event, Failed, Final, Flushed, Full, Lag, LiveSession, Partial
+from samba_asr.engine import Done, Event, Failed, Final, Flushed, Full, Lag, LiveSession, Over, Partial, Quiet
 from samba_asr.errors import UserError
 from samba_asr.serve import protocol
 from samba_asr.serve.models import Models
@@ -25,7 +25,10 @@ IDLE, BUDGET = 4408, 4413  # close codes of our own
 
 
 class Outbox:
-    """What the client is owed.  Of partials and lags only the newest is kept, for a slow reader; nothing else is dropped."""
+    """What the client is owed.  For a slow reader, of messages in `LATEST` that follow each other only the newest of each type
+    is kept; nothing else is dropped."""
+
+    LATEST = ("partial", "lag", "quiet")
 
     def __init__(self, loop: asyncio.AbstractEventLoop):
         self._loop, self._messages = loop, deque()
@@ -36,8 +39,13 @@ class Outbox:
         self._loop.call_soon_threadsafe(self._put, message)
 
     def _put(self, message: dict[str, Any]) -> None:
-        if self._messages and message["type"] == self._messages[-1]["type"] in ("partial", "lag"):
-            self._messages.pop()
+        if message["type"] in self.LATEST:
+            for n, older in enumerate(reversed(self._messages), 1):
+                if older["type"] not in self.LATEST:
+                    break
+                if older["type"] == message["type"]:
+                    del self._messages[-n]
+                    break
         self._messages.append(message)
         self._filled.set()
 
@@ -79,19 +87,21 @@ class Audio:
     async def audio(self, data: bytes) -> None:
         """Hear it.  UserError for samples that are none, and for more than a session may hold."""
         samples = self.samples.read(data)
-        self.seconds += len(samples) / self.rate
-        if self.seconds > self.settings.max_session_seconds:
+        room = round((self.settings.max_session_seconds - self.seconds) * self.rate)
+        self.live.accept(samples[:room])
+        self.seconds += min(len(samples), room) / self.rate
+        if len(samples) > room:
             raise TooLong(f"a session is at most {self.settings.max_session_seconds:g} s of audio")
-        self.live.accept(samples)
         # Uvicorn would go on reading; a client that sends faster than the model hears is made to wait here.
         while self.live.backlog > self.settings.max_backlog_seconds and not self.live.over:
             await asyncio.sleep(0.05)
 
     def close(self) -> None:
         """Nobody listens any more."""
-        if self.live is None:
+        live, self.live = self.live, None  # which knows us: a circle would outlive the session
+        if live is None:
             return
-        self.live.cancel()
+        live.cancel()
         told = {
             "session": self.id, "kind": self.KIND, "model": self.model, "outcome": self.outcome,
             "audio_seconds": round(self.seconds, 3), "seconds": round(time.monotonic() - self.began, 3),
@@ -116,6 +126,8 @@ class Session(Audio):
             case Final(segment):
                 self.out.put(protocol.final(segment, self.segments, self.words))
                 self.segments += 1
+            case Quiet(until):
+                self.out.put({"type": "quiet", "until": until})
             case Lag(seconds):
                 self.out.put({"type": "lag", "seconds": seconds})
             case Flushed(name):
@@ -173,7 +185,9 @@ class Client(Session):
             except TooLong as error:
                 self.out.put(protocol.error("limit", str(error)))
                 return BUDGET
-            except (UserError, RuntimeError) as error:
+            except Over:  # the service goes down, or the session failed: the client is told what it is owed
+                return 1001
+            except UserError as error:
                 self.out.put(protocol.error("bad_request", str(error)))
                 return 1008
 

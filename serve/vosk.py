@@ -15,7 +15,7 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import BaseModel, Field, ValidationError
 
 from samba_asr.decoding.transcript import Segment
-from samba_asr.engine import Done, Event, Failed, Final, Full, Partial
+from samba_asr.engine import Done, Event, Failed, Final, Full, Over, Partial
 from samba_asr.errors import UserError
 from samba_asr.serve import protocol
 from samba_asr.serve.models import Models
@@ -101,6 +101,11 @@ async def vosk(socket: WebSocket) -> None:
                 await socket.send_json(ear.reply(asked.words, last=True))
                 break
             await socket.send_json(ear.reply(asked.words))
+    except Over:  # the service goes down
+        code = 1001
+        with suppress(RuntimeError, OSError, WebSocketDisconnect):
+            await ear.over.wait()
+            await socket.send_json(ear.reply(asked.words, last=True))
     except Full:
         code = 1013
     except (UserError, ValidationError, ValueError, RecursionError):

@@ -23,6 +23,7 @@ from websockets.sync.client import connect
 from samba_asr.client import Busy, Client
 from samba_asr.commands import stream
 from samba_asr.errors import UserError
+from samba_asr.recognizer import Recognizer
 from samba_asr.serve.app import create_app
 from samba_asr.serve.settings import Settings
 from tests.test_recognizer import noise, recognizer  # noqa: F401
@@ -88,6 +89,26 @@ def test_a_broken_connection_loses_and_doubles_nothing(service, recognizer):  # 
     assert starts == sorted(starts)
     assert 1.0 <= client.finals[-1]["words"][0]["start"] < 3.0
     assert client.finals[-1]["until"] == pytest.approx(3.0, abs=0.04)
+
+
+def test_silence_is_not_kept():
+    try:
+        service = Service(Recognizer.load("digits", device="cpu"))
+    except UserError as error:
+        pytest.skip(str(error))
+    try:
+        with Client(service.url) as client:
+            for _ in range(12):
+                client.send(np.zeros(16000, np.float32))
+            client.flush()
+            client.send(np.zeros(16000, np.float32))
+            for _ in range(100):
+                client.send(np.zeros(1600, np.float32))
+                time.sleep(0.01)
+            assert len(client._kept) < 8 * 16000
+            assert client.finish() == ""
+    finally:
+        service.stop()
 
 
 def test_a_service_that_comes_back(recognizer):  # noqa: F811

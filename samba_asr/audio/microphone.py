@@ -56,7 +56,7 @@ class Microphone:
         except (self._sd.PortAudioError, ValueError) as error:
             which = "the system's microphone" if device is None else f"device {device!r}"
             raise UserError(f"{which} cannot be opened ({error}): samba-asr mic --list shows what there is") from None
-        self._blocks: queue.Queue[np.ndarray | None] = queue.Queue()
+        self._blocks: queue.SimpleQueue[np.ndarray | None] = queue.SimpleQueue()  # a signal handler may put into it
         self._waiting = 0  # samples
         self._lock = threading.Lock()
         self.overflowed = False  # the system lost audio
@@ -69,8 +69,7 @@ class Microphone:
         self._stream.close()
 
     def stop(self) -> None:
-        """Hear no more."""
-        self._stream.stop()
+        """Hear no more.  May be called from a signal handler."""
         self._blocks.put(None)
 
     def __iter__(self) -> Iterator[np.ndarray]:

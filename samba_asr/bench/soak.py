@@ -9,7 +9,7 @@
     lines     sends a body over HTTP and reads lines
     hostile   sends what is no message, or what is no audio
 
-Of the first four, and of lines, the text must be that of the recogniser alone; of the others nothing must come but a refusal.
+Of the first four, and of lines, the text must be that of the recogniser alone; the others must harm nobody.
 """
 
 from __future__ import annotations

@@ -224,7 +224,10 @@ def run_tune(args: argparse.Namespace) -> int:
     settings = f"decode.lm_weight={weight:g} decode.word_bonus={bonus:g}"
     guides, reader = neural_lm(loaded, config.decode, alone=False)
     if guides:
-        logger.warning("decode.neural_lm=%s guides the beam itself: it was left out here", config.decode.neural_lm)
+        raise UserError(
+            f"decode.neural_lm={config.decode.neural_lm} guides the beam itself, which is not tuned here: leave it out, or take "
+            "one that has other units and reads the n-best"
+        )
     if reader is not None:
         nbest = list(search(weight, bonus, min(READ, config.decode.beam)).items())
         tried = {0.0: wer}
@@ -270,8 +273,9 @@ def _save(folder: Path, config: Config, decode: DecodeConfig) -> None:
                 shutil.copyfile(name, target)
             names[key] = target.name
     if decode.neural_lm:
-        target = folder / NEURAL
-        if (source := Path(decode.neural_lm)).is_dir() and not (target.exists() and target.samefile(source)):
+        target, source = folder / NEURAL, Path(decode.neural_lm)
+        source = source if source.is_dir() else folder / source
+        if not (target.exists() and target.samefile(source)):
             shutil.copytree(source, target, dirs_exist_ok=True)
         names["neural_lm"] = NEURAL
     configs.save(dataclasses.replace(config, decode=dataclasses.replace(decode, **names)), folder / "config.yaml")

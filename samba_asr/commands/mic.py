@@ -62,7 +62,14 @@ def run(args: argparse.Namespace) -> int:
     microphone = Microphone(device)
     open_ear = remote if args.url else local
     ear = open_ear(args, microphone.rate, hotwords, hear)  # before anything is heard: a model takes seconds to load
-    before = signal.signal(signal.SIGINT, lambda *_: microphone.stop())  # a first Ctrl-C ends the sentence, not the program
+    before = signal.getsignal(signal.SIGINT)
+
+    def end(*_) -> None:
+        """A first Ctrl-C ends the sentence, the next one the program."""
+        signal.signal(signal.SIGINT, before)
+        microphone.stop()
+
+    signal.signal(signal.SIGINT, end)
     heard = 0
     try:
         with microphone:

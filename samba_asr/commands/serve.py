@@ -60,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(
             f"--host {args.host} is reachable from other machines: set SAMBA_ASR_TOKENS, or say --open to let anybody in"
         )
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to read anew
     settings = Settings(
         models=named(args.model), device=args.device, latency_ms=args.latency_ms, max_sessions=args.max_sessions,
         max_uploads=args.max_uploads, tokens=tokens, origins=tuple(args.origin),

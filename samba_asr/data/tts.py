@@ -35,7 +35,7 @@ EASY = re.compile(r"[A-Za-z' ,.;:!?\"-]+")
 
 class Speaker(Protocol):
     def __call__(self, phonemes: str, draw: random.Random) -> tuple[str, np.ndarray]:
-        """Who speaks, and what is heard: float32 (s,), SPOKEN samples a second."""
+        """Who speaks, and what is heard: float32 (s,), SPOKEN samples a second; nothing where it is too long to be said."""
         ...
 
 
@@ -64,7 +64,9 @@ class Kokoro:
     def __call__(self, phonemes: str, draw: random.Random) -> tuple[str, np.ndarray]:
         n = draw.randrange(len(self._speakers))
         blend, speed = self._speakers[n]
-        ids = [self._vocabulary[c] for c in phonemes if c in self._vocabulary][:LONGEST]
+        ids = [self._vocabulary[c] for c in phonemes if c in self._vocabulary]
+        if len(ids) > LONGEST:
+            return "", np.zeros(0, np.float32)
         style = sum(weight * self._voices[name][max(len(ids), 1) - 1] for name, weight in blend.items())
         feed = {
             "tokens": np.array([[0, *ids, 0]], np.int64),

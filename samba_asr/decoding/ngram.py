@@ -245,7 +245,7 @@ def _first_wrong(grams: list[str], order: int, ids: dict[str, int]) -> tuple[int
         try:
             float(part[0])
             float(part[1 + order] if len(part) > 1 + order else 0.0)
-        except ValueError as error:
+        except (ValueError, IndexError) as error:
             return n, str(error)
         if len(words) != order:
             return n, f"{len(words)} words where a {order}-gram should be"

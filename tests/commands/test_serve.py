@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,6 +23,7 @@ pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 pytest.importorskip("websockets")
 
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from samba_asr.commands import serve
@@ -44,8 +48,20 @@ def test_an_open_door_wants_to_be_asked_for(model, monkeypatch):
         args.run(args)
 
 
+CHUNK = noise(0.1, seed=1)
+
+
+def talk(live) -> None:
+    """Without heed to what it is told, as a microphone does."""
+    with contextlib.suppress(ConnectionClosed):
+        for _ in range(1000):
+            live.send(CHUNK.astype("<f4").tobytes())
+            time.sleep(0.02)
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
-def test_told_to_end_it_says_first_what_it_owes(model):
+@pytest.mark.parametrize("talking", [False, True])
+def test_told_to_end_it_says_first_what_it_owes(model, talking):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "samba_asr.cli", "serve", "--model", str(model), "--port", str(port), "--device", "cpu"]
@@ -65,10 +81,17 @@ def test_told_to_end_it_says_first_what_it_owes(model):
             assert json.loads(live.recv(timeout=30))["type"] == "ready"
             time.sleep(0.5)
             process.send_signal(signal.SIGTERM)
+            if talking:
+                thread = threading.Thread(target=talk, args=(live,))
+                thread.start()
             messages = [json.loads(text) for text in live]
-        stream = Recognizer.load(model, device="cpu").stream(latency_ms=640)
-        stream.accept(samples)
         assert messages[-1]["type"] == "done"
+        if talking:
+            thread.join()
+            samples = np.concatenate([samples, np.tile(CHUNK, 1000)])
+        stream = Recognizer.load(model, device="cpu").stream(latency_ms=640)
+        stream.accept(samples[: round(16000 * messages[-1]["seconds"])])
+        assert messages[-1]["seconds"] >= 2.0
         assert " ".join(m["text"] for m in messages if m["type"] == "final") == stream.finish().text
         assert process.wait(timeout=60) in (0, -signal.SIGTERM)
         assert "Traceback" not in process.stderr.read()

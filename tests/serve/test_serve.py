@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import gc
 import io
 import json
 import shutil
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -20,11 +23,13 @@ pytest.importorskip("httpx")
 from fastapi.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
+from samba_asr import config as configs
 from samba_asr.config import DecodeConfig
 from samba_asr.recognizer import Recognizer
 from samba_asr.serve import logs
 from samba_asr.serve.app import create_app
 from samba_asr.serve.settings import Settings
+from samba_asr.serve.stream import Outbox
 from tests.commands.test_decode import make_model
 from tests.test_recognizer import noise, recognizer  # noqa: F401
 
@@ -46,6 +51,10 @@ def start(recognizer):  # noqa: F811
     yield start
     for client in clients:
         client.__exit__(None, None, None)
+
+
+def save_config(path, *overrides) -> None:
+    configs.save(configs.load([path], ["decode.method=beam", *overrides]), path)
 
 
 def pcm(samples: np.ndarray) -> bytes:
@@ -233,12 +242,38 @@ class TestLines:
             assert client.post(f"/v1/transcribe/stream?{query}", content=b"").status_code == 422
         assert client.post("/v1/transcribe/stream?latency_ms=50", content=b"").status_code == 400
         long = client.post("/v1/transcribe/stream", content=pcm(noise(2.0)))
-        assert "at most 1 s" in json.loads(long.text.splitlines()[-1])["message"]
+        *_, error, done = (json.loads(line) for line in long.text.splitlines())
+        assert (error["code"], done["type"]) == ("limit", "done")
+        assert "at most 1 s" in error["message"]
         with client.websocket_connect("/v1/stream") as socket:
             socket.send_json({"type": "start"})
             until(socket, "ready")
             full = client.post("/v1/transcribe/stream", content=b"")
             assert (full.status_code, full.headers["Retry-After"]) == (503, "5")
+
+
+    def test_what_was_heard_before_the_limit_is_told(self, start, recognizer):  # noqa: F811
+        data = pcm(noise(1.5))
+        chunks = (data[at : at + 3200] for at in range(0, len(data), 3200))
+        answer = start(max_session_seconds=1.0, max_upload_bytes=1).post("/v1/transcribe/stream", content=chunks)
+        messages = [json.loads(line) for line in answer.text.splitlines()]
+        assert [m["type"] for m in messages][-1] == "done"
+        heard_of = messages[-1]["seconds"]
+        assert heard_of == 1.0
+        assert text_of(messages) == expected(recognizer, heard(data)[: round(16000 * heard_of)]).text != ""
+
+
+class TestOutbox:
+    def test_a_slow_reader_gets_the_newest_of_what_goes_out_of_date_and_all_of_the_rest(self):
+        async def read(*messages):
+            out = Outbox(asyncio.get_running_loop())
+            for kind, n in messages:
+                out._put({"type": kind, "n": n})
+            return [(m["type"], m["n"]) for m in [await out.get() for _ in range(len(out._messages))]]
+
+        given = [("partial", 1), ("lag", 1), ("partial", 2), ("lag", 2), ("quiet", 1), ("final", 1), ("partial", 3), ("lag", 3)]
+        expected = [("partial", 2), ("lag", 2), ("quiet", 1), ("final", 1), ("partial", 3), ("lag", 3)]
+        assert asyncio.run(read(*given)) == expected
 
 
 class TestVosk:
@@ -394,7 +429,33 @@ class TestModels:
                 socket.send_bytes(data)
                 socket.send_json({"type": "stop"})
                 assert text_of(until(socket, "done")) == expected(new, heard(data)).text != expected(old, heard(data)).text
+            save_config(folder / "config.yaml", "decode.vad=energy")  # a service cannot
+            last = models.engine()
+            models.reload()
+            assert models.engine() is last
+            assert "a service hears everything" in str([getattr(r, "fields", "") for r in caplog.records])
             assert 'samba_asr_sessions_total{model="m"} 2\n' in client.get("/metrics").text
+
+
+    def test_a_model_that_was_read_anew_goes_even_if_somebody_was_speaking(self, tmp_path):
+        torch.set_num_threads(1)
+        settings = Settings(latency_ms=LATENCY, models={"m": make_model(tmp_path / "model")}, grace_seconds=0.2)
+        loaded = {"m": Recognizer.load(tmp_path / "model", device="cpu")}
+        old = weakref.ref(loaded["m"])
+        app = create_app(settings, loaded)
+        del loaded
+        with TestClient(app) as client:
+            with client.websocket_connect("/v1/stream") as socket:
+                socket.send_json({"type": "start"})
+                until(socket, "ready")
+                app.state.models.reload()
+            for _ in range(100):
+                app.state.models.engines()
+                if old() is None:
+                    break
+                time.sleep(0.05)
+                gc.collect()
+            assert old() is None
 
 
 class TestLog:
