@@ -242,8 +242,9 @@ class TestLines:
             assert client.post(f"/v1/transcribe/stream?{query}", content=b"").status_code == 422
         assert client.post("/v1/transcribe/stream?latency_ms=50", content=b"").status_code == 400
         long = client.post("/v1/transcribe/stream", content=pcm(noise(2.0)))
-        *_, error, done = (json.loads(line) for line in long.text.splitlines())
-        assert (error["code"], done["type"]) == ("limit", "done")
+        messages = [json.loads(line) for line in long.text.splitlines()]
+        (error,) = (m for m in messages if m["type"] == "error")
+        assert (error["code"], messages[-1]["type"]) == ("limit", "done")
         assert "at most 1 s" in error["message"]
         with client.websocket_connect("/v1/stream") as socket:
             socket.send_json({"type": "start"})
