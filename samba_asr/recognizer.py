@@ -94,6 +94,11 @@ class Recognizer:
         """
         return cls(load_model(box_folder(folder), choose_device(device)), decode)
 
+    @property
+    def folder(self) -> Path | None:
+        """Where the model came from."""
+        return self._loaded.folder
+
     @functools.cached_property
     def _writer(self) -> Tokenizer:
         """The tokenizer with all words of decode.lexicon; seconds of work, and for hotwords alone."""

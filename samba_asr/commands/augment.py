@@ -45,14 +45,14 @@ def run_label(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from samba_asr.commands.search_options import load_recognizer
-    from samba_asr.data.durations import with_durations
+    from samba_asr.data.dataset import measured
     from samba_asr.data.label import labels
     from samba_asr.data.manifest import read_manifest, write_manifest
     from samba_asr.metrics.wer import score
 
     if not 0 <= args.confidence <= 1:
         raise UserError(f"--confidence {args.confidence:g}: from 0 to 1")
-    utterances = with_durations(read_manifest(args.data))
+    utterances = measured(read_manifest(args.data))
     recognizer = load_recognizer(args.model, args.device, args.overrides)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     progress = Progress(len(utterances), "utterances")
@@ -98,6 +98,9 @@ def run_tts(args: argparse.Namespace) -> int:
     sentences = tts.sentences(args.text, args.words[0], args.words[1], args.sentences, args.seed)
     voice = tts.Kokoro(args.voices, args.speakers, args.seed) if args.voices else tts.Hibari()
     mine = range(part, len(sentences), parts)
+    said = {"text": str(args.text), "words": args.words, "sentences": args.sentences, "seed": args.seed}
+    said |= {"voices": str(args.voices), "speakers": args.speakers if args.voices else 1}
+    tts.claim(args.out, said)
     manifest = args.out / ("manifest.jsonl" if parts == 1 else f"manifest.{part}.jsonl")
     hours = tts.speak(voice, {n: sentences[n] for n in mine}, args.out, manifest, args.seed, Progress(len(mine), "sentences"))
     print(f"{hours:.2f} hours of speech: {manifest}")
@@ -112,7 +115,7 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 class Progress:
-    """A line on stderr now and then: how many are done, the rate, the time left."""
+    """A line on stderr now and then: how many are done, the rate, the time left.  Told of what is done anew alone."""
 
     def __init__(self, total: int, what: str):
         self.total, self.what = total, what

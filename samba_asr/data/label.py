@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from samba_asr.audio.read import AudioError
 from samba_asr.data.dataset import AudioStore
@@ -20,6 +21,10 @@ from samba_asr.errors import UserError
 from samba_asr.recognizer import Recognizer
 
 logger = logging.getLogger(__name__)
+
+
+class Other(UserError):
+    """Labels that were made otherwise."""
 
 
 class Label(NamedTuple):
@@ -32,21 +37,25 @@ def labels(
 ) -> dict[str, Label]:
     """Labels by the ids of the utterances.  Each is appended to `cache` (JSONL) as it is made, and not made again.
 
-    tell: called with the number that are done.  UserError for a cache that is none.
+    tell: called with the number that are done.  UserError for a cache that is none, or of another model or search.
     """
-    found = dict(_cached(cache))
+    by = {"model": str(recognizer.folder), "decode": asdict(recognizer.decode)}
+    found = dict(_cached(cache, by))
     store = AudioStore(recognizer.rate, cache=False)
     with cache.open("a", encoding="utf-8") as file:
+        if not found:
+            file.write(json.dumps(by) + "\n")
         for n, utterance in enumerate(utterances, 1):
-            if utterance.id not in found:
-                try:
-                    label = _label(recognizer, store, utterance)
-                except AudioError as error:
-                    logger.warning("%s is left out: %s", utterance.id, error)
-                    continue
-                found[utterance.id] = label
-                file.write(json.dumps({"id": utterance.id, **label._asdict()}) + "\n")
-                file.flush()
+            if utterance.id in found:
+                continue
+            try:
+                label = _label(recognizer, store, utterance)
+            except AudioError as error:
+                logger.warning("%s is left out: %s", utterance.id, error)
+                continue
+            found[utterance.id] = label
+            file.write(json.dumps({"id": utterance.id, **label._asdict()}) + "\n")
+            file.flush()
             tell(n)
     return {u.id: found[u.id] for u in utterances if u.id in found}
 
@@ -59,12 +68,19 @@ def _label(recognizer: Recognizer, store: AudioStore, utterance: Utterance) -> L
     return Label(result.text, round(sum(sure) / len(sure), 4) if sure else 0.0)
 
 
-def _cached(path: Path) -> Iterator[tuple[str, Label]]:
+def _cached(path: Path, by: dict[str, Any]) -> Iterator[tuple[str, Label]]:
     if not path.exists():
         return
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
             entry = json.loads(line)
+            if number == 1 and "model" in entry:
+                if entry != by:
+                    other = f"{path} holds labels of another model or search ({entry['model']})"
+                    raise Other(f"{other}: delete it, or choose another --out")
+                continue
             yield entry["id"], Label(str(entry["text"]), float(entry["confidence"]))
+        except Other:
+            raise
         except (ValueError, KeyError, TypeError):
             raise UserError(f"{path}:{number}: not a label: delete the file, and they are made anew") from None

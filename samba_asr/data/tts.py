@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -112,6 +112,19 @@ def sentences(path: Path, least: int, most: int, n: int | None, seed: int) -> li
     return random.Random(seed).sample(found, n)
 
 
+def claim(folder: Path, said: dict[str, Any]) -> None:
+    """The folder is for what is `said`; UserError if it holds something else already."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "said.json"
+    content = json.dumps(said, indent=2) + "\n"
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(content)
+    except FileExistsError:
+        if path.read_text(encoding="utf-8") != content:
+            raise UserError(f"{path} tells of another text, seed or voices: choose another --out, or delete {folder}") from None
+
+
 def speak(
     voice: Speaker, lines: Mapping[int, str], folder: Path, manifest: Path, seed: int,
     tell: Callable[[int], None] = lambda n: None,
@@ -124,28 +137,28 @@ def speak(
     import soundfile
     import soxr
 
-    folder.mkdir(parents=True, exist_ok=True)
     phonemize = _hibari().phonemize
     done = {u.id.rpartition("-")[2]: u for u in read_manifest(manifest)} if manifest.exists() else {}
     seconds = sum(u.duration or 0.0 for u in done.values())
     with manifest.open("a", encoding="utf-8") as log:
         for k, (n, line) in enumerate(lines.items(), 1):
             number = f"{n:07d}"
-            if number not in done:
-                draw = random.Random(f"{seed} {n}")
-                lower = line.lower() if line.isupper() else line  # capitals would be spelt
-                who, wave = voice(" ".join(phonemize(lower)), draw)
-                wave = soxr.resample(wave, SPOKEN, RATE)
-                if not len(wave) or not np.isfinite(wave).all():
-                    continue
-                wave = wave * (draw.uniform(0.2, 0.9) / max(float(np.abs(wave).max()), 1e-3))
-                name, duration = f"{who}-{number}", round(len(wave) / RATE, 4)
-                said = Utterance(name, f"{name}.flac", upper(line), who, duration, rate=RATE, split="train")
-                soundfile.write(folder / said.audio, wave, RATE)
-                log.write(_entry(said))
-                log.flush()
-                seconds += said.duration
+            if number in done:
+                continue
+            draw = random.Random(f"{seed} {n}")
+            lower = line.lower() if line.isupper() else line  # capitals would be spelt
+            who, wave = voice(" ".join(phonemize(lower)), draw)
+            wave = soxr.resample(wave, SPOKEN, RATE)
             tell(k)
+            if not len(wave) or not np.isfinite(wave).all():
+                continue
+            wave = wave * (draw.uniform(0.2, 0.9) / max(float(np.abs(wave).max()), 1e-3))
+            name, duration = f"{who}-{number}", round(len(wave) / RATE, 4)
+            said = Utterance(name, f"{name}.flac", upper(line), who, duration, rate=RATE, split="train")
+            soundfile.write(folder / said.audio, wave, RATE)
+            log.write(_entry(said))
+            log.flush()
+            seconds += said.duration
     return seconds / 3600
 
 

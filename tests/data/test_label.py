@@ -47,8 +47,8 @@ def test_texts_are_the_recognisers_and_come_with_their_error(place, capsys):
 def test_they_are_made_once_and_selected_anew(place, monkeypatch):
     call(place, "--confidence", 0, "--shortest", 1)
     cache = place / "out.jsonl.labels.jsonl"
-    lines = [json.loads(line) for line in cache.read_text().splitlines()]
-    cache.write_text("".join(json.dumps(line) + "\n" for line in lines[:-2]))  # interrupted
+    by, *lines = [json.loads(line) for line in cache.read_text().splitlines()]
+    cache.write_text("".join(json.dumps(line) + "\n" for line in [by, *lines[:-2]]))  # interrupted
     heard = []
     stream = Recognizer.stream
     monkeypatch.setattr(Recognizer, "stream", lambda self, *args, **more: heard.append(1) or stream(self, *args, **more))
@@ -64,6 +64,8 @@ def test_what_cannot_be(place):
         call(place, "--confidence", 2)
     with pytest.raises(UserError, match="is as sure as --confidence 1"):
         call(place, "--confidence", 1)
+    with pytest.raises(UserError, match="of another model or search"):
+        call(place, "--set", "decode.method=beam")
     (place / "out.jsonl.labels.jsonl").write_text("{}\n")
     with pytest.raises(UserError, match="not a label: delete the file"):
         call(place)

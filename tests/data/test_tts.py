@@ -91,6 +91,13 @@ def test_interrupted_it_goes_on_and_shards_are_the_whole(hibari, text, tmp_path)
     assert sorted(parts) == sorted(whole)
 
 
+def test_another_text_goes_to_another_folder(hibari, text, tmp_path):
+    call(text, tmp_path / "out")
+    for option in (("--seed", 2), ("--sentences", 1), ("--words", 1, 9)):
+        with pytest.raises(UserError, match="tells of another text, seed or voices"):
+            call(text, tmp_path / "out", *option)
+
+
 def test_kokoro_blends_voices(monkeypatch, tmp_path):
     fed = []
 
@@ -126,6 +133,7 @@ def test_kokoro_blends_voices(monkeypatch, tmp_path):
         assert people.setdefault(who, style[0, 0]) == style[0, 0]
     assert len(set(people.values())) > 5
     np.savez(tmp_path / "other.npz", jf_y=styles["jf_y"])
+    assert len(kokoro("a" * 506, random.Random(0))[1]) == 0  # too long to be said whole
     with pytest.raises(UserError, match="no English voice"):
         tts.Kokoro(tmp_path / "other.npz", 1, 1)
 
