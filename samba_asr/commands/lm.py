@@ -229,11 +229,16 @@ def run_tune(args: argparse.Namespace) -> int:
             "one that has other units and reads the n-best"
         )
     if reader is not None:
-        nbest = list(search(weight, bonus, min(READ, config.decode.beam)).items())
+        nbest = search(weight, bonus, min(READ, config.decode.beam))
+        reader.weight = 1.0
+        read = {i: reader([some])[0] for i, some in nbest.items()}  # once: a weight changes only the sum
+        first = {(i, h.tokens, h.words): h.score for i, some in nbest.items() for h in some}
         tried = {0.0: wer}
         for share in NEURAL_WEIGHTS:
-            reader.weight = share
-            found = dict(zip(dict(nbest), reader([some for _, some in nbest]), strict=True))
+            found = {
+                i: sorted(some, key=lambda h, i=i: -(first[i, h.tokens, h.words] * (1 - share) + h.score * share))
+                for i, some in read.items()
+            }
             tried[share] = told(f"decode.neural_weight={share:g}", found)
         share = min(tried, key=tried.get)
         best, wer = dataclasses.replace(best, neural_weight=share), tried[share]
