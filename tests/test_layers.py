@@ -19,14 +19,14 @@ OUTSIDE = ("conf", "recipes", "serve")  # installed as samba_asr.conf, ...
 
 LEVELS = (  # a room imports itself and rooms of lower levels, never one beside it
     {"errors"},
-    {"config", "device", "plot", "registry", "streaming"},
+    {"collector", "config", "device", "plot", "registry", "streaming"},
     {"ops", "audio", "text", "metrics", "conf"},
     {"nn", "data"},
     {"models", "recipes"},
     {"decoding"},
     {"training"},
     {"client", "recognizer"},
-    {"engine", "bench", "formats"},
+    {"engine", "bench", "formats", "label"},
     {"serve"},
     {"commands"},
     {"cli"},

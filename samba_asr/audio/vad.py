@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from samba_asr.audio import onnx
 from samba_asr.errors import UserError, missing_extra
 
 BEFORE = 0.4  # seconds of audio kept from before speech
@@ -88,14 +89,7 @@ def _silero():
 
     if find_spec("silero_vad") is None:
         raise missing_extra("silero-vad", "vad")
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise missing_extra("onnxruntime", "vad") from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1  # too small a network for more
-    path = resources.files("silero_vad") / "data" / "silero_vad.onnx"
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return onnx.session(resources.files("silero_vad") / "data" / "silero_vad.onnx", "vad")  # too small a network for more cores
 
 
 DETECTORS = {"energy": Energy, "silero": Silero}

