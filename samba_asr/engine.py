@@ -208,13 +208,18 @@ class Counts:
     last: float = field(default_factory=time.monotonic)  # when the last tick ended
 
 
+def check(recognizer: Recognizer) -> None:
+    """UserError for a recogniser that an engine cannot run."""
+    if recognizer.decode.vad:
+        raise UserError(f"decode.vad={recognizer.decode.vad}: a service hears everything; leave it out")
+
+
 class Engine:
     def __init__(self, recognizer: Recognizer, *, max_sessions: int = 64, counts: Counts | None = None):
         """counts: of an engine that this one takes over from."""
         if max_sessions < 1:
             raise UserError(f"an engine for {max_sessions} sessions: give 1 or more")
-        if recognizer.decode.vad:
-            raise UserError(f"decode.vad={recognizer.decode.vad}: the engine hears everything; leave it out")
+        check(recognizer)
         self.recognizer, self.max_sessions = recognizer, max_sessions
         self.lock = threading.RLock()
         self.wake = threading.Condition(self.lock)

@@ -186,6 +186,12 @@ class Recognizer:
                 on_segment(segment)
         return result
 
+    def recognise(self, samples: np.ndarray, *, latency_ms: float | None = None) -> Result:
+        """The text of audio that is in memory: float32 (s,) in [-1, 1], at the model's rate."""
+        stream = self.stream(latency_ms=latency_ms)
+        stream.accept(samples)
+        return stream.finish()
+
     def align(self, source, text: str, *, latency_ms: float | None = None) -> Result:
         """Where each word of a known text lies in a file, with how sure the CTC head is of it.
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from samba_asr import collector
-from samba_asr.engine import Engine, Full, Listener, LiveSession
+from samba_asr.engine import Engine, Full, Listener, LiveSession, check
 from samba_asr.errors import UserError
 from samba_asr.recognizer import Phrases, Recognizer
 from samba_asr.serve.settings import Settings
@@ -29,8 +29,7 @@ def _load(name: str, folder: Path | None, settings: Settings) -> Recognizer:
     try:
         found = Recognizer.load(folder, device=settings.device)
         found.block(settings.latency_ms)  # a wrong one is told now
-        if found.decode.vad:
-            raise UserError(f"decode.vad={found.decode.vad}: a service hears everything; leave it out")
+        check(found)
     except UserError as error:
         raise UserError(f"model {name}: {error}") from None
     return found

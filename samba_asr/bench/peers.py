@@ -7,14 +7,13 @@
 from __future__ import annotations
 
 import importlib.util
-import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from samba_asr.bench.measure import answer
-from samba_asr.bench.transcribe import load_audio
+from samba_asr.bench.transcribe import load_audio, timed
 
 RATE = 16000
 
@@ -79,17 +78,8 @@ def main(
     transcribe = PEERS[name].load(device, threads)
     waves = load_audio(audio, RATE, snr_db)
     transcribe(waves[0][: 4 * RATE])  # warm-up
-    taken, texts = [], []
-    for _ in range(rounds):
-        began = time.perf_counter()
-        texts = [transcribe(wave) for wave in waves]
-        taken.append(time.perf_counter() - began)
-    heard = sum(len(wave) for wave in waves) / RATE
     return {
-        "times_real_time": heard / float(np.median(taken)),
-        "audio_seconds": heard,
-        "seconds": float(np.median(taken)),
-        "texts": texts,
+        **timed(transcribe, waves, RATE, rounds),
         "device": device,
         "threads": threads,
         "parameters": PEERS[name].parameters,

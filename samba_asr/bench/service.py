@@ -54,8 +54,8 @@ def _wait(process: subprocess.Popen, port: int) -> None:
     raise UserError("the service does not answer")
 
 
-def clips(manifest: Path | None, rate: int, seconds: float, n: int = 8) -> list[np.ndarray]:
-    """At most n stretches of speech, each of `seconds`; of the digits' recipe where no manifest is named."""
+def clips(manifest: Path | None, rate: int, seconds: float) -> list[np.ndarray]:
+    """Some eight stretches of speech, each of `seconds`; of the digits' recipe where no manifest is named."""
     from samba_asr.data.dataset import AudioStore
     from samba_asr.data.manifest import read_manifest
 
@@ -66,7 +66,7 @@ def clips(manifest: Path | None, rate: int, seconds: float, n: int = 8) -> list[
     for utterance in read_manifest(manifest):
         parts.append(store.load(utterance))
         length += len(parts[-1])
-        if length > n * seconds * rate:
+        if length > 8 * seconds * rate:
             break
     speech, size = np.concatenate(parts), int(seconds * rate)
     if len(speech) < size:
@@ -76,9 +76,4 @@ def clips(manifest: Path | None, rate: int, seconds: float, n: int = 8) -> list[
 
 def texts(recognizer: Recognizer, speech: Sequence[np.ndarray], latency_ms: float) -> list[str]:
     """What the recogniser alone reads."""
-    found = []
-    for clip in speech:
-        stream = recognizer.stream(latency_ms=latency_ms)
-        stream.accept(clip)
-        found.append(stream.finish().text)
-    return found
+    return [recognizer.recognise(clip, latency_ms=latency_ms).text for clip in speech]

@@ -26,10 +26,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from samba_asr.bench.serve import memory
+from samba_asr.bench.serve import STEP, memory
 from samba_asr.client import websockets
 
-STEP = 0.1  # seconds of audio in a message
 SORTS = ("live", "live", "live", "fast", "stalling", "slow", "leaving", "dying", "lines", "hostile")
 JUNK = (b"\xff" * 999, "{", "[]", '{"type": "jump"}', '{"type": "start", "sample_rate": 1}', "x" * 5000)
 

@@ -6,6 +6,7 @@ The audio is read before the clock starts.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -41,17 +42,9 @@ def main(
     rate = recognizer.rate
     waves = load_audio(audio, rate, snr_db)
     _transcribe(recognizer, waves[0][: 4 * rate], latency_ms, [])  # warm-up
-    taken, steps, texts = [], [], []
-    for _ in range(rounds):
-        began = time.perf_counter()
-        texts = [_transcribe(recognizer, wave, latency_ms, steps) for wave in waves]
-        taken.append(time.perf_counter() - began)
-    heard = sum(len(wave) for wave in waves) / rate
+    steps: list[float] = []
     result = {
-        "times_real_time": heard / float(np.median(taken)),
-        "audio_seconds": heard,
-        "seconds": float(np.median(taken)),
-        "texts": texts,
+        **timed(lambda wave: _transcribe(recognizer, wave, latency_ms, steps), waves, rate, rounds),
         "device": str(recognizer.model.ctc.linear.weight.device),
         "threads": torch.get_num_threads(),
         "parameters": sum(p.numel() for p in recognizer.model.parameters()),
@@ -76,6 +69,17 @@ def _transcribe(recognizer, wave: np.ndarray, latency_ms: int, steps: list[float
     if latency_ms:
         steps[-1] += time.perf_counter() - began  # what waited, because the last chunk was no whole block
     return text
+
+
+def timed(transcribe: Callable[[np.ndarray], str], waves: list[np.ndarray], rate: int, rounds: int) -> dict[str, Any]:
+    """How fast `transcribe` goes through all waves, the median of `rounds`, and its last texts."""
+    taken, texts = [], []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        texts = [transcribe(wave) for wave in waves]
+        taken.append(time.perf_counter() - began)
+    heard, seconds = sum(map(len, waves)) / rate, float(np.median(taken))
+    return {"times_real_time": heard / seconds, "audio_seconds": heard, "seconds": seconds, "texts": texts}
 
 
 def load_audio(audio: list[list], rate: int, snr_db: float | None) -> list[np.ndarray]:

@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from samba_asr.commands.search_options import MODEL_HELP
+from samba_asr.commands.search_options import MODEL_HELP, add_settings, load_recognizer
 from samba_asr.errors import UserError
 
 EVERY = 10.0  # seconds between lines of progress
@@ -37,14 +37,13 @@ def _add_label(kinds) -> None:
         "--confidence", type=float, default=0.8, metavar="P", help="least mean of the words' confidences (default: %(default)s)"
     )
     parser.add_argument("--shortest", type=int, default=3, metavar="N", help="least words (default: %(default)s)")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], dest="overrides", metavar="key=value", help="decode.*")
+    add_settings(parser)
     parser.set_defaults(run=run_label)
 
 
 def run_label(args: argparse.Namespace) -> int:
     from dataclasses import replace
 
-    from samba_asr.commands.search_options import load_recognizer
     from samba_asr.data.dataset import measured
     from samba_asr.data.manifest import read_manifest, write_manifest
     from samba_asr.label import labels
@@ -77,10 +76,10 @@ def _add_tts(kinds) -> None:
         "tts",
         help="speech for sentences",
         description="Speak the sentences of a text, one a line, and write 16 kHz FLAC and a manifest.  Kokoro-82M speaks, with "
-        "the voices of --voices, each speaker a blend of up to three of them; without, hibari with its one voice, 50 times as "
+        "the voices of --voices, each speaker a blend of up to three of them; without, hibari with its one voice, many times as "
         "fast.  Interrupted, it goes on where it was.  For several processors, one command each with --shard 0/2, --shard 1/2.",
     )
-    parser.add_argument("text", type=Path, metavar="TEXT", help="a sentence a line, in letters alone; .gz and .xz too")
+    parser.add_argument("text", type=Path, metavar="TEXT", help="a sentence a line, in letters alone; plain or .gz, .xz, .bz2")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where audio and manifest.jsonl go")
     parser.add_argument("--voices", type=Path, metavar="NPZ", help="Kokoro's styles, (510, 256) each, by name")
     parser.add_argument("--speakers", type=int, default=400, metavar="N", help="blends of the voices (default: 400)")

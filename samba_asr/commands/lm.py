@@ -195,6 +195,12 @@ def run_tune(args: argparse.Namespace) -> int:
     if not any(references.values()):
         raise UserError(f"{args.data} has no texts to compare with")
     guide = word_guide(loaded, config.decode)
+    guides, reader = neural_lm(loaded, config.decode, alone=False)
+    if guides:
+        raise UserError(
+            f"decode.neural_lm={config.decode.neural_lm} guides the beam itself, which is not tuned here: leave it out, or take "
+            "one that has other units and reads the n-best"
+        )
     frames = []  # the frames stay the same: only the search runs again
     store = AudioStore(config.model.features.sample_rate, cache=False)
     with torch.inference_mode():
@@ -222,12 +228,6 @@ def run_tune(args: argparse.Namespace) -> int:
     (weight, bonus), wer = climb(sorted(args.weights), sorted(args.bonuses), rate)
     best = dataclasses.replace(config.decode, lm_weight=weight, word_bonus=bonus)
     settings = f"decode.lm_weight={weight:g} decode.word_bonus={bonus:g}"
-    guides, reader = neural_lm(loaded, config.decode, alone=False)
-    if guides:
-        raise UserError(
-            f"decode.neural_lm={config.decode.neural_lm} guides the beam itself, which is not tuned here: leave it out, or take "
-            "one that has other units and reads the n-best"
-        )
     if reader is not None:
         nbest = search(weight, bonus, min(READ, config.decode.beam))
         reader.weight = 1.0

@@ -23,7 +23,9 @@ from samba_asr.text.phones import PhoneTokenizer
 from samba_asr.text.units import Tokenizer
 
 READ = 16
-"""Hypotheses that the second pass and a language model read, of the n-best: of 64 the first 8 give all but 0.04 % of the gain."""
+"""Hypotheses that the second pass and a language model read, of the n-best.
+
+With the first 8 of 64 the WER of dev-5h was 0.04 % above that with all."""
 
 
 @collector.paused()

@@ -100,7 +100,7 @@ def test_what_is_heard_is_written(model, capsys):
 def test_ctrl_c_ends_the_sentence_and_loses_nothing(model, capsys):
     threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGINT)).start()
     assert call("--model", str(model)) == 0
-    assert " ".join(capsys.readouterr().out.split()).startswith(text(model, 3.0)[:20]) != ""
+    assert " ".join(capsys.readouterr().out.split()).startswith(text(model, 1.0)[:20])
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 

@@ -139,7 +139,7 @@ def test_kokoro_blends_voices(monkeypatch, tmp_path):
 
 
 def test_what_cannot_be(hibari, text, tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="not readable"):
+    with pytest.raises(UserError, match="cannot read the text"):
         call(tmp_path / "nowhere", tmp_path / "out")
     with pytest.raises(UserError, match="no line of 30 to 40 words"):
         call(text, tmp_path / "out", "--words", 30, 40)
