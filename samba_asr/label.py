@@ -2,52 +2,91 @@
 
 One round of self-training (Q. Xie et al., "Self-training with noisy student improves ImageNet classification", 2020; J. Kahn
 et al., "Self-training for end-to-end speech recognition", 2020): the student hears the same audio augmented, and
-more of it than the teacher had texts for.  The teacher reads with its whole context and its language model.
+more of it than the teacher had texts for.  The teacher is a model of one's own, which reads with its whole context and its
+language model, or Whisper tiny.en, which makes fewer errors than a model of few hours.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
 
 from samba_asr.audio.read import AudioError
 from samba_asr.data.dataset import AudioStore
 from samba_asr.data.manifest import Utterance
 from samba_asr.errors import UserError
 from samba_asr.recognizer import Recognizer, Result
+from samba_asr.text.normalize import upper
+from samba_asr.text.numbers import spoken
+from samba_asr.whisper import RATE, Whisper
 
 logger = logging.getLogger(__name__)
 
 
 class Label(NamedTuple):
     text: str
-    confidence: float  # mean of the words'; 0 where nothing was heard
+    confidence: float  # mean of the words', or of the tokens'; 0 where nothing was heard
+
+
+class Teacher(Protocol):
+    rate: int  # samples a second
+    by: Mapping[str, Any]  # "model", and whatever else its labels depend on; JSON
+
+    def label(self, samples: np.ndarray) -> Label: ...
+
+
+class Ours:
+    """A model of this toolkit, with its whole context and its language model."""
+
+    def __init__(self, recognizer: Recognizer):
+        self.recognizer, self.rate = recognizer, recognizer.rate
+        self.by = {"model": str(recognizer.folder), "decode": asdict(recognizer.decode)}
+
+    def label(self, samples: np.ndarray) -> Label:
+        result = self.recognizer.recognise(samples)
+        sure = [word.confidence for word in result.words]
+        return Label(result.text, round(sum(sure) / len(sure), 4) if sure else 0.0)
+
+
+class Whispers:
+    """Whisper tiny.en, its numbers read aloud and the rest in LibriSpeech's alphabet."""
+
+    rate, by = RATE, {"model": "whisper tiny.en"}
+
+    def __init__(self, device: str = "cpu", threads: int = 1):
+        spoken("")  # says what is missing before the work
+        self.whisper = Whisper(device, threads)
+
+    def label(self, samples: np.ndarray) -> Label:
+        reading = self.whisper.read(samples)
+        return Label(upper(spoken(reading.text)), round(reading.confidence, 4))
 
 
 def labels(
-    recognizer: Recognizer, utterances: Sequence[Utterance], cache: Path, tell: Callable[[int], None] = lambda n: None
+    teacher: Teacher, utterances: Sequence[Utterance], cache: Path, tell: Callable[[int], None] = lambda n: None
 ) -> dict[str, Label]:
     """Labels by the ids of the utterances.  Each is appended to `cache` (JSONL) as it is made, and not made again.
 
     tell: called with the number that are done.  UserError for a cache that is none, or of another model or search.
     """
-    by = {"model": str(recognizer.folder), "decode": asdict(recognizer.decode)}
-    found = _cached(cache, by)
-    done = {u.id: n for n, u in enumerate(utterances, 1)}
+    found = _cached(cache, dict(teacher.by))
+    store = AudioStore(teacher.rate, cache=False)
     with cache.open("a", encoding="utf-8") as file:
         if not found:
-            file.write(json.dumps(by) + "\n")
-        for utterance, result in recognised(recognizer, [u for u in utterances if u.id not in found]):
-            sure = [word.confidence for word in result.words]
-            label = Label(result.text, round(sum(sure) / len(sure), 4) if sure else 0.0)
-            found[utterance.id] = label
+            file.write(json.dumps(teacher.by) + "\n")
+        for n, utterance in enumerate(utterances, 1):
+            if utterance.id in found or (samples := loaded(store, utterance)) is None:
+                continue
+            found[utterance.id] = label = teacher.label(samples)
             file.write(json.dumps({"id": utterance.id, **label._asdict()}) + "\n")
             file.flush()
-            tell(done[utterance.id])
+            tell(n)
     return {u.id: found[u.id] for u in utterances if u.id in found}
 
 
@@ -57,12 +96,17 @@ def recognised(
     """Each with what is heard in it; those whose audio cannot be read are reported and left out."""
     store = AudioStore(recognizer.rate, cache=False)
     for utterance in utterances:
-        try:
-            samples = store.load(utterance)
-        except AudioError as error:
-            logger.warning("%s is left out: %s", utterance.id, error)
-            continue
-        yield utterance, recognizer.recognise(samples, latency_ms=latency_ms)
+        if (samples := loaded(store, utterance)) is not None:
+            yield utterance, recognizer.recognise(samples, latency_ms=latency_ms)
+
+
+def loaded(store: AudioStore, utterance: Utterance) -> np.ndarray | None:
+    """Its samples, or nothing, with a warning, where they cannot be read."""
+    try:
+        return store.load(utterance)
+    except AudioError as error:
+        logger.warning("%s is left out: %s", utterance.id, error)
+        return None
 
 
 def _cached(path: Path, by: dict[str, Any]) -> dict[str, Label]:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import replace
 
 import pytest
 import torch
 
 from samba_asr.commands import augment
-from samba_asr.data.manifest import read_manifest, write_manifest
+from samba_asr.data.dataset import AudioStore
+from samba_asr.data.manifest import Utterance, read_manifest, write_manifest
 from samba_asr.errors import UserError
 from samba_asr.recognizer import Recognizer
+from samba_asr.text.normalize import upper
+from samba_asr.text.numbers import spoken
+from samba_asr.whisper import PACKAGES, RATE, Reading, Whisper
 from tests.commands.test_decode import make_model
+from tests.shared import needs_shared, shared
 from tests.training.toy import make_corpus
 
 
@@ -28,7 +34,8 @@ def place(tmp_path):
 def call(place, *more) -> int:
     parser = argparse.ArgumentParser()
     augment.add_parser(parser.add_subparsers())
-    words = [place / "corpus.jsonl", "--out", place / "out.jsonl", "--model", place / "model", "--device", "cpu", *more]
+    model = [] if "--whisper" in more else ["--model", place / "model"]
+    words = [place / "corpus.jsonl", "--out", place / "out.jsonl", *model, "--device", "cpu", *more]
     args = parser.parse_args(["augment", "label", *map(str, words)])
     return args.run(args)
 
@@ -69,6 +76,51 @@ def test_what_cannot_be(place):
     (place / "out.jsonl.labels.jsonl").write_text("{}\n")
     with pytest.raises(UserError, match="not a label: delete the file"):
         call(place)
+
+
+class FakeWhisper:
+    """Hears the length of what it is given."""
+
+    def __init__(self, device, threads):
+        assert (device, threads) == ("cpu", 1)
+
+    def read(self, samples):
+        seconds = len(samples) / RATE
+        return Reading(f"It's {len(samples)} samples, Dr. Who!", min(1.0, seconds))
+
+
+def test_whisper_reads_in_librispeechs_alphabet(place, monkeypatch):
+    pytest.importorskip("num2words", reason="the extra label")
+    monkeypatch.setattr("samba_asr.label.Whisper", FakeWhisper)
+    assert call(place, "--whisper", "--confidence", 0) == 0
+    utterances, found = read_manifest(place / "corpus.jsonl"), read_manifest(place / "out.jsonl")
+    store = AudioStore(RATE, cache=False)
+    assert {u.id: u.text for u in found} == {
+        u.id: upper(spoken(f"It's {len(store.load(u))} samples, Dr Who")) for u in utterances
+    }
+    assert found[0].text.startswith("IT'S ")
+    assert found[0].text.endswith(" SAMPLES DR WHO")
+    with pytest.raises(UserError, match="of another model or search"):  # its labels are not taken for ours
+        call(place)
+    with pytest.raises(UserError, match="give no --model and no --set"):
+        call(place, "--whisper", "--set", "decode.beam=4")
+
+
+def test_whisper_that_is_not_installed_is_named(place, monkeypatch):
+    pytest.importorskip("num2words", reason="the extra label")
+    monkeypatch.setitem(sys.modules, "faster_whisper", None)
+    with pytest.raises(UserError, match=r"faster-whisper.*samba_asr\[label\]"):
+        call(place, "--whisper")
+
+
+@needs_shared("data/LJSpeech-1.1")
+def test_the_real_whisper_reads_speech():
+    for package in PACKAGES:
+        pytest.importorskip(package, reason="the extra label")
+    clip = next(shared("data/LJSpeech-1.1").rglob("LJ001-0002.*"))
+    reading = Whisper().read(AudioStore(RATE, cache=False).load(Utterance("clip", str(clip), text="")))
+    assert upper(reading.text) == "IN BEING COMPARATIVELY MODERN"
+    assert 0.5 < reading.confidence <= 1
 
 
 def test_audio_that_cannot_be_read_is_left_out(place, caplog):

