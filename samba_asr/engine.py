@@ -314,8 +314,8 @@ class Engine:
         for group in groups.values():
             heard = {s: samples for s, samples, _ in group if len(samples)}
             self._all_or_each(list(heard), lambda some, heard=heard: self._step(some, [heard[s] for s in some]))
-            self._all_or_each([s for s, _, order in group if order is not None and not s.over], self._end)
-            for s, _, order in group:
+            self._all_or_each([s for s, _, order in group if order is not None and not s.over], self._drain)
+            for s, _, order in group:  # each is told before the next one is finished
                 if not s.over:
                     self._guarded(s, lambda s=s, order=order: self._tell_new(s, order))
 
@@ -360,19 +360,19 @@ class Engine:
             s.fed += len(x) // model.acoustic.stride
             self.counts.audio += len(x) / self.recognizer.rate
 
-    def _end(self, sessions: list[LiveSession]) -> None:
-        """Their audio ends here: what the model and the search still hold comes out."""
-        segmenter = self.recognizer.segmenter
+    def _drain(self, sessions: list[LiveSession]) -> None:
+        """Their audio ends here: what the model still holds goes into the search."""
         with torch.inference_mode():
             frames, n = self.recognizer.model.acoustic.finish(stack_rows([s.state for s in sessions]))
             if frames.shape[1]:
-                segmenter.step([s.search for s in sessions], frames, n)
-            for s in sessions:
-                segmenter.finish(s.search)
+                self.recognizer.segmenter.step([s.search for s in sessions], frames, n)
 
     def _tell_new(self, s: LiveSession, order: Order | None) -> None:
-        """Tell what is new, and answer the order."""
+        """Tell what is new, and carry out the order."""
         segmenter = self.recognizer.segmenter
+        if order is not None:
+            with torch.inference_mode():
+                segmenter.finish(s.search)
         for segment in s.search.segments:
             self._tell(s, Final(segment))
         if order is None and s.search.begin > s.begin and not s.search.segments:
