@@ -3,90 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import gc
 import io
 import json
-import shutil
 import threading
 import time
-import weakref
 
 import numpy as np
 import pytest
 import soundfile
-import torch
 
 pytest.importorskip("fastapi")
 pytest.importorskip("httpx")
 
-from fastapi.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
-from samba_asr import config as configs
-from samba_asr.config import DecodeConfig
-from samba_asr.recognizer import Recognizer
-from samba_asr.serve import logs
-from samba_asr.serve.app import create_app
-from samba_asr.serve.settings import Settings
 from samba_asr.serve.stream import Outbox
-from tests.commands.test_decode import make_model
-from tests.test_recognizer import noise, recognizer  # noqa: F401
-
-LATENCY = 320.0
-
-
-@pytest.fixture
-def start(recognizer):  # noqa: F811
-    torch.set_num_threads(1)
-    clients = []
-
-    def start(**changes) -> TestClient:
-        settings = Settings(**{"latency_ms": LATENCY, "grace_seconds": 0.2, **changes})
-        client = TestClient(create_app(settings, {"toy": recognizer}))
-        client.__enter__()
-        clients.append(client)
-        return client
-
-    yield start
-    for client in clients:
-        client.__exit__(None, None, None)
-
-
-def save_config(path, *overrides) -> None:
-    configs.save(configs.load([path], ["decode.method=beam", *overrides]), path)
-
-
-def pcm(samples: np.ndarray) -> bytes:
-    return (samples * 32768).clip(-32768, 32767).astype("<i2").tobytes()
-
-
-def heard(data: bytes) -> np.ndarray:
-    """What the service makes of it."""
-    return np.frombuffer(data, "<i2").astype(np.float32) / 32768
-
-
-def expected(recognizer, samples, rate=16000):  # noqa: F811
-    stream = recognizer.stream(rate, latency_ms=LATENCY)
-    stream.accept(samples)
-    return stream.finish()
-
-
-def until(socket, kind: str) -> list[dict]:
-    """Messages up to the first of this type."""
-    found = []
-    while not found or found[-1]["type"] != kind:
-        found.append(socket.receive_json())
-    return found
-
-
-def text_of(messages) -> str:
-    return " ".join(m["text"] for m in messages if m["type"] == "final")
+from tests.serve.front import expected, heard, pcm, text_of, until
+from tests.test_recognizer import noise
 
 
 class TestStream:
     @pytest.mark.parametrize(("rate", "size"), [(16000, 3200), (8000, 999), (48000, 70001)])
-    def test_a_session_reads_what_transcribe_reads(self, start, recognizer, rate, size):  # noqa: F811
+    def test_a_session_reads_what_transcribe_reads(self, start, recognizer, rate, size):
         data = pcm(noise(2.5, rate))
         with start().websocket_connect("/v1/stream") as socket:
             socket.send_json({"type": "start", "sample_rate": rate})
@@ -102,7 +40,7 @@ class TestStream:
         assert [(w["word"], w["start"], w["end"]) for w in words] == [(w.text, w.start, w.end) for w in one.words]
         assert messages[-1]["seconds"] == pytest.approx(2.5)
 
-    def test_no_start_is_needed_and_floats_will_do(self, start, recognizer):  # noqa: F811
+    def test_no_start_is_needed_and_floats_will_do(self, start, recognizer):
         client, samples = start(), noise(1.5)
         with client.websocket_connect("/v1/stream") as socket:
             socket.send_bytes(pcm(samples))
@@ -116,7 +54,7 @@ class TestStream:
         assert text_of(messages) == expected(recognizer, samples).text
         assert all("words" not in m for m in messages)
 
-    def test_many_at_once(self, start, recognizer):  # noqa: F811
+    def test_many_at_once(self, start, recognizer):
         client, texts = start(), {}
 
         def speak(n):
@@ -176,7 +114,7 @@ class TestStream:
             socket.send_bytes(np.array([0, np.nan], "<f4").tobytes())
             assert "not a finite number" in until(socket, "error")[-1]["message"]
 
-    def test_half_a_sample_waits_for_its_other_half(self, start, recognizer):  # noqa: F811
+    def test_half_a_sample_waits_for_its_other_half(self, start, recognizer):
         data = pcm(noise(1.0))
         with start().websocket_connect("/v1/stream") as socket:
             for at in range(0, len(data), 4001):
@@ -226,7 +164,7 @@ class TestStream:
 
 
 class TestLines:
-    def test_a_chunked_body(self, start, recognizer):  # noqa: F811
+    def test_a_chunked_body(self, start, recognizer):
         data = pcm(noise(3.0, 8000))
         answer = start().post(
             "/v1/transcribe/stream?sample_rate=8000", content=(data[at : at + 5000] for at in range(0, len(data), 5000))
@@ -253,7 +191,7 @@ class TestLines:
             assert (full.status_code, full.headers["Retry-After"]) == (503, "5")
 
 
-    def test_what_was_heard_before_the_limit_is_told(self, start, recognizer):  # noqa: F811
+    def test_what_was_heard_before_the_limit_is_told(self, start, recognizer):
         data = pcm(noise(1.5))
         chunks = (data[at : at + 3200] for at in range(0, len(data), 3200))
         answer = start(max_session_seconds=1.0, max_upload_bytes=1).post("/v1/transcribe/stream", content=chunks)
@@ -279,7 +217,7 @@ class TestOutbox:
 
 class TestVosk:
     @pytest.mark.parametrize("path", ["/", "/vosk"])
-    def test_one_reply_a_message(self, start, recognizer, path):  # noqa: F811
+    def test_one_reply_a_message(self, start, recognizer, path):
         data = pcm(noise(2.0, 8000))
         with start().websocket_connect(path) as socket:
             socket.send_json({"config": {"sample_rate": 8000.0, "max_alternatives": 0}})
@@ -321,7 +259,7 @@ class TestFiles:
     def post(self, client, data: bytes, **form):
         return client.post("/v1/audio/transcriptions", files={"file": ("a b.wav", data)}, data=form)
 
-    def test_every_format(self, start, recognizer):  # noqa: F811
+    def test_every_format(self, start, recognizer):
         client, data = start(), self.wav(noise(2.0))
         one = recognizer.transcribe(data)
         assert self.post(client, data, model="whisper-1").json() == {"text": one.text}
@@ -335,7 +273,7 @@ class TestFiles:
         low = recognizer.transcribe(data, latency_ms=320)
         assert self.post(client, data, latency_ms=320).json() == {"text": low.text}
 
-    def test_events(self, start, recognizer):  # noqa: F811
+    def test_events(self, start, recognizer):
         client, data = start(), self.wav(np.concatenate([noise(1.0), noise(30.0, seed=1)]))
         answer = self.post(client, data, stream="true")
         assert answer.headers["content-type"].startswith("text/event-stream")
@@ -366,181 +304,3 @@ class TestFiles:
         answer = self.post(start(max_file_seconds=60.0), file.getvalue())
         assert answer.status_code == 400
         assert "more than 60 s" in answer.json()["detail"]
-
-
-class TestModels:
-    @pytest.fixture
-    def two(self, recognizer):  # noqa: F811
-        torch.set_num_threads(1)
-        other = Recognizer(recognizer._loaded, DecodeConfig(method="beam", beam=2))
-        with TestClient(create_app(Settings(latency_ms=LATENCY, max_sessions=2), {"one": recognizer, "two": other})) as client:
-            yield client
-
-    def test_each_by_its_name(self, two, recognizer):  # noqa: F811
-        assert [m["id"] for m in two.get("/v1/models").json()["data"]] == ["one", "two"]
-        engines = two.app.state.models
-        for name in ("", "one", "two"):
-            with two.websocket_connect("/v1/stream") as socket:
-                socket.send_json({"type": "start", "model": name})
-                assert until(socket, "ready")[-1]["model"] == (name or "one")
-                busy = {n: len(engines.engine(n).sessions) for n in engines.names}
-                assert busy == {"one": int(name != "two"), "two": int(name == "two")}
-        with two.websocket_connect("/v1/stream") as socket:
-            socket.send_json({"type": "start", "model": "three"})
-            assert "this service has one, two" in until(socket, "error")[-1]["message"]
-        assert 'samba_asr_sessions_total{model="two"} 1\n' in two.get("/metrics").text
-
-    def test_room_is_for_all_together(self, two):
-        with contextlib.ExitStack() as stack:
-            for name in ("one", "two"):
-                socket = stack.enter_context(two.websocket_connect("/v1/stream"))
-                socket.send_json({"type": "start", "model": name})
-                until(socket, "ready")
-            socket = stack.enter_context(two.websocket_connect("/v1/stream"))
-            socket.send_json({"type": "start", "model": "two"})
-            assert until(socket, "error")[-1]["code"] == "busy"
-            assert "samba_asr_sessions_rejected_total 1\n" in two.get("/metrics").text
-
-    def test_read_anew_while_sessions_go_on(self, tmp_path, caplog):
-        torch.set_num_threads(1)
-        folder = make_model(tmp_path / "model")
-        settings = Settings(latency_ms=LATENCY, models={"m": folder}, grace_seconds=0.2)
-        old = Recognizer.load(folder, device="cpu")
-        data = pcm(noise(2.0))
-        with TestClient(create_app(settings)) as client:
-            models = client.app.state.models
-            first = models.engine()
-            with client.websocket_connect("/v1/stream") as socket:
-                socket.send_bytes(data[: len(data) // 2])
-                until(socket, "ready")
-                shutil.rmtree(folder)
-                models.reload()  # nothing to read: the old one stays
-                assert models.engine() is first
-                assert "not read anew" in caplog.text
-                make_model(folder, seed=1)
-                models.reload()
-                assert models.engine() is not first
-                socket.send_bytes(data[len(data) // 2 :])
-                socket.send_json({"type": "stop"})
-                assert text_of(until(socket, "done")) == expected(old, heard(data)).text
-            first._thread.join(timeout=30)
-            assert not first._thread.is_alive()
-            new = Recognizer.load(folder, device="cpu")
-            with client.websocket_connect("/v1/stream") as socket:
-                socket.send_bytes(data)
-                socket.send_json({"type": "stop"})
-                assert text_of(until(socket, "done")) == expected(new, heard(data)).text != expected(old, heard(data)).text
-            save_config(folder / "config.yaml", "decode.vad=energy")  # a service cannot
-            last = models.engine()
-            models.reload()
-            assert models.engine() is last
-            assert "a service hears everything" in str([getattr(r, "fields", "") for r in caplog.records])
-            assert 'samba_asr_sessions_total{model="m"} 2\n' in client.get("/metrics").text
-
-
-    def test_a_model_that_was_read_anew_goes_even_if_somebody_was_speaking(self, tmp_path):
-        torch.set_num_threads(1)
-        settings = Settings(latency_ms=LATENCY, models={"m": make_model(tmp_path / "model")}, grace_seconds=0.2)
-        loaded = {"m": Recognizer.load(tmp_path / "model", device="cpu")}
-        old = weakref.ref(loaded["m"])
-        app = create_app(settings, loaded)
-        del loaded
-        with TestClient(app) as client:
-            with client.websocket_connect("/v1/stream") as socket:
-                socket.send_json({"type": "start"})
-                until(socket, "ready")
-                app.state.models.reload()
-            for _ in range(100):
-                app.state.models.engines()
-                if old() is None:
-                    break
-                time.sleep(0.05)
-                gc.collect()
-            assert old() is None
-
-
-class TestLog:
-    def test_it_tells_what_happened_but_not_what_was_said(self, start, caplog):
-        caplog.set_level("INFO")
-        client = start(tokens=("secret",))
-        with client.websocket_connect("/v1/stream?token=secret") as socket:
-            socket.send_bytes(pcm(noise(1.0)))
-            socket.send_json({"type": "stop"})
-            text = text_of(until(socket, "done"))
-        with pytest.raises(WebSocketDisconnect), client.websocket_connect("/v1/stream?token=wrong"):
-            pass
-        client.get("/v1/models?token=secret")
-        lines = [json.loads(logs.Json().format(r)) for r in caplog.records if r.name.startswith("samba_asr")]
-        over = next(line for line in lines if line["event"] == "session over")
-        assert (over["outcome"], over["audio_seconds"], over["kind"], over["model"]) == ("done", 1.0, "stream", "toy")
-        refused, seen = (line for line in lines if line["event"] == "request")
-        assert (refused["status"], refused["method"], seen["status"], seen["path"]) == (403, "WEBSOCKET", 200, "/v1/models")
-        written = "".join(logs.Text().format(r) for r in caplog.records if r.name.startswith("samba_asr"))
-        assert text
-        for private in ("secret", "wrong", text):
-            assert private not in written + json.dumps(lines)
-
-    def test_a_path_cannot_begin_a_line(self, start, caplog):
-        caplog.set_level("INFO")
-        start().get("/x%0aINFO%20forged")
-        (record,) = [r for r in caplog.records if r.getMessage() == "request"]
-        assert "\n" not in logs.Text().format(record)
-        assert "\n" not in logs.Json().format(record)
-
-
-class TestDoor:
-    def test_tokens(self, start):
-        client = start(tokens=("secret", "other"))
-        assert client.get("/healthz").json() == {"status": "ok"}
-        for path in ("/v1/models", "/metrics", "/docs"):
-            assert client.get(path).status_code == 401
-            assert client.get(path, headers={"Authorization": "Bearer nonsense"}).status_code == 401
-            assert client.get(path, headers={"Authorization": "Bearer secret"}).status_code == 200
-        assert client.post("/v1/audio/transcriptions", files={"file": ("a", b"x")}).status_code == 401
-        for path in ("/v1/stream", "/v1/stream?token=wrong"):
-            with pytest.raises(WebSocketDisconnect) as refused, client.websocket_connect(path):
-                pass
-            assert refused.value.code == 1008
-        for path, headers in (("/v1/stream?token=other", {}), ("/v1/stream", {"Authorization": "Bearer secret"})):
-            with client.websocket_connect(path, headers=headers) as socket:
-                socket.send_json({"type": "start"})
-                assert socket.receive_json()["type"] == "ready"
-
-    def test_pages_of_other_sites(self, start):
-        client = start(origins=("https://good.example",))
-        assert client.get("/v1/models", headers={"Origin": "https://evil.example"}).status_code == 403
-        with pytest.raises(WebSocketDisconnect), client.websocket_connect("/v1/stream", headers={"Origin": "null"}):
-            pass
-        for origin in ("https://good.example", "http://testserver"):
-            with client.websocket_connect("/v1/stream", headers={"Origin": origin}) as socket:
-                socket.send_json({"type": "start"})
-                assert socket.receive_json()["type"] == "ready"
-
-
-def test_what_others_ask(start):
-    client = start()
-    assert client.get("/readyz").json() == {"status": "ready"}
-    assert client.get("/v1/models").json()["data"][0]["id"] == "toy"
-    with client.websocket_connect("/v1/stream") as socket:
-        socket.send_bytes(pcm(noise(1.0)))
-        socket.send_json({"type": "stop"})
-        until(socket, "done")
-    metrics = client.get("/metrics").text
-    assert 'samba_asr_sessions_total{model="toy"} 1\n' in metrics
-    assert 'samba_asr_audio_seconds_total{model="toy"} 1.0\n' in metrics
-    schema = client.get("/openapi.json").json()
-    assert "/v1/audio/transcriptions" in schema["paths"]
-    assert json.dumps(schema)
-
-
-def test_the_page_needs_no_other_site(start):
-    client = start(tokens=("secret",))
-    page = client.get("/")
-    assert "default-src 'self'" in page.headers["content-security-policy"]
-    for name in ("page.js", "page.css", "capture.js"):
-        answer = client.get(f"/{name}")
-        assert answer.status_code == 200
-        assert "http://" not in answer.text.replace('"http"', "")
-        assert "https://" not in answer.text
-    assert client.get("/nothing.js").status_code == 401
-    assert client.get("/..%2f..%2fpyproject.toml", headers={"Authorization": "Bearer secret"}).status_code == 404

@@ -1,0 +1,31 @@
+"""A service with a toy recogniser, and clients of its front door."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.serve.front import LATENCY
+from tests.test_recognizer import recognizer  # noqa: F401
+
+
+@pytest.fixture
+def start(recognizer):  # noqa: F811
+    """Starts it with other settings, and gives the client."""
+    testclient = pytest.importorskip("fastapi.testclient", reason="the extra serve")
+    from samba_asr.serve.app import create_app
+    from samba_asr.serve.settings import Settings
+
+    torch.set_num_threads(1)
+    clients = []
+
+    def start(**changes):
+        settings = Settings(**{"latency_ms": LATENCY, "grace_seconds": 0.2, **changes})
+        client = testclient.TestClient(create_app(settings, {"toy": recognizer}))
+        client.__enter__()
+        clients.append(client)
+        return client
+
+    yield start
+    for client in clients:
+        client.__exit__(None, None, None)

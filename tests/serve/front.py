@@ -1,0 +1,40 @@
+"""The service in a test: what it hears, what it tells, and what `transcribe` would read."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from samba_asr import config as configs
+
+LATENCY = 320.0
+
+
+def save_config(path, *overrides) -> None:
+    configs.save(configs.load([path], ["decode.method=beam", *overrides]), path)
+
+
+def pcm(samples: np.ndarray) -> bytes:
+    return (samples * 32768).clip(-32768, 32767).astype("<i2").tobytes()
+
+
+def heard(data: bytes) -> np.ndarray:
+    """What the service makes of it."""
+    return np.frombuffer(data, "<i2").astype(np.float32) / 32768
+
+
+def expected(recognizer, samples, rate=16000):
+    stream = recognizer.stream(rate, latency_ms=LATENCY)
+    stream.accept(samples)
+    return stream.finish()
+
+
+def until(socket, kind: str) -> list[dict]:
+    """Messages up to the first of this type."""
+    found = []
+    while not found or found[-1]["type"] != kind:
+        found.append(socket.receive_json())
+    return found
+
+
+def text_of(messages) -> str:
+    return " ".join(m["text"] for m in messages if m["type"] == "final")
