@@ -32,11 +32,18 @@ def where_it_runs(op: Callable, backend: str) -> Callable:
     device = "cuda" if backend == "triton" and torch.cuda.is_available() else "cpu"
 
     def run(*args, **named):
-        move = lambda v: v.to(device) if isinstance(v, Tensor) else v  # noqa: E731
-        found = op(*map(move, args), **{name: move(v) for name, v in named.items()}, backend=backend)
+        args, named = [_moved(v, device) for v in args], {name: _moved(v, device) for name, v in named.items()}
+        found = op(*args, **named, backend=backend)
         return tuple(v.cpu() for v in found)
 
     return run
+
+
+def _moved(v, device: str):
+    """A tensor, or a tuple that has tensors (`Blocks`), on this device; anything else as it is."""
+    if isinstance(v, tuple):
+        return type(v)(*(_moved(part, device) for part in v))
+    return v.to(device) if isinstance(v, Tensor) else v
 
 
 def some_resets(b: int, t: int, seed: int = 0) -> Tensor:
@@ -96,12 +103,14 @@ def assert_agree(
 
 
 def assert_is_a_good_custom_op(
-    op: Callable, custom_op: str, inputs: dict[str, Tensor], where: dict[str, Tensor | None], **named: Tensor
+    op: Callable, custom_op: str, inputs: dict[str, Tensor], where: dict[str, Tensor | None], **named: Tensor | tuple
 ) -> None:
     """What torch asks of a custom op (opcheck; it takes the inputs, then `where`), that `op` with its Triton backend compiles
     into one graph with the same values and gradients, and that these are those of finite differences; `named`: what `op` is
     given beside the inputs."""
-    leaves = [v.detach().requires_grad_() for v in inputs.values()]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    leaves = [v.detach().to(device).requires_grad_() for v in inputs.values()]
+    where, named = ({name: _moved(v, device) for name, v in some.items()} for some in (where, named))
 
     def run(*values):
         return op(**dict(zip(inputs, values, strict=True)), **named, backend="triton")

@@ -105,13 +105,13 @@ def test_a_slice_of_wider_steps_needs_no_copy(backend):
 @every_backend(["triton"])
 def test_triton_is_a_good_custom_op(backend):
     lengths, sizes = torch.tensor([5, 2]), torch.tensor([2, 3])
+    sees = Blocks(rows=None, start=None, ragged=lengths, sizes=sizes)  # the kernels read no more of them
 
-    def convolve(x, weight, bias, initial_state, *, backend):
-        sees = Blocks(rows=None, start=None, ragged=lengths, sizes=sizes)  # the kernels read no more of them
-        return block_conv1d(x, weight, bias, initial_state=initial_state, blocks=sees, silu=True, backend=backend)
+    def convolve(x, weight, bias, initial_state, *, blocks, backend):
+        return block_conv1d(x, weight, bias, initial_state=initial_state, blocks=blocks, silu=True, backend=backend)
 
     where = {"lengths": lengths, "sizes": sizes, "silu": True}
-    assert_is_a_good_custom_op(convolve, "block_conv1d_forward", make(2, 5, 3, dtype=torch.float32), where)
+    assert_is_a_good_custom_op(convolve, "block_conv1d_forward", make(2, 5, 3, dtype=torch.float32), where, blocks=sees)
 
 
 def test_an_unknown_backend_is_named():

@@ -71,14 +71,15 @@ def test_odd_sizes_agree(backend, h, p):
 @every_backend(["triton"])
 def test_triton_is_a_good_custom_op(backend):
     lengths, sizes = torch.tensor([5, 2]), torch.tensor([2, 3])
+    sees = Blocks(rows=None, start=None, ragged=lengths, sizes=sizes)  # the kernels read no more of them
 
-    def join(forth, back, last, x, skip, z, weight, *, backend):
-        sees = Blocks(rows=None, start=None, ragged=lengths, sizes=sizes)  # the kernels read no more of them
-        return (join_and_gate(forth, back, last, x, skip, z, weight, sees, backend=backend),)
+    def join(forth, back, last, x, skip, z, weight, *, blocks, backend):
+        return (join_and_gate(forth, back, last, x, skip, z, weight, blocks, backend=backend),)
 
     made = make(2, 5, dtype=torch.float32)
     inputs = {name: made[name] for name in ("forth", "back", "last", "x", "skip", "z", "weight")}
-    assert_is_a_good_custom_op(join, "join_and_gate_forward", inputs, {"lengths": lengths, "sizes": sizes, "eps": 1e-5})
+    where = {"lengths": lengths, "sizes": sizes, "eps": 1e-5}
+    assert_is_a_good_custom_op(join, "join_and_gate_forward", inputs, where, blocks=sees)
 
 
 def test_an_unknown_backend_is_named():

@@ -113,10 +113,10 @@ def test_slices_of_one_tensor_need_no_copy(backend):
 @every_backend(["triton"])
 def test_triton_is_a_good_custom_op(backend):
     lengths, sizes = torch.tensor([5, 2]), torch.tensor([2, 3])
+    sees = Blocks(rows=None, start=None, ragged=lengths, sizes=sizes)  # the kernels read no more of them
 
-    def scan(x, dt, A, B, C, initial_state, *, backend):
-        sees = Blocks(rows=None, start=None, ragged=lengths, sizes=sizes)  # the kernels read no more of them
-        return ssd_both_ways(x, dt, A, B, C, sees, initial_state=initial_state, backend=backend)
+    def scan(x, dt, A, B, C, initial_state, *, blocks, backend):
+        return ssd_both_ways(x, dt, A, B, C, blocks, initial_state=initial_state, backend=backend)
 
     where = {"lengths": lengths, "offsets": None, "reset": None, "sizes": sizes}
-    assert_is_a_good_custom_op(scan, "ssd_forward", make(2, 5, 2, 2, 1, 2, dtype=torch.float32), where)
+    assert_is_a_good_custom_op(scan, "ssd_forward", make(2, 5, 2, 2, 1, 2, dtype=torch.float32), where, blocks=sees)

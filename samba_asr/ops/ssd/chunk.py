@@ -2,12 +2,15 @@
 
 Inside a chunk the scan is the product with a lower-triangular matrix (C_i . B_j) exp(a_i - a_j) dt_j, where a is the running
 sum of dt A (arXiv 2405.21060, section 6).  All chunks are computed at once; only their final states are combined in a loop,
-t / chunk steps long.  Every exponent is a sum of terms <= 0, so nothing overflows at any step size.
+t / chunk steps long.  Every exponent is a sum of terms <= 0, so nothing overflows at any step size.  A term counts for no less
+than the logarithm of the smallest number: its decay is 0 either way, and the steps beside it keep their digits in the sums.
 
 Shapes: b batch, c chunks, q steps in a chunk, h heads, p channels of a head, g groups, n state.
 """
 
 from __future__ import annotations
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -45,7 +48,7 @@ def ssd_chunk(
     c = -(-t // q)
     x, dt, B, C = (_split(v, c, q) for v in (x, dt, B, C))  # (b, c, q, ...)
     a = (dt.float() if dt.dtype != torch.float64 else dt) * A  # (b, c, q, h)
-    a = a.cumsum(2)  # log decay since the chunk began
+    a = a.clamp(min=math.log(torch.finfo(a.dtype).tiny)).cumsum(2)  # log decay since the chunk began
     x = x * dt.to(x.dtype)[..., None]  # (b, c, q, h, p), each input times its step
     B, C = (v.transpose(2, 3) for v in (B, C))  # (b, c, g, q, n)
 

@@ -27,6 +27,7 @@ from samba_asr.ops.triton import contiguous, count_rows, count_slots, in_step, l
 
 CHUNK = 32
 STEP = 16  # instead, for so few steps: a live one; the smallest tile of a product
+LEAST = tl.constexpr(-87.3)  # of a log decay: the smallest float32's; see chunk.py
 WARPS = 8  # with 4, ptxas spills (sm_90, p = n = 64: forward 616 bytes of stack, with 8 none; backward 1888 and 944)
 
 
@@ -110,7 +111,7 @@ def _forward(
         row, _, x_, dt_, B_, C_, r = _load_chunk(
             x, dt, B, C, reset, begin, i_h, i_g, i_c, length, size, P, N, SX, SDT, SB, SC, HAS_BLOCKS, HAS_RESET, Q, BP, BN
         )
-        between, from_start, to_end, through = _decays(dt_ * A_, r, Q)
+        between, from_start, to_end, through = _decays(tl.maximum(dt_ * A_, LEAST), r, Q)
         u = x_ * dt_[:, None]
         weights = tl.dot(C_, tl.trans(B_), input_precision=PRECISION) * between
         y_ = tl.dot(weights, u, input_precision=PRECISION)
@@ -155,7 +156,7 @@ def _backward(
         )
         in_p = valid[:, None] & (p < P)[None, :]
         gy_ = tl.load(gy + ((row * H + i_h) * P)[:, None] + p[None, :], in_p, other=0.0).to(tl.float32)
-        between, from_start, to_end, through = _decays(dt_ * A_, r, Q)
+        between, from_start, to_end, through = _decays(tl.maximum(dt_ * A_, LEAST), r, Q)
         u = x_ * dt_[:, None]
         scores = tl.dot(C_, tl.trans(B_), input_precision=PRECISION)
         g_weights = tl.dot(gy_, tl.trans(u), input_precision=PRECISION)
@@ -172,7 +173,7 @@ def _backward(
         read, wrote = tl.sum(C_ * gC_state, 1), tl.sum(B_ * gB_state, 1)  # (q,)
         ga = tl.sum(M, 1) - tl.sum(M, 0) + read - wrote
         g_last = tl.sum(wrote, 0) + through * tl.sum(tl.sum(tl.where(in_state, g_state * state, 0.0), 1), 0)
-        g_exponent = tl.cumsum(ga, 0, reverse=True) + g_last
+        g_exponent = tl.where(dt_ * A_ > LEAST, tl.cumsum(ga, 0, reverse=True) + g_last, 0.0)
         g_dt_ = tl.where(valid, tl.sum(gu * x_, 1) + g_exponent * A_, 0.0)
         gA_ += tl.sum(g_exponent * dt_, 0)
 
