@@ -1,7 +1,7 @@
-"""Other people's scans behind the signature of ours, to be measured beside them where they are installed.
+"""Other people's scans behind the signature of ours, and their whole mixers, to be measured beside ours where installed.
 
 They take no initial state, no lengths and no resets; some give the final state.  The shapes are those of
-`samba_asr.ops.selective_scan` and `samba_asr.ops.ssd`.
+`samba_asr.ops.selective_scan` and `samba_asr.ops.ssd`; of mixers, (b, t, d_model) in and out.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import importlib.util
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from samba_asr.config import MixerConfig
 
 MODULES = {"mambapy": "mambapy", "mamba-ssm": "mamba_ssm", "fla": "fla"}  # backend -> what is imported
 CUDA = {"mamba-ssm", "fla"}  # need it
@@ -54,7 +56,30 @@ def _fla(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
     return y
 
 
-PEERS = {
+def _mambapy_mamba(d_model: int, config: MixerConfig) -> nn.Module:
+    from mambapy.mamba import MambaBlock
+    from mambapy.mamba import MambaConfig as Config
+
+    return MambaBlock(
+        Config(d_model, n_layers=1, d_state=config.d_state, expand_factor=config.expand, d_conv=config.d_conv)
+    )
+
+
+def _mamba_ssm_mamba(d_model: int, config: MixerConfig) -> nn.Module:
+    from mamba_ssm import Mamba
+
+    return Mamba(d_model, d_state=config.d_state, d_conv=config.d_conv, expand=config.expand)
+
+
+def _mamba_ssm_mamba2(d_model: int, config: MixerConfig) -> nn.Module:
+    from mamba_ssm import Mamba2
+
+    return Mamba2(d_model, d_state=config.d_state, d_conv=config.d_conv, expand=config.expand, headdim=config.headdim)
+
+
+PEERS = {  # scans, and makers of mixers from d_model and a configuration of ours
     "selective_scan": {"mambapy": _mambapy, "mamba-ssm": _mamba_ssm_s6},
     "ssd": {"mamba-ssm": _mamba_ssm_ssd, "fla": _fla},
+    "mamba": {"mambapy": _mambapy_mamba, "mamba-ssm": _mamba_ssm_mamba},
+    "mamba2": {"mamba-ssm": _mamba_ssm_mamba2},  # (fla-core's is fast by mamba-ssm's kernels alone)
 }

@@ -11,7 +11,10 @@ import torch
 
 from samba_asr.bench import ops, peer_ops
 from samba_asr.commands import bench, bench_ops
+from samba_asr.config import MixerConfig
 from samba_asr.errors import UserError
+from samba_asr.nn.mixers import build_mixer
+from samba_asr.ops.blocks import lay_blocks
 
 SMALL = ("--batch", "2", "--length", "5", "--d-model", "16", "--rounds", "1", "--threads", "1", "--device", "cpu")
 
@@ -101,14 +104,33 @@ def test_the_command_knows_the_ops():
     assert bench_ops.OPS == ops.OPS
 
 
-PEERS = [(op, name) for op, peers in peer_ops.PEERS.items() for name in peers]
+def peers(ops):
+    return pytest.mark.parametrize(("op", "name"), [(op, name) for op in ops for name in peer_ops.PEERS.get(op, {})])
 
 
-@pytest.mark.parametrize(("op", "name"), PEERS)
-def test_a_peer_computes_the_same(op, name):
+def device_for(name: str) -> str:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if not peer_ops.runs(name, device):
         pytest.skip(f"{name} is not installed, or does not run on {device}")
+    return device
+
+
+@peers(ops.MIXERS)
+def test_a_peers_mixer_computes_the_same_with_the_same_weights(op, name):
+    device = device_for(name)
+    torch.manual_seed(0)
+    config = MixerConfig(name=op, bidirectional=False, d_state=16, headdim=32)
+    theirs = peer_ops.PEERS[op][name](64, config).to(device)
+    ours = build_mixer(64, config).to(device)
+    ours.mixer.load_state_dict(theirs.state_dict())
+    x, lengths = torch.randn(2, 37, 64, device=device), torch.tensor([37, 37], device=device)
+    want = ours(x, lengths, lay_blocks(lengths, 37, 37))[0]
+    torch.testing.assert_close(theirs(x), want, rtol=2e-3, atol=2e-3)
+
+
+@peers(ops.SCANS)
+def test_a_peer_computes_the_same(op, name):
+    device = device_for(name)
     torch.manual_seed(0)
     inputs = ops.scan_inputs(op, 2, 70, 64, torch.float32, torch.device(device))
     del inputs["initial_state"]

@@ -8,7 +8,16 @@ import torch
 from samba_asr.errors import UserError
 from samba_asr.ops.blocks import Blocks, lay_blocks
 from samba_asr.ops.quasiseparable import join_and_gate
-from tests.ops.checks import assert_agree, assert_is_a_good_custom_op, every_backend, exact, where_it_runs
+from tests.ops.checks import (
+    assert_agree,
+    assert_close,
+    assert_is_a_good_custom_op,
+    every_backend,
+    exact,
+    padding,
+    values_and_gradients,
+    where_it_runs,
+)
 
 EVERY_BACKEND = every_backend(["torch", "triton"])
 
@@ -66,6 +75,20 @@ def test_odd_sizes_agree(backend, h, p):
     dtype, tolerance = exact(backend)
     where = {"lengths": torch.tensor([6, 3]), "sizes": torch.tensor([4, 6])}
     assert_agree(on(backend), step_by_step, make(2, 6, h, p, dtype=dtype), tolerance=tolerance, **where)
+
+
+@every_backend(["triton"])
+def test_nothing_behind_the_valid_steps_reaches_anything(backend, poisoned_empty):
+    """The kernels do not even read it; torch's own operations want it finite, as the scans leave it."""
+    dtype, tolerance = exact(backend)
+    lengths, sizes = torch.tensor([9, 4, 0]), torch.tensor([4, 3, 9])
+    inputs, behind = make(dtype=dtype), padding(9, lengths)[..., None]
+    poisoned = {k: v.masked_fill(behind, float("nan")) if v.shape[:2] == (3, 9) else v for k, v in inputs.items()}
+
+    def valid(**given):
+        return on(backend)(**given, lengths=lengths, sizes=sizes)[0].masked_fill(behind, 0)
+
+    assert_close(values_and_gradients(valid, poisoned), values_and_gradients(valid, inputs), tolerance)
 
 
 @every_backend(["triton"])

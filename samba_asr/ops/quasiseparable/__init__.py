@@ -33,6 +33,8 @@ def join_and_gate(
 ) -> Tensor:
     """Join the scans forth and back of x, gate them by z, and normalise.  Shapes: b batch, t time, d channels, h heads.
 
+    Behind the valid steps the inputs must be finite, as the scans leave them; the law is kept by who calls this (Hydra).
+
     Args:
         forth, back: (b, t, d) of `ssd_both_ways`.  Of `back`, the first step of a block has nothing to be handed to.
         last: (b, 1, d) what `forth` was at the step before the first.

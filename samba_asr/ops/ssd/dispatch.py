@@ -53,7 +53,8 @@ def ssd(
         lengths: (b,) valid steps.  Behind them the state does not move and y is 0, whatever the inputs hold (NaN included).
         offsets: (r + 1,), for r rows end to end in x of b = 1: row i is steps offsets[i] to offsets[i + 1].  States then have r
             rows; not together with `lengths`.
-        reset: (b, t) bool; True: the state is forgotten before this step.
+        reset: (b, t) bool; True: the state is forgotten before this step.  What lies before must be finite all the same: inside a
+            chunk it meets a weight of 0.
         backend: "auto" or one of BACKENDS.
 
     Returns y (b, t, h, p) and the state after the last valid step (b, h, p, n).  Differentiable in every tensor, in
