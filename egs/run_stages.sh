@@ -12,20 +12,22 @@
 #   extras     of pyproject.toml that the recipe wants (default: train)
 #
 # It reads the arguments of run.sh, sets up the environment, and defines `run_stages`.  Stages: 0 prepare, 1 tokenizer,
-# 2 train, 3 average, 4 language model, 5 decode, 6 score.  A recipe's own options are read by its `recipe_option`, if it has one.
+# 2 train (and before it, pretrain), 3 average, 4 language model, 5 decode, 6 score.  A recipe's own options are read by its `recipe_option`, if it has one.
 
-stage=0 stop_stage=6 exp=exp/main prepare_options=() overrides=() init=() more=
+stage=0 stop_stage=6 exp=exp/main prepare_options=() overrides=() init=() more= speech= pretrain=
 
 usage() {
   cat >&2 <<END
 usage: run.sh [--stage N] [--stop-stage M] [--exp DIR] [--source DIR] [--processes N] [--init DIR] [--more FILE]...
-              [--lm-text FILE] [--config NAME]... [key=value]...
+              [--pretrain MINUTES] [--speech FILE]... [--lm-text FILE] [--config NAME]... [key=value]...
   stages: 0 prepare, 1 tokenizer, 2 train, 3 average, 4 language model, 5 decode, 6 score (default: all)
   --exp DIR      folder of the run (default: $exp)
   --source DIR   where the corpus is
   --processes N  train with N processes (torchrun), each on its share of the cores, or on a GPU of its own (default: $processes)
   --init DIR     begin with the weights of this model folder, and its tokenizer
   --more FILE    one more manifest to train on, such as samba-asr augment writes
+  --pretrain MINUTES  before training: the encoder learns from the speech alone, without the texts
+  --speech FILE  one more manifest to pretrain on, which needs no texts
   --lm-text FILE text for an n-gram, a sentence a line, .gz .xz .bz2 or plain (default: ${lm_text:-none})
   --config NAME  one more configuration of training, over ${configs[*]}: a YAML file, or a name under conf/
   key=value      settings over those, such as optim.lr=0.001; those of decode.* hold for stages 4 and 5 too
@@ -46,14 +48,14 @@ number() {
 }
 
 count() {
-  case $2 in *[!0-9]* | 0* | "") fail "$1 ${2:-(nothing)}: not a number of processes" ;; esac
+  case $2 in *[!0-9]* | 0* | "") fail "$1 ${2:-(nothing)}: not a whole number of 1 or more" ;; esac
 }
 
 parse_arguments() {
   while [ $# -gt 0 ]; do
     case $1 in
       -h | --help) usage && exit ;;
-      --stage | --stop-stage | --exp | --source | --processes | --init | --more | --lm-text | --config)
+      --stage | --stop-stage | --exp | --source | --processes | --init | --more | --pretrain | --speech | --lm-text | --config)
         [ $# -ge 2 ] || fail "$1 needs a value"
         case $1 in
           --stage) number "$1" "$2" && stage=$2 ;;
@@ -62,6 +64,8 @@ parse_arguments() {
           --source) prepare_options+=(--source "$(path "$2")") ;;
           --init) init=(--init "$(path "$2")") ;;
           --more) more+=,$(path "$2") ;;
+          --speech) speech+=,$(path "$2") ;;
+          --pretrain) count "$1" "$2" && pretrain=$2 ;;
           --lm-text) lm_text=$(path "$2") ;;
           --processes) count "$1" "$2" && processes=$2 ;;
           --config) if [ -f "$(path "$2")" ]; then configs+=("$(path "$2")"); else configs+=("$2"); fi ;;
@@ -78,18 +82,32 @@ parse_arguments() {
       *) fail "$1: neither an option nor key=value" ;;
     esac
   done
+  [ -z "$pretrain" ] || [ ${#init[@]} -eq 0 ] || fail "--pretrain makes the encoder that --init has: give one of them"
+  [ -n "$pretrain" ] || [ -z "$speech" ] || fail "--speech is for --pretrain"
   [ "$stage" -le "$stop_stage" ] || fail "--stage $stage lies behind --stop-stage $stop_stage"
 }
 
 wanted() { [ "$stage" -le "$1" ] && [ "$1" -le "$stop_stage" ] && echo "== stage $1: $2 ==" >&2; }
 
-# The first argument: how many processes.
-train() {
+# samba-asr, by as many processes as the first argument says.
+by() {
   local command=(samba-asr)
   if [ "$1" -gt 1 ]; then command=(python -m torch.distributed.run --standalone --nproc-per-node "$1" -m samba_asr.cli); fi
-  shift
-  "${command[@]}" train --exp "$exp" "${init[@]}" --config "${configs[@]}" \
-    "data.train=[$data/train.jsonl$more]" "data.valid=[$data/$valid.jsonl]" "${overrides[@]}" "$@"
+  "${command[@]}" "${@:2}"
+}
+
+# The first argument: how many processes.
+train() {
+  by "$1" train --exp "$exp" "${init[@]}" --config "${configs[@]}" \
+    "data.train=[$data/train.jsonl$more]" "data.valid=[$data/$valid.jsonl]" "${overrides[@]}" "${@:2}"
+}
+
+# Of the speech alone, for train to begin with.
+pretrain() {
+  by "$processes" pretrain --exp "$exp/pretrain" --config "${configs[@]}" \
+    "data.train=[$data/train.jsonl$more$speech]" "data.valid=[$data/$valid.jsonl]" "${overrides[@]}" \
+    train.easy_epochs=0 train.epochs=1000 train.max_minutes="$pretrain"
+  init=(--init-encoder "$exp/pretrain/model")
 }
 
 # An n-gram, for a model of phones the pronunciations of its words, and the weights that suit both.
@@ -111,7 +129,10 @@ run_stages() {
   if wanted 0 prepare; then samba-asr prepare "$corpus" --out "$data" "${prepare_options[@]}"; fi
   # Of no epochs, training leaves the tokenizer, and says now what is wrong with the settings.
   if wanted 1 tokenizer; then train 1 train.epochs=0; fi
-  if wanted 2 train; then train "$processes"; fi
+  if wanted 2 train; then
+    if [ -n "$pretrain" ]; then pretrain; fi
+    train "$processes"
+  fi
   if wanted 3 average; then samba-asr average --exp "$exp" --out "$exp/model" "${average[@]}"; fi
   if [ -n "$lm_text" ] && wanted 4 "language model"; then language_model "${settings[@]}"; fi
   for test in "${tests[@]}"; do

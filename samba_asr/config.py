@@ -179,6 +179,16 @@ class LmConfig:
 
 
 @dataclass(frozen=True)
+class PretrainConfig:
+    """Pretraining on speech alone (samba_asr.models.pretrain)."""
+
+    codes: int = 1024  # that a frame may have
+    dim: int = 16  # of the space they lie in
+    span: int = 10  # encoder frames hidden together: 400 ms
+    share: float = 0.5  # of all frames, if no two spans met
+
+
+@dataclass(frozen=True)
 class EndpointConfig:
     """Where a session's segments end (samba_asr.decoding.segmenter); seconds."""
 
@@ -219,6 +229,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     lm: LmConfig = field(default_factory=LmConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
 
 
 # ---- reading and writing ---------------------------------------------------------------------------------------------

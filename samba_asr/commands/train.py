@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,9 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         help="begin with this model's weights, its tokenizer and, under --config, its configuration (fine-tuning)",
     )
     parser.add_argument(
+        "--init-encoder", type=Path, metavar="FOLDER", help="begin with this encoder, which samba-asr pretrain wrote"
+    )
+    parser.add_argument(
         "--new-tokenizer",
         action="store_true",
         help="with --init: make a tokenizer as the configuration has it; what depends on the vocabulary starts afresh",
@@ -60,21 +64,12 @@ def run(args: argparse.Namespace) -> int:
     from samba_asr.training import distributed
     from samba_asr.training.trainer import train
 
-    # `--config a b key=value`: argparse gives all three to --config
-    files = [text for text in args.config if "=" not in text]
-    overrides = [text for text in args.config if "=" in text] + args.overrides
     if args.new_tokenizer and not args.init:
         raise UserError("--new-tokenizer belongs to --init: without it, every run makes its own tokenizer")
-    if args.init:
-        files = [args.init / "config.yaml", *files]
-    config = configs.load(files, overrides)
-    try:
-        args.exp.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--exp {args.exp}: cannot make this folder ({error.strerror})") from None
-    data = _read(config.data.train, "data.train")
-    valid = _read(config.data.valid, "data.valid") if config.data.valid else []
-    noise = _read(config.data.noise, "data.noise") if config.data.noise else []
+    if args.init and args.init_encoder:
+        raise UserError("--init has an encoder: give no --init-encoder beside it")
+    config = configured(args, [args.init / "config.yaml"] if args.init else [])
+    data, valid, noise = speech(config.data)
     ranks = distributed.start(config.train.device)
     if ranks.rank == 0:  # it writes
         if args.init and not args.new_tokenizer and not has_tokenizer(args.exp):
@@ -83,8 +78,29 @@ def run(args: argparse.Namespace) -> int:
     ranks.barrier()
     tokenizer = load_tokenizer(args.exp)
     model = initial_model(args.init, config, tokenizer, args.new_tokenizer) if args.init else None
+    if args.init_encoder:
+        model = with_encoder(args.init_encoder, config, tokenizer)
     result = train(config, args.exp, tokenizer=tokenizer, train=data, valid=valid, noise=noise, model=model)
     return 128 + result.signal if result.signal else 0
+
+
+def configured(args: argparse.Namespace, files: Sequence[Path] = ()) -> configs.Config:
+    """`files`, then --config, then key=value; and the folder --exp is there."""
+    # `--config a b key=value`: argparse gives all three to --config
+    files = [*files, *(text for text in args.config if "=" not in text)]
+    config = configs.load(files, [text for text in args.config if "=" in text] + args.overrides)
+    try:
+        args.exp.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--exp {args.exp}: cannot make this folder ({error.strerror})") from None
+    return config
+
+
+def speech(config: configs.DataConfig) -> tuple[list[Utterance], list[Utterance], list[Utterance]]:
+    """The utterances of data.train, data.valid and data.noise; UserError if there are none to train on."""
+    if not config.train:
+        raise UserError("data.train is empty: give one manifest or more, such as 'data.train=[data/train.jsonl]'")
+    return tuple([u for path in paths for u in read_manifest(path)] for paths in (config.train, config.valid, config.noise))
 
 
 def initial_model(folder: Path, config: configs.Config, tokenizer: Tokenizer, new_tokenizer: bool = False) -> AsrModel:
@@ -112,6 +128,21 @@ def initial_model(folder: Path, config: configs.Config, tokenizer: Tokenizer, ne
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"--init {folder}: its weights do not fit the configuration, leave model.* alone: {reason}") from None
+    return model
+
+
+def with_encoder(folder: Path, config: configs.Config, tokenizer: Tokenizer) -> AsrModel:
+    """A new model with the encoder of the folder; what that lacks is named in the log, and starts afresh."""
+    import torch
+
+    from samba_asr.data.bucketing import derive_seed
+    from samba_asr.models.asr import AsrModel
+    from samba_asr.models.folder import read_encoder
+
+    torch.manual_seed(derive_seed("model", config.train.seed))
+    model = AsrModel(dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size))
+    missing = read_encoder(folder, model)
+    logger.info("--init-encoder: the rest starts afresh%s", f", and {', '.join(missing)}" if missing else "")
     return model
 
 
@@ -143,9 +174,3 @@ def prepare_tokenizer(folder: Path, config: configs.TokenizerConfig, train: list
             f"{config.kind}{f' with {config.vocab_size}' if config.kind == 'bpe' else ''}: train in another folder"
         )
     return tokenizer
-
-
-def _read(manifests: tuple[str, ...], key: str) -> list[Utterance]:
-    if not manifests:
-        raise UserError(f"{key} is empty: give one manifest or more, such as '{key}=[data/train.jsonl]'")
-    return [utterance for path in manifests for utterance in read_manifest(path)]

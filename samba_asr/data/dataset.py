@@ -165,10 +165,12 @@ class TrainingSet:
     Left out, and counted in `left_out` by reason: those shorter or longer than data.min_seconds, data.max_seconds,
     without text, and those whose tokens (with a blank between equal neighbours) outnumber the encoder's frames at the
     fastest speed, where CTC has no path.  UserError if none remain.
+
+    Without a tokenizer the speech alone counts: an utterance has as many tokens, all 0, as encoder frames.
     """
 
     def __init__(
-        self, utterances: Sequence[Utterance], tokenizer: Tokenizer, config: Config, noise: Sequence[Utterance] = ()
+        self, utterances: Sequence[Utterance], tokenizer: Tokenizer | None, config: Config, noise: Sequence[Utterance] = ()
     ):
         self.config = config
         self.noise = list(noise)
@@ -177,8 +179,8 @@ class TrainingSet:
         self.tokens: list[list[int]] = []
         self.left_out: Counter[str] = Counter()
         for utterance in measured(utterances):
-            tokens = tokenizer.encode(utterance.text)
-            reason = self._unusable(utterance, tokens)
+            tokens = tokenizer.encode(utterance.text) if tokenizer else [0] * int(utterance.duration * self.store.rate / FRAME)
+            reason = self._unusable(utterance, tokens, bool(tokenizer))
             if reason:
                 self.left_out[reason] += 1
                 continue
@@ -192,12 +194,14 @@ class TrainingSet:
         self.speeds = config.augment.speed
         self.augment = augment.AugmentConfig(**{**options, "speed": (1.0,)})  # speed is ours: batches depend on it
 
-    def _unusable(self, utterance: Utterance, tokens: list[int]) -> str:
+    def _unusable(self, utterance: Utterance, tokens: list[int], with_text: bool) -> str:
         data, features = self.config.data, self.config.model.features
         if utterance.duration < data.min_seconds:
             return f"shorter than data.min_seconds={data.min_seconds}"
         if utterance.duration > data.max_seconds:
             return f"longer than data.max_seconds={data.max_seconds}"
+        if not with_text:
+            return "" if tokens else "without a frame"
         if not tokens:
             return "without text"
         samples = utterance.duration * features.sample_rate / max(self.config.augment.speed)
@@ -298,16 +302,17 @@ def load_batches(epoch: Epoch, positions: Sequence[int], workers: int) -> Genera
 
 
 def evaluation_batches(
-    utterances: Sequence[Utterance], tokenizer: Tokenizer, store: AudioStore, *, batch_seconds: float
+    utterances: Sequence[Utterance], tokenizer: Tokenizer | None, store: AudioStore, *, batch_seconds: float
 ) -> Generator[Batch, None, None]:
     """Every utterance once, unchanged, the longest first, read ahead by a thread.
 
-    Those that cannot be read are reported and left out; a batch may hold none.
+    Those that cannot be read are reported and left out; a batch may hold none.  Without a tokenizer there are no tokens.
     """
     utterances = measured(utterances)
 
     def load(members: list[int]) -> Batch:
-        return make_batch(((utterances[i], tokenizer.encode(utterances[i].text)) for i in members), store.load)
+        encode = tokenizer.encode if tokenizer else lambda text: []
+        return make_batch(((utterances[i], encode(utterances[i].text)) for i in members), store.load)
 
     yield from prefetch(load, sorted_batches([u.duration for u in utterances], batch_seconds=batch_seconds))
 

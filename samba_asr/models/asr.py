@@ -71,9 +71,7 @@ class AsrModel(nn.Module):
 
     def draw_block(self, rng: random.Random) -> int:
         """A block size for one training batch: -1 (the whole utterance) or one of config.blocks."""
-        if not self.config.blocks or rng.random() < self.config.full_block:
-            return -1
-        return rng.choice(self.config.blocks)
+        return draw_block(self.config, rng)
 
     def log_probs(self, audio: Tensor, lengths: Tensor, *, block: int = -1) -> tuple[Tensor, Tensor]:
         """CTC log-probabilities (b, t, v) and lengths (b,) of whole utterances: audio (b, s), lengths (b,) in samples."""
@@ -124,6 +122,12 @@ class AsrModel(nn.Module):
             cr = consistency(log_probs, lengths)
             ctc, together, cr = (v.view(2, -1).mean(0) for v in (ctc, together, cr))
         return Losses(loss.ctc * together + loss.decoder * decoder + loss.cr_ctc * cr, ctc, decoder, cr)
+
+
+def draw_block(config: ModelConfig, rng: random.Random) -> int:
+    if not config.blocks or rng.random() < config.full_block:
+        return -1
+    return rng.choice(config.blocks)
 
 
 def _ctc_loss(log_probs: Tensor, tokens: Tensor, lengths: Tensor, token_lengths: Tensor) -> Tensor:

@@ -48,6 +48,37 @@ def save_model(
         (folder / "README.md").write_text(card(model, config))
 
 
+def save_encoder(folder: Path, acoustic: nn.Module, config: Config) -> None:
+    """Write what `samba-asr train --init-encoder` reads: config.yaml and encoder.safetensors."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save(config, folder / "config.yaml")
+    save_weights(acoustic, folder / "encoder.safetensors")
+
+
+def read_encoder(folder: Path, model: AsrModel) -> list[str]:
+    """Give `model` the encoder of the folder; returns the names of the weights that it lacks, which stay as they are.
+
+    UserError if it is not there, or of other sizes.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = Path(folder) / "encoder.safetensors"
+    if not path.is_file():
+        raise UserError(f"{folder} holds no pretrained encoder: it has no {path.name} (samba-asr pretrain writes one)")
+    check_version(path.with_name("config.yaml"))
+    try:
+        missing, unexpected = model.acoustic.load_state_dict(load_file(path), strict=False)
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise UserError(f"{path} does not fit the configuration: {' '.join(str(error).split())[:200]}") from None
+    beside = [name for name in missing if ".conditioning." not in name]  # what reads text is not pretrained
+    if unexpected or beside:
+        what = f"it has {unexpected[0]}, the model has not" if unexpected else f"it lacks {beside[0]}"
+        raise UserError(f"{path} does not fit the configuration: {what}")
+    return missing
+
+
 def save_weights(model: nn.Module, path: Path, dtype: torch.dtype = torch.float32) -> None:
     """dtype: of matrices, see `save_model`.  Readable by whoever may read config.yaml beside it."""
     from safetensors.torch import save_file

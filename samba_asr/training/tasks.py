@@ -1,4 +1,5 @@
-"""What the one trainer can be asked to do: speech to text, by utterances; or text alone, for a language model.
+"""What the one trainer can be asked to do: speech to text, by utterances; speech alone, for an encoder to begin with; text alone,
+for a language model.
 
 A task makes the model and its batches and says how good the model is.  The trainer knows no more of it than `Task`.
 """
@@ -14,6 +15,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from samba_asr.audio.features import Statistics
@@ -88,18 +90,7 @@ class SpeechTask:
         return AsrModel(self.config.model)
 
     def begin(self, model: nn.Module, device: torch.device) -> None:
-        """Global CMVN: mean and standard deviation of each mel over some training utterances, unaugmented."""
-        rng = np.random.default_rng(derive_seed("statistics", self.config.train.seed))
-        chosen = rng.permutation(len(self.data.utterances))[:STATISTICS]
-        sample = [self.data.utterances[i] for i in chosen]
-        seconds = self.config.data.batch_seconds
-        batches = evaluation_batches(sample, self.tokenizer, self.data.store, batch_seconds=seconds)
-        statistics = Statistics(self.config.model.features.mels)
-        with torch.no_grad():
-            for batch in batches:
-                audio, lengths = batch.audio.to(device), batch.lengths.to(device)
-                statistics.add(*model.features(audio.unsqueeze(-1), lengths))
-        model.features.set_statistics(*statistics.result())
+        set_statistics(model, self.data, device)
 
     def validate(self, model, ranks, dtype, check, where):
         if not self.valid:
@@ -118,6 +109,71 @@ class SpeechTask:
             where, result.wer, result.loss, time.monotonic() - began,
         )  # fmt: skip
         return {"wer": result.wer, "ctc": result.loss}
+
+
+def set_statistics(model: nn.Module, data: TrainingSet, device: torch.device) -> None:
+    """Global CMVN: mean and standard deviation of each mel over some training utterances, unaugmented."""
+    rng = np.random.default_rng(derive_seed("statistics", data.config.train.seed))
+    chosen = rng.permutation(len(data.utterances))[:STATISTICS]
+    sample = [data.utterances[i] for i in chosen]
+    statistics = Statistics(data.config.model.features.mels)
+    with torch.no_grad():
+        for batch in evaluation_batches(sample, None, data.store, batch_seconds=data.config.data.batch_seconds):
+            audio, lengths = batch.audio.to(device), batch.lengths.to(device)
+            statistics.add(*model.features(audio.unsqueeze(-1), lengths))
+    model.features.set_statistics(*statistics.result())
+
+
+class PretrainTask:
+    """Utterances without their texts; validated by the share of hidden frames whose code is not guessed."""
+
+    metric, unit = "error", " % of hidden frames"
+
+    def __init__(
+        self, config: Config, train: Sequence[Utterance], valid: Sequence[Utterance], noise: Sequence[Utterance] = ()
+    ):
+        self.config, self.valid = config, list(valid)
+        self.data = TrainingSet(train, None, config, noise)
+
+    def describe(self) -> str:
+        hours = self.data.seconds.sum() / 3600
+        return f"{len(self.data.utterances)} utterances ({hours:.2f} h) to hear, {len(self.valid)} to validate on"
+
+    def new_model(self) -> nn.Module:
+        from samba_asr.models.pretrain import Pretraining
+
+        return Pretraining(self.config.model, self.config.pretrain)
+
+    def begin(self, model: nn.Module, device: torch.device) -> None:
+        set_statistics(model, self.data, device)
+
+    def validate(self, model, ranks, dtype, check, where):
+        if not self.valid:
+            return None
+        began, training = time.monotonic(), model.training
+        nats, wrong, hidden = 0.0, 0, 0
+        some, seconds = self.valid[ranks.rank :: ranks.size], self.config.data.batch_seconds
+        same = torch.Generator().manual_seed(0)  # frames are hidden every time
+        model.eval()
+        try:
+            for batch in evaluation_batches(some, None, self.data.store, batch_seconds=seconds):
+                check()
+                if not batch.ids:
+                    continue
+                audio, lengths = batch.audio.to(ranks.device), batch.lengths.to(ranks.device)
+                with torch.inference_mode(), autocast(ranks.device, dtype):
+                    _, logits, truth = model.guess(audio, lengths, block=self.config.decode.block, generator=same)
+                nats += float(F.cross_entropy(logits.float(), truth, reduction="sum"))
+                wrong, hidden = wrong + int((logits.argmax(-1) != truth).sum()), hidden + len(truth)
+        finally:
+            model.train(training)
+        nats, wrong, hidden = (sum(some) for some in zip(*ranks.gather((nats, wrong, hidden)), strict=True))
+        error, nats = 100 * wrong / max(hidden, 1), nats / max(hidden, 1)
+        logger.info(
+            "%s: %.2f %% of the hidden frames not guessed, %.4f nats a frame (%.0f s)",
+            where, error, nats, time.monotonic() - began,
+        )  # fmt: skip
+        return {"error": error, "nats": nats}
 
 
 class TextTask:

@@ -73,12 +73,13 @@ def train(
 
 
 def run(
-    config: Config, folder: Path, tokenizer: Tokenizer, task: Callable[[Config], Task], model: nn.Module | None = None
+    config: Config, folder: Path, tokenizer: Tokenizer | None, task: Callable[[Config], Task], model: nn.Module | None = None
 ) -> TrainResult:
-    """`train` for any task, which is made of the configuration with the tokenizer's size in it."""
+    """`train` for any task, which is made of the configuration with the tokenizer's size in it, if there is one."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size))
+    if tokenizer is not None:
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size))
     ranks = distributed.start(config.train.device)
     if ranks.rank == 0:
         log = log_file(folder / "log.txt", logging.INFO)
@@ -97,7 +98,7 @@ class Trainer:
     """The state of a run and its loop; `train` is the way in."""
 
     def __init__(
-        self, config: Config, folder: Path, tokenizer: Tokenizer, task: Task, model: nn.Module | None, ranks: Ranks,
+        self, config: Config, folder: Path, tokenizer: Tokenizer | None, task: Task, model: nn.Module | None, ranks: Ranks,
         signals: Signals,
     ):  # fmt: skip
         self.config, self.folder, self.tokenizer = config, folder, tokenizer
@@ -156,7 +157,8 @@ class Trainer:
             self.stepper.average = MovingAverage(self.model, self.config.train.ema)
         if self.ranks.rank == 0:
             configs.save(self.config, self.folder / "config.yaml")
-            self.tokenizer.save(self.folder)
+            if self.tokenizer is not None:
+                self.tokenizer.save(self.folder)
         logger.info(
             "%s; %.2f M parameters; %s, %s, %d process%s",
             self.task.describe(), sum(p.numel() for p in self.model.parameters()) / 1e6,

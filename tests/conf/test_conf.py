@@ -71,6 +71,7 @@ class TestRun:
         [
             ("--stages", "1"), ("--stage",), ("--stage", "six"), ("--stage", "3", "--stop-stage", "2"),
             ("--processes", "0"), ("--processes", "two"), ("train",),
+            ("--pretrain", "five"), ("--pretrain", "5", "--init", "x"), ("--speech", "x.jsonl"),
         ],
     )
     def test_refuses_what_it_does_not_know_before_it_does_anything(self, script, arguments):

@@ -1,0 +1,47 @@
+"""`samba-asr pretrain`: an encoder that has heard much, before it is told what is said."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from samba_asr.commands.train import configured, speech
+
+
+def add_parser(subparsers) -> argparse.ArgumentParser:
+    parser = subparsers.add_parser(
+        "pretrain",
+        help="train an encoder on speech alone",
+        description="Train an encoder on speech without texts, or go on: it guesses what lies under hidden spans (BEST-RQ).  "
+        "Then `samba-asr train --init-encoder EXP/model` with the same model.* trains the rest.  Under torchrun, on every "
+        "process it starts.",
+    )
+    parser.add_argument("--exp", type=Path, required=True, metavar="DIR", help="folder of the run; the encoder is DIR/model")
+    parser.add_argument(
+        "--config", nargs="+", action="extend", default=[], metavar="NAME_OR_FILE", help="as of samba-asr train"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value",
+        help="data.train=[speech.jsonl,...], data.valid=[...], pretrain.share=0.5, train.max_minutes=60, ...",
+    )  # fmt: skip
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """0; 130 or 143 when SIGINT or SIGTERM ended training early, after saving."""
+    from samba_asr.models.folder import save_encoder
+    from samba_asr.models.pretrain import Pretraining
+    from samba_asr.training import checkpoint, distributed
+    from samba_asr.training.tasks import PretrainTask
+    from samba_asr.training.trainer import run as train
+
+    config = configured(args)
+    data, valid, noise = speech(config.data)
+    ranks = distributed.start(config.train.device)
+    result = train(config, args.exp, None, lambda config: PretrainTask(config, data, valid, noise))
+    if ranks.rank == 0 and not result.signal:
+        model = Pretraining(config.model, config.pretrain)
+        model.load_state_dict(checkpoint.average(checkpoint.choose(args.exp, best=0, last=1)))
+        save_encoder(args.exp / "model", model.acoustic, config)
+    return 128 + result.signal if result.signal else 0

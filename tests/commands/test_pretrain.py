@@ -1,0 +1,93 @@
+"""`samba-asr pretrain`, and `train --init-encoder` after it."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from samba_asr.commands import pretrain, train
+from samba_asr.data.manifest import read_manifest, write_manifest
+from samba_asr.errors import UserError
+from samba_asr.training import checkpoint
+from tests.commands.test_train import SMALL
+from tests.training.toy import make_corpus
+
+
+def call(*args) -> int:
+    parser = argparse.ArgumentParser()
+    subparsers = parser.add_subparsers()
+    pretrain.add_parser(subparsers)
+    train.add_parser(subparsers)
+    parsed = parser.parse_args([str(a) for a in args])
+    return parsed.run(parsed)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("pretrain")
+    make_corpus(folder)
+    silent = [replace(u, text="", duration=None) for u in read_manifest(folder / "corpus.jsonl")]
+    write_manifest(folder / "speech.jsonl", silent)
+    sets = [f"data.train=[{folder / 'speech.jsonl'}]", f"data.valid=[{folder / 'speech.jsonl'}]"]
+    assert call("pretrain", "--exp", folder / "pre", *SMALL, "model.self_conditioning=[]", "pretrain.codes=9", *sets) == 0
+    return folder
+
+
+def test_it_wants_no_texts_and_leaves_an_encoder(place):
+    log = (place / "pre" / "log.txt").read_text()
+    assert "12 utterances" in log
+    assert "% of the hidden frames not guessed" in log
+    weights = load_file(place / "pre" / "model" / "encoder.safetensors")
+    trained = checkpoint.load(place / "pre" / "epoch-002.pt")["model"]
+    assert weights
+    for name, value in weights.items():
+        assert torch.equal(value, trained[f"acoustic.{name}"])
+    std = next(v for name, v in weights.items() if name.endswith(".std"))
+    assert std.ne(1).all()  # CMVN was measured
+
+
+def test_the_same_command_continues(place, caplog):
+    sets = [f"data.train=[{place / 'speech.jsonl'}]", f"data.valid=[{place / 'speech.jsonl'}]"]
+    with caplog.at_level(logging.INFO):
+        assert call("pretrain", "--exp", place / "pre", *SMALL, "model.self_conditioning=[]", "pretrain.codes=9", *sets) == 0
+    assert "resuming at epoch 3" in caplog.text
+
+
+def start(place, exp, *more) -> int:
+    sets = [f"data.train=[{place / 'corpus.jsonl'}]", f"data.valid=[{place / 'corpus.jsonl'}]"]
+    return call("train", "--exp", exp, "--init-encoder", place / "pre" / "model", *SMALL, *sets, "train.epochs=0", *more)
+
+
+def test_training_begins_with_it(place, tmp_path):
+    assert start(place, tmp_path / "exp", "model.self_conditioning=[]", "train.epochs=1", "optim.lr=1e-12") == 0
+    model = checkpoint.load(tmp_path / "exp" / "last.pt")["model"]
+    for name, value in load_file(place / "pre" / "model" / "encoder.safetensors").items():
+        torch.testing.assert_close(value, model[f"acoustic.{name}"])
+
+
+def test_what_depends_on_the_text_starts_afresh_and_is_named(place, tmp_path, caplog):
+    deeper = ["model.layers=2", "model.self_conditioning=[1]"]
+    sets = [f"data.train=[{place / 'speech.jsonl'}]", "data.valid=[]"]
+    with caplog.at_level(logging.INFO):
+        assert call("pretrain", "--exp", tmp_path / "pre", *SMALL, *deeper, *sets, "train.epochs=1") == 0
+        assert start(place, tmp_path / "exp", *deeper, "--init-encoder", tmp_path / "pre" / "model") == 0
+    assert "the rest starts afresh, and encoder.conditioning.1.head.weight" in caplog.text
+
+
+def test_what_cannot_be(place, tmp_path):
+    with pytest.raises(UserError, match=r"data\.train is empty"):
+        call("pretrain", "--exp", tmp_path / "a", *SMALL)
+    with pytest.raises(UserError, match="does not fit the configuration"):
+        start(place, tmp_path / "b", "model.d_model=24", "model.self_conditioning=[]")
+    with pytest.raises(UserError, match="does not fit the configuration"):  # more layers than were pretrained
+        start(place, tmp_path / "b2", "model.layers=2", "model.self_conditioning=[]")
+    with pytest.raises(UserError, match="holds no pretrained encoder"):
+        start(place, tmp_path / "c", "--init-encoder", tmp_path)
+    with pytest.raises(UserError, match="give no --init-encoder beside it"):
+        start(place, tmp_path / "d", "--init", tmp_path)
