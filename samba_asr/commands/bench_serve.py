@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from pathlib import Path
 from typing import Any
 
-from samba_asr.commands.search_options import MODEL_HELP
+from samba_asr.commands.bench_common import add_service
 from samba_asr.errors import UserError
 
 CLIENTS = (1, 4, 16, 32, 48, 64, 96)
@@ -23,13 +22,9 @@ def add_parser(kinds) -> None:
         "audio was sent to when a partial result covers it; the encoder's block (--latency-ms) comes on top for the words at "
         "its beginning.  differing: texts that are not those of the recogniser alone.",
     )
-    parser.add_argument("--model", type=Path, metavar="FOLDER", help=MODEL_HELP)
-    parser.add_argument("--data", type=Path, metavar="MANIFEST", help="utterances to speak (default: the digits of the recipe)")
+    add_service(parser)
     parser.add_argument("--clients", type=int, nargs="+", default=CLIENTS, metavar="N", help="default: 1 4 16 32 48 64 96")
     parser.add_argument("--max-sessions", type=int, default=64, metavar="N", help="of the service (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="that each client speaks (default: 10)")
-    parser.add_argument("--latency-ms", type=float, default=640.0, metavar="N", help="default: 640")
-    parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:1 (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 

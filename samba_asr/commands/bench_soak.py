@@ -6,9 +6,8 @@ import argparse
 import asyncio
 import json
 import tempfile
-from pathlib import Path
 
-from samba_asr.commands.search_options import MODEL_HELP
+from samba_asr.commands.bench_common import add_service
 from samba_asr.errors import UserError
 
 HEAD = ("minutes", "clients ended", "refused", "lost", "differing", "MiB", "errors in the log")
@@ -22,17 +21,13 @@ def add_parser(kinds) -> None:
         "every text, watch memory and the log.  Status 1 if a text was lost or is not the recogniser's, or if the log holds an "
         "error.",
     )
-    parser.add_argument("--model", type=Path, metavar="FOLDER", help=MODEL_HELP)
-    parser.add_argument("--data", type=Path, metavar="MANIFEST", help="utterances to speak (default: the digits of the recipe)")
+    add_service(parser)
     parser.add_argument("--minutes", type=float, default=60.0, metavar="M", help="default: 60")
     parser.add_argument("--clients", type=int, default=12, metavar="N", help="at a time (default: %(default)s)")
     parser.add_argument(
         "--max-sessions", type=int, default=10, metavar="N",
         help="of the service; below --clients, some are refused (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="that each client speaks (default: 10)")
-    parser.add_argument("--latency-ms", type=float, default=640.0, metavar="N", help="default: 640")
-    parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:1 (default: %(default)s)")
     parser.set_defaults(run=run)
 
 
