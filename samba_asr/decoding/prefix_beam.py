@@ -179,9 +179,10 @@ class PrefixBeam:
         path_n = s.path_n.copy()
 
         # Merge: where beam i is the parent of beam j, i's extension by j's last token is j itself.
-        alive = p > -np.inf
-        match = (s.parent[:, :, None] == s.name[:, None, :]) & alive[:, :, None] & alive[:, None, :]  # (b, j, i)
-        at, j, i = np.nonzero(match)
+        beams = _Names(s.name, p > -np.inf)
+        at, j = np.nonzero(p > -np.inf)
+        i = beams.find(at, s.parent[at, j])
+        at, j, i = (x[i >= 0] for x in (at, j, i))
         if len(at):
             twin = s.last[at, j] == s.last[at, i]
             pn[at, j] = np.logaddexp(pn[at, j], np.where(twin, s.pb[at, i], p[at, i]) + again[at, j])
@@ -201,7 +202,7 @@ class PrefixBeam:
         token = tokens[at, c]
         at, i, c, token, guide, bonus, label = self._ways(s, at, i, c, token)
         name = _name(s.name[at, i], token, label)
-        fresh = ~((name[:, None] == s.name[at]) & alive[at]).any(axis=1)  # the others are beams, and have had their due
+        fresh = beams.find(at, name) < 0  # the others are beams, and have had their due
         at, i, c, token, guide, bonus, name = (x[fresh] for x in (at, i, c, token, guide, bonus, name))
         twin = double[at, i, c]
         gain = np.where(twin, s.vb[at, i], v[at, i]) + best[at, c]
@@ -256,6 +257,29 @@ class PrefixBeam:
         bonus = np.fromiter((0.0 if way is None else way.bonus for way in ways), dtype=np.float64, count=len(ways))
         label = np.fromiter((0 if way is None else way.label for way in ways), dtype=np.int64, count=len(ways))
         return (*(np.repeat(x, repeat) for x in (at, i, c, token)), guide, bonus, label)
+
+
+class _Names:
+    """Which beam of a row is called so: in a sorted list of all rows' names, for a table of all pairs grows with k squared."""
+
+    def __init__(self, name: np.ndarray, alive: np.ndarray):
+        """name (b, k) uint64, alive (b, k) bool."""
+        rows, self.beam = np.nonzero(alive)
+        keys = self._key(rows, name[rows, self.beam])
+        order = np.argsort(keys)
+        self.keys, self.beam = keys[order], self.beam[order]
+
+    def find(self, rows: np.ndarray, names: np.ndarray) -> np.ndarray:
+        """rows (n,), names (n,) -> the beams (n,), -1 where there is none."""
+        if not len(self.keys):
+            return np.full(len(names), -1)
+        keys = self._key(rows, names)
+        at = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
+        return np.where(self.keys[at] == keys, self.beam[at], -1)
+
+    @staticmethod
+    def _key(rows: np.ndarray, names: np.ndarray) -> np.ndarray:
+        return names ^ (rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
 
 
 def stable_prefix(hypotheses: Sequence[Hypothesis]) -> tuple[int, ...]:
