@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from samba_asr import config as configs
 from samba_asr.audio.read import stream as read_stream
 from samba_asr.audio.resample import Resampler
 from samba_asr.audio.vad import Gate, Piece
@@ -87,12 +88,21 @@ class Recognizer:
         self._loaded = loaded
 
     @classmethod
-    def load(cls, folder: Path | str | None = None, *, device: str = "auto", decode: DecodeConfig | None = None):
+    def load(
+        cls, folder: Path | str | None = None, *, device: str = "auto", settings: Sequence[str] = (),
+        sure: Callable[[Evidence], float] | None = None,
+    ) -> Recognizer:  # fmt: skip
         """Read a model folder, or one of those in the box by its name (default: english).
 
         device: auto (CUDA where there is one), cpu, cuda, cuda:1.
+        settings: over the model's own search, such as "decode.beam=256"; UserError for one of anything but the search.
         """
-        return cls(load_model(box_folder(folder), choose_device(device)), decode)
+        foreign = [text for text in settings if not text.startswith("decode.")]
+        if foreign:
+            raise UserError(f"--set {foreign[0]}: only decode.* can be set here")
+        folder = box_folder(folder)
+        loaded = load_model(folder, choose_device(device))
+        return cls(loaded, configs.load([folder / "config.yaml"], settings).decode, sure)
 
     @property
     def folder(self) -> Path | None:

@@ -27,7 +27,7 @@ def load(settings: Settings) -> dict[str, Recognizer]:
 
 def _load(name: str, folder: Path | None, settings: Settings) -> Recognizer:
     try:
-        found = Recognizer.load(folder, device=settings.device)
+        found = Recognizer.load(folder, device=settings.device, settings=settings.decode)
         found.block(settings.latency_ms)  # a wrong one is told now
         check(found)
     except UserError as error:

@@ -14,6 +14,7 @@ class Settings:
     models: Mapping[str, Path | None] = field(default_factory=lambda: {"english": None})
     """Folders, or names in the box, by the names that clients use; the first is for those who name none."""
     device: str = "auto"
+    decode: tuple[str, ...] = ()  # over the models' own search, such as "decode.beam=32"
     latency_ms: float = 640.0  # of live sessions that ask for none
     max_sessions: int = 64  # live ones, of all models; beyond, clients are told when to come again
     max_session_seconds: float = 4 * 3600.0  # of audio

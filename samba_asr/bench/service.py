@@ -26,13 +26,14 @@ class Running(NamedTuple):
 
 @contextlib.contextmanager
 def running(
-    model: Path | None, device: str, max_sessions: int, log: IO | int = subprocess.DEVNULL
+    model: Path | None, device: str, settings: Sequence[str], max_sessions: int, log: IO | int = subprocess.DEVNULL
 ) -> Iterator[Running]:
-    """`samba-asr serve` on a free port, its log to `log`.  UserError if it does not come up; ended by SIGTERM."""
+    """`samba-asr serve --set SETTINGS` on a free port, its log to `log`.  UserError if it does not come up; ended by SIGTERM."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "samba_asr.cli", "serve", "--port", str(port), "--device", device, "--log", "json"]
     command += ["--max-sessions", str(max_sessions), *(["--model", str(model)] if model else [])]
+    command += ["--set", *settings] if settings else []
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
     try:
         _wait(process, port)

@@ -37,11 +37,11 @@ def run(args: argparse.Namespace) -> int:
 
     if min(args.clients) < 1 or args.seconds <= 0:
         raise UserError(f"--clients {min(args.clients)} --seconds {args.seconds:g}: both must be positive")
-    recognizer = Recognizer.load(args.model, device=args.device)
+    recognizer = Recognizer.load(args.model, device=args.device, settings=args.overrides)
     rate, speech = recognizer.rate, clips(args.data, recognizer.rate, args.seconds)
     expected = texts(recognizer, speech, args.latency_ms)
     rows = []
-    with running(args.model, args.device, args.max_sessions) as service:
+    with running(args.model, args.device, args.overrides, args.max_sessions) as service:
         if not args.json:
             print("  ".join(HEAD))
         for n in args.clients:

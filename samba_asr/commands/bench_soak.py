@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
 
     if min(args.minutes, args.clients, args.seconds) <= 0:
         raise UserError(f"--minutes {args.minutes:g} --clients {args.clients} --seconds {args.seconds:g}: all must be positive")
-    recognizer = Recognizer.load(args.model, device=args.device)
+    recognizer = Recognizer.load(args.model, device=args.device, settings=args.overrides)
     rate, speech = recognizer.rate, clips(args.data, recognizer.rate, args.seconds)
     expected = texts(recognizer, speech, args.latency_ms)
     del recognizer
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
             cells.append(len(_errors(log.name)))
             print("  ".join(str(cell).rjust(len(head)) for cell, head in zip(cells, HEAD, strict=True)), flush=True)
 
-        with running(args.model, args.device, args.max_sessions, log) as service:
+        with running(args.model, args.device, args.overrides, args.max_sessions, log) as service:
             soak = Soak(service.url, service.pid, speech, expected, rate, args.latency_ms)
             tally = asyncio.run(soak.run(args.clients, 60 * args.minutes, min(60.0, 6 * args.minutes), tell))
         errors = _errors(log.name)

@@ -11,6 +11,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
+from samba_asr.commands.search_options import add_settings
 from samba_asr.errors import UserError, missing_extra
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine alone)")
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="default: %(default)s; 0 takes a free one")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    add_settings(parser)
     parser.add_argument("--latency-ms", type=float, default=640.0, metavar="N", help="of live sessions (default: 640)")
     parser.add_argument("--max-sessions", type=int, default=64, metavar="N", help="at a time (default: %(default)s)")
     parser.add_argument("--max-uploads", type=int, default=2, metavar="N", help="files at a time (default: %(default)s)")
@@ -63,8 +65,8 @@ def run(args: argparse.Namespace) -> int:
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to read anew
     settings = Settings(
-        models=named(args.model), device=args.device, latency_ms=args.latency_ms, max_sessions=args.max_sessions,
-        max_uploads=args.max_uploads, tokens=tokens, origins=tuple(args.origin),
+        models=named(args.model), device=args.device, decode=tuple(args.overrides), latency_ms=args.latency_ms,
+        max_sessions=args.max_sessions, max_uploads=args.max_uploads, tokens=tokens, origins=tuple(args.origin),
     )  # fmt: skip
     app = create_app(settings, load(settings))  # what is wrong with a model is told before a port is taken
     set_up(args.log)

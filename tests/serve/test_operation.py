@@ -1,7 +1,9 @@
 """The service in operation: several models, logs, who may come in, and what others ask of it."""
+
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import gc
 import json
 import shutil
@@ -18,9 +20,11 @@ from fastapi.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from samba_asr.config import DecodeConfig
+from samba_asr.errors import UserError
 from samba_asr.recognizer import Recognizer
 from samba_asr.serve import logs
 from samba_asr.serve.app import create_app
+from samba_asr.serve.models import load
 from samba_asr.serve.settings import Settings
 from tests.commands.test_decode import make_model
 from tests.serve.front import LATENCY, expected, heard, pcm, save_config, text_of, until
@@ -202,3 +206,12 @@ def test_the_page_needs_no_other_site(start):
         assert "https://" not in answer.text
     assert client.get("/nothing.js").status_code == 401
     assert client.get("/..%2f..%2fpyproject.toml", headers={"Authorization": "Bearer secret"}).status_code == 404
+
+
+def test_a_service_searches_as_it_is_told(tmp_path):
+    torch.set_num_threads(1)
+    folder = make_model(tmp_path / "model")
+    settings = Settings(latency_ms=LATENCY, models={"m": folder}, decode=("decode.method=beam", "decode.beam=3"))
+    assert load(settings)["m"].decode.beam == 3
+    with pytest.raises(UserError, match=r"model m: --set train\.epochs=3: only decode"):
+        load(dataclasses.replace(settings, decode=("train.epochs=3",)))
