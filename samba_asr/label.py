@@ -41,7 +41,7 @@ class Teacher(Protocol):
     def label(self, samples: np.ndarray) -> Label: ...
 
 
-class Ours:
+class OwnTeacher:
     """A model of this toolkit, with its whole context and its language model."""
 
     def __init__(self, recognizer: Recognizer):
@@ -54,7 +54,7 @@ class Ours:
         return Label(result.text, round(sum(sure) / len(sure), 4) if sure else 0.0)
 
 
-class Whispers:
+class WhisperTeacher:
     """Whisper tiny.en, its numbers read aloud and the rest in LibriSpeech's alphabet."""
 
     rate, by = RATE, {"model": "whisper tiny.en"}

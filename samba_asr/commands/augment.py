@@ -50,7 +50,7 @@ def run_label(args: argparse.Namespace) -> int:
     from samba_asr.data.dataset import measured
     from samba_asr.data.manifest import read_manifest, write_manifest
     from samba_asr.device import choose_device
-    from samba_asr.label import Ours, Whispers, labels
+    from samba_asr.label import OwnTeacher, WhisperTeacher, labels
     from samba_asr.metrics.wer import score
 
     if not 0 <= args.confidence <= 1:
@@ -59,9 +59,9 @@ def run_label(args: argparse.Namespace) -> int:
     if args.whisper and (args.model or args.overrides):
         raise UserError("--whisper reads by itself: give no --model and no --set beside it")
     if args.whisper:
-        teacher = Whispers(choose_device(args.device).type)
+        teacher = WhisperTeacher(choose_device(args.device).type)
     else:
-        teacher = Ours(load_recognizer(args.model, args.device, args.overrides))
+        teacher = OwnTeacher(load_recognizer(args.model, args.device, args.overrides))
     args.out.parent.mkdir(parents=True, exist_ok=True)
     progress = Progress(len(utterances), "utterances")
     found = labels(teacher, utterances, args.out.with_name(f"{args.out.name}.labels.jsonl"), progress)
