@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
 
 if TYPE_CHECKING:
     from samba_asr.decoding.hotwords import Hotwords
@@ -22,16 +24,28 @@ class Guided(Protocol):
     label: int
 
 
+class Ways(NamedTuple):
+    """What some prefixes, each made longer by a token, may be.  Most ways are dropped at once, so views are made on demand."""
+
+    of: np.ndarray  # (m,) which of the prefixes, never falling; one that is not there has no way to be read
+    bonus: np.ndarray  # (m,)
+    label: np.ndarray  # (m,)
+    view: Callable[[int], Guided]  # of a way, by its number
+
+    @classmethod
+    def each(cls, views: Sequence[Guided]) -> Ways:
+        """One way for every prefix."""
+        bonus = np.array([view.bonus for view in views], dtype=np.float64)
+        return cls(np.arange(len(views)), bonus, np.array([view.label for view in views], dtype=np.int64), views.__getitem__)
+
+
 class Guide(Protocol):
     def start(self, hotwords: Hotwords | None = None) -> Guided | None:
         """The view of the empty prefix, in a session that expects `hotwords`; None if there is nothing to say there."""
         ...
 
-    def extend(self, prefixes: Sequence[Guided], tokens: Sequence[int]) -> list[Sequence[Guided]]:
-        """For each prefix made longer by its token: none if there is no such prefix, else a view for each way to read it.
-
-        All extensions of a frame, of all beams and sessions, come in one call.
-        """
+    def extend(self, prefixes: Sequence[Guided], tokens: Sequence[int]) -> Ways:
+        """The ways to read each prefix made longer by its token; all extensions of a frame, of all beams and sessions."""
         ...
 
     def finish(self, prefixes: Sequence[Guided]) -> list[Guided]:
@@ -61,18 +75,29 @@ class Guides:
         first, *others = (guide.start(hotwords) for guide in self.guides)
         return _together([first, *others]) if any(view is not None for view in others) else first
 
-    def extend(self, prefixes: Sequence[Guided], tokens: Sequence[int]) -> list[Sequence[Guided]]:
+    def extend(self, prefixes: Sequence[Guided], tokens: Sequence[int]) -> Ways:
         first, *others = self.guides
-        found = list(first.extend([_first(prefix) for prefix in prefixes], tokens))
-        shared = [n for n, prefix in enumerate(prefixes) if isinstance(prefix, Together) and found[n]]
-        if shared:
-            asked = [tokens[n] for n in shared]
-            more = [
-                _where(guide.extend, [prefixes[n].views[g] for n in shared], asked) for g, guide in enumerate(others, 1)
-            ]
-            for n, *views in zip(shared, *more, strict=True):
-                found[n] = [_together([way, *(one and one[0] for one in views)]) for way in found[n]]
-        return found
+        shared = [n for n, prefix in enumerate(prefixes) if isinstance(prefix, Together)]
+        if not shared:
+            return first.extend(prefixes, tokens)
+        ways = first.extend([_first(prefix) for prefix in prefixes], tokens)
+        there = np.zeros(len(prefixes), dtype=bool)
+        there[ways.of] = True
+        shared = [n for n in shared if there[n]]
+        asked = [tokens[n] for n in shared]
+        more = [
+            _where(_each(guide), [prefixes[n].views[g] for n in shared], asked) for g, guide in enumerate(others, 1)
+        ]
+        beside = {n: views for n, *views in zip(shared, *more, strict=True)}
+        worth = np.zeros(len(prefixes))
+        for n, views in beside.items():
+            worth[n] = sum(view.bonus for view in views if view is not None)
+
+        def view(way: int) -> Guided:
+            n = int(ways.of[way])
+            return _together([ways.view(way), *beside[n]]) if n in beside else ways.view(way)
+
+        return Ways(ways.of, ways.bonus + worth[ways.of], ways.label, view)
 
     def finish(self, prefixes: Sequence[Guided]) -> list[Guided]:
         first, *others = self.guides
@@ -85,6 +110,16 @@ class Guides:
 
     def words(self, prefix: Guided) -> tuple[str, ...] | None:
         return self.guides[0].words(_first(prefix))
+
+
+def _each(guide: Guide) -> Callable[[Sequence[Guided], Sequence[int]], list[Guided]]:
+    """`extend` of a guide that reads every prefix in one way."""
+
+    def extend(prefixes: Sequence[Guided], tokens: Sequence[int]) -> list[Guided]:
+        ways = guide.extend(prefixes, tokens)
+        return [ways.view(way) for way in range(len(prefixes))]
+
+    return extend
 
 
 def _first(prefix: Guided) -> Guided:

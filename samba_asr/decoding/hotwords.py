@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from samba_asr.decoding.guide import Ways
 from samba_asr.errors import UserError
 from samba_asr.text.units import SPACE, Tokenizer
 
@@ -146,8 +147,8 @@ class HotwordGuide:
     def start(self, hotwords: Hotwords | None = None) -> Heard | None:
         return None if hotwords is None else Heard(hotwords, hotwords.start, 0.0, hotwords.worth(hotwords.start))
 
-    def extend(self, prefixes: Sequence[Heard], tokens: Sequence[int]) -> list[list[Heard]]:
-        return [[_next(prefix, token)] for prefix, token in zip(prefixes, tokens, strict=True)]
+    def extend(self, prefixes: Sequence[Heard], tokens: Sequence[int]) -> Ways:
+        return Ways.each([_next(prefix, token) for prefix, token in zip(prefixes, tokens, strict=True)])
 
     def finish(self, prefixes: Sequence[Heard]) -> list[Heard]:
         return [_finished(prefix) for prefix in prefixes]

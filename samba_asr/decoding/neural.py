@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from samba_asr.decoding.base import Hypothesis, text_of
+from samba_asr.decoding.guide import Ways
 from samba_asr.decoding.hotwords import Hotwords
 from samba_asr.errors import UserError
 from samba_asr.models.decoder import BOUNDARY
@@ -51,12 +52,12 @@ class MambaGuide:
     def start(self, hotwords: Hotwords | None = None) -> Read:
         return Read(self._start, BOUNDARY, 0.0)
 
-    def extend(self, prefixes: Sequence[Read], tokens: Sequence[int]) -> list[list[Read]]:
+    def extend(self, prefixes: Sequence[Read], tokens: Sequence[int]) -> Ways:
         self._resolve(prefixes)
-        return [
-            [Read(p.state, token, p.bonus + self.weight * float(p.after[token]) + self._bonus[token])]
+        return Ways.each([
+            Read(p.state, token, p.bonus + self.weight * float(p.after[token]) + self._bonus[token])
             for p, token in zip(prefixes, tokens, strict=True)
-        ]
+        ])  # fmt: skip
 
     def finish(self, prefixes: Sequence[Read]) -> list[Read]:
         self._resolve(prefixes)

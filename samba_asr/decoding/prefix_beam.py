@@ -31,7 +31,7 @@ import numpy as np
 import torch
 
 from samba_asr.decoding.base import BLANK, Hypothesis, checked_lengths, take
-from samba_asr.decoding.guide import Guide, Guided
+from samba_asr.decoding.guide import Guide, Guided, Ways
 from samba_asr.decoding.hotwords import Hotwords
 from samba_asr.errors import UserError
 
@@ -200,10 +200,11 @@ class PrefixBeam:
         floor = np.maximum(stay.max(axis=1), total.max(axis=(1, 2))) - self.prune  # (b,)
         at, i, c = np.nonzero((total >= floor[:, None, None]) & (total > -np.inf))
         token = tokens[at, c]
-        at, i, c, token, guide, bonus, label = self._ways(s, at, i, c, token)
+        of, bonus, label, view = self._ways(s.guide[at, i], token)
+        at, i, c, token = (x[of] for x in (at, i, c, token))
         name = _name(s.name[at, i], token, label)
-        fresh = beams.find(at, name) < 0  # the others are beams, and have had their due
-        at, i, c, token, guide, bonus, name = (x[fresh] for x in (at, i, c, token, guide, bonus, name))
+        fresh = np.flatnonzero(beams.find(at, name) < 0)  # the others are beams, and have had their due
+        at, i, c, token, bonus, name = (x[fresh] for x in (at, i, c, token, bonus, name))
         twin = double[at, i, c]
         gain = np.where(twin, s.vb[at, i], v[at, i]) + best[at, c]
 
@@ -216,11 +217,12 @@ class PrefixBeam:
         def both(old: np.ndarray, new: np.ndarray) -> np.ndarray:
             return np.concatenate([old.ravel(), new])[kept]
 
-        path_b, path_n = both(path, nothing), both(path_n, nothing)
+        path_b, path_n, guide = both(path, nothing), both(path_n, nothing), both(s.guide, nothing)
         for r, slot in zip(*np.nonzero(kept >= b * k), strict=True):
             n = kept[r, slot] - b * k
             source = (s.path_b if twin[n] else path)[r, i[n]]
             path_n[r, slot] = Node(source, int(token[n]), int(s.frames[r]))
+            guide[r, slot] = view(int(fresh[n]))
         return BeamState(
             pb=both(pb, never),
             pn=both(pn, more[at, i, c]),
@@ -228,7 +230,7 @@ class PrefixBeam:
             vn=both(vn, gain),
             last=both(s.last, token),
             bonus=both(s.bonus, bonus),
-            guide=both(s.guide, guide),
+            guide=guide,
             name=both(s.name, name),
             parent=both(s.parent, s.name[at, i]),
             path_b=path_b,
@@ -236,27 +238,27 @@ class PrefixBeam:
             frames=s.frames + 1,
         )
 
-    def _ways(
-        self, s: BeamState, at: np.ndarray, i: np.ndarray, c: np.ndarray, token: np.ndarray
-    ) -> tuple[np.ndarray, ...]:
-        """Of the extensions (n,), each of beam `i` of row `at`, those that the guide allows, once for each way to read it.
-
-        Then what the guide makes of each: its view (n,), the bonus (n,), and a label (n,) that parts the ways.
-        """
-        views = s.guide[at, i]
-        guided = np.flatnonzero(views != None)  # noqa: E711 (elementwise)
+    def _ways(self, prefixes: np.ndarray, tokens: np.ndarray) -> Ways:
+        """The ways to read prefixes (n,), views or None where there is no guide, made longer by tokens (n,)."""
+        guided = np.flatnonzero(prefixes != None)  # noqa: E711 (elementwise)
+        if len(guided) == len(prefixes) and self.guide:
+            return self.guide.extend(prefixes.tolist(), tokens)
+        n = len(prefixes)
+        free = Ways(np.arange(n), np.zeros(n), np.zeros(n, dtype=np.int64), lambda way: None)
         if not len(guided):
-            return at, i, c, token, views, np.zeros(len(at)), np.zeros(len(at), dtype=np.int64)
-        found: list[Sequence[Guided | None]] = [(None,)] * len(at)
-        for n, some in zip(guided, self.guide.extend(views[guided].tolist(), token[guided].tolist()), strict=True):
-            found[n] = some
-        repeat = np.fromiter(map(len, found), dtype=np.int64, count=len(found))
-        ways = [way for some in found for way in some]
-        guide = np.empty(len(ways), dtype=object)
-        guide[:] = ways
-        bonus = np.fromiter((0.0 if way is None else way.bonus for way in ways), dtype=np.float64, count=len(ways))
-        label = np.fromiter((0 if way is None else way.label for way in ways), dtype=np.int64, count=len(ways))
-        return (*(np.repeat(x, repeat) for x in (at, i, c, token)), guide, bonus, label)
+            return free
+        ways = self.guide.extend(prefixes[guided].tolist(), tokens[guided])
+        alone = np.flatnonzero(prefixes == None)  # noqa: E711 (elementwise)
+        of = np.concatenate([guided[ways.of], alone])
+        order = np.argsort(of, kind="stable")
+        number = np.concatenate([np.arange(len(ways.of)), np.full(len(alone), -1)])[order]
+        nothing = np.zeros(len(alone))
+        return Ways(
+            of[order],
+            np.concatenate([ways.bonus, nothing])[order],
+            np.concatenate([ways.label, nothing.astype(np.int64)])[order],
+            lambda way: None if number[way] < 0 else ways.view(int(number[way])),
+        )
 
 
 class _Names:

@@ -12,17 +12,20 @@ vocabulary speech recognition", 1996), or good words would be dropped for being 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from samba_asr.decoding.guide import Ways
 from samba_asr.decoding.hotwords import Hotwords
 from samba_asr.decoding.ngram import BEGIN, END, UNKNOWN, Context, KenLmModel, LanguageModel
 from samba_asr.errors import UserError
 from samba_asr.text.units import SPACE, Tokenizer
 
 ROOT = 0
+SHIFT = 20  # bits of a token in the number of an edge
 UNKNOWN_WORTH = -15.0
 """ln p of a word that the language model lacks, where it has no `<unk>` either."""
 UNFINISHED = -50.0
@@ -30,43 +33,45 @@ UNFINISHED = -50.0
 
 
 class Tree:
-    """Spellings as a prefix tree; node 0 is its root."""
+    """Spellings as a prefix tree; node 0 is its root, and a child's number is above its parent's."""
 
     def __init__(self, spellings: Iterable[tuple[int, Sequence[int]]]):
         """spellings: word id and token ids, as often as a word has spellings."""
-        self.children: list[dict[int, int] | None] = [{}]
+        self.children: dict[int, int] = {}  # by parent and token in one number: `edge`
+        self.parents = [-1]
         self.words: dict[int, list[int]] = {}  # of the nodes that end a word
+        children, parents = self.children, self.parents
         for word, tokens in spellings:
             node = ROOT
             for token in tokens:
-                node = self._child(node, token)
+                key = edge(node, token)
+                node = children.get(key, -1)
+                if node < 0:
+                    node = children[key] = len(parents)
+                    parents.append(key >> SHIFT)
             if word not in self.words.setdefault(node, []):
                 self.words[node].append(word)
 
-    def _child(self, node: int, token: int) -> int:
-        children = self.children[node]
-        if children is None:
-            children = self.children[node] = {}
-        if token not in children:
-            children[token] = len(self.children)
-            self.children.append(None)  # an object for each leaf would take most of the memory
-        return children[token]
-
-    def step(self, node: int, token: int) -> int | None:
-        children = self.children[node]
-        return None if children is None else children.get(token)
+    def step(self, node: int, token: int) -> int:
+        """The child, or -1."""
+        return self.children.get(edge(node, token), -1)
 
     def best(self, worth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """For each node, of the words that end in it or below, the one with the best `worth` (by word id): worth and word."""
-        best, word = np.full(len(self.children), -np.inf), np.zeros(len(self.children), dtype=np.int64)
+        best, word = [-math.inf] * len(self.parents), [0] * len(self.parents)
         for node, words in self.words.items():
             word[node] = max(words, key=lambda w: worth[w])
-            best[node] = worth[word[node]]
-        for node in reversed(range(len(self.children))):  # a child's number is above its parent's
-            for child in (self.children[node] or {}).values():
-                if best[child] > best[node]:
-                    best[node], word[node] = best[child], word[child]
-        return best, word
+            best[node] = float(worth[word[node]])
+        for node in range(len(self.parents) - 1, 0, -1):
+            parent = self.parents[node]
+            if best[node] > best[parent]:
+                best[parent], word[parent] = best[node], word[node]
+        return np.array(best), np.array(word)
+
+
+def edge(node, token):
+    """One number of a node and a token; of arrays, too."""
+    return (node << SHIFT) | token
 
 
 class Vocabulary:
@@ -76,12 +81,12 @@ class Vocabulary:
         """Both by the words' ids; private: whether these are ids of this vocabulary alone, and not the language model's."""
         self.texts, self.private = texts, private
         self.tree = Tree((word, tokens) for word, some in spellings.items() for tokens in some)
-        self.ahead: list[float] = []
-        self.likeliest: list[int] = []
+        self.ahead = np.zeros(0)  # by node
+        self.likeliest = np.zeros(0, dtype=np.int64)
 
     def look_ahead(self, worth: np.ndarray) -> None:
         """worth: of each word by itself, by id."""
-        self.ahead, self.likeliest = (x.tolist() for x in self.tree.best(worth))
+        self.ahead, self.likeliest = self.tree.best(worth)
 
 
 class End(NamedTuple):
@@ -99,7 +104,7 @@ class Words:
     base: what the prefix is worth but for the word that is being said.  more: words that this session alone knows.
     """
 
-    __slots__ = ("among", "base", "bonus", "context", "ends", "history", "label", "more", "node", "ways")
+    __slots__ = ("among", "base", "bonus", "context", "ends", "history", "label", "more", "node")
 
     def __init__(
         self, among: Vocabulary, node: int, base: float, context: Context, history: tuple | None, more: Vocabulary | None,
@@ -107,9 +112,19 @@ class Words:
     ):  # fmt: skip
         self.among, self.node, self.base, self.context = among, node, base, context
         self.history, self.more, self.label = history, more, label
-        self.bonus = base + among.ahead[node] if node != ROOT else base
+        self.bonus = base + float(among.ahead[node]) if node != ROOT else base
         self.ends: list[End] | None = None
-        self.ways: dict[int, Sequence[Words]] | None = None  # what each token leads to, for frames ask again and again
+
+
+class Begun(NamedTuple):
+    """A way to read a prefix whose last token begins a word."""
+
+    of: int
+    among: Vocabulary
+    node: int
+    end: End  # the word before
+    label: int
+    bonus: float
 
 
 class WordGuide:
@@ -141,7 +156,7 @@ class WordGuide:
         self._known = {word for word, some in spelt.items() if some}
         self._unknown = model.ids.get(UNKNOWN)
         pieces = tokenizer.pieces(range(tokenizer.vocab_size))
-        self._begins = [piece.startswith(SPACE) for piece in pieces]
+        self._begins = np.array([piece.startswith(SPACE) for piece in pieces])
         self._spelt = tokenizer.KIND != "phone"
         # Where units are characters the space is one by itself, and no text begins with it.
         space = pieces.index(SPACE) if SPACE in pieces else None
@@ -171,49 +186,69 @@ class WordGuide:
             more.look_ahead(np.full(len(new), self.weight * alone + self.bonus))
         return Words(self.vocabulary, ROOT, 0.0, self.model.start, None, more, 0)
 
-    def extend(self, prefixes: Sequence[Words], tokens: Sequence[int]) -> list[Sequence[Words]]:
-        begins, found, new = self._begins, [], []
-        # Most extensions go on with a word, and many of them nowhere: this loop is what a beam spends its time in.
-        for n, (prefix, token) in enumerate(zip(prefixes, tokens, strict=True)):
-            if prefix.ways is None:
-                prefix.ways = {}
-            ways = prefix.ways.get(token)
-            if ways is None and prefix.node != ROOT and not begins[token]:
-                among, children = prefix.among, prefix.among.tree.children[prefix.node]
-                node = None if children is None else children.get(token)
-                ways = () if node is None else (
-                    Words(among, node, prefix.base, prefix.context, prefix.history, prefix.more, 0),
-                )  # fmt: skip
-                prefix.ways[token] = ways
-            elif ways is None:
-                new.append(n)
-            found.append(ways)
-        if new:
-            self._end([prefixes[n] for n in new if begins[tokens[n]]])
-            for n in new:
-                found[n] = prefixes[n].ways[tokens[n]] = self._begin(prefixes[n], tokens[n])
-        return found
+    def extend(self, prefixes: Sequence[Words], tokens: Sequence[int]) -> Ways:
+        n, tokens = len(prefixes), np.asarray(tokens, dtype=np.int64)
+        node = np.fromiter((prefix.node for prefix in prefixes), dtype=np.int64, count=n)
+        new = self._begins[tokens] | (node == ROOT)
+        # Most extensions go on with a word, and many of them nowhere: they are what a beam spends its time on.
+        on = np.flatnonzero(~new)
+        children = self.vocabulary.tree.children
+        child = np.fromiter((children.get(key, -1) for key in edge(node[on], tokens[on]).tolist()), dtype=np.int64, count=len(on))
+        worth = self.vocabulary.ahead[child]
+        for at, p in enumerate(on.tolist()):
+            if prefixes[p].among.private:
+                among = prefixes[p].among
+                child[at] = among.tree.step(prefixes[p].node, int(tokens[p]))
+                worth[at] = among.ahead[child[at]]
+        there = child >= 0
+        on, child, worth = on[there], child[there], worth[there]
+        bonus = worth + np.fromiter((prefixes[p].base for p in on.tolist()), dtype=np.float64, count=len(on))
+        begun = self._begin(prefixes, tokens, np.flatnonzero(new).tolist())
 
-    def _begin(self, prefix: Words, token: int) -> Sequence[Words]:
-        """The next word begins with `token`; behind each word that ends here."""
+        of = np.concatenate([on, np.array([way.of for way in begun], dtype=np.int64)])
+        order = np.argsort(of, kind="stable")
+        first = len(on)
+
+        def view(way: int) -> Words:
+            way = int(order[way])
+            if way < first:
+                p = prefixes[on[way]]
+                return Words(p.among, int(child[way]), p.base, p.context, p.history, p.more, 0)
+            of, among, child_, end, label, _ = begun[way - first]
+            p = prefixes[of]
+            history = p.history if end.word is None else (p.history, end.word)
+            return Words(among, child_, end.worth, end.context, history, p.more, label)
+
+        return Ways(
+            of[order],
+            np.concatenate([bonus, np.array([way.bonus for way in begun], dtype=np.float64)])[order],
+            np.concatenate([np.zeros(first, dtype=np.int64), np.array([way.label for way in begun], dtype=np.int64)])[order],
+            view,
+        )
+
+    def _begin(self, prefixes: Sequence[Words], tokens: np.ndarray, asked: Sequence[int]) -> list[Begun]:
+        """The next word begins with the token; behind each word that ends in the prefix."""
+        self._end([prefixes[p] for p in asked if self._begins[tokens[p]]])
         found = []
-        for among in (self.vocabulary, prefix.more) if prefix.more else (self.vocabulary,):
-            node = among.tree.step(ROOT, token)
-            if prefix.node == ROOT:
-                if node is None and (start := self._start(among)) is not None:
-                    node = among.tree.step(start, token)
-                ends = (End(None, 0, prefix.base, prefix.context),)
-            else:
+        for p in asked:
+            prefix, token = prefixes[p], int(tokens[p])
+            for among in (self.vocabulary, prefix.more) if prefix.more else (self.vocabulary,):
+                node = among.tree.step(ROOT, token)
                 ends = prefix.ends
-            if node is not None:
-                for word, label, worth, context in ends:
-                    history = prefix.history if word is None else (prefix.history, word)
-                    found.append(Words(among, node, worth, context, history, prefix.more, 2 * label + among.private))
+                if prefix.node == ROOT:
+                    if node < 0 and (start := self._start(among)) is not None:
+                        node = among.tree.step(start, token)
+                    ends = (End(None, 0, prefix.base, prefix.context),)
+                if node >= 0:
+                    ahead = among.ahead[node]
+                    for end in ends:
+                        found.append(Begun(p, among, node, end, 2 * end.label + among.private, end.worth + ahead))
         return found
 
     def _start(self, among: Vocabulary) -> int | None:
         """Where a text's first word begins, if that is not the root."""
-        return None if self._space is None else among.tree.step(ROOT, self._space)
+        node = -1 if self._space is None else among.tree.step(ROOT, self._space)
+        return None if node < 0 else node
 
     def _end(self, prefixes: Sequence[Words]) -> None:
         """Find the words that end in each of `prefixes`, and what they are worth there."""
@@ -263,5 +298,5 @@ class WordGuide:
             history, word = history
             found.append(word)
         if prefix.node != ROOT:  # the word that is being said, as what it most likely is
-            found.insert(0, prefix.among.texts[prefix.among.likeliest[prefix.node]])
+            found.insert(0, prefix.among.texts[int(prefix.among.likeliest[prefix.node])])
         return tuple(reversed(found))

@@ -24,7 +24,7 @@ SPACE, A, B = 2, 3, 4
 def worth(hotwords: Hotwords, tokens, finish: bool = True) -> float:
     view = GUIDE.start(hotwords)
     for token in tokens:
-        ((view,),) = GUIDE.extend([view], [token])
+        view = GUIDE.extend([view], [token]).view(0)
     return GUIDE.finish([view])[0].bonus if finish else view.bonus
 
 
