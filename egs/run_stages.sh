@@ -119,7 +119,7 @@ language_model() {
     lexicon=(decode.lexicon=words.lexicon.txt)
   fi
   samba-asr lm tune --model "$exp/model" --data "$data/$valid.jsonl" --save \
-    --set decode.lm=lm.arpa.gz "${lexicon[@]}" decode.beam=32 "$@"
+    --set decode.lm=lm.arpa.gz "${lexicon[@]}" decode.beam=128 "$@"
 }
 
 run_stages() {
