@@ -64,8 +64,11 @@ class Decoder(Protocol[State]):
         """The state after the end of input."""
         ...
 
-    def hypotheses(self, state: State, nbest: int = 1) -> list[list[Hypothesis]]:
-        """For each row at least 1 and at most `nbest` hypotheses, distinct in tokens or words, best first."""
+    def hypotheses(self, state: State, nbest: int = 1, timed: bool = True) -> list[list[Hypothesis]]:
+        """For each row at least 1 and at most `nbest` hypotheses, distinct in tokens or words, best first.
+
+        timed: False spares the walk along every alignment: those that a guide reads in words may lack tokens and times.
+        """
         ...
 
 

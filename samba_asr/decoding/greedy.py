@@ -56,6 +56,6 @@ class Greedy:
     def finish(self, state: GreedyState) -> GreedyState:
         return state
 
-    def hypotheses(self, state: GreedyState, nbest: int = 1) -> list[list[Hypothesis]]:
+    def hypotheses(self, state: GreedyState, nbest: int = 1, timed: bool = True) -> list[list[Hypothesis]]:
         rows = zip(state.tokens, state.score.tolist(), state.times, strict=True)
         return [[Hypothesis(tokens, score, times)] for tokens, score, times in rows]

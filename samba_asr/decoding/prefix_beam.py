@@ -143,13 +143,13 @@ class PrefixBeam:
         order = np.argsort(-_score(state), axis=1, kind="stable")
         return BeamState(*(f if f.ndim == 1 else np.take_along_axis(f, order, axis=1) for f in state))
 
-    def hypotheses(self, state: BeamState, nbest: int = 1) -> list[list[Hypothesis]]:
+    def hypotheses(self, state: BeamState, nbest: int = 1, timed: bool = True) -> list[list[Hypothesis]]:
         score = _score(state)  # (b, k)
         path = np.where(state.vb >= state.vn, state.path_b, state.path_n)  # (b, k)
         used = (score > -np.inf).sum(axis=1)  # (b,)
         return [
             [
-                _hypothesis(path[row, k], float(score[row, k]), self._words(state.guide[row, k]))
+                _hypothesis(path[row, k], float(score[row, k]), self._words(state.guide[row, k]), timed)
                 for k in range(max(1, min(nbest, used[row])))
             ]
             for row in range(len(score))
@@ -333,7 +333,9 @@ def _put(state: BeamState, rows: np.ndarray, part: BeamState) -> BeamState:
     return BeamState(*fields)
 
 
-def _hypothesis(path: Node | None, score: float, words: tuple[str, ...] | None) -> Hypothesis:
+def _hypothesis(path: Node | None, score: float, words: tuple[str, ...] | None, timed: bool) -> Hypothesis:
+    if words is not None and not timed:
+        return Hypothesis((), score, (), words)
     tokens, times = [], []
     while path is not None:
         tokens.append(path.token)

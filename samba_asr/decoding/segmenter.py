@@ -113,12 +113,12 @@ class Segmenter:
 
     def text(self, session: Session) -> str:
         """The text of the open segment, by the first pass."""
-        return text_of(self.search.search.hypotheses(session.state.search)[0][0], self.tokenizer)
+        return text_of(self.search.search.hypotheses(session.state.search, timed=False)[0][0], self.tokenizer)
 
     def stable(self, session: Session) -> str:
         """The beginning of `text` that cannot change any more."""
-        found = self.search.search.hypotheses(session.state.search, nbest=1 << 30)[0]
-        words = [text_of(h, self.tokenizer).split() for h in found]
+        found = self.search.search.hypotheses(session.state.search, nbest=1 << 30, timed=False)[0]
+        words = [h.words or text_of(h, self.tokenizer).split() for h in found]
         same = 0
         # A last word may still grow, so it is not certain.
         while all(same + 1 < len(some) and some[same] == words[0][same] for some in words):
