@@ -39,6 +39,19 @@ class Ways(NamedTuple):
         return cls(np.arange(len(views)), bonus, np.array([view.label for view in views], dtype=np.int64), views.__getitem__)
 
 
+    def beside(self, other: Ways) -> Ways:
+        """Both, in the order of the prefixes; of one prefix these first."""
+        order = np.argsort(np.concatenate([self.of, other.of]), kind="stable")
+        of, bonus, label = (np.concatenate(pair)[order] for pair in zip(self[:3], other[:3], strict=True))
+        first = len(self.of)
+
+        def view(way: int) -> Guided:
+            at = int(order[way])
+            return self.view(at) if at < first else other.view(at - first)
+
+        return Ways(of, bonus, label, view)
+
+
 class Guide(Protocol):
     def start(self, hotwords: Hotwords | None = None) -> Guided | None:
         """The view of the empty prefix, in a session that expects `hotwords`; None if there is nothing to say there."""

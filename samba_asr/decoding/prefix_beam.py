@@ -243,22 +243,12 @@ class PrefixBeam:
         guided = np.flatnonzero(prefixes != None)  # noqa: E711 (elementwise)
         if len(guided) == len(prefixes) and self.guide:
             return self.guide.extend(prefixes.tolist(), tokens)
-        n = len(prefixes)
-        free = Ways(np.arange(n), np.zeros(n), np.zeros(n, dtype=np.int64), lambda way: None)
+        alone = np.flatnonzero(prefixes == None)  # noqa: E711 (elementwise)
+        free = Ways(alone, np.zeros(len(alone)), np.zeros(len(alone), dtype=np.int64), lambda way: None)
         if not len(guided):
             return free
         ways = self.guide.extend(prefixes[guided].tolist(), tokens[guided])
-        alone = np.flatnonzero(prefixes == None)  # noqa: E711 (elementwise)
-        of = np.concatenate([guided[ways.of], alone])
-        order = np.argsort(of, kind="stable")
-        number = np.concatenate([np.arange(len(ways.of)), np.full(len(alone), -1)])[order]
-        nothing = np.zeros(len(alone))
-        return Ways(
-            of[order],
-            np.concatenate([ways.bonus, nothing])[order],
-            np.concatenate([ways.label, nothing.astype(np.int64)])[order],
-            lambda way: None if number[way] < 0 else ways.view(int(number[way])),
-        )
+        return ways._replace(of=guided[ways.of]).beside(free)
 
 
 class _Names:

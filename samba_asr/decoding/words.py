@@ -205,26 +205,19 @@ class WordGuide:
         bonus = worth + np.fromiter((prefixes[p].base for p in on.tolist()), dtype=np.float64, count=len(on))
         begun = self._begin(prefixes, tokens, np.flatnonzero(new).tolist())
 
-        of = np.concatenate([on, np.array([way.of for way in begun], dtype=np.int64)])
-        order = np.argsort(of, kind="stable")
-        first = len(on)
+        def further(way: int) -> Words:
+            prefix = prefixes[on[way]]
+            return Words(prefix.among, int(child[way]), prefix.base, prefix.context, prefix.history, prefix.more, 0)
 
-        def view(way: int) -> Words:
-            way = int(order[way])
-            if way < first:
-                p = prefixes[on[way]]
-                return Words(p.among, int(child[way]), p.base, p.context, p.history, p.more, 0)
-            of, among, child_, end, label, _ = begun[way - first]
-            p = prefixes[of]
-            history = p.history if end.word is None else (p.history, end.word)
-            return Words(among, child_, end.worth, end.context, history, p.more, label)
+        def anew(way: int) -> Words:
+            of, among, node, end, label, _ = begun[way]
+            prefix = prefixes[of]
+            history = prefix.history if end.word is None else (prefix.history, end.word)
+            return Words(among, node, end.worth, end.context, history, prefix.more, label)
 
-        return Ways(
-            of[order],
-            np.concatenate([bonus, np.array([way.bonus for way in begun], dtype=np.float64)])[order],
-            np.concatenate([np.zeros(first, dtype=np.int64), np.array([way.label for way in begun], dtype=np.int64)])[order],
-            view,
-        )
+        of, label = (np.array([getattr(way, name) for way in begun], dtype=np.int64) for name in ("of", "label"))
+        worth = np.array([way.bonus for way in begun], dtype=np.float64)
+        return Ways(on, bonus, np.zeros(len(on), dtype=np.int64), further).beside(Ways(of, worth, label, anew))
 
     def _begin(self, prefixes: Sequence[Words], tokens: np.ndarray, asked: Sequence[int]) -> list[Begun]:
         """The next word begins with the token; behind each word that ends in the prefix."""
