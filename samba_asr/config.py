@@ -90,6 +90,7 @@ class TokenizerConfig:
 @dataclass(frozen=True)
 class LossConfig:
     ctc: float = 1.0  # weight of CTC
+    crf: float = 0.0  # weight of CTC-CRF: texts against what a trigram of their units finds likely (samba_asr.ops.crf)
     intermediate: float = 0.5  # share of the CTC behind model.self_conditioning in it, if there are such
     decoder: float = 0.0  # weight of the decoder's cross-entropy
     cr_ctc: float = 0.0  # weight of the consistency between two augmented views; 0 trains on one view

@@ -16,8 +16,10 @@ from samba_asr.audio.augment import spec_augment, vocal_tract_length
 from samba_asr.audio.features import LogMel
 from samba_asr.config import AugmentConfig, LossConfig, ModelConfig
 from samba_asr.errors import UserError
+from samba_asr.models.crf import text_log_prob
 from samba_asr.models.decoder import MambaDecoder
 from samba_asr.models.encoder import AcousticModel
+from samba_asr.ops.crf import log_partition
 from samba_asr.streaming import Step, StreamingModule, mask, valid_mask
 
 
@@ -41,6 +43,7 @@ class Losses(NamedTuple):
 
     total: Tensor
     ctc: Tensor
+    crf: Tensor
     decoder: Tensor
     cr: Tensor
 
@@ -64,6 +67,7 @@ class AsrModel(nn.Module):
         self.ctc = CtcHead(config.d_model, config.vocab_size)
         decoder = config.decoder
         self.decoder = MambaDecoder(decoder, config.d_model, config.vocab_size) if decoder.layers else None
+        self.trigram: Tensor | None = None  # (v, v, v) of the training texts' units: what `loss.crf` compares with
 
     @property
     def features(self) -> LogMel:
@@ -114,14 +118,26 @@ class AsrModel(nn.Module):
         ctc, *read = (_ctc_loss(v, tokens, lengths, token_lengths) for v in (log_probs, *middle))
         together = ctc.lerp(torch.stack(read).mean(0), loss.intermediate) if read else ctc
         decoder = cr = ctc.new_zeros(b)
+        crf = torch.zeros_like(ctc)
+        if loss.crf > 0:
+            crf = self._crf_loss(ctc, log_probs, lengths, tokens, token_lengths)
         if self.decoder is not None and loss.decoder > 0:  # of the first view: a second would cost more than it teaches
             start = self.decoder.init_memory(b, device=frames.device, dtype=frames.dtype)
             memory = self.decoder.absorb(frames[:b], lengths[:b], start)
             decoder = self.decoder.loss(tokens[:b], token_lengths[:b], memory, loss.label_smoothing)
         if views == 2:
             cr = consistency(log_probs, lengths)
-            ctc, together, cr = (v.view(2, -1).mean(0) for v in (ctc, together, cr))
-        return Losses(loss.ctc * together + loss.decoder * decoder + loss.cr_ctc * cr, ctc, decoder, cr)
+            ctc, crf, together, cr = (v.view(2, -1).mean(0) for v in (ctc, crf, together, cr))
+        total = loss.ctc * together + loss.crf * crf + loss.decoder * decoder + loss.cr_ctc * cr
+        return Losses(total, ctc, crf, decoder, cr)
+
+    def _crf_loss(self, ctc: Tensor, log_probs: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Tensor:
+        """(b,) -log p(text | x) where texts compete (`samba_asr.ops.crf`); 0 where the audio is too short for its text."""
+        if self.trigram is None:
+            raise UserError("loss.crf wants a trigram of the training texts: set AsrModel.trigram (samba_asr.models.crf.trigram)")
+        self.trigram = self.trigram.to(log_probs.device)
+        texts = text_log_prob(self.trigram, tokens, token_lengths)
+        return (ctc + log_partition(log_probs, lengths, self.trigram) - texts).masked_fill(ctc == 0, 0.0)
 
 
 def draw_block(config: ModelConfig, rng: random.Random) -> int:

@@ -25,6 +25,7 @@ from samba_asr.data.dataset import Epoch, TrainingSet, evaluation_batches
 from samba_asr.data.manifest import Utterance
 from samba_asr.data.text import TextEpoch, TextSet
 from samba_asr.errors import UserError
+from samba_asr.models.crf import trigram
 from samba_asr.text.tokenizer import Tokenizer
 from samba_asr.training.distributed import Ranks
 from samba_asr.training.evaluate import autocast, validate
@@ -54,8 +55,8 @@ class Task(Protocol):
 
     def new_model(self) -> nn.Module: ...
 
-    def begin(self, model: nn.Module, device: torch.device) -> None:
-        """Before a new model's first step."""
+    def begin(self, model: nn.Module, device: torch.device, new: bool) -> None:
+        """Before a run's first step, a resumed one's too; `new`: the model has never learned anything."""
         ...
 
     def validate(
@@ -89,8 +90,11 @@ class SpeechTask:
 
         return AsrModel(self.config.model)
 
-    def begin(self, model: nn.Module, device: torch.device) -> None:
-        set_statistics(model, self.data, device)
+    def begin(self, model: nn.Module, device: torch.device, new: bool) -> None:
+        if new:
+            set_statistics(model, self.data, device)
+        if self.config.loss.crf > 0:
+            model.trigram = trigram(self.data.tokens, self.config.model.vocab_size)
 
     def validate(self, model, ranks, dtype, check, where):
         if not self.valid:
@@ -144,8 +148,9 @@ class PretrainTask:
 
         return Pretraining(self.config.model, self.config.pretrain)
 
-    def begin(self, model: nn.Module, device: torch.device) -> None:
-        set_statistics(model, self.data, device)
+    def begin(self, model: nn.Module, device: torch.device, new: bool) -> None:
+        if new:
+            set_statistics(model, self.data, device)
 
     def validate(self, model, ranks, dtype, check, where):
         if not self.valid:
@@ -195,7 +200,7 @@ class TextTask:
 
         return MambaLm(self.config.lm, self.config.model.vocab_size)
 
-    def begin(self, model: nn.Module, device: torch.device) -> None:
+    def begin(self, model: nn.Module, device: torch.device, new: bool) -> None:
         pass
 
     def validate(self, model, ranks, dtype, check, where):

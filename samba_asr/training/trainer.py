@@ -150,8 +150,7 @@ class Trainer:
         else:
             if any(self.folder.glob("epoch-*.pt")):
                 raise UserError(f"{self.folder}: has epoch-*.pt but no {checkpoint.LAST}: train in another folder")
-            if self._new_model:
-                self.task.begin(self.model, self.ranks.device)
+        self.task.begin(self.model, self.ranks.device, new=self._new_model and state is None)
         self.ranks.broadcast(self.model.state_dict().values())
         if self.stepper.average is None and self.config.train.ema > 0:
             self.stepper.average = MovingAverage(self.model, self.config.train.ema)

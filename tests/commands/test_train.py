@@ -59,6 +59,18 @@ def test_the_same_command_continues(exp, caplog):
     assert "resuming at epoch 3" in caplog.text
 
 
+def test_ctc_crf_learns_and_continues(exp, tmp_path, caplog):
+    """Its trigram is counted anew when a run goes on."""
+    _, options = exp
+    options = [*options, "loss.crf=1", "loss.ctc=0.1", "train.epochs=3", "optim.lr=0.01"]
+    with caplog.at_level(logging.INFO):
+        assert call("train", "--exp", tmp_path, *options, "train.max_steps=3") == 0
+        assert call("train", "--exp", tmp_path, *options, "train.max_steps=9") == 0
+    losses = [float(text.split(" crf ")[1].split()[0]) for text in caplog.messages if " crf " in text]
+    assert len(losses) == 9
+    assert losses[-1] < losses[0]
+
+
 @pytest.mark.parametrize("chosen", [[], ["--best", 1], ["--last", 2]])
 def test_the_average_is_a_model_folder(exp, tmp_path, chosen):
     folder, _ = exp

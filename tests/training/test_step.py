@@ -61,15 +61,18 @@ def test_a_batch_that_is_not_finite_is_left_out_and_its_utterances_named(caplog,
 
 
 def test_training_in_bfloat16_follows_float32():
+    whole = tiny(decoder=1, dropout=0.0, blocks=())
+    # Eight mels: where a convolution's input is narrower than its kernel, oneDNN on AMX gives what lay in memory before.
+    whole = replace(whole, features=replace(whole.features, mels=8))
     curves = {}
     for dtype in ("float32", "bfloat16"):
         torch.manual_seed(0)
-        model = AsrModel(tiny(decoder=1, dropout=0.0, blocks=()))
-        config = replace(Config(), model=model.config, loss=LossConfig(decoder=0.3), train=TrainConfig(dtype=dtype))
+        model = AsrModel(whole)
+        config = replace(Config(), model=whole, loss=LossConfig(decoder=0.3), train=TrainConfig(dtype=dtype))
         stepper = Stepper(model, config, CPU)
         assert stepper.dtype == getattr(torch, dtype)
         work = [Work(batch(), seed=1, easy=True)]
-        curves[dtype] = torch.tensor([stepper.step(work, number=i, lr=0.004).losses["total"] for i in range(60)])
+        curves[dtype] = torch.tensor([stepper.step(work, number=i, lr=0.003).losses["total"] for i in range(60)])
     single, half = curves.values()
     assert single[-1] < 0.3 * single[0]
     assert not torch.equal(single, half)
