@@ -109,7 +109,7 @@ def test_triton_is_a_good_custom_op(backend):
     inputs, lengths = make(2, 5, 3, 2, dtype=torch.float32), torch.tensor([5, 2])
     inputs |= {"z": torch.randn(2, 5, 3), "dt_bias": torch.randn(3)}
     named = {"lengths": lengths, "reset": some_resets(2, 5)}
-    where = {"lengths": lengths, "offsets": None, "reset": named["reset"]}
+    where = {"lengths": lengths, "offsets": None, "reset": named["reset"], "sizes": None}
     inputs = {name: inputs[name] for name in ("x", "dt", "A", "B", "C", "D", "z", "dt_bias", "initial_state")}
     assert_is_a_good_custom_op(selective_scan, "selective_scan_forward", inputs, where, **named)
 

@@ -1,0 +1,52 @@
+"""Two selective scans, on through time and back inside blocks, each with inputs and parameters of its own.
+
+Shapes: b batch, t time, d channels, n states of one channel; 2 ways: forth, back.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from samba_asr.ops.blocks import Blocks, flip
+from samba_asr.ops.selective_scan.dispatch import BACKENDS, choose, selective_scan
+
+
+def selective_scan_both_ways(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    blocks: Blocks,
+    *,
+    D: Tensor,
+    z: Tensor,
+    dt_bias: Tensor,
+    initial_state: Tensor,
+    backend: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """`selective_scan` of x[:, :, 0] forth and, inside each block, of x[:, :, 1] back.
+
+    Args:
+        x, dt, z: (b, t, 2, d), in common time; B, C (b, t, 2, n); A (2, d, n); D, dt_bias (2, d).
+        blocks: laid over (b, t); `blocks.ragged` are the lengths.
+        initial_state: (b, d, n) of the way forth; the way back begins each block with nothing.
+
+    Returns y (b, t, 2, d) in common time, and the state of the way forth after the last valid step, (b, d, n).
+    """
+    if backend == "auto":
+        backend, _ = choose(x.device, x.dtype, x.shape[1])
+    if backend == "triton":
+        where = {"initial_state": initial_state, "lengths": blocks.ragged, "sizes": blocks.sizes}
+        return BACKENDS["triton"](x, dt, A, B, C, D=D, z=z, dt_bias=dt_bias, **where)
+    x, dt, B, C, z = (v.unbind(2) for v in (x, dt, B, C, z))
+    forth, state = selective_scan(
+        x[0], dt[0], A[0], B[0], C[0], D=D[0], z=z[0], dt_bias=dt_bias[0],
+        initial_state=initial_state, lengths=blocks.ragged, backend=backend,
+    )  # fmt: skip
+    back, _ = selective_scan(
+        *(flip(v[1], blocks) for v in (x, dt)), A[1], *(flip(v[1], blocks) for v in (B, C)),
+        D=D[1], z=flip(z[1], blocks), dt_bias=dt_bias[1], lengths=blocks.ragged, reset=blocks.start, backend=backend,
+    )  # fmt: skip
+    return torch.stack([forth, flip(back, blocks)], 2), state
