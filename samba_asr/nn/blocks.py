@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from samba_asr.ops.blocks import Blocks, flip
+from samba_asr.ops.device import choose_fused
 from samba_asr.streaming import State, Step, StreamingModule
 
 
@@ -48,13 +49,23 @@ class Unidirectional(BlockModule):
         return Step(y, lengths, state)
 
 
+class CausalMixer(StreamingModule):
+    """What `BlockBidirectional` makes two of."""
+
+    def step(self, x: Tensor, lengths: Tensor | None, state: State, reset: Tensor | None = None) -> Step:
+        """reset (b, t) bool: forget everything before these steps; lengths None: all steps count."""
+        raise NotImplementedError
+
+    def both_ways(self, back: CausalMixer, x: Tensor, state: State, blocks: Blocks) -> tuple[Tensor, State]:
+        """This mixer forth plus `back` inside blocks, (b, t, d), and this one's state: what the two `step`s of
+        `BlockBidirectional` come to, in as few launches as Triton's kernels allow."""
+        raise NotImplementedError
+
+
 class BlockBidirectional(BlockModule):
-    """Two causal mixers: one reads on for ever, the other backward inside each block; their outputs are added.
+    """Two causal mixers: one reads on for ever, the other backward inside each block; their outputs are added."""
 
-    Both have `step(x, lengths, state, reset=None)`, where reset (b, t) makes a mixer forget; lengths None: all steps count.
-    """
-
-    def __init__(self, forward_mixer: StreamingModule, backward_mixer: StreamingModule):
+    def __init__(self, forward_mixer: CausalMixer, backward_mixer: CausalMixer):
         super().__init__()
         self.forward_mixer, self.backward_mixer = forward_mixer, backward_mixer
 
@@ -62,6 +73,9 @@ class BlockBidirectional(BlockModule):
         return self.forward_mixer.init_state(batch, device=device, dtype=dtype)
 
     def step(self, x, lengths, state, blocks):
+        if choose_fused(x.device, x.dtype, x.shape[1])[0] == "triton":
+            y, state = self.forward_mixer.both_ways(self.backward_mixer, x, state, blocks)
+            return Step(y, lengths, state)
         y, _, state = self.forward_mixer.step(x, blocks.ragged, state)
         nothing = self.backward_mixer.init_state(x.shape[0], device=x.device, dtype=x.dtype)
         back = self.backward_mixer.step(flip(x, blocks), blocks.ragged, nothing, reset=blocks.start).x

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 EXACT = {"triton": (torch.float32, 3e-5)}  # dtype and tolerance in which a backend is compared; others: float64
 
@@ -102,6 +103,19 @@ def assert_agree(
     assert_close(values_and_gradients(op, inputs, **options), want, tolerance)
 
 
+class _CallsOfBackward(TorchDispatchMode):
+    """Notes our custom ops that are called in a backward, and with what."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen: list[tuple[Callable, tuple]] = []
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        if op.namespace == "samba_asr" and "backward" in op.name():
+            self.seen.append((op, args))
+        return op(*args, **(kwargs or {}))
+
+
 def assert_is_a_good_custom_op(
     op: Callable, custom_op: str, inputs: dict[str, Tensor], where: dict[str, Tensor | None], **named: Tensor | tuple
 ) -> None:
@@ -115,8 +129,13 @@ def assert_is_a_good_custom_op(
     def run(*values):
         return op(**dict(zip(inputs, values, strict=True)), **named, backend="triton")
 
-    outputs = run(*leaves)  # which registers it
+    with _CallsOfBackward() as calls:
+        torch.autograd.grad(sum(v.sum() for v in run(*leaves)), leaves)  # which registers them
     torch.library.opcheck(getattr(torch.ops.samba_asr, custom_op), (*leaves, *where.values()))
+    for backward, given in calls.seen:  # it has no gradient of its own
+        torch.library.opcheck(backward, given, test_utils=("test_schema", "test_faketensor"))
+    assert calls.seen
+    outputs = run(*leaves)
     compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
     want, got = ([*found, *torch.autograd.grad(sum(v.sum() for v in found), leaves)] for found in (outputs, compiled(*leaves)))
     for a, b in zip(got, want, strict=True):

@@ -23,9 +23,9 @@ INTEGERS = ("lengths", "offsets", "sizes")
 NARROW = ("x", "B", "C", "y", "gy", "z", "forth", "back", "last", "skip")  # bfloat16, as in training; all else is float32
 FLAGS = {"HAS_INITIAL": True, "HAS_LENGTHS": True, "HAS_OFFSETS": False, "HAS_RESET": True}
 SSD = {**FLAGS, "PRECISION": "tf32", "Q": ssd.CHUNK, "BP": 32, "BN": 64}
-S6 = {**FLAGS, "HAS_D": True, "HAS_Z": True, "HAS_DT_BIAS": True, "Q": s6.CHUNK, "BD": s6.CHANNELS, "BN": 16}
+S6 = {**FLAGS, "HAS_D": True, "HAS_Z": True, "HAS_DT_BIAS": True, "WAYS": 1, "Q": s6.CHUNK, "BD": s6.CHANNELS, "BN": 16}
 CONV = {"HAS_BIAS": True, "HAS_LENGTHS": True, "Q": conv.STEPS, "BD": conv.CHANNELS}
-SHORT = {**CONV, "SILU": True, "PAST": 3, "K": 7, "BK": 8, "BP": 4}  # of Hydra
+SHORT = {**CONV, "SILU": True, "PAST": 3, "K": 7, "BK": 8, "BP": 4}  # of Hydra, and of a causal mixer both ways
 WIDE = {**CONV, "SILU": False, "PAST": 15, "K": 31, "BK": 32, "BP": 16}  # of the convolution module
 CONVOLUTIONS = (conv._forward, conv._backward_weight, conv._backward_input)
 JOIN = {"HAS_LENGTHS": True, "BD": 512}
@@ -34,6 +34,7 @@ KERNELS = [
     (ssd._forward, {**SSD, "HAS_RESET": False, "HAS_BLOCKS": True, "Q": ssd.STEP}, ssd.WARPS),
     *((kernel, {**SSD, "HAS_RESET": False, "HAS_BLOCKS": True}, ssd.WARPS) for kernel in (ssd._forward, ssd._backward)),
     *((kernel, S6, s6.WARPS) for kernel in (s6._forward, s6._backward)),
+    *((kernel, {**S6, "HAS_RESET": False, "WAYS": 2}, s6.WARPS) for kernel in (s6._forward, s6._backward)),
     (join._forward, {**JOIN, "Q": join.STEPS}, 4),
     (join._backward, {**JOIN, "Q": join.STEPS_BACK}, 4),
     *((kernel, taps, 4) for kernel in CONVOLUTIONS for taps in (SHORT, WIDE)),

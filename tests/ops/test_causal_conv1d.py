@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from samba_asr.errors import UserError
 from samba_asr.ops.conv1d import causal, causal_conv1d, causal_conv1d_naive
-from tests.ops.checks import assert_agree, assert_close, padding, some_resets, values_and_gradients
+from tests.ops.checks import (
+    assert_agree,
+    assert_close,
+    every_backend,
+    padding,
+    some_resets,
+    values_and_gradients,
+    where_it_runs,
+)
 
 EVERY_VERSION = pytest.mark.parametrize("op", [causal_conv1d, causal_conv1d_naive])
 
@@ -65,6 +76,37 @@ def test_agrees_with_naive(t, k, dtype, poisoned_empty):
     fast, naive = valid_only(causal_conv1d, lengths), valid_only(causal_conv1d_naive, lengths)
     for options in ({"lengths": lengths}, {"lengths": lengths, "reset": some_resets(3, t)}):
         assert_agree(fast, naive, inputs, tolerance=tolerance, **options)
+
+
+@every_backend(["triton"])
+@pytest.mark.parametrize("silu", [False, True])
+@pytest.mark.parametrize(("t", "k", "d"), [(17, 4, 3), (35, 1, 70), (2, 4, 1), (1, 9, 3), (0, 4, 3)])
+def test_the_kernel_agrees_with_naive(t, k, d, silu, backend, poisoned_empty):
+    lengths = torch.tensor([t, 0, t // 2])
+
+    def naive(**inputs):
+        y, state = causal_conv1d_naive(**inputs)
+        return (F.silu(y) if silu else y), state
+
+    inputs = make(t=t, k=k, d=d, dtype=torch.float32)
+    fast = where_it_runs(partial(causal_conv1d, silu=silu), backend)
+    assert_agree(fast, naive, inputs, tolerance=3e-5)
+    assert_agree(valid_only(fast, lengths), valid_only(naive, lengths), inputs, tolerance=3e-5, lengths=lengths)
+
+
+def test_silu_is_applied_to_the_outcome():
+    y, state = causal_conv1d(**make())
+    smooth, same = causal_conv1d(**make(), silu=True)
+    assert torch.equal(smooth, F.silu(y))
+    assert torch.equal(same, state)
+
+
+def test_the_kernel_says_what_it_does_not_know():
+    inputs = make(dtype=torch.float32)
+    with pytest.raises(UserError, match="'triton' knows no reset"):
+        causal_conv1d(**inputs, reset=some_resets(3, 17), backend="triton")
+    with pytest.raises(UserError, match="no backend 'cuda'"):
+        causal_conv1d(**inputs, backend="cuda")
 
 
 @pytest.mark.parametrize("name", ["bias", "initial_state"])

@@ -20,6 +20,7 @@ from tests.ops.checks import (
 
 EVERY_BACKEND = every_backend(BACKENDS)
 IN_TIME = ("x", "dt", "B", "C", "z")
+LENGTHS = [(17, [17, 5, 0]), (35, [35, 33, 16]), (16, [16, 16, 16]), (1, [1, 0, 1]), (0, [0, 0, 0])]
 
 
 def make(b=3, t=17, d=3, n=5, *, dtype=torch.float64):
@@ -65,7 +66,7 @@ def on(backend):
 
 
 @EVERY_BACKEND
-@pytest.mark.parametrize(("t", "lengths"), [(17, [17, 5, 0]), (35, [35, 33, 16]), (16, [16, 16, 16]), (1, [1, 0, 1]), (0, [0, 0, 0])])
+@pytest.mark.parametrize(("t", "lengths"), LENGTHS)
 @pytest.mark.parametrize("sizes", [(1, 2, 3), (5, 16, 1 << 40)])
 def test_agrees_with_blocks_one_by_one(backend, t, lengths, sizes, poisoned_empty):
     dtype, tolerance = exact(backend)

@@ -71,6 +71,22 @@ def test_agrees_with_blocks_one_by_one(backend, t, lengths, sizes, poisoned_empt
 
 
 @EVERY_BACKEND
+@pytest.mark.parametrize(("t", "lengths"), [(35, [35, 20, 0]), (9, [9, 9, 9])])
+def test_each_way_may_have_its_own_input_and_decay(backend, t, lengths, poisoned_empty):
+    """As Mamba-2 reads both ways: forth is what `one_by_one` says of the first x and A, back of the second."""
+    dtype, tolerance = exact(backend)
+    first, second = make(t=t, dtype=dtype), make(t=t, dtype=dtype)
+    own = {**first, "x": torch.stack([first["x"], second["x"].flip(0)], 2), "A": torch.stack([first["A"], first["A"] * 2])}
+
+    def ways(x, A, **others):
+        forth, _, state = one_by_one(x[:, :, 0], A=A[0], **others)
+        return forth, one_by_one(x[:, :, 1], A=A[1], **others)[1], state
+
+    where = {"lengths": torch.tensor(lengths), "sizes": torch.tensor([4, 3, 100])}
+    assert_agree(on(backend), ways, own, tolerance=tolerance, **where)
+
+
+@EVERY_BACKEND
 def test_padding_may_hold_nan_and_gets_no_gradient(backend, poisoned_empty):
     dtype, tolerance = exact(backend)
     lengths, sizes = torch.tensor([17, 5, 0]), torch.tensor([4, 3, 9])

@@ -1,4 +1,4 @@
-"""What the mixers share: the initial step sizes, and the gated norm of Mamba-2."""
+"""What the mixers share: the initial step sizes, the gated norm of Mamba-2, and their short convolutions both ways."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from samba_asr.ops.blocks import Blocks
+from samba_asr.ops.conv1d import block_conv1d
 
 
 def no_weight_decay(parameter: Tensor) -> nn.Parameter:
@@ -32,3 +35,19 @@ class GatedRMSNorm(nn.Module):
 
     def forward(self, y: Tensor, z: Tensor) -> Tensor:
         return F.rms_norm(y * F.silu(z), self.weight.shape, self.weight.to(y.dtype), self.eps)
+
+
+def conv_both_ways(
+    u: Tensor, weights: tuple[Tensor, Tensor], biases: tuple[Tensor, Tensor], state: Tensor, blocks: Blocks
+) -> tuple[Tensor, Tensor]:
+    """Short convolutions and SiLU of u (b, t, 2, d), forth in time and back inside blocks, as one of 2 d channels: a channel that
+    reads forth has zeros for the steps ahead, one that reads back zeros for the past.
+
+    weights (d, k), biases (d,): forth, back.  Returns (b, t, 2, d), and the state of the way forth, (b, k - 1, d) as `state`.
+    """
+    forth, back = weights
+    d, k = forth.shape
+    taps = torch.cat([F.pad(forth, (0, k - 1)), F.pad(back.flip(1), (k - 1, 0))])  # (2 d, 2 k - 1)
+    before = torch.cat([state, torch.zeros_like(state)], -1)
+    y, after = block_conv1d(u.flatten(-2), taps, torch.cat(biases), initial_state=before, blocks=blocks, silu=True)
+    return y.unflatten(-1, (2, d)), after[..., :d]

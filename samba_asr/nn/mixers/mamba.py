@@ -13,10 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samba_asr.config import MixerConfig
-from samba_asr.nn.mixers.common import initial_dt_bias, no_weight_decay
+from samba_asr.nn.blocks import CausalMixer
+from samba_asr.nn.mixers.common import conv_both_ways, initial_dt_bias, no_weight_decay
+from samba_asr.ops.blocks import Blocks
 from samba_asr.ops.conv1d import causal_conv1d
-from samba_asr.ops.selective_scan import selective_scan
-from samba_asr.streaming import Step, StreamingModule, mask
+from samba_asr.ops.selective_scan import selective_scan, selective_scan_both_ways
+from samba_asr.streaming import Step, mask
 
 
 class MambaState(NamedTuple):
@@ -24,7 +26,7 @@ class MambaState(NamedTuple):
     ssm: Tensor  # (b, d_inner, n) float32
 
 
-class Mamba(StreamingModule):
+class Mamba(CausalMixer):
     def __init__(self, d_model: int, config: MixerConfig):
         super().__init__()
         d_inner, n = config.expand * d_model, config.d_state
@@ -49,9 +51,8 @@ class Mamba(StreamingModule):
         """x (b, t, d_model); reset (b, t) bool: forget everything before these steps; lengths None: all steps count."""
         u, z = self.in_proj(mask(x, lengths)).chunk(2, dim=-1)
         u, conv = causal_conv1d(
-            u, self.conv1d.weight[:, 0], self.conv1d.bias, initial_state=state.conv, lengths=lengths, reset=reset
+            u, self.conv1d.weight[:, 0], self.conv1d.bias, initial_state=state.conv, lengths=lengths, reset=reset, silu=True
         )
-        u = F.silu(u)
         dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         y, ssm = selective_scan(
             u,
@@ -67,3 +68,28 @@ class Mamba(StreamingModule):
             reset=reset,
         )
         return Step(self.out_proj(y), lengths, MambaState(conv.to(state.conv.dtype), ssm))
+
+    def both_ways(self, back: Mamba, x: Tensor, state: MambaState, blocks: Blocks) -> tuple[Tensor, MambaState]:
+        """One launch for the convolutions, one for the scans, one product for each of the projections."""
+        ways = (self, back)
+        halves = [half for i in (0, 1) for half in (way.in_proj.weight.chunk(2)[i] for way in ways)]  # x, x, z, z
+        u, z = F.linear(mask(x, blocks.ragged), torch.cat(halves)).unflatten(-1, (2, 2, -1)).unbind(2)  # (b, t, 2, d)
+        u, conv = conv_both_ways(
+            u, tuple(way.conv1d.weight[:, 0] for way in ways), tuple(way.conv1d.bias for way in ways), state.conv, blocks
+        )
+        maps = torch.einsum("btwd,wrd->btwr", u, torch.stack([way.x_proj.weight for way in ways]))
+        dt, B, C = maps.split([self.dt_rank, self.d_state, self.d_state], dim=-1)
+        y, ssm = selective_scan_both_ways(
+            u,
+            torch.einsum("btwr,wdr->btwd", dt, torch.stack([way.dt_proj.weight for way in ways])),
+            -torch.stack([way.A_log for way in ways]).exp(),
+            B,
+            C,
+            blocks,
+            D=torch.stack([way.D for way in ways]),
+            z=z,
+            dt_bias=torch.stack([way.dt_proj.bias for way in ways]),
+            initial_state=state.ssm,
+        )
+        y = F.linear(y.flatten(-2), torch.cat([way.out_proj.weight for way in ways], 1))
+        return y, MambaState(conv.to(state.conv.dtype), ssm)

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from samba_asr.config import MixerConfig
 from samba_asr.errors import UserError
-from samba_asr.nn.mixers.common import GatedRMSNorm, initial_dt_bias, no_weight_decay
+from samba_asr.nn.blocks import CausalMixer
+from samba_asr.nn.mixers.common import GatedRMSNorm, conv_both_ways, initial_dt_bias, no_weight_decay
+from samba_asr.ops.blocks import Blocks
 from samba_asr.ops.conv1d import causal_conv1d
-from samba_asr.ops.ssd import ssd
-from samba_asr.streaming import Step, StreamingModule, mask
+from samba_asr.ops.ssd import ssd, ssd_both_ways
+from samba_asr.streaming import Step, mask
 
 
 class Mamba2State(NamedTuple):
@@ -25,7 +27,7 @@ class Mamba2State(NamedTuple):
     ssm: Tensor  # (b, h, p, n) float32
 
 
-class Mamba2(StreamingModule):
+class Mamba2(CausalMixer):
     def __init__(self, d_model: int, config: MixerConfig):
         super().__init__()
         d_inner, n = config.expand * d_model, config.d_state
@@ -51,9 +53,9 @@ class Mamba2(StreamingModule):
         """x (b, t, d_model); reset (b, t) bool: forget everything before these steps; lengths None: all steps count."""
         z, u, dt = self.in_proj(mask(x, lengths)).split([self.d_inner, self.conv1d.in_channels, self.heads], dim=-1)
         u, conv = causal_conv1d(
-            u, self.conv1d.weight[:, 0], self.conv1d.bias, initial_state=state.conv, lengths=lengths, reset=reset
+            u, self.conv1d.weight[:, 0], self.conv1d.bias, initial_state=state.conv, lengths=lengths, reset=reset, silu=True
         )
-        u, B, C = F.silu(u).split([self.d_inner, self.d_state, self.d_state], dim=-1)
+        u, B, C = u.split([self.d_inner, self.d_state, self.d_state], dim=-1)
         u = u.unflatten(-1, (self.heads, -1))  # (b, t, h, p)
         y, ssm = ssd(
             u,
@@ -67,3 +69,31 @@ class Mamba2(StreamingModule):
         )
         y = (y + self.D.to(u.dtype)[:, None] * u).flatten(-2)  # (b, t, d_inner)
         return Step(self.out_proj(self.norm(y, z)), lengths, Mamba2State(conv.to(state.conv.dtype), ssm))
+
+    def both_ways(self, back: Mamba2, x: Tensor, state: Mamba2State, blocks: Blocks) -> tuple[Tensor, Mamba2State]:
+        """One launch for the convolutions, one for the scans, one product for each of the projections."""
+        ways = (self, back)
+        width = self.conv1d.in_channels
+        parts = list(zip(*(way.in_proj.weight.split([self.d_inner, width, self.heads]) for way in ways), strict=True))
+        joined = F.linear(mask(x, blocks.ragged), torch.cat([weight for part in parts for weight in part]))
+        z, u, dt = (
+            v.unflatten(-1, (2, -1)) for v in joined.split([2 * self.d_inner, 2 * width, 2 * self.heads], dim=-1)
+        )  # (b, t, 2, .)
+        u, conv = conv_both_ways(
+            u, tuple(way.conv1d.weight[:, 0] for way in ways), tuple(way.conv1d.bias for way in ways), state.conv, blocks
+        )
+        u, B, C = u.split([self.d_inner, self.d_state, self.d_state], dim=-1)
+        u = u.unflatten(-1, (self.heads, -1))  # (b, t, 2, h, p)
+        forth, behind, ssm = ssd_both_ways(
+            u,
+            F.softplus(dt.to(self.dt_bias.dtype) + torch.stack([way.dt_bias for way in ways])),
+            -torch.stack([way.A_log for way in ways]).exp(),
+            B.unsqueeze(3),
+            C.unsqueeze(3),
+            blocks,
+            initial_state=state.ssm,
+        )
+        y = torch.stack([forth, behind], 2) + torch.stack([way.D for way in ways]).to(u.dtype)[..., None] * u
+        y = torch.stack([way.norm(y[:, :, i].flatten(-2), z[:, :, i]) for i, way in enumerate(ways)], 2)  # (b, t, 2, d_inner)
+        y = F.linear(y.flatten(-2), torch.cat([way.out_proj.weight for way in ways], 1))
+        return y, Mamba2State(conv.to(state.conv.dtype), ssm)

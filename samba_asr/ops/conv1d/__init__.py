@@ -2,7 +2,7 @@
 
 causal.py   past steps alone; its definition, and a version that is fast on CPUs
 block.py    past steps, and those ahead inside a block
-triton.py   the latter in one launch forward, two backward
+triton.py   both, SiLU included, in one launch forward, two backward
 """
 
 from __future__ import annotations

@@ -13,6 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from samba_asr.errors import UserError
+from samba_asr.ops.device import choose_fused as choose
+from samba_asr.ops.device import require_triton
 from samba_asr.streaming import mask, tail, take_time
 
 FEW = 1 << 16
@@ -59,6 +62,8 @@ def causal_conv1d(
     initial_state: Tensor | None = None,
     lengths: Tensor | None = None,
     reset: Tensor | None = None,
+    silu: bool = False,
+    backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Causal depthwise convolution.
 
@@ -69,6 +74,8 @@ def causal_conv1d(
         lengths: (b,) valid steps; behind them y is unspecified, and nothing there reaches a valid output, the state or a
             gradient (NaN included).
         reset: (b, t) bool; True: all inputs before this step count as zeros from here on.
+        silu: apply x * sigmoid(x) to the outcome.
+        backend: "auto", "torch", or "triton", which knows no reset: `block_conv1d` reads backward inside blocks.
 
     Returns y (b, t, d) and the state after the last valid step, (b, k - 1, d).
     """
@@ -76,6 +83,27 @@ def causal_conv1d(
     k = weight.shape[1]
     if initial_state is None:
         initial_state = x.new_zeros(b, k - 1, d)
+    if backend == "auto":
+        backend = "torch" if reset is not None else choose(x.device, x.dtype, t)[0]
+    if backend == "triton":
+        if reset is not None:
+            raise UserError("causal_conv1d: backend 'triton' knows no reset: use 'torch'")
+        require_triton(x, "causal_conv1d")
+        from samba_asr.ops.conv1d.triton import block_conv1d_triton
+
+        whole = torch.full((b,), t, device=x.device)  # a tap ahead would look at it; there is none
+        return block_conv1d_triton(x, weight, bias, initial_state=initial_state, lengths=lengths, sizes=whole, silu=silu)
+    if backend != "torch":
+        raise UserError(f"causal_conv1d has no backend {backend!r}: use 'auto', 'torch' or 'triton'")
+    y, state = _causal_conv1d_torch(x, weight, bias, initial_state, lengths, reset)
+    return F.silu(y) if silu else y, state
+
+
+def _causal_conv1d_torch(
+    x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor, lengths: Tensor | None, reset: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    b, t, d = x.shape
+    k = weight.shape[1]
     x = torch.cat([initial_state.to(x.dtype), mask(x, lengths)], dim=1)  # (b, k - 1 + t, d)
     state = tail(x, lengths, k - 1)
     if reset is None or t == 0:

@@ -1,4 +1,4 @@
-"""`block_conv1d` in Triton: one launch forward, two backward.
+"""`block_conv1d` in Triton, and `causal_conv1d` as its case without steps ahead: one launch forward, two backward.
 
 A program takes some channels of some steps of one row; a tap is one more load of steps beside them, which the caches hold.
 Backward makes the outcome before SiLU again instead of keeping it.  The first launch goes through a row in order and sums the

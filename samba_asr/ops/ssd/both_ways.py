@@ -1,4 +1,4 @@
-"""Two SSD scans of one input, on through time and back inside blocks: what a quasiseparable mixer is made of.
+"""Two SSD scans, on through time and back inside blocks: what bidirectional mixers are made of.
 
 Shapes: b batch, t time, h heads, p channels of a head, g groups, n state.
 """
@@ -23,7 +23,8 @@ def ssd_both_ways(
     initial_state: Tensor,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """x (b, t, h, p) scanned forth and, inside each block, back, with A (h,) for both ways.
+    """x (b, t, h, p) scanned forth and, inside each block, back, with A (h,) for both ways; or with an x (b, t, 2, h, p) and an
+    A (2, h) of each way.
 
     Args:
         dt: (b, t, 2, h) step sizes; forth, back.
@@ -41,9 +42,16 @@ def ssd_both_ways(
         y, state = BACKENDS["triton"](x, dt, A, B, C, **given)
         return y[0], y[1], state
 
-    # In one call: rows 0..b-1 forth, rows b..2b-1 back in reversed time, forgetting at each block.
     both = lambda v: torch.cat([v[:, :, 0], flip(v[:, :, 1], blocks)])  # noqa: E731
     ragged, start = blocks.ragged, blocks.start
+    if A.dim() == 2:
+        forth, state = ssd(
+            x[:, :, 0], dt[:, :, 0], A[0], B[:, :, 0], C[:, :, 0], initial_state=initial_state, lengths=ragged, backend=backend
+        )
+        x, dt, B, C = (flip(v[:, :, 1], blocks) for v in (x, dt, B, C))
+        back, _ = ssd(x, dt, A[1], B, C, lengths=ragged, reset=start, backend=backend)
+        return forth, flip(back, blocks), state
+    # In one call: rows 0..b-1 forth, rows b..2b-1 back in reversed time, forgetting at each block.
     y, state = ssd(
         torch.cat([x, flip(x, blocks)]),
         both(dt),

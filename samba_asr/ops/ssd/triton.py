@@ -7,7 +7,8 @@ gradients of C and B need anyway.  The gradients of B and C are written for each
 so that no two programs add to one number and every run gives the same bits.
 
 Both ways (`HAS_BLOCKS`): twice as many rows of programs.  Row b + i reads what row i reads, in reversed time inside each block,
-with a dt, B and C of its own, and writes y where the step lies in common time: nothing is flipped, copied or joined outside.
+with a dt, B and C of its own (and, where they have a way each, x and A), and writes y where the step lies in common time:
+nothing is flipped, copied or joined outside.
 
 Any sizes: tiles are powers of two, at least 16, and what lies outside is masked.  Padding is never read.
 Under TRITON_INTERPRET=1 the kernels run on CPU tensors, slowly.
@@ -85,7 +86,7 @@ def _decays(exponent, r, Q: tl.constexpr):
 @triton.jit
 def _forward(
     x, dt, A, B, C, initial, lengths, offsets, reset, sizes, y, final, states,
-    R, T, H, G, P, N, SX, SDT, SB, SC, WDT, WB, WC,
+    R, T, H, G, P, N, SX, SDT, SB, SC, WX, WA, WDT, WB, WC,
     HAS_INITIAL: tl.constexpr, HAS_LENGTHS: tl.constexpr, HAS_OFFSETS: tl.constexpr, HAS_RESET: tl.constexpr,
     HAS_BLOCKS: tl.constexpr, PRECISION: tl.constexpr, Q: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
@@ -95,7 +96,8 @@ def _forward(
     i_b, way, size = _way(pid, H, R, sizes, T, HAS_BLOCKS)
     begin, room, length, slot = locate(i_b, lengths, offsets, T, Q, HAS_LENGTHS, HAS_OFFSETS)
     if HAS_BLOCKS:
-        dt, B, C, y, slot = dt + way * WDT, B + way * WB, C + way * WC, y + way * R * T * H * P, slot + way * R * tl.cdiv(T, Q)
+        x, A, dt, B, C = x + way * WX, A + way * WA, dt + way * WDT, B + way * WB, C + way * WC
+        y, slot = y + way * R * T * H * P, slot + way * R * tl.cdiv(T, Q)
     p, n = tl.arange(0, BP), tl.arange(0, BN)
     in_state = (p < P)[:, None] & (n < N)[None, :]
     of_state = in_state  # what enters and leaves; the way back begins with nothing, and leaves nothing
@@ -125,7 +127,7 @@ def _forward(
 @triton.jit
 def _backward(
     x, dt, A, B, C, lengths, offsets, reset, sizes, states, gy, g_final, gx, g_dt, gA, gB, gC, g_initial,
-    R, T, H, G, P, N, SX, SDT, SB, SC, WDT, WB, WC,
+    R, T, H, G, P, N, SX, SDT, SB, SC, WX, WA, WDT, WB, WC,
     HAS_LENGTHS: tl.constexpr, HAS_OFFSETS: tl.constexpr, HAS_RESET: tl.constexpr,
     HAS_BLOCKS: tl.constexpr, PRECISION: tl.constexpr, Q: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
@@ -136,7 +138,8 @@ def _backward(
     begin, room, length, slot = locate(i_b, lengths, offsets, T, Q, HAS_LENGTHS, HAS_OFFSETS)
     if HAS_BLOCKS:
         steps = way * R * T * H  # before those of this way, in what has the shape of y
-        dt, B, C, slot = dt + way * WDT, B + way * WB, C + way * WC, slot + way * R * tl.cdiv(T, Q)
+        x, A, dt, B, C = x + way * WX, A + way * WA, dt + way * WDT, B + way * WB, C + way * WC
+        slot = slot + way * R * tl.cdiv(T, Q)
         gy, gx, g_dt, gB, gC = gy + steps * P, gx + steps * P, g_dt + steps, gB + steps * N, gC + steps * N
     q, p, n = tl.arange(0, Q), tl.arange(0, BP), tl.arange(0, BN)
     in_state = (p < P)[:, None] & (n < N)[None, :]
@@ -195,19 +198,20 @@ def _ssd_forward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """y, the final states (b, h, p, n), and those that enter each chunk (c, h, p, n); states in float32.
 
-    With `sizes`, both ways: dt (b, t, 2, h), B and C (b, t, 2, g, n), y (2, b, t, h, p); else dt (b, t, h) and so on.
+    With `sizes`, both ways: dt (b, t, 2, h), B and C (b, t, 2, g, n), y (2, b, t, h, p); else dt (b, t, h) and so on.  Then x
+    may be (b, t, 2, h, p), and A (2, h).
     """
-    b, t, h, p = x.shape
+    (b, t), (h, p) = x.shape[:2], x.shape[-2:]
     g, n = B.shape[-2:]
     rows, ways = count_rows(x, offsets), 1 if sizes is None else 2
-    y = x.new_empty(x.shape if sizes is None else (2, *x.shape))
+    y = x.new_empty((b, t, h, p) if sizes is None else (2, b, t, h, p))
     final = x.new_empty(rows, h, p, n, dtype=torch.float32)
     states = x.new_empty(ways * count_slots(x, offsets, _chunk(t)), h, p, n, dtype=torch.float32)
     if final.numel():
         with on_device(x):
             _forward[(ways * rows * h,)](
                 x, dt, A, B, C, initial, lengths, offsets, reset, sizes, y, final, states,
-                b, t, h, g, p, n, *_strides(x, dt, B, C, sizes),
+                b, t, h, g, p, n, *_strides(x, dt, A, B, C, sizes),
                 HAS_INITIAL=initial is not None, HAS_LENGTHS=lengths is not None, HAS_OFFSETS=offsets is not None,
                 HAS_RESET=reset is not None, HAS_BLOCKS=sizes is not None,
                 PRECISION=_precision(x), Q=_chunk(t), BP=_tile(p), BN=_tile(n), num_warps=WARPS,
@@ -217,10 +221,10 @@ def _ssd_forward(
 
 @_ssd_forward.register_fake
 def _(x, dt, A, B, C, initial, lengths, offsets, reset, sizes):
-    t, h, p, n = *x.shape[1:], B.shape[-1]
+    (b, t), (h, p), n = x.shape[:2], x.shape[-2:], B.shape[-1]
     ways = 1 if sizes is None else 2
     new = lambda rows: x.new_empty(rows, h, p, n, dtype=torch.float32)  # noqa: E731
-    y = x.new_empty(x.shape if sizes is None else (2, *x.shape))
+    y = x.new_empty((b, t, h, p) if sizes is None else (2, b, t, h, p))
     return y, new(count_rows(x, offsets)), new(ways * count_slots(x, offsets, _chunk(t)))
 
 
@@ -230,23 +234,25 @@ def _ssd_backward(
     reset: Tensor | None, sizes: Tensor | None, states: Tensor, gy: Tensor, g_final: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of x, dt, A, B, C and the initial state, all float32."""
-    b, t, h, p = x.shape
+    (b, t), (h, p) = x.shape[:2], x.shape[-2:]
     g, n = B.shape[-2:]
     rows, ways = count_rows(x, offsets), 1 if sizes is None else 2
     new = lambda *shape: x.new_empty(shape, dtype=torch.float32)  # noqa: E731
-    gx, g_dt, gA, g_initial = new(ways, b, t, h, p), new(ways, b, t, h), new(ways * rows, h), new(rows, h, p, n)
+    gx, g_dt, gA, g_initial = new(ways, b, t, h, p), new(ways, b, t, h), new(ways, rows, h), new(rows, h, p, n)
     gB, gC = new(ways, b, t, h, n), new(ways, b, t, h, n)
     if g_initial.numel():
         with on_device(x):
             _backward[(ways * rows * h,)](
                 x, dt, A, B, C, lengths, offsets, reset, sizes, states, gy, g_final, gx, g_dt, gA, gB, gC, g_initial,
-                b, t, h, g, p, n, *_strides(x, dt, B, C, sizes),
+                b, t, h, g, p, n, *_strides(x, dt, A, B, C, sizes),
                 HAS_LENGTHS=lengths is not None, HAS_OFFSETS=offsets is not None, HAS_RESET=reset is not None,
                 HAS_BLOCKS=sizes is not None, PRECISION=_precision(x), Q=_chunk(t), BP=_tile(p), BN=_tile(n), num_warps=WARPS,
             )  # fmt: skip
     gB, gC = (v.unflatten(3, (g, -1)).sum(4) for v in (gB, gC))
     by_way = [v[0] if sizes is None else v.movedim(0, 2).contiguous() for v in (g_dt, gB, gC)]
-    return gx[0] if sizes is None else gx.sum(0), by_way[0], gA.sum(0), *by_way[1:], g_initial
+    gx = gx.movedim(0, 2).contiguous() if x.dim() == 5 else gx.sum(0)
+    gA = gA.sum(1) if A.dim() == 2 else gA.sum((0, 1))
+    return gx, by_way[0], gA, *by_way[1:], g_initial
 
 
 @_ssd_backward.register_fake
@@ -286,13 +292,14 @@ def ssd_triton(
 ) -> tuple[Tensor, Tensor]:
     """See `samba_asr.ops.ssd.ssd` for the contract, `ssd_both_ways` for that of `sizes`.  float32 inside; not for float64."""
     x, dt, B, C = (in_step(v, tail) for v, tail in ((x, 2), (dt, 1), (B, 2), (C, 2)))
-    y, final, _ = _ssd_forward(x, dt, A, B, C, *contiguous(initial_state, lengths, offsets, reset, sizes))
+    y, final, _ = _ssd_forward(x, dt, A.contiguous(), B, C, *contiguous(initial_state, lengths, offsets, reset, sizes))
     return y, final
 
 
-def _strides(x: Tensor, dt: Tensor, B: Tensor, C: Tensor, sizes: Tensor | None) -> list[int]:
-    """Of each from a step to the next; of dt, B, C from one way to the other."""
+def _strides(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, sizes: Tensor | None) -> list[int]:
+    """Of x, dt, B, C from a step to the next; of x, A, dt, B, C from one way to the other, 0 where both share one."""
     ways = [0, 0, 0] if sizes is None else [v.stride(2) for v in (dt, B, C)]
+    ways = [x.stride(2) if x.dim() == 5 else 0, A.stride(0) if A.dim() == 2 else 0, *ways]
     return [v.stride(1) for v in (x, dt, B, C)] + ways
 
 
