@@ -41,6 +41,7 @@ from samba_asr.device import choose_device
 from samba_asr.errors import UserError
 from samba_asr.models.encoder_stream import MAX_CHUNK, EncoderStream, checked
 from samba_asr.models.folder import LoadedModel, load_model
+from samba_asr.ops.device import wants_triton
 from samba_asr.text.tokenizer import UNK_ID, Tokenizer
 
 Phrases = Mapping[str, float] | Sequence[str] | Hotwords | None
@@ -102,6 +103,9 @@ class Recognizer:
             raise UserError(f"--set {foreign[0]}: only decode.* can be set here")
         folder = box_folder(folder)
         loaded = load_model(folder, choose_device(device))
+        weight = loaded.model.ctc.linear.weight
+        if weight.is_cuda and wants_triton(weight.device, weight.dtype):
+            loaded.model.acoustic.encoder.record_steps()
         return cls(loaded, configs.load([folder / "config.yaml"], settings).decode, sure)
 
     @property

@@ -8,6 +8,7 @@ Shapes: b batch, s samples, t frames (40 ms after subsampling), d d_model.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from samba_asr.audio.features import LogMel
 from samba_asr.config import ModelConfig
 from samba_asr.errors import UserError
+from samba_asr.models.graphs import LayerGraphs, record_cuda
 from samba_asr.nn.blocks import BlockModule
 from samba_asr.nn.conv import ConvolutionModule, subsampling
 from samba_asr.nn.dropout import Dropout
@@ -117,6 +119,14 @@ class Encoder(StreamingModule):
         self.conditioning = nn.ModuleDict(
             {str(i): SelfConditioning(config.d_model, config.vocab_size) for i in config.self_conditioning}
         )
+        self.graphs: LayerGraphs | None = None  # of live steps; `record_steps` asks for them
+
+    def record_steps(self, record: Callable = record_cuda) -> None:
+        """From now on, live steps of one whole block in every row are recorded and replayed (samba_asr.models.graphs).
+
+        The weights must stay where they are; without gradients alone.
+        """
+        self.graphs = LayerGraphs(lambda x, states, blocks: self._through(x, states, blocks)[:2], record)
 
     def block_size(self, block: int | Tensor, batch: int, device: torch.device | None) -> Tensor:
         """(b,) frames in a block: -1 means max_block ("offline"), 0 and 1 are causal."""
@@ -142,8 +152,17 @@ class Encoder(StreamingModule):
         capacity = state.waiting.shape[1]
         index = whole[:, None] + torch.arange(capacity, device=x.device)
         waiting = mask(take_time(x, index.clamp(max=max(x.shape[1] - 1, 0))), held) if capacity else state.waiting
-        y, layers, _ = self._layers(x[:, : int(whole.max())], whole, state.layers, state.size)
+        x = x[:, : int(whole.max())]
+        if self.graphs and self._one_block_each(x, whole, state.size):
+            y, layers = self.graphs(x, state.layers)
+        else:
+            y, layers, _ = self._layers(x, whole, state.layers, state.size)
         return Step(y, whole, EncoderState(waiting, held, state.size, layers))
+
+    @staticmethod
+    def _one_block_each(x: Tensor, lengths: Tensor, size: Tensor) -> bool:
+        t = x.shape[1]
+        return t > 0 and not torch.is_grad_enabled() and bool(((lengths == t) & (size == t)).all())
 
     def finish(self, state: EncoderState) -> tuple[Tensor, Tensor]:
         y, _, _ = self._layers(state.waiting[:, : int(state.held.max())], state.held, state.layers, state.size)
@@ -163,7 +182,10 @@ class Encoder(StreamingModule):
     def _layers(self, x, lengths, states, size):
         if x.shape[1] == 0:
             return x, tuple(states), []
-        blocks = lay_blocks(lengths, x.shape[1], size)
+        return self._through(x, states, lay_blocks(lengths, x.shape[1], size), lengths)
+
+    def _through(self, x: Tensor, states: Sequence[LayerState], blocks: Blocks, lengths: Tensor | None = None):
+        """The layers, one after another; `lengths`: None where all of x is valid."""
         new, read = [], []
         for i, (layer, state) in enumerate(zip(self.layers, states, strict=True), 1):
             x, _, state = layer.step(x, lengths, state, blocks)
