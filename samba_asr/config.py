@@ -291,6 +291,8 @@ def _override(text: str):
 
     if not re.match(r"^[\w.]+=", text):
         raise UserError(f"{text!r} is not an override: write key=value, such as optim.lr=0.001")
+    if text.endswith("="):
+        text += '""'  # OmegaConf would read nothing as None, which no setting can be
     return OmegaConf.from_dotlist([text])
 
 

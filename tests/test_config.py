@@ -45,6 +45,10 @@ def test_values_have_the_types_of_their_fields():
     assert config.data.cache is False
 
 
+def test_a_text_may_be_taken_back():
+    assert load([], ["decode.lm=books.arpa", "decode.lm="]).decode.lm == ""
+
+
 def test_a_value_may_refer_to_another():
     assert load([], ["train.keep_best=${train.keep_last}"]).train.keep_best == Config().train.keep_last
 

@@ -27,7 +27,7 @@ from samba_asr.data.bucketing import bucket_batches, choose_speed, derive_seed, 
 from samba_asr.data.durations import read_headers, with_durations
 from samba_asr.data.manifest import Utterance
 from samba_asr.errors import UserError
-from samba_asr.text.tokenizer import Tokenizer
+from samba_asr.text.tokenizer import UNK_ID, Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -186,6 +186,16 @@ class TrainingSet:
                 continue
             self.utterances.append(utterance)
             self.tokens.append(tokens)
+        unknown = Counter(
+            word
+            for utterance, tokens in zip(self.utterances, self.tokens, strict=True) if UNK_ID in tokens
+            for word in utterance.text.split() if UNK_ID in tokenizer.encode(word)
+        )  # fmt: skip
+        if unknown:
+            logger.warning(
+                "the tokenizer knows no %s, %d words of the training texts in all: they are learned as <unk>; for phones, add "
+                "them to lexicon.txt", ", ".join(word for word, _ in unknown.most_common(3)), unknown.total(),
+            )  # fmt: skip
         if not self.utterances:
             counts = ", ".join(f"{n} {reason}" for reason, n in self.left_out.items()) or "the manifests are empty"
             raise UserError(f"no training utterance is usable: {counts}")

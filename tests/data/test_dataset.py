@@ -175,6 +175,15 @@ def test_equal_neighbours_need_a_frame_between_them(corpus):
         TrainingSet([dataclasses.replace(corpus[0], text="aaaaaaa")], TOKENIZER, config("augment.speed=[1.0]"))
 
 
+def test_words_that_the_tokenizer_does_not_know_are_named(corpus, caplog):
+    texts = ["ab a", "ab zebra a", "zebra", "quiz ab", "b"]
+    TrainingSet([dataclasses.replace(u, text=text) for u, text in zip(corpus, texts, strict=False)], TOKENIZER, config())
+    assert "knows no zebra, quiz, 3 words" in caplog.text
+    caplog.clear()
+    TrainingSet(corpus, TOKENIZER, config())
+    assert "<unk>" not in caplog.text
+
+
 def test_an_unreadable_file_is_reported_and_left_out(corpus, tmp_path, caplog):
     (tmp_path / "bad.flac").write_bytes(b"not audio")
     bad = Utterance("bad", str(tmp_path / "bad.flac"), "ab", duration=1.0)
