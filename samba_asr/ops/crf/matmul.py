@@ -22,48 +22,50 @@ class _LogPartition(torch.autograd.Function):
         b, t, v = log_probs.shape
         follow, double, end = _tables(trigram)
         y = _emissions(log_probs, lengths)  # (t, v, b, 1)
-        free, held = y.new_zeros(2, v, b, v).unbind()
-        free[0, :, 0] = 1.0
-        frees, helds = y.new_empty(2, t, v, b, v).unbind()  # kept for the backward
-        scale = y.new_zeros(b)
+        states = y.new_empty(t + 1, 2, v, b, v)  # kept for the backward; ending in a blank, or in j itself
+        states[0] = 0.0
+        states[0, 0, 0, :, 0] = 1.0
+        scale, total = y.new_zeros(b), y.new_ones(b)
+        begin = y.new_empty(v, b, v)
+        diagonal = begin.diagonal(dim1=0, dim2=2).t()  # (j, b)
         for n in range(t):
+            free, held = states[n]
             ended = free + held
-            begin = torch.bmm(ended, follow)  # (j, b, k)
-            # of equal neighbours, a blank must stand between
-            begin.diagonal(dim1=0, dim2=2).copy_((free * double[:, None]).sum(-1).t())
-            free = torch.mul(ended, y[n, 0], out=frees[n])
-            held = torch.add(held, begin.transpose(0, 2), out=helds[n])
-            held *= y[n]
-            total = (free.sum((0, 2)) + held.sum((0, 2))).clamp_min(TINY)  # (b,)
-            free /= total[:, None]
-            held /= total[:, None]
+            torch.bmm(ended, follow, out=begin)  # (j, b, k)
+            torch.sum(free * double, -1, out=diagonal)  # of equal neighbours, a blank must stand between
+            emitted = y[n] / total[:, None]  # each frame is divided by the sum of the one before
+            torch.mul(ended, emitted[0], out=states[n + 1, 0])
+            new = torch.add(held, begin.transpose(0, 2), out=states[n + 1, 1])
+            new *= emitted
             scale += total.log()
-        ctx.save_for_backward(y, lengths, frees, helds, follow, double, end)
+            total = states[n + 1].sum((0, 1, 3)).clamp_min_(TINY)  # (b,)
+        ctx.save_for_backward(y, lengths, states, follow, double, end)
         ctx.dtype = log_probs.dtype
-        return scale + ((free + held) * end[:, None]).sum((0, 2)).log()
+        return scale + (states[t].sum(0) * end[:, None]).sum((0, 2)).log()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        y, lengths, frees, helds, follow, double, end = ctx.saved_tensors
+        y, lengths, states, follow, double, end = ctx.saved_tensors
         t, v, b, _ = y.shape
         back = follow.transpose(1, 2).contiguous()  # (j, k, i)
-        posteriors = y.new_zeros(t, v, b)
+        posteriors = y.new_empty(t, v, b)
         # what is to come behind (i, j) with a blank, and without: sums over the ways on
-        after_free = end[:, None].expand(v, b, v)
-        after_held = after_free
+        after = end[:, None].expand(2, v, b, v).contiguous()
+        begin = y.new_empty(v, b, v)
+        diagonal = begin.diagonal(dim1=0, dim2=2).t()  # (j, b)
         for n in reversed(range(t)):
-            posteriors[n] = (helds[n] * after_held).sum(-1)
-            posteriors[n, 0] = (frees[n] * after_free).sum((0, 2))
-            on = after_held * y[n]  # (k, b, j)
-            begin = on.transpose(0, 2).contiguous()  # (j, b, k)
-            doubled = begin.diagonal(dim1=0, dim2=2).t().unsqueeze(-1) * double[:, None]  # (j, b, i)
-            begin.diagonal(dim1=0, dim2=2).zero_()
-            after_held = torch.baddbmm(after_free * y[n, 0], begin, back)
-            after_free = after_held + doubled
-            after_held = after_held + on
-            largest = after_free.amax((0, 2)).clamp_min(TINY)[:, None]
-            after_free, after_held = after_free / largest, after_held / largest
+            blank, unit = (states[n + 1] * after).sum(-1)  # (v, b)
+            posteriors[n] = unit
+            posteriors[n, 0] = blank.sum(0)
+            emitted = y[n] / after.amax((0, 1, 3)).clamp_min_(TINY)[:, None]
+            on = after[1] * emitted  # (k, b, j)
+            begin.copy_(on.transpose(0, 2))  # (j, b, k)
+            doubled = diagonal.unsqueeze(-1) * double
+            diagonal.zero_()
+            either = torch.baddbmm(after[0] * emitted[0], begin, back)
+            torch.add(either, doubled, out=after[0])
+            torch.add(either, on, out=after[1])
         posteriors /= posteriors.sum(1, keepdim=True).clamp_min(TINY)
         gradient = posteriors.permute(2, 0, 1) * upstream[:, None, None]  # (b, t, v)
         padding = torch.arange(t, device=y.device) >= lengths[:, None]
@@ -78,11 +80,11 @@ def log_partition_matmul(log_probs: Tensor, lengths: Tensor, trigram: Tensor) ->
 
 
 def _tables(trigram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """p(k | i j) as (j, i, k) without k = 0; p(j | i j) as (j, i); p(end | i j) as (j, i)."""
+    """p(k | i j) as (j, i, k) without k = 0; p(j | i j) as (j, 1, i); p(end | i j) as (j, i)."""
     p = trigram.exp().transpose(0, 1).contiguous()  # (j, i, k)
     end = p[..., 0].contiguous()
     p[..., 0] = 0.0
-    return p, p.diagonal(dim1=0, dim2=2).t().contiguous(), end
+    return p, p.diagonal(dim1=0, dim2=2).t().contiguous()[:, None], end
 
 
 def _emissions(log_probs: Tensor, lengths: Tensor) -> Tensor:
