@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from samba_asr.models.asr import AsrModel
-    from samba_asr.models.folder import save_model
+    from samba_asr.models.folder import copy_search_files, save_model
 
     path = args.exp / "config.yaml"
     if not path.is_file():
@@ -54,5 +54,6 @@ def run(args: argparse.Namespace) -> int:
     save_model(
         args.out, model, config, load_tokenizer(args.exp), torch.bfloat16 if args.bfloat16 else torch.float32
     )
+    copy_search_files(config, args.exp, args.out)
     logger.info("%s: the mean of %s", args.out, ", ".join(f.name for f in files))
     return 0

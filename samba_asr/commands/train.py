@@ -42,7 +42,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "--init",
         type=Path,
         metavar="FOLDER",
-        help="begin with this model's weights, its tokenizer and, under --config, its configuration (fine-tuning)",
+        help="begin with the weights of this model, a folder or one of the box, with its tokenizer and, under --config, its "
+        "configuration (fine-tuning)",
     )
     parser.add_argument(
         "--init-encoder", type=Path, metavar="FOLDER", help="begin with this encoder, which samba-asr pretrain wrote"
@@ -61,6 +62,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """0; 130 or 143 when SIGINT or SIGTERM ended training early, after saving."""
+    from samba_asr.models.folder import copy_search_files
+    from samba_asr.recognizer import box_folder
     from samba_asr.training import distributed
     from samba_asr.training.trainer import train
 
@@ -68,12 +71,16 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--new-tokenizer belongs to --init: without it, every run makes its own tokenizer")
     if args.init and args.init_encoder:
         raise UserError("--init has an encoder: give no --init-encoder beside it")
+    if args.init:
+        args.init = box_folder(args.init)
     config = configured(args, [args.init / "config.yaml"] if args.init else [])
     data, valid, noise = speech(config.data)
     ranks = distributed.start(config.train.device)
     if ranks.rank == 0:  # it writes
         if args.init and not args.new_tokenizer and not has_tokenizer(args.exp):
             load_tokenizer(args.init).save(args.exp)
+        if args.init:
+            copy_search_files(config, args.init, args.exp)  # `average` hands them on
         prepare_tokenizer(args.exp, config.tokenizer, data)
     ranks.barrier()
     tokenizer = load_tokenizer(args.exp)

@@ -48,6 +48,18 @@ def save_model(
         (folder / "README.md").write_text(card(model, config))
 
 
+def copy_search_files(config: Config, source: Path, target: Path) -> None:
+    """What the search settings of `config` name inside the folder `source`, language models say, comes along to `target`."""
+    for key in ("lm", "words", "lexicon", "hotwords", "neural_lm"):
+        name = getattr(config.decode, key)
+        if not name or not (source / name).exists() or (target / name).exists():
+            continue
+        if (source / name).is_dir():
+            shutil.copytree(source / name, target / name)
+        else:
+            shutil.copyfile(source / name, target / name)
+
+
 def save_encoder(folder: Path, acoustic: nn.Module, config: Config) -> None:
     """Write what `samba-asr train --init-encoder` reads: config.yaml and encoder.safetensors."""
     folder = Path(folder)

@@ -113,6 +113,8 @@ def test_training_may_begin_with_a_model(exp, tmp_path):
     folder, options = exp
     call("average", "--exp", folder, "--out", tmp_path / "model")
     few = [o for o in options if o.startswith("data.")]  # its configuration is the model's own
+    (tmp_path / "model/books.arpa").write_text("its language model")
+    few.append("decode.lm=books.arpa")
     tuned = ["--exp", tmp_path / "tuned", "--init", tmp_path / "model", *few]
     assert call("train", *tuned, "train.epochs=1", "optim.lr=1e-12") == 0
     want = load_model(tmp_path / "model").model.state_dict()
@@ -122,6 +124,15 @@ def test_training_may_begin_with_a_model(exp, tmp_path):
     assert (tmp_path / "tuned/tokenizer.json").read_text() == (tmp_path / "model/tokenizer.json").read_text()
     assert call("train", *tuned, "train.epochs=2", "optim.lr=1e-12") == 0  # it continues, rather than begin again
     assert "resuming at epoch 2" in (tmp_path / "tuned/log.txt").read_text()
+    call("average", "--exp", tmp_path / "tuned", "--out", tmp_path / "new")  # with what its search settings name
+    assert (tmp_path / "new/books.arpa").read_text() == "its language model"
+
+
+def test_a_model_of_the_box_goes_by_its_name(exp, tmp_path):
+    _, options = exp
+    few = [o for o in options if o.startswith("data.")]
+    assert call("train", "--exp", tmp_path, "--init", "digits", *few, "train.epochs=0") == 0
+    assert (tmp_path / "tokenizer.model").exists()
 
 
 def test_a_model_to_begin_with_may_get_other_units(exp, tmp_path):
