@@ -54,6 +54,7 @@ def _measure(config: Config, utterances: list[Utterance], folder: Path, seconds:
 
     from samba_asr.data.dataset import TrainingSet
     from samba_asr.models.asr import AsrModel
+    from samba_asr.models.crf import trigram
     from samba_asr.text.tokenizer import train_tokenizer
     from samba_asr.training import distributed
     from samba_asr.training.optim import learning_rate
@@ -66,7 +67,10 @@ def _measure(config: Config, utterances: list[Utterance], folder: Path, seconds:
     data = TrainingSet(utterances, tokenizer, config)
     ranks = distributed.start(config.train.device)
     torch.manual_seed(config.train.seed)
-    stepper = Stepper(AsrModel(config.model).to(ranks.device).train(), config, ranks)
+    model = AsrModel(config.model).to(ranks.device).train()
+    if config.loss.crf > 0:
+        model.trigram = trigram(data.tokens, config.model.vocab_size)
+    stepper = Stepper(model, config, ranks)
 
     audio, began, steps = 0.0, time.perf_counter(), 0
     batches = _batches(data, config)

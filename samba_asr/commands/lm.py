@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 LINES = 500_000  # of the text, that a tokenizer is made of
 WEIGHTS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
-BONUSES = (0.0, 1.0, 2.0, 3.0, 4.0)
+BONUSES = (-1.0, 0.0, 1.0, 2.0, 3.0)
 NEURAL_WEIGHTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
 NEURAL = "mamba_lm"  # folder of a Mamba language model in that of a recogniser
 
