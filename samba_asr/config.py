@@ -203,6 +203,7 @@ class DecodeConfig:
     method: str = "greedy"  # greedy | beam
     beam: int = 8  # prefixes kept
     block: int = -1  # encoder block in 40 ms frames; -1: the model's max_block
+    overlap: float = 0.0  # share of a block that is heard again with the next: so much is seen behind every frame, at more work
     lm: str = ""  # n-gram of words for the beam, ARPA or KenLM's binary: a path, or a name in the model's folder
     lm_weight: float = 0.5  # of its logarithms
     word_bonus: float = 2.0  # nats a word: a language model alone prefers few words

@@ -110,6 +110,7 @@ class LiveSession:
     def __init__(self, engine: Engine, listener: Listener, rate: int, block: int, search: Search):
         recognizer = engine.recognizer
         self.engine, self.listener, self.rate, self.block = engine, listener, rate, block
+        self.hop = recognizer.hop(block)
         self._make_framer = lambda: Framer(rate, recognizer.rate, recognizer.model.acoustic.stride)
         self.framer = self._make_framer()
         self.search = search
@@ -173,7 +174,9 @@ class LiveSession:
     def due(self) -> bool:
         """Whether there is a block's worth of audio, or an order."""
         stride = self.engine.recognizer.model.acoustic.stride
-        missing = min(self.block - self.fed % self.block, int(SHARE * self.engine.recognizer.rate) // stride)
+        beyond = self.fed - self.block  # the first block
+        missing = self.hop - beyond % self.hop if beyond >= 0 else -beyond
+        missing = min(missing, int(SHARE * self.engine.recognizer.rate) // stride)
         return self.waiting >= missing * stride or any(isinstance(item, Order) for item in self.queue)
 
     def take(self) -> tuple[np.ndarray, Order | None]:

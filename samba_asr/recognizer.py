@@ -81,6 +81,7 @@ class Recognizer:
         self.decode = decode or self.config.decode
         self.rate = self.model.config.features.sample_rate
         self.frame = self.model.acoustic.stride / self.rate  # seconds of an encoder frame
+        self.model.acoustic.set_overlap(self.decode.overlap)
         search = two_pass(loaded, self.decode)
         if self.decode.vad:
             Gate(self.decode.vad, self.rate)  # a wrong one is told now
@@ -154,6 +155,11 @@ class Recognizer:
                 f"from {frame_ms:g} to {longest * frame_ms:g}"
             )
         return round(frames)
+
+    def hop(self, block: int) -> int:
+        """Frames that each block tells: all of it, or less where blocks overlap."""
+        encoder = self.model.acoustic.encoder
+        return int(encoder.hop_size(encoder.block_size(block, 1, None)))
 
     def transcribe(
         self,

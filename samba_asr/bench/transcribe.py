@@ -23,8 +23,8 @@ def main(
 ) -> dict[str, Any]:  # fmt: skip
     """Recognise `audio`, [[path, start, duration], ...], and say how fast it went.
 
-    latency_ms: 0 for whole utterances at the model's largest block, else that of a live session that is fed one block at a
-        time: so every step computes one block, and gives a partial result.
+    latency_ms: 0 for whole utterances at the model's largest block, else that of a live session that is fed so much at a
+        time that every step computes one block, and gives a partial result.
     snr_db: of pink noise over the speech.
     times_real_time: seconds of audio in a second of time, the median of `rounds`; p50_ms, p95_ms of a step's time.
     """
@@ -57,7 +57,8 @@ def main(
 def _transcribe(recognizer, wave: np.ndarray, latency_ms: int, steps: list[float]) -> str:
     """The text of one waveform; live, the time of every step is added to `steps`."""
     stream = recognizer.stream(latency_ms=latency_ms or None)
-    size = latency_ms * recognizer.rate // 1000 or len(wave)
+    hop = recognizer.hop(recognizer.block(latency_ms)) if latency_ms else 0
+    size = hop * recognizer.model.acoustic.stride or len(wave)
     for at in range(0, len(wave), size):
         began = time.perf_counter()
         stream.accept(wave[at : at + size])

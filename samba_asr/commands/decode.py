@@ -100,6 +100,7 @@ def run(args: argparse.Namespace) -> int:
     device = choose_device(args.device)
     loaded = load_model(args.model, device)
     config = _config(args, loaded.config)
+    loaded.model.acoustic.set_overlap(config.decode.overlap)
     search = two_pass(loaded, config.decode)
     collector.settle()
     try:

@@ -194,6 +194,7 @@ def run_tune(args: argparse.Namespace) -> int:
     references = {u.id: u.text for u in utterances}
     if not any(references.values()):
         raise UserError(f"{args.data} has no texts to compare with")
+    loaded.model.acoustic.set_overlap(config.decode.overlap)
     guide = word_guide(loaded, config.decode)
     guides, reader = neural_lm(loaded, config.decode, alone=False)
     if guides:

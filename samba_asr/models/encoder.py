@@ -100,6 +100,7 @@ class EncoderState(NamedTuple):
     waiting: Tensor  # (b, capacity, d) frames of a block that is not yet whole; zeros behind them
     held: Tensor  # (b,) how many
     size: Tensor  # (b,) frames in a block
+    hop: Tensor  # (b,) of them that are told; the others are heard again with the next block
     layers: tuple[LayerState, ...]
 
 
@@ -107,11 +108,16 @@ class Encoder(StreamingModule):
     """(b, t, d) -> (b, t, d): N layers behind one buffer.
 
     `block`, frames in a block, is an argument of `forward` and of `init_state`: an int, or (b,) one for each row.
+
+    With `overlap`, the share of a block that is heard again as the beginning of the next, every frame is told when at least so
+    much of what follows it has been seen; its latency is a block's all the same.  States are handed on from where the next
+    block begins.  It costs 1 / (1 - overlap) times the work, and nothing has to be trained for it: each frame lies in a block
+    such as training draws.  "Offline", the largest block, knows none.
     """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.d_model, self.max_block = config.d_model, config.max_block
+        self.d_model, self.max_block, self.overlap = config.d_model, config.max_block, 0.0
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
         beyond = [i for i in config.self_conditioning if not 0 < i < config.layers]
         if beyond:
@@ -133,6 +139,11 @@ class Encoder(StreamingModule):
         size = torch.as_tensor(block, device=device).expand(batch)
         return torch.where(size < 0, self.max_block, size.clamp(1, self.max_block))
 
+    def hop_size(self, size: Tensor) -> Tensor:
+        """(b,) frames from the beginning of a block of `size` frames to that of the next."""
+        hop = (size - (size * self.overlap).long()).clamp(min=1)
+        return torch.where(size < self.max_block, hop, size)
+
     def init_state(self, batch, *, block: int | Tensor = -1, capacity: int | None = None, device=None, dtype=None):
         """capacity: room for waiting frames; default what these rows need.  States to be stacked need one capacity."""
         size = self.block_size(block, batch, device)
@@ -142,22 +153,41 @@ class Encoder(StreamingModule):
             torch.zeros(batch, capacity, self.d_model, device=device, dtype=dtype),
             torch.zeros(batch, dtype=torch.long, device=device),
             size,
+            self.hop_size(size),
             tuple(layer.init_state(batch, device=device, dtype=dtype) for layer in self.layers),
         )
 
     def step(self, x: Tensor, lengths: Tensor, state: EncoderState) -> Step:
         x, total = concat((state.waiting, state.held), (x.to(state.waiting.dtype), lengths))
+        run = self._apart if bool((state.hop == state.size).all()) else self._overlapping
+        y, told, layers = run(x, total, state)
+        held = total - told
+        waiting = state.waiting
+        if waiting.shape[1]:
+            waiting = mask(_from(x, told, waiting.shape[1]), held)
+        return Step(y, told, EncoderState(waiting, held, state.size, state.hop, layers))
+
+    def _apart(self, x: Tensor, total: Tensor, state: EncoderState) -> tuple[Tensor, Tensor, tuple[LayerState, ...]]:
+        """All whole blocks at once: what they tell, how many frames that is, and the layers' states."""
         whole = total // state.size * state.size  # (b,) frames that form whole blocks
-        held = total - whole
-        capacity = state.waiting.shape[1]
-        index = whole[:, None] + torch.arange(capacity, device=x.device)
-        waiting = mask(take_time(x, index.clamp(max=max(x.shape[1] - 1, 0))), held) if capacity else state.waiting
         x = x[:, : int(whole.max())]
         if self.graphs and self._one_block_each(x, whole, state.size):
             y, layers = self.graphs(x, state.layers)
-        else:
-            y, layers, _ = self._layers(x, whole, state.layers, state.size)
-        return Step(y, whole, EncoderState(waiting, held, state.size, layers))
+            return y, whole, layers
+        y, layers, _ = self._layers(x, whole, state.layers, state.size)
+        return y, whole, layers
+
+    def _overlapping(self, x: Tensor, total: Tensor, state: EncoderState) -> tuple[Tensor, Tensor, tuple[LayerState, ...]]:
+        """The same, block by block."""
+        told, layers, longest = torch.zeros_like(total), state.layers, int(state.size.max())
+        found = x[:, :0], told
+        while bool((whole := total - told >= state.size).any()):
+            keep = torch.where(whole, state.hop, 0)
+            block = _from(x, told, longest)
+            y, layers, _ = self._layers(block, torch.where(whole, state.size, 0), layers, state.size, keep)
+            found = concat(found, (y[:, : int(keep.max())], keep))
+            told = told + keep
+        return found[0], told, layers
 
     @staticmethod
     def _one_block_each(x: Tensor, lengths: Tensor, size: Tensor) -> bool:
@@ -170,19 +200,24 @@ class Encoder(StreamingModule):
 
     def forward(self, x: Tensor, lengths: Tensor, block: int | Tensor = -1) -> tuple[Tensor, Tensor]:
         """The whole utterance at once: the same layers, from their first state, with nothing held back."""
+        size = self.block_size(block, x.shape[0], x.device)
+        if bool((self.hop_size(size) < size).any()):  # one block begins where another has left the states
+            y, told, state = self.step(x, lengths, self.init_state(x.shape[0], block=size, device=x.device, dtype=x.dtype))
+            return concat((y, told), self.finish(state))
         y, lengths, _ = self.read(x, lengths, block)
         return y, lengths
 
     def read(self, x: Tensor, lengths: Tensor, block: int | Tensor = -1) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """`forward`, and the log-probabilities (b, t, v) of each CTC in the middle, for its loss."""
+        """`forward` in blocks that do not overlap, as training hears them, and the log-probabilities (b, t, v) of each CTC in the
+        middle, for its loss."""
         states = [layer.init_state(x.shape[0], device=x.device, dtype=x.dtype) for layer in self.layers]
         y, _, log_probs = self._layers(x, lengths, states, self.block_size(block, x.shape[0], x.device))
         return y, lengths, log_probs
 
-    def _layers(self, x, lengths, states, size):
+    def _layers(self, x, lengths, states, size, keep=None):
         if x.shape[1] == 0:
             return x, tuple(states), []
-        return self._through(x, states, lay_blocks(lengths, x.shape[1], size), lengths)
+        return self._through(x, states, lay_blocks(lengths, x.shape[1], size)._replace(keep=keep), lengths)
 
     def _through(self, x: Tensor, states: Sequence[LayerState], blocks: Blocks, lengths: Tensor | None = None):
         """The layers, one after another; `lengths`: None where all of x is valid."""
@@ -194,6 +229,12 @@ class Encoder(StreamingModule):
                 x, log_probs = self.conditioning[str(i)](mask(x, blocks.ragged))
                 read.append(log_probs)
         return x, tuple(new), read
+
+
+def _from(x: Tensor, begin: Tensor, t: int) -> Tensor:
+    """t steps of x (b, s, d) from `begin` (b,) on; unspecified behind its end."""
+    index = begin[:, None] + torch.arange(t, device=x.device)
+    return take_time(x, index.clamp(max=max(x.shape[1] - 1, 0)))
 
 
 class AcousticState(NamedTuple):
@@ -225,6 +266,12 @@ class AcousticModel(StreamingModule):
         x, lengths, front = self.front.step(x, lengths, state.front)
         x, lengths, encoder = self.encoder.step(x, lengths, state.encoder)
         return Step(x, lengths, AcousticState(front, encoder))
+
+    def set_overlap(self, share: float) -> None:
+        """Of new sessions' blocks (`Encoder`); UserError for what is no share."""
+        if not 0 <= share < 1:
+            raise UserError(f"decode.overlap={share:g}: the share of a block that is heard again, from 0 to less than 1")
+        self.encoder.overlap = share
 
     def finish(self, state: AcousticState) -> tuple[Tensor, Tensor]:
         return self.encoder.finish(state.encoder)

@@ -45,8 +45,8 @@ class Unidirectional(BlockModule):
         return self.mixer.init_state(batch, device=device, dtype=dtype)
 
     def step(self, x, lengths, state, blocks):
-        y, _, state = self.mixer.step(x, blocks.ragged, state)
-        return Step(y, lengths, state)
+        y, _, after = self.mixer.step(x, blocks.ragged, state)
+        return Step(y, lengths, after if blocks.keep is None else self.mixer.step(x, blocks.keep, state).state)
 
 
 class CausalMixer(StreamingModule):
@@ -74,9 +74,10 @@ class BlockBidirectional(BlockModule):
 
     def step(self, x, lengths, state, blocks):
         if choose_fused(x.device, x.dtype, x.shape[1])[0] == "triton":
-            y, state = self.forward_mixer.both_ways(self.backward_mixer, x, state, blocks)
-            return Step(y, lengths, state)
-        y, _, state = self.forward_mixer.step(x, blocks.ragged, state)
-        nothing = self.backward_mixer.init_state(x.shape[0], device=x.device, dtype=x.dtype)
-        back = self.backward_mixer.step(flip(x, blocks), blocks.ragged, nothing, reset=blocks.start).x
-        return Step(y + flip(back, blocks), lengths, state)
+            y, after = self.forward_mixer.both_ways(self.backward_mixer, x, state, blocks._replace(keep=None))
+        else:
+            y, _, after = self.forward_mixer.step(x, blocks.ragged, state)
+            nothing = self.backward_mixer.init_state(x.shape[0], device=x.device, dtype=x.dtype)
+            back = self.backward_mixer.step(flip(x, blocks), blocks.ragged, nothing, reset=blocks.start).x
+            y = y + flip(back, blocks)
+        return Step(y, lengths, after if blocks.keep is None else self.forward_mixer.step(x, blocks.keep, state).state)

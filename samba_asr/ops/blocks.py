@@ -19,6 +19,12 @@ class Blocks(NamedTuple):
     start: Tensor | None  # (b, t) bool, first step of a block (in reversed time too); None: each row is one block
     ragged: Tensor | None  # (b,) valid steps, as `lengths`; None: all rows are full, so there is nothing to mask
     sizes: Tensor  # (b,) steps in a block of each row
+    keep: Tensor | None = None  # (b,) steps after which states are handed on; those behind come again.  None: all that are valid
+
+    @property
+    def kept(self) -> Tensor | None:
+        """(b,) steps behind which states are taken, as `ragged`."""
+        return self.ragged if self.keep is None else self.keep
 
 
 def lay_blocks(lengths: Tensor, t: int, size: Tensor | int) -> Blocks:

@@ -10,6 +10,7 @@ import torch
 from samba_asr.errors import UserError
 from samba_asr.models.asr import AsrModel
 from samba_asr.models.encoder import AcousticModel, Encoder, EncoderLayer
+from samba_asr.ops.blocks import lay_blocks
 from samba_asr.streaming import Stack, leaves, stack_rows
 from tests.contract import AtBlock, InBlocks, awake, verify_streaming
 from tests.models.tiny import FRAME, noise, tiny
@@ -49,6 +50,60 @@ def test_from_waveform_to_log_probabilities_the_law_holds(mixer, block):
 @pytest.mark.parametrize("block", [3, (2, 1, 6, 5)])
 def test_with_ctc_in_the_middle_the_law_holds(block):
     verify_streaming(AtBlock(Encoder(tiny(layers=3, self_conditioning=(1, 2))), block), frames(), seeds=[0])
+
+
+@MIXERS
+@pytest.mark.parametrize("overlap", [0.5, 0.3, 0.9])
+@pytest.mark.parametrize("block", [4, (2, 5, 6, 3)])
+def test_with_blocks_that_overlap_the_law_holds(mixer, block, overlap):
+    encoder = Encoder(tiny(mixer))  # the largest block, 6, does not overlap
+    encoder.overlap = overlap
+    verify_streaming(AtBlock(encoder, block), frames(), seeds=[0])
+
+
+def test_from_waveform_to_log_probabilities_the_law_holds_with_blocks_that_overlap():
+    model = AsrModel(tiny(layers=3, self_conditioning=(1,)))
+    model.acoustic.set_overlap(0.5)
+    verify_streaming(Stack(AtBlock(model.acoustic, (4, 5, 6, 3)), model.ctc), noise(4, 13 * FRAME, 1), seeds=[0])
+
+
+@MIXERS
+def test_every_frame_has_seen_what_the_overlap_promises(mixer):
+    """Blocks of 5, of which 3 are told: frames 0 to 2 have seen up to 4, 3 to 5 up to 7, and so on."""
+    torch.manual_seed(0)
+    encoder = awake(Encoder(tiny(mixer))).double().eval()
+    encoder.overlap = 0.4
+    x, lengths = frames(1, 14), torch.tensor([14])
+    x.requires_grad_()
+    y, told = encoder(x, lengths, 5)
+    assert told.tolist() == [14]
+    for i, seen in ((0, 4), (2, 4), (3, 7), (5, 7), (6, 10), (9, 13), (11, 13)):
+        (gradient,) = torch.autograd.grad((y[0, i] * torch.arange(8)).sum(), x, retain_graph=True)
+        assert int(gradient[0].abs().sum(-1).nonzero().max()) == seen
+    plain = Encoder.read(encoder, x, lengths, 5)[0]
+    torch.testing.assert_close(y[:, :3], plain[:, :3])  # the first block is like any other
+
+
+@pytest.mark.parametrize("mixer", ["mamba", "mamba2"])  # Hydra's scan rightly sees, through its convolution, what follows
+def test_states_are_those_where_the_next_block_begins(mixer):
+    layer = awake(EncoderLayer(tiny(mixer))).double().eval()
+    x, keep = frames(4, 6), torch.tensor([2, 6, 0, 4])
+    whole = lay_blocks(torch.full((4,), 6), 6, 6)
+    three = torch.full((4,), 3)
+    state = layer.step(frames(4, 3), three, layer.init_state(4, dtype=x.dtype), lay_blocks(three, 3, 3)).state
+    y, _, after = layer.step(x, whole.ragged, state, whole._replace(keep=keep))
+    torch.testing.assert_close(y, layer.step(x, whole.ragged, state, whole).x)
+    # the mixer's own state depends on nothing behind: as if the block had ended there
+    inside = layer.mixer_norm(x + 0.5 * layer.feed_forward_in(x))
+    short = layer.mixer.step(inside, keep, state.mixer, lay_blocks(keep, 6, 6)).state
+    for a, b in zip(leaves(after.mixer), leaves(short), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0])
+def test_an_overlap_is_a_share_of_a_block(share):
+    with pytest.raises(UserError, match=rf"decode.overlap={share:g}: the share of a block"):
+        AcousticModel(tiny()).set_overlap(share)
 
 
 def test_what_ctc_reads_in_the_middle_reaches_the_layers_above():

@@ -92,6 +92,24 @@ def test_padding_may_hold_nan_and_gets_no_gradient(backend, poisoned_empty):
 
 
 @EVERY_BACKEND
+def test_the_state_may_be_that_of_an_earlier_step(backend):
+    """Where blocks overlap (`Blocks.keep`): outputs see the whole block, the state is handed on from where the next begins."""
+    dtype, tolerance = exact(backend)
+    lengths, keep, sizes = torch.tensor([9, 9, 4]), torch.tensor([4, 0, 4]), torch.tensor([9, 9, 9])
+
+    def convolve(x, weight, bias, initial_state, *, backend):
+        blocks = lay_blocks(lengths.to(x.device), 9, 9)._replace(keep=keep.to(x.device))
+        y, state = block_conv1d(x, weight, bias, initial_state=initial_state, blocks=blocks, backend=backend)
+        return y.masked_fill((torch.arange(9, device=x.device) >= lengths.to(x.device)[:, None])[..., None], 0), state
+
+    def definition(**inputs):
+        y, _ = step_by_step(**inputs, lengths=lengths, sizes=sizes, silu=False)
+        return y, step_by_step(**inputs, lengths=keep, sizes=sizes, silu=False)[1]
+
+    assert_agree(where_it_runs(convolve, backend), definition, make(dtype=dtype), tolerance=tolerance)
+
+
+@EVERY_BACKEND
 def test_a_slice_of_wider_steps_needs_no_copy(backend):
     dtype, tolerance = exact(backend)
     inputs, where = make(dtype=dtype), {"lengths": torch.tensor([9, 4, 0]), "sizes": torch.tensor([4, 3, 2]), "silu": True}

@@ -87,6 +87,23 @@ def test_each_way_may_have_its_own_input_and_decay(backend, t, lengths, poisoned
 
 
 @EVERY_BACKEND
+def test_the_state_may_be_that_of_an_earlier_step(backend, poisoned_empty):
+    """Where blocks overlap (`Blocks.keep`): outputs see the whole block, the state is handed on from where the next begins."""
+    dtype, tolerance = exact(backend)
+    lengths, keep = torch.tensor([9, 9, 4]), torch.tensor([4, 0, 4])
+
+    def scan(x, dt, A, B, C, initial_state, *, backend):
+        blocks = lay_blocks(lengths.to(x.device), 9, 9)._replace(keep=keep.to(x.device))
+        return ssd_both_ways(x, dt, A, B, C, blocks, initial_state=initial_state, backend=backend)
+
+    def definition(**inputs):
+        forth, back, _ = one_by_one(**inputs, lengths=lengths, sizes=torch.tensor([9, 9, 9]))
+        return forth, back, one_by_one(**inputs, lengths=keep, sizes=torch.tensor([9, 9, 9]))[2]
+
+    assert_agree(where_it_runs(scan, backend), definition, make(t=9, dtype=dtype), tolerance=tolerance)
+
+
+@EVERY_BACKEND
 def test_padding_may_hold_nan_and_gets_no_gradient(backend, poisoned_empty):
     dtype, tolerance = exact(backend)
     lengths, sizes = torch.tensor([17, 5, 0]), torch.tensor([4, 3, 9])

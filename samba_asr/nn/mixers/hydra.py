@@ -71,5 +71,5 @@ class Hydra(BlockModule):
         forth, back = forth.flatten(-2), back.flatten(-2)
         skip = F.linear(u, self.fc_D.weight) + self.D.to(u.dtype)  # (b, t, h)
         y = join_and_gate(forth, back, state.last, u, skip, z, self.norm.weight, blocks, eps=self.norm.eps)
-        last = tail(torch.cat([state.last.to(forth.dtype), forth], dim=1), ragged, 1).to(state.last.dtype)
+        last = tail(torch.cat([state.last.to(forth.dtype), forth], dim=1), blocks.kept, 1).to(state.last.dtype)
         return Step(self.out_proj(y), lengths, HydraState(conv, ssm, last))

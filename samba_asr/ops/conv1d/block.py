@@ -39,8 +39,8 @@ def block_conv1d(
         silu: apply x * sigmoid(x) to the outcome.
         backend: "auto", "torch" or "triton".
 
-    Returns y (b, t, d), unspecified behind the valid steps, and the state after the last of them, (b, past, d), in the dtype
-    of the initial one.  NaN behind the valid steps reaches no valid output, no state and no gradient.
+    Returns y (b, t, d), unspecified behind the valid steps, and the state after the last of them (of `blocks.kept`),
+    (b, past, d) in the dtype of the initial one.  NaN behind the valid steps reaches no valid output, no state and no gradient.
     """
     if backend == "auto":
         backend, _ = choose(x.device, x.dtype, x.shape[1])
@@ -48,13 +48,21 @@ def block_conv1d(
         require_triton(x, "block_conv1d")
         from samba_asr.ops.conv1d.triton import block_conv1d_triton
 
-        return block_conv1d_triton(
+        y, state = block_conv1d_triton(
             x, weight, bias, initial_state=initial_state, lengths=blocks.ragged, sizes=blocks.sizes, silu=silu
         )
+        return y, state if blocks.keep is None else _state(x, initial_state, blocks).to(initial_state.dtype)
     if backend != "torch":
         raise UserError(f"block_conv1d has no backend {backend!r}: use 'auto', 'torch' or 'triton'")
     y, state = _block_conv1d_torch(x, weight, bias, initial_state, blocks)
+    if blocks.keep is not None:
+        state = _state(x, initial_state, blocks)
     return F.silu(y) if silu else y, state.to(initial_state.dtype)
+
+
+def _state(x: Tensor, initial_state: Tensor, blocks: Blocks) -> Tensor:
+    """(b, past, d) the inputs before the step that comes next."""
+    return tail(torch.cat([initial_state.to(x.dtype), mask(x, blocks.ragged)], dim=1), blocks.kept, initial_state.shape[1])
 
 
 def _block_conv1d_torch(

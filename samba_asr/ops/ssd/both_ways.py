@@ -32,11 +32,18 @@ def ssd_both_ways(
         blocks: laid over (b, t); `blocks.ragged` are the lengths.
         initial_state: (b, h, p, n) of the way forth; the way back begins each block with nothing.
 
-    Returns y forth and y back, (b, t, h, p) in common time, and the state of the way forth after the last valid step,
-    (b, h, p, n).  Behind the lengths, what `ssd` says.
+    Returns y forth and y back, (b, t, h, p) in common time, and the state of the way forth after the last valid step (of
+    `blocks.kept`), (b, h, p, n).  Behind the lengths, what `ssd` says.
     """
     if backend == "auto":
         backend, _ = choose(x.device, x.dtype, x.shape[1])
+    if blocks.keep is not None:
+        forth, back, _ = ssd_both_ways(
+            x, dt, A, B, C, blocks._replace(keep=None), initial_state=initial_state, backend=backend
+        )
+        u, decay = (x, A) if A.dim() == 1 else (x[:, :, 0], A[0])
+        where = {"initial_state": initial_state, "lengths": blocks.keep, "backend": backend}
+        return forth, back, ssd(u, dt[:, :, 0], decay, B[:, :, 0], C[:, :, 0], **where)[1]
     if backend == "triton":
         given = {"initial_state": initial_state, "lengths": blocks.ragged, "sizes": blocks.sizes}
         y, state = BACKENDS["triton"](x, dt, A, B, C, **given)
