@@ -113,9 +113,11 @@ def speech(config: configs.DataConfig) -> tuple[list[Utterance], list[Utterance]
 def initial_model(folder: Path, config: configs.Config, tokenizer: Tokenizer, new_tokenizer: bool = False) -> AsrModel:
     """A model as `config` has it with the weights of the model folder; UserError if they do not fit it.
 
+    It may have more encoder layers than the folder's: those begin as nothing (samba_asr.models.deepen).
     new_tokenizer: leave out, and name in the log, the weights that have a row for each unit of the vocabulary.
     """
     from samba_asr.models.asr import AsrModel
+    from samba_asr.models.deepen import deepen
     from samba_asr.models.folder import load_model
 
     loaded = load_model(folder)
@@ -125,6 +127,9 @@ def initial_model(folder: Path, config: configs.Config, tokenizer: Tokenizer, ne
             f"--init {folder}: its tokenizer is not that of the run in --exp: train in another folder, or with --new-tokenizer"
         )
     model = AsrModel(dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size))
+    if config.model.layers > loaded.config.model.layers:
+        logger.info("--init: layers %d to %d begin as nothing", loaded.config.model.layers + 1, config.model.layers)
+        deepen(loaded.model.acoustic.encoder, config.model.layers)
     weights, own = loaded.model.state_dict(), model.state_dict()
     if not same:
         afresh = sorted(_sized_by_vocabulary(config.model) & weights.keys())
@@ -134,7 +139,9 @@ def initial_model(folder: Path, config: configs.Config, tokenizer: Tokenizer, ne
         model.load_state_dict(weights)
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"--init {folder}: its weights do not fit the configuration, leave model.* alone: {reason}") from None
+        raise UserError(
+            f"--init {folder}: its weights do not fit the configuration; of model.*, only more layers are possible: {reason}"
+        ) from None
     return model
 
 

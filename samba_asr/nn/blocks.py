@@ -2,8 +2,8 @@
 
 Time is cut into blocks of L frames, counted from the start of the utterance.  A layer reads forward in time with its state
 carried for ever, and backward in time inside the block alone.  L = 1 is causal; L = the utterance is fully bidirectional;
-training draws L.  (Latency-controlled bidirectional Mamba, NTT, Interspeech 2025.)  Live, blocks may overlap: then a layer hands its
-state on from where the next block begins (`Blocks.keep`), and what lies behind is heard again.
+training draws L.  (Latency-controlled bidirectional Mamba, NTT, Interspeech 2025.)  Live, blocks may overlap: then a layer
+hands its state on from where the next block begins (`Blocks.keep`), and what lies behind is heard again.
 
 `Blocks` (samba_asr.ops.blocks) is laid once, at the encoder's entry, and shared by all layers.  Each row has its own L.  A
 `BlockModule` obeys the law of `samba_asr.streaming` for chunks of whole blocks; the encoder lets only those through.

@@ -128,6 +128,16 @@ def test_training_may_begin_with_a_model(exp, tmp_path):
     assert (tmp_path / "new/books.arpa").read_text() == "its language model"
 
 
+def test_a_model_may_become_deeper(exp, tmp_path):
+    folder, options = exp
+    call("average", "--exp", folder, "--out", tmp_path / "model")
+    few = [o for o in options if o.startswith("data.")]
+    call("train", "--exp", tmp_path / "deep", "--init", tmp_path / "model", *few, "model.layers=3", "train.epochs=1")
+    assert load_model(tmp_path / "model").config.model.layers == 1
+    call("average", "--exp", tmp_path / "deep", "--out", tmp_path / "deeper")
+    assert len(load_model(tmp_path / "deeper").model.acoustic.encoder.layers) == 3
+
+
 def test_a_model_of_the_box_goes_by_its_name(exp, tmp_path):
     _, options = exp
     few = [o for o in options if o.startswith("data.")]
@@ -156,8 +166,8 @@ def test_a_model_to_begin_with_may_get_other_units(exp, tmp_path):
 def test_a_model_to_begin_with_must_fit(exp, tmp_path):
     folder, options = exp
     call("average", "--exp", folder, "--out", tmp_path / "model")
-    with pytest.raises(UserError, match=r"its weights do not fit the configuration, leave model\.\* alone: .*layers\.1"):
-        call("train", "--exp", tmp_path / "a", "--init", tmp_path / "model", *options, "model.layers=2")
+    with pytest.raises(UserError, match=r"do not fit .*; of model\.\*, only more layers are possible: .*size mismatch"):
+        call("train", "--exp", tmp_path / "a", "--init", tmp_path / "model", *options, "model.d_model=40")
     with pytest.raises(UserError, match=r"no configuration .*nowhere"):
         call("train", "--exp", tmp_path / "b", "--init", tmp_path / "nowhere", *options)
     (tmp_path / "c").mkdir()
