@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from samba_asr.ops.selective_scan.naive import accumulation_dtype
+from samba_asr.ops.precision import accumulation_dtype
 
 BLOCK_ELEMENTS = 1 << 19  # elements of one buffer of a block, (l, b, n, d); 2 MiB in float32 (2^18..2^20: within 10 %)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from samba_asr.ops.precision import accumulation_dtype
+
 
 def selective_scan_naive(
     x: Tensor,
@@ -40,8 +42,3 @@ def selective_scan_naive(
         y = (h * C_[:, i, None, :]).sum(-1)  # (b, d)
         ys.append((y if D is None else y + D.to(dtype) * x_[:, i])[:, None])
     return torch.cat(ys, dim=1).masked_fill(hidden, 0).to(x.dtype), h
-
-
-def accumulation_dtype(*tensors: Tensor | None) -> torch.dtype:
-    """The dtype of states and sums: float64 if any input is float64, else float32."""
-    return torch.float64 if any(v is not None and v.dtype == torch.float64 for v in tensors) else torch.float32

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from samba_asr.ops.precision import accumulation_dtype
+
 
 def ssd_chunk(
     x: Tensor,
@@ -33,7 +35,7 @@ def ssd_chunk(
     b, t, h, p = x.shape
     g, n = B.shape[2:]
     if initial_state is None:
-        initial_state = torch.zeros(b, h, p, n, dtype=_accumulator(x), device=x.device)
+        initial_state = torch.zeros(b, h, p, n, dtype=accumulation_dtype(x), device=x.device)
     if t == 0:
         return x.new_zeros(b, 0, h, p), initial_state
     if lengths is not None:
@@ -90,10 +92,6 @@ def ssd_chunk(
         y = y.masked_fill(invalid[..., None, None], 0)  # it is 0 already; this is for a NaN in its gradient
         state = torch.where((lengths == 0)[:, None, None, None], initial_state, state)  # bit for bit
     return y, state
-
-
-def _accumulator(x: Tensor) -> torch.dtype:
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
 
 
 def _split(x: Tensor, c: int, q: int) -> Tensor:

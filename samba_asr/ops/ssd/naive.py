@@ -11,6 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from samba_asr.ops.precision import accumulation_dtype
+
 
 def ssd_naive(
     x: Tensor,  # (b, t, h, p)
@@ -26,11 +28,13 @@ def ssd_naive(
     """See `samba_asr.ops.ssd.ssd` for the contract."""
     b, t, h, p = x.shape
     g, n = B.shape[2:]
+    out_dtype, dtype = x.dtype, accumulation_dtype(x, dt, A, B, C, initial_state)
+    x, dt, A, B, C = (v.to(dtype) for v in (x, dt, A, B, C))
     if lengths is not None:  # padding may hold NaN, and 0 * NaN is NaN, in gradients too: hide it before any product
         invalid = torch.arange(t, device=x.device) >= lengths[:, None]  # (b, t)
         x, B, C = (v.masked_fill(invalid[..., None, None], 0) for v in (x, B, C))
         dt = dt.masked_fill(invalid[..., None], 0)
-    state = x.new_zeros(b, h, p, n) if initial_state is None else initial_state
+    state = x.new_zeros(b, h, p, n) if initial_state is None else initial_state.to(dtype)
     outputs = []
     for i in range(t):
         x_i, dt_i, B_i, C_i = x[:, i], dt[:, i], B[:, i], C[:, i]
@@ -47,4 +51,4 @@ def ssd_naive(
             y_i = torch.where(valid, y_i, 0)
         outputs.append(y_i)
     y = torch.stack(outputs, dim=1) if outputs else x.new_zeros(b, 0, h, p)
-    return y, state
+    return y.to(out_dtype), state

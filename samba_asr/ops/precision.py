@@ -1,0 +1,11 @@
+"""In which dtype a scan sums, whatever comes in."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def accumulation_dtype(*tensors: Tensor | None) -> torch.dtype:
+    """The dtype of states and sums: float64 if any input is float64, else float32."""
+    return torch.float64 if any(v is not None and v.dtype == torch.float64 for v in tensors) else torch.float32
