@@ -42,6 +42,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument("--shortest", type=float, default=0.1, metavar="S", help="seconds (default: 0.1)")
     parser.add_argument("--longest", type=float, default=40.0, metavar="S", help="seconds (default: 40)")
     parser.add_argument("--no-text", action="store_true", help="utterances without a transcript are fine")
+    parser.add_argument(
+        "--upper",
+        action="store_true",
+        help="write texts as LibriSpeech has them: capitals, no punctuation, whole numbers in words (the extra label)",
+    )
     parser.add_argument("--no-kaldi", action="store_true", help="write only the manifests")
     parser.add_argument("--workers", type=int, metavar="N", help="threads (default: the processors)")
     parser.set_defaults(run=run)
@@ -59,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
         shortest=args.shortest,
         longest=args.longest,
         texts=not args.no_text,
+        upper=args.upper,
         kaldi=not args.no_kaldi,
         workers=args.workers,
         progress=lambda done, total: _show(f"headers {done} of {total}"),

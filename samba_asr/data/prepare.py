@@ -13,6 +13,8 @@ from samba_asr.data.durations import Progress, read_headers, with_durations
 from samba_asr.data.manifest import Utterance, write_kaldi, write_manifest
 from samba_asr.data.validate import Splits, fix, validate
 from samba_asr.errors import UserError
+from samba_asr.text.normalize import upper
+from samba_asr.text.numbers import spoken
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +27,7 @@ class PrepareOptions:
     decode    read all audio to its end, not only the headers
     shortest, longest   seconds
     texts     an utterance without text is a problem
+    upper     texts in LibriSpeech's alphabet (samba_asr.text.normalize.upper), their whole numbers in words
     kaldi     write Kaldi's folders too
     workers   threads (None: one a processor)
     progress, downloading   callbacks, of the reading of headers and of downloads
@@ -35,6 +38,7 @@ class PrepareOptions:
     shortest: float = 0.1
     longest: float = 40.0
     texts: bool = True
+    upper: bool = False
     kaldi: bool = True
     workers: int | None = None
     progress: Progress | None = None
@@ -59,6 +63,8 @@ def write_splits(
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
+    if options.upper:
+        splits = {name: [replace(u, text=upper(spoken(u.text))) for u in utterances] for name, utterances in splits.items()}
     headers = read_headers(
         (utterance for utterances in splits.values() for utterance in utterances),
         decode=options.decode,

@@ -14,8 +14,10 @@ LONGEST = 12  # digits; more are a telephone's, and read one by one
 def spoken(text: str) -> str:
     """`text` with its whole numbers in English words: 17 is seventeen, 3rd is third, 1832 is eighteen thirty-two.
 
-    Prices, times, fractions and Roman numerals are beyond it.  UserError where num2words is missing.
+    Prices, times, fractions and Roman numerals are beyond it.  UserError where num2words is missing, and there is a number.
     """
+    if not _NUMBER.search(text):
+        return text
     try:
         from num2words import num2words
     except ImportError as error:

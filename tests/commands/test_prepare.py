@@ -50,6 +50,24 @@ def test_problems_are_reported_before_the_error(corpus, tmp_path, capsys):
     assert (tmp_path / "data" / "dropped.tsv").read_text().startswith("id\tproblem\n3\tmissing file: ")
 
 
+def test_texts_become_those_of_librispeech_on_request(corpus, tmp_path):
+    table = (corpus / "table.csv").read_text().replace("0.wav,HELLO", '0.wav,"Hello, it\'s —me."')
+    (corpus / "table.csv").write_text(table.replace("1.wav,HELLO", "1.wav,..."))
+    assert run(corpus, "--out", tmp_path / "as-it-is") == 0
+    assert read_manifest(tmp_path / "as-it-is/train.jsonl")[0].text == "Hello, it's —me."
+    with pytest.raises(UserError, match="1 empty text"):  # what the rules leave nothing of is no transcript
+        run(corpus, "--out", tmp_path / "upper", "--upper")
+    assert run(corpus, "--out", tmp_path / "upper", "--upper", "--fix") == 0
+    assert [u.text for u in read_manifest(tmp_path / "upper/train.jsonl")] == ["HELLO IT'S ME"] + 8 * ["HELLO"]
+
+
+def test_numbers_become_words(corpus, tmp_path):
+    pytest.importorskip("num2words")
+    (corpus / "table.csv").write_text((corpus / "table.csv").read_text().replace("0.wav,HELLO", "0.wav,Room 17"))
+    assert run(corpus, "--out", tmp_path, "--upper") == 0
+    assert read_manifest(tmp_path / "train.jsonl")[0].text == "ROOM SEVENTEEN"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
