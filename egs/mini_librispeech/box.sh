@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# The English model of the box, from nothing: run.sh's model, then phones, more speech, CTC-CRF and more layers on top of it.
+#   egs/mini_librispeech/box.sh [SHARE]      SHARE of the time: 1 for the model, 0.005 to see it all run (default: 1)
+# It wants ../shared beside the checkout; 12 hours of two cores train, and two more speak.  Called again, it goes on where it was.
+# The model in the box was not made in one go: its speech grew while it trained (RESULTS.md, runs B to H and I).
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+share=${1:-1}
+shared=../../../shared
+[ -d "$shared/data/LibriSpeech" ] || { echo "error: $shared/data/LibriSpeech is not there: the speech that this trains on" >&2 && exit 1; }
+source ../setup.sh train,lm,lexicon,label,tts
+export OMP_NUM_THREADS=1
+
+of() { awk "BEGIN { print $1 * $share }"; } # the share of a number of minutes
+
+data() {
+  [ -f data/train.jsonl ] || samba-asr prepare mini_librispeech --out data
+  [ -f data/lj/train.jsonl ] || samba-asr prepare "$shared/data/LJSpeech-1.1" --upper --out data/lj
+  [ -f data/tts_books/train.jsonl ] || samba-asr prepare "$shared/data/tts_books/manifest.jsonl" --out data/tts_books
+  [ -f data/unlabelled/unlabelled-1h.jsonl ] ||
+    samba-asr prepare "$shared/data/LibriSpeech/unlabelled-1h" --no-text --out data/unlabelled
+  [ -f data/labelled.jsonl ] || OMP_NUM_THREADS=2 samba-asr augment label data/unlabelled/unlabelled-1h.jsonl --whisper --confidence 0.55 --out data/labelled.jsonl
+  local shard
+  for shard in 0/2 1/2; do
+    samba-asr augment tts "$shared/data/text/lm_corpus.txt.xz" --voices "$shared/tools/tts/voices.npz" --speakers 3000 \
+      --sentences "$(awk "BEGIN { print int(3300 * $share) + 2 }")" --words 5 30 --out data/spoken --shard "$shard" &
+  done
+  wait -n && wait -n
+  more=,data/lj/train.jsonl,data/tts_books/train.jsonl,data/labelled.jsonl,data/spoken/manifest.0.jsonl,data/spoken/manifest.1.jsonl
+}
+
+phase() { # NAME MINUTES OPTION...: train exp/box/NAME, and make its model
+  local exp=exp/box/$1
+  [ ! -f "$exp/model/model.safetensors" ] || return 0
+  echo "== $1 ==" >&2
+  python -m torch.distributed.run --standalone --nproc-per-node 2 -m samba_asr.cli train --exp "$exp" "${@:3}" \
+    "data.valid=[data/dev.jsonl]" train.max_minutes="$(of "$2")"
+  samba-asr average --exp "$exp" --out "$exp/model" --last 1 --bfloat16
+}
+
+language_models() {
+  local lm=exp/box/lm
+  [ -f $lm/lm.arpa.gz ] ||
+    samba-asr lm train "$shared/data/text/lm_corpus.txt.xz" --out $lm/lm.arpa.gz --words 150000 --growth 0.05 --pruning 0.2
+  [ -f $lm/words.lexicon.txt ] || samba-asr lm lexicon $lm/lm.arpa.gz --out $lm/words.lexicon.txt
+  [ -f $lm/mamba/model/lm.safetensors ] ||
+    samba-asr lm mamba "$shared/data/text/lm_corpus.txt.xz" --exp $lm/mamba --valid data/dev.jsonl --bfloat16 \
+      --set tokenizer.vocab_size=1000 lm.layers=2 lm.dropout=0 optim.lr=3e-3 train.max_minutes="$(of 42)"
+}
+
+results() {
+  local model=exp/box/english/model lm=exp/box/lm name block
+  export OMP_NUM_THREADS=2
+  if [ ! -f $model/confidence.json ]; then
+    samba-asr lm tune --model $model --data data/dev.jsonl --weights 0.6 0.7 0.8 0.9 1 --bonuses 0 1 2 --save --set decode.beam=128 \
+      decode.overlap=0.5 decode.lm=$lm/lm.arpa.gz decode.lexicon=$lm/words.lexicon.txt decode.neural_lm=$lm/mamba/model
+    samba-asr calibrate --model $model --data data/dev.jsonl
+  fi
+  for name in dev test; do
+    for block in -1 16 8; do
+      samba-asr decode --model $model --data data/$name.jsonl --out exp/box/decode/$name-$block --record "$name-5h-block$block" decode.block=$block
+    done
+  done
+}
+
+data
+all="data.train=[data/train.jsonl$more]"
+phase base 226 --config model/mini train/cpu mini_librispeech "data.train=[data/train.jsonl]"
+phase phones 330 --init exp/box/base/model --new-tokenizer --config phones "$all" optim.lr=6e-4 optim.warmup=300 train.easy_epochs=0 augment.vocal_tract=0.1
+phase crf 83 --init exp/box/phones/model --config crf "$all"
+phase english 72 --init exp/box/crf/model "$all" model.layers=8 optim.lr=4e-4
+language_models
+results
