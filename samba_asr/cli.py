@@ -17,8 +17,8 @@ import samba_asr
 from samba_asr.errors import UserError
 
 COMMANDS = (
-    "prepare", "augment", "pretrain", "train", "average", "decode", "score", "transcribe", "align", "explain", "calibrate", "lm",
-    "serve", "stream", "mic", "bench", "doctor",
+    "prepare", "augment", "pretrain", "train", "curves", "average", "decode", "score", "transcribe", "align", "explain",
+    "calibrate", "lm", "serve", "stream", "mic", "bench", "doctor",
 )  # fmt: skip
 
 

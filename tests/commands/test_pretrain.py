@@ -14,6 +14,7 @@ from samba_asr.commands import pretrain, train
 from samba_asr.data.manifest import read_manifest, write_manifest
 from samba_asr.errors import UserError
 from samba_asr.training import checkpoint
+from samba_asr.training.curves import read_curves
 from tests.commands.test_train import SMALL
 from tests.training.toy import make_corpus
 
@@ -42,7 +43,7 @@ def place(tmp_path_factory):
 def test_it_wants_no_texts_and_leaves_an_encoder(place):
     log = (place / "pre" / "log.txt").read_text()
     assert "12 utterances" in log
-    assert "% of the hidden frames not guessed" in log
+    assert list(read_curves(place / "pre").validation) == ["hidden frames not guessed, %", "loss, nats a frame"]
     weights = load_file(place / "pre" / "model" / "encoder.safetensors")
     trained = checkpoint.load(place / "pre" / "epoch-002.pt")["model"]
     assert weights

@@ -13,6 +13,7 @@ from samba_asr.errors import UserError
 from samba_asr.models.folder import load_model
 from samba_asr.text.tokenizer import CharTokenizer
 from samba_asr.training import checkpoint
+from samba_asr.training.curves import read_curves
 from tests.training.toy import make_corpus
 
 SMALL = [
@@ -45,8 +46,9 @@ def exp(tmp_path_factory):
 def test_training_writes_checkpoints_and_a_tokenizer(exp):
     folder, _ = exp
     assert {"config.yaml", "log.txt", "last.pt", "epoch-002.pt", "tokenizer.json"} <= {p.name for p in folder.iterdir()}
-    log = (folder / "log.txt").read_text()
-    assert "validation WER" in log
+    curves = read_curves(folder)
+    assert {"loss", "ctc"} <= curves.training.keys()
+    assert len(curves.validation["WER, %"]) == 2
     model = checkpoint.load(folder / "epoch-002.pt")["model"]
     (std,) = (x for name, x in model.items() if name.endswith(".std"))
     assert std.ne(1).all()  # CMVN was measured
