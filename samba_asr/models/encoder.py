@@ -170,11 +170,7 @@ class Encoder(StreamingModule):
     def _apart(self, x: Tensor, total: Tensor, state: EncoderState) -> tuple[Tensor, Tensor, tuple[LayerState, ...]]:
         """All whole blocks at once: what they tell, how many frames that is, and the layers' states."""
         whole = total // state.size * state.size  # (b,) frames that form whole blocks
-        x = x[:, : int(whole.max())]
-        if self.graphs and self._one_block_each(x, whole, state.size):
-            y, layers = self.graphs(x, state.layers)
-            return y, whole, layers
-        y, layers, _ = self._layers(x, whole, state.layers, state.size)
+        y, layers = self._live(x[:, : int(whole.max())], whole, state.layers, state.size)
         return y, whole, layers
 
     def _overlapping(self, x: Tensor, total: Tensor, state: EncoderState) -> tuple[Tensor, Tensor, tuple[LayerState, ...]]:
@@ -184,15 +180,19 @@ class Encoder(StreamingModule):
         while bool((whole := total - told >= state.size).any()):
             keep = torch.where(whole, state.hop, 0)
             block = _from(x, told, longest)
-            y, layers, _ = self._layers(block, torch.where(whole, state.size, 0), layers, state.size, keep)
+            y, layers = self._live(block, torch.where(whole, state.size, 0), layers, state.size, keep)
             found = concat(found, (y[:, : int(keep.max())], keep))
             told = told + keep
         return found[0], told, layers
 
-    @staticmethod
-    def _one_block_each(x: Tensor, lengths: Tensor, size: Tensor) -> bool:
+    def _live(self, x: Tensor, lengths: Tensor, layers, size: Tensor, keep: Tensor | None = None):
+        """What the layers tell and their states, replayed where each row is one whole block and all keep as much of it."""
         t = x.shape[1]
-        return t > 0 and not torch.is_grad_enabled() and bool(((lengths == t) & (size == t)).all())
+        if self.graphs and t and not torch.is_grad_enabled():
+            kept = size if keep is None else keep
+            if bool(((lengths == t) & (size == t) & (kept == kept[0])).all()):
+                return self.graphs(x, layers, int(kept[0]))
+        return self._layers(x, lengths, layers, size, keep)[:2]
 
     def finish(self, state: EncoderState) -> tuple[Tensor, Tensor]:
         y, _, _ = self._layers(state.waiting[:, : int(state.held.max())], state.held, state.layers, state.size)

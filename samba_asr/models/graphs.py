@@ -1,8 +1,8 @@
 """The encoder's live step as a CUDA graph: where all sessions have one whole block, its hundreds of small launches become one.
 
 A step of a few frames is so little work that launching it costs more than doing it.  A graph is recorded once for each number
-of rows and block size, and replayed on buffers of its own; rows are filled up to the next power of two, so that few are recorded.
-The filling rows are of nobody, and start at zero.
+of rows, block size and overlap, and replayed on buffers of its own; rows are filled up to the next power of two, so that few are
+recorded.  The filling rows are of nobody, and start at zero.
 
 Shapes: b rows, t frames of the block, d channels.
 """
@@ -55,28 +55,32 @@ class LayerGraphs:
         self._recorded: dict[tuple, Recorded] = {}
         self._lock = threading.Lock()  # the buffers are one's at a time
 
-    def __call__(self, x: Tensor, state: State) -> tuple[Tensor, State]:
-        """x (b, t, d), all of it valid and one block; as `run`, with results that the next call leaves alone."""
+    def __call__(self, x: Tensor, state: State, keep: int) -> tuple[Tensor, State]:
+        """x (b, t, d), all of it valid and one block; as `run`, with results that the next call leaves alone.
+
+        The states are those behind `keep` frames.
+        """
         b, t, d = x.shape
         rows = 1 << (b - 1).bit_length()
-        key = (rows, t, d, x.dtype)
+        key = (rows, t, keep, d, x.dtype)
         with self._lock:
             if key not in self._recorded and len(self._recorded) >= MOST:
-                return self._run(x, state, one_block(b, t, x.device))
+                return self._run(x, state, one_block(b, t, keep, x.device))
             if key not in self._recorded:
-                self._recorded[key] = self._new(x, state, rows)
+                self._recorded[key] = self._new(x, state, rows, keep)
             there = self._recorded[key]
             for mine, theirs in zip((x, *leaves(state)), (there.x, *leaves(there.state)), strict=True):
                 theirs[:b].copy_(mine)
             there.replay()
             return there.y[:b].clone(), map_state(lambda leaf: leaf[:b].clone(), there.after)
 
-    def _new(self, x: Tensor, state: State, rows: int) -> Recorded:
+    def _new(self, x: Tensor, state: State, rows: int, keep: int) -> Recorded:
         wide = lambda leaf: leaf.new_zeros(rows, *leaf.shape[1:])  # noqa: E731
-        x, state, blocks = wide(x), map_state(wide, state), one_block(rows, x.shape[1], x.device)
+        x, state, blocks = wide(x), map_state(wide, state), one_block(rows, x.shape[1], keep, x.device)
         replay, (y, after) = self._record(lambda: self._run(x, state, blocks))
         return Recorded(x, state, replay, y, after)
 
 
-def one_block(b: int, t: int, device: torch.device) -> Blocks:
-    return lay_blocks(torch.full((b,), t, device=device), t, t)
+def one_block(b: int, t: int, keep: int, device: torch.device) -> Blocks:
+    blocks = lay_blocks(torch.full((b,), t, device=device), t, t)
+    return blocks if keep == t else blocks._replace(keep=torch.full((b,), keep, device=device))

@@ -34,9 +34,11 @@ class ByHand:
         return replay, (y, after)
 
 
-def encoder(mixer="hydra"):
+def encoder(mixer="hydra", overlap=0.0):
     torch.manual_seed(0)
-    return awake(Encoder(tiny(mixer, layers=3, self_conditioning=(1,)))).eval()
+    model = awake(Encoder(tiny(mixer, layers=3, self_conditioning=(1,)))).eval()
+    model.overlap = overlap
+    return model
 
 
 def live(model, chunks, block=BLOCK):
@@ -60,6 +62,28 @@ def test_recorded_steps_are_the_layers_own(mixer, rows):
     for a, b in zip(live(model, chunks), want, strict=True):
         torch.testing.assert_close(a, b)
     assert (record.recorded, record.replayed) == (1, 4)
+
+
+@MIXERS
+def test_recorded_steps_of_blocks_that_overlap_are_the_layers_own(mixer):
+    chunks = [(noise(3, t, 8, seed=t), [t] * 3) for t in (BLOCK, 2, 2, 5)]  # a hop is half a block; the last has two
+    want = live(encoder(mixer, overlap=0.5), chunks)
+    model, record = encoder(mixer, overlap=0.5), ByHand()
+    model.record_steps(record)
+    for a, b in zip(live(model, chunks), want, strict=True):
+        torch.testing.assert_close(a, b)
+    assert (record.recorded, record.replayed) == (1, 5)
+
+
+def test_an_overlap_that_changes_is_another_recording():
+    model, record = encoder(), ByHand()
+    model.record_steps(record)
+    chunks = [(noise(1, BLOCK, 8), [BLOCK])]
+    for overlap in (0.0, 0.5, 0.25):
+        model.overlap = overlap
+        for a, b in zip(live(model, chunks), live(encoder(overlap=overlap), chunks), strict=True):
+            torch.testing.assert_close(a, b)
+    assert (record.recorded, record.replayed) == (3, 3)
 
 
 def test_rows_that_do_not_line_up_go_the_common_way():
@@ -108,10 +132,11 @@ def test_with_gradients_nothing_is_recorded():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @MIXERS
-def test_a_cuda_graph_is_the_layers_own(mixer):
+@pytest.mark.parametrize("overlap", [0.0, 0.5])
+def test_a_cuda_graph_is_the_layers_own(mixer, overlap):
     chunks = [(noise(3, BLOCK, 8, seed=i), [BLOCK] * 3) for i in range(3)]
-    want = live(encoder(mixer), chunks)
-    model = encoder(mixer).cuda()
+    want = live(encoder(mixer, overlap=overlap), chunks)
+    model = encoder(mixer, overlap=overlap).cuda()
     model.record_steps()
     state = map_state(torch.Tensor.cuda, model.init_state(3, block=BLOCK))
     found = []
