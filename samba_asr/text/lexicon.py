@@ -49,6 +49,7 @@ class Lexicon(dict[str, tuple[Pronunciation, ...]]):
 
     def write(self, path: Path | str) -> None:
         lines = (" ".join((word, *one)) for word, some in self.items() for one in some)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 

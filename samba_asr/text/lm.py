@@ -50,6 +50,7 @@ def train_ngram(
         raise missing_extra("varikn", "lm") from error
     if order < 1 or words < 1 or growth <= 0 or pruning < 0:
         raise UserError(f"order={order}, words={words}: 1 or more; growth={growth}: above 0; pruning={pruning}: 0 or more")
+    out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
         text, marked, arpa = (Path(folder) / name for name in ("text", "marked", "lm.arpa"))
         counts: Counter[str] = Counter()
