@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +15,8 @@ from typing import Any, NamedTuple
 from samba_asr.commands.bench_common import add_common, memory, place, threads
 from samba_asr.commands.search_options import MODEL_HELP
 from samba_asr.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 FRAME_MS = 40  # an encoder frame
 NOISE = (10, 6.0)  # utterances, seconds: what is heard where no audio is given
@@ -85,14 +89,20 @@ def _run(args: argparse.Namespace, scratch: Path) -> int:
     question = {"audio": [[u.audio, u.start, u.duration] for u in utterances], "rounds": args.rounds}
     n = threads(args)
 
+    def row(name: str, kind: str, asked: dict[str, Any]) -> Row:
+        began = time.monotonic()
+        found = apart(f"samba_asr.bench.{kind}", n, asked)
+        logger.info("measured: %s, in %.0f s", name, time.monotonic() - began)  # the table comes at the end, minutes later
+        return Row(name, found)
+
     def ours(ms: int = 0, note: str = "", **more: Any) -> Row:
         name = f"samba_asr, live, {ms} ms" if ms else "samba_asr, whole utterances"
         mine = {"model": str(model), "overrides": overrides, "device": args.device, "latency_ms": ms}
-        return Row(name + note, apart("samba_asr.bench.transcribe", n, {**question, **mine, **more}))
+        return row(name + note, "transcribe", {**question, **mine, **more})
 
     def theirs(note: str = "", **more: Any) -> list[Row]:
         asked = {**question, "device": device, "threads": n, **more}
-        return [Row(name + note, apart("samba_asr.bench.peers", n, {**asked, "name": name})) for name in names]
+        return [row(name + note, "peers", {**asked, "name": name}) for name in names]
 
     rows = [ours(ms) for ms in (0, *chunks)]
     device = rows[0].found["device"]
