@@ -191,11 +191,12 @@ class PretrainConfig:
 
 @dataclass(frozen=True)
 class EndpointConfig:
-    """Where a session's segments end (samba_asr.decoding.segmenter); seconds."""
+    """Where a session's segments end (samba_asr.decoding.segmenter), seconds; and which of them are speech."""
 
     silence: float = 2.4  # of it, before anything is said
     pause: float = 1.2  # of silence behind words
     longest: float = 20.0  # then the segment is cut between two words
+    confidence: float = 0.0  # 0 to 1; of a segment whose words have less on the average (music, noise) nothing is told
 
 
 @dataclass(frozen=True)

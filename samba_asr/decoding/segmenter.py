@@ -81,6 +81,9 @@ class Segmenter:
                 raise UserError(f"decode.endpoint.{name}={getattr(rules, name)}: seconds, at least {frame:g}")
         if not 2 <= rules.longest <= 120:
             raise UserError(f"decode.endpoint.longest={rules.longest}: seconds, from 2 to 120")
+        if not 0 <= rules.confidence <= 1:
+            raise UserError(f"decode.endpoint.confidence={rules.confidence}: from 0 (all segments are told) to 1")
+        self.least = rules.confidence
         self.silence, self.pause, self.longest = (
             round(seconds / frame) for seconds in (rules.silence, rules.pause, rules.longest)
         )
@@ -165,7 +168,7 @@ class Segmenter:
         words = words_of(
             best.tokens, spans, self.tokenizer, self.frame, best.words, begin=s.begin, agreed=agreed, sure=self.sure
         )
-        if words:
+        if words and sum(word.confidence for word in words) / len(words) >= self.least:
             until = round((s.begin + s.length) * self.frame, 3)
             s.segments.append(Segment(text_of(best, self.tokenizer), words[0].start, words[-1].end, words, until))
         self._restart(s)

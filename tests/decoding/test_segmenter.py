@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -63,6 +64,20 @@ def lm(tmp_path_factory):
 
 RUNS = st.lists(st.tuples(st.sampled_from([BLANK, BLANK, SPACE, A, B]), st.integers(1, 7)), max_size=30)
 BEAM = PrefixBeam(4, candidates=3)
+
+
+def test_of_a_segment_that_is_not_sure_enough_nothing_is_told():
+    said = [A] * 3 + [B] * 3 + [BLANK] * 6
+    x = torch.cat([frames(said), frames(said, sure=2.0), frames(said, seed=1)])
+    told = heard(segmenter(), x)
+    sure = [sum(w.confidence for w in s.words) / len(s.words) for s in told]
+    assert len(told) == 3
+    assert sure[1] < min(sure[0], sure[2])
+    least = (sure[1] + min(sure[0], sure[2])) / 2
+    rules = replace(RULES, confidence=least)
+    assert heard(segmenter(rules=rules), x) == [told[0], told[2]]
+    with pytest.raises(UserError, match=r"decode.endpoint.confidence=1.5: from 0"):
+        segmenter(rules=replace(RULES, confidence=1.5))
 
 
 @given(runs=RUNS, seed=st.integers(0, 1000), sizes=st.lists(st.integers(0, 30), max_size=8))
