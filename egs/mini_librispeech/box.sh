@@ -52,7 +52,7 @@ results() {
   local model=exp/box/english/model lm=exp/box/lm name block
   export OMP_NUM_THREADS=2
   if [ ! -f $model/confidence.json ]; then
-    samba-asr lm tune --model $model --data data/dev.jsonl --weights 0.6 0.7 0.8 0.9 1 --bonuses 0 1 2 --save --set decode.beam=128 \
+    samba-asr lm tune --model $model --data data/dev.jsonl --weights 0.6 0.7 0.8 0.9 1 --bonuses 0 1 2 --save --set decode.beam=128 decode.endpoint.confidence=0.65 \
       decode.overlap=0.5 decode.lm=$lm/lm.arpa.gz decode.lexicon=$lm/words.lexicon.txt decode.neural_lm=$lm/mamba/model
     samba-asr calibrate --model $model --data data/dev.jsonl
   fi
