@@ -123,6 +123,7 @@ class AugmentConfig:
     reverb_prob: float = 0.0
     rt60: tuple[float, float] = (0.1, 0.6)  # seconds
     vocal_tract: float = 0.0  # frequencies times a factor drawn from 1 +- this: other voices; 0: off
+    equalizer_db: float = 0.0  # a smooth filter over the spectrum, within +- this: other microphones and rooms; 0: off
     time_masks: int = 10  # SpecAugment
     time_width: int = 40  # frames of 10 ms
     time_ratio: float = 0.15  # of the utterance, at most, under time masks

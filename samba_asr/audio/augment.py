@@ -8,6 +8,7 @@ s samples of a mono float32 waveform, t frames, m mel bands, b utterances, k mas
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -178,6 +179,31 @@ def vocal_tract_length(features: Tensor, generator: torch.Generator, *, spread: 
     share = ((source - hz[right - 1]) / (hz[right] - hz[right - 1])).to(features)[:, None]  # (b, 1, m)
     right = right[:, None].expand(features.shape).to(features.device)
     return torch.lerp(features.gather(2, right - 1), features.gather(2, right), share)
+
+
+def equalize(features: Tensor, generator: torch.Generator, *, most_db: float, scale: Tensor, knots: int = 6) -> Tensor:
+    """Other microphones and rooms for the same words: each utterance through a smooth filter of its own.
+
+    H. Nam, S.-H. Kim and Y.-H. Park, "FilterAugment: an acoustic environmental data augmentation method", ICASSP 2022, the linear
+    kind: gains within `most_db` decibels at 2 to `knots` bands, the lowest and the highest among them, straight lines between.
+    features (b, t, m), log-mel of power (natural logarithm) divided by `scale` (m,) -> a new (b, t, m); frames stay apart, so
+    padding does.
+    """
+    if not 0 <= most_db <= 30:
+        raise UserError(f"augment.equalizer_db={most_db}: it must lie between 0 (off) and 30; 6 is usual")
+    b, m = features.shape[0], features.shape[2]
+    gains = torch.zeros(b, m, dtype=torch.float64)
+    bands = torch.arange(m, dtype=torch.float64)
+    for row in range(b):
+        count = int(torch.randint(2, knots + 1, (), generator=generator))
+        inner = torch.rand(count - 2, generator=generator, dtype=torch.float64).sort().values
+        places = torch.cat([torch.zeros(1), inner, torch.ones(1)]).double() * (m - 1)
+        heights = most_db * (2 * torch.rand(count, generator=generator, dtype=torch.float64) - 1)
+        right = torch.searchsorted(places, bands).clamp(1, count - 1)
+        width = (places[right] - places[right - 1]).clamp(min=1e-9)
+        gains[row] = torch.lerp(heights[right - 1], heights[right], (bands - places[right - 1]) / width)
+    gains *= math.log(10) / 10  # decibels of power to natural logarithm
+    return features + (gains.to(features) / scale.to(features))[:, None]
 
 
 def spec_augment(

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samba_asr.audio.augment import spec_augment, vocal_tract_length
+from samba_asr.audio.augment import equalize, spec_augment, vocal_tract_length
 from samba_asr.audio.features import LogMel
 from samba_asr.config import AugmentConfig, LossConfig, ModelConfig
 from samba_asr.errors import UserError
@@ -103,6 +103,8 @@ class AsrModel(nn.Module):
             if augment.vocal_tract:
                 centres = self.features.centres
                 features = vocal_tract_length(features, generator, spread=augment.vocal_tract, centres=centres)
+            if augment.equalizer_db:
+                features = equalize(features, generator, most_db=augment.equalizer_db, scale=self.features.std)
             features = spec_augment(
                 features,
                 lengths,
@@ -120,7 +122,7 @@ class AsrModel(nn.Module):
         decoder = cr = ctc.new_zeros(b)
         crf = torch.zeros_like(ctc)
         if loss.crf > 0:
-            crf = self._crf_loss(ctc, log_probs, lengths, tokens, token_lengths)
+            crf = self.crf_loss(ctc, log_probs, lengths, tokens, token_lengths)
         if self.decoder is not None and loss.decoder > 0:  # of the first view: a second would cost more than it teaches
             start = self.decoder.init_memory(b, device=frames.device, dtype=frames.dtype)
             memory = self.decoder.absorb(frames[:b], lengths[:b], start)
@@ -131,8 +133,12 @@ class AsrModel(nn.Module):
         total = loss.ctc * together + loss.crf * crf + loss.decoder * decoder + loss.cr_ctc * cr
         return Losses(total, ctc, crf, decoder, cr)
 
-    def _crf_loss(self, ctc: Tensor, log_probs: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Tensor:
-        """(b,) -log p(text | x) where texts compete (`samba_asr.ops.crf`); 0 where the audio is too short for its text."""
+    def crf_loss(self, ctc: Tensor, log_probs: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Tensor:
+        """(b,) -log p(text | x) where texts compete (`samba_asr.ops.crf`); 0 where the audio is too short for its text.
+
+        ctc: (b,) -log p(text | x) of CTC, 0 where there is none; log_probs (b, t, v), lengths (b,);
+        tokens (b, u), token_lengths (b,).
+        """
         if self.trigram is None:
             raise UserError("loss.crf wants a trigram of the training texts: set AsrModel.trigram (samba_asr.models.crf.trigram)")
         self.trigram = self.trigram.to(log_probs.device)

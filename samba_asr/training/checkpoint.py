@@ -4,7 +4,7 @@ Both are plain trees of tensors, numbers, strings, lists and dicts, read with `t
 replaced atomically: whatever happens, a file is the old one or the new one.
 
     last.pt        version, config, data, model, optimizer, ema, epoch, batch, step, elapsed, bad_steps, kept
-    epoch-NNN.pt   version, config, model, epoch, step, wer
+    epoch-NNN.pt   version, config, model, epoch, step, wer (what the task validates by, lower is better: a WER or another)
 """
 
 from __future__ import annotations

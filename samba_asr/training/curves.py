@@ -16,6 +16,7 @@ _STEP = re.compile(r"epoch \d+(?:/\d+)? step (\d+)(:?) (.*)")
 _LOSS = re.compile(rf"(\w+) {_NUMBER}(?= |$)")
 _BEHIND = ("lr", "norm", "audio")  # of a step line, no losses
 _VALIDATION = (  # as the tasks log it (samba_asr.training.tasks); what each is called, and its unit
+    ("CTC-CRF loss, nats a token", re.compile(rf"CTC-CRF loss {_NUMBER}")),
     ("WER, %", re.compile(rf"validation WER {_NUMBER} %")),
     ("CTC loss, nats a token", re.compile(rf"CTC loss {_NUMBER} a token")),
     ("perplexity a word", re.compile(rf"perplexity {_NUMBER} a word")),

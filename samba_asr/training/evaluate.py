@@ -19,11 +19,15 @@ from samba_asr.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Validation:
-    """wer in percent, loss: CTC's, natural logarithm per token; texts by utterance id."""
+    """wer in percent; loss: CTC's, crf: CTC-CRF's, natural logarithm per token; texts by utterance id.
+
+    crf is None where the model has no trigram, so learns nothing by it.
+    """
 
     wer: float
     loss: float
     texts: dict[str, str]
+    crf: float | None = None
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager:
@@ -52,13 +56,14 @@ def validate(
     gather: Callable[[object], list] = lambda value: [value],
     check: Callable[[], None] = lambda: None,
 ) -> Validation:
-    """Greedy WER and CTC loss, whole utterances at once, the longest first; the model is in evaluation mode meanwhile.
+    """Greedy WER and losses, whole utterances at once, the longest first; the model is in evaluation mode meanwhile.
 
     `utterances` are this rank's; `gather` collects every rank's value; `check` is called after each batch and may raise
     to give up.  `store` reads the audio; without one, it is read at the model's rate and not kept.  An utterance that
     cannot be read is reported in the log and counts as deleted.
     """
-    total, tokens, texts = 0.0, 0, {}
+    total, rival, tokens, texts = 0.0, 0.0, 0, {}
+    compete = getattr(model, "trigram", None) is not None
     device, training = next(model.parameters()).device, model.training
     store = store or AudioStore(model.config.features.sample_rate, cache=False)
     model.eval()
@@ -72,14 +77,19 @@ def validate(
             texts.update(zip(batch.ids, greedy(log_probs, lengths, tokenizer), strict=True))
             frames = log_probs.float().transpose(0, 1).cpu()  # (t, b, v)
             sizes = lengths.cpu(), batch.token_lengths
-            loss = F.ctc_loss(frames, batch.tokens, *sizes, reduction="sum", zero_infinity=True)
-            total, tokens = total + float(loss), tokens + int(batch.token_lengths.sum())
+            loss = F.ctc_loss(frames, batch.tokens, *sizes, reduction="none", zero_infinity=True)
+            total, tokens = total + float(loss.sum()), tokens + int(batch.token_lengths.sum())
+            if compete:
+                on = (x.to(device) for x in (loss, log_probs.float(), lengths, batch.tokens, batch.token_lengths))
+                with torch.inference_mode():
+                    rival += float(model.crf_loss(*on).sum())
     finally:
         model.train(training)
     references = {u.id: u.text for u in utterances}
-    totals, counts, all_texts, all_references = zip(*gather((total, tokens, texts, references)), strict=True)
-    texts, references = _merge(all_texts), _merge(all_references)
-    return Validation(100 * score(references, texts).wer, sum(totals) / max(sum(counts), 1), texts)
+    totals, rivals, counts, all_texts, all_references = zip(*gather((total, rival, tokens, texts, references)), strict=True)
+    texts, references, count = _merge(all_texts), _merge(all_references), max(sum(counts), 1)
+    crf = sum(rivals) / count if compete else None
+    return Validation(100 * score(references, texts).wer, sum(totals) / count, texts, crf)
 
 
 def _merge(parts: Iterable[dict[str, str]]) -> dict[str, str]:

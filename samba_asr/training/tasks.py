@@ -67,9 +67,11 @@ class Task(Protocol):
 
 
 class SpeechTask:
-    """Utterances; validated by greedy WER."""
+    """Utterances; validated by greedy WER, or where texts compete (`loss.crf`) by the CTC-CRF loss.
 
-    metric, unit = "WER", " %"
+    CTC-CRF makes a model that a search with a language model reads: its greedy WER and CTC loss rise while the WER with one
+    falls, and fall while it rises.  The CTC-CRF loss goes with it (egs/mini_librispeech/RESULTS.md, runs H and I).
+    """
 
     def __init__(
         self, config: Config, tokenizer: Tokenizer, train: Sequence[Utterance], valid: Sequence[Utterance],
@@ -79,6 +81,7 @@ class SpeechTask:
         if twice:
             raise UserError(f"data.valid: {len(twice)} ids occur more than once, such as {twice[0]!r}: make them unique")
         self.config, self.tokenizer, self.valid = config, tokenizer, list(valid)
+        self.metric, self.unit = ("CTC-CRF loss", " nats a token") if config.loss.crf > 0 else ("WER", " %")
         self.data = TrainingSet(train, tokenizer, config, noise)
 
     def describe(self) -> str:
@@ -108,11 +111,13 @@ class SpeechTask:
         for utterance in self.valid[: self.config.train.examples]:
             logger.info("ref %s: %s", utterance.id, utterance.text)
             logger.info("hyp %s: %s", utterance.id, result.texts.get(utterance.id, "(not readable)"))
+        compete = f", CTC-CRF loss {result.crf:.4f}" if result.crf is not None else ""
         logger.info(
-            "%s: validation WER %.2f %%, CTC loss %.4f a token (%.0f s)",
-            where, result.wer, result.loss, time.monotonic() - began,
+            "%s: validation WER %.2f %%, CTC loss %.4f a token%s (%.0f s)",
+            where, result.wer, result.loss, compete, time.monotonic() - began,
         )  # fmt: skip
-        return {"wer": result.wer, "ctc": result.loss}
+        scores = {"wer": result.wer, "ctc": result.loss}
+        return scores if result.crf is None else {"crf": result.crf, **scores}
 
 
 def set_statistics(model: nn.Module, data: TrainingSet, device: torch.device) -> None:

@@ -138,7 +138,7 @@ class Trainer:
         if ended_by:
             logger.info("stopped by a signal after step %d; the same command continues", self.step)
         else:
-            logger.info("done: %d steps, best validation %s %.2f%s", self.step, self.task.metric, best, self.task.unit)
+            logger.info("done: %d steps, best validation %s %.4g%s", self.step, self.task.metric, best, self.task.unit)
         return TrainResult(best, self.step, self.folder, ended_by)
 
     def _begin(self) -> None:

@@ -14,6 +14,7 @@ from samba_asr.audio.augment import (
     NOISES,
     add_noise,
     augment_waveform,
+    equalize,
     make_background,
     make_impulse_response,
     make_noise,
@@ -271,6 +272,49 @@ class TestVocalTractLength:
     def test_a_spread_out_of_range_is_named(self):
         with pytest.raises(UserError, match=r"vocal_tract=0\.7"):
             self.bend(torch.zeros(1, 1, 80), spread=0.7)
+
+
+class TestEqualize:
+    SCALE = torch.linspace(1, 2, 80)
+
+    def filter(self, x, most_db=6.0, seed=0):
+        return equalize(x, torch.Generator().manual_seed(seed), most_db=most_db, scale=self.SCALE[: x.shape[2]])
+
+    @given(seed=st.integers(0, 1000), most_db=st.floats(0, 30))
+    @settings(deadline=None, max_examples=40)
+    def test_every_frame_of_an_utterance_is_lifted_alike_within_the_bound(self, seed, most_db):
+        x = torch.randn(3, 5, 80)
+        gain = (self.filter(x, most_db, seed) - x) * self.SCALE * 10 / np.log(10)  # decibels
+        assert torch.allclose(gain, gain[:, :1].expand_as(gain), atol=1e-3)
+        assert gain.abs().max() <= most_db + 1e-3
+
+    def test_the_filter_is_smooth_reaches_far_and_is_each_utterances_own(self):
+        gain = self.filter(torch.zeros(200, 1, 80))[:, 0] * self.SCALE * 10 / np.log(10)
+        kinks = (gain.diff(n=2, dim=1).abs() > 1e-3).sum(1)  # where one line ends and the next begins: two bands see it
+        assert kinks.max() <= 8  # of at most 4 inner knots
+        assert kinks.max() >= 4
+        assert gain.abs().amax(1).mean() > 3
+        assert len(gain[:, 0].unique()) == 200
+
+    def test_a_gain_is_of_power_in_the_natural_logarithm(self):
+        before = LogMel(FeatureConfig()).double()
+        audio = torch.from_numpy(speech()).double()[None, :, None]
+        loud, _ = before(2 * audio, torch.tensor([RATE]))
+        soft, _ = before(audio, torch.tensor([RATE]))
+        seen = float((loud - soft)[soft > -5].median())
+        assert seen == pytest.approx(10 * np.log10(4) * np.log(10) / 10, abs=0.01)  # 6 dB, as equalize has it
+
+    def test_padding_stays_in_its_frames_and_nothing_happens_at_0_db(self):
+        x = torch.randn(2, 6, 80)
+        x[1, 4:] = float("nan")
+        y = self.filter(x)
+        assert y[0].isfinite().all()
+        assert y[1, :4].isfinite().all()
+        assert torch.equal(self.filter(x[:1], 0.0), x[:1])
+
+    def test_a_bound_out_of_range_is_named(self):
+        with pytest.raises(UserError, match=r"equalizer_db=40"):
+            self.filter(torch.zeros(1, 1, 80), 40)
 
 
 class TestSpecAugment:

@@ -5,7 +5,11 @@ import logging
 import pytest
 import torch
 
+from samba_asr.config import LossConfig, MixerConfig, ModelConfig
+from samba_asr.data.dataset import AudioStore, evaluation_batches
 from samba_asr.data.manifest import Utterance
+from samba_asr.models.asr import AsrModel
+from samba_asr.models.crf import trigram
 from samba_asr.training.evaluate import greedy, validate
 from tests.training.toy import TOKENIZER, Toy
 
@@ -47,6 +51,21 @@ def test_validation_counts_words_and_loss(oracle, corpus):
     assert result.wer == pytest.approx(100 / len(corpus))
     assert 0 < result.loss < 5
     assert oracle.training  # put back
+
+
+def test_where_texts_compete_the_loss_of_that_is_told_too(corpus):
+    torch.manual_seed(0)
+    config = ModelConfig(d_model=16, layers=1, vocab_size=TOKENIZER.vocab_size, mixer=MixerConfig(headdim=16, d_state=8))
+    model = AsrModel(config)
+    assert validate(model, TOKENIZER, corpus, block=-1, batch_seconds=3, dtype=torch.float32).crf is None
+    model.trigram = trigram([TOKENIZER.encode(u.text) for u in corpus], TOKENIZER.vocab_size)
+    result = validate(model, TOKENIZER, corpus, block=-1, batch_seconds=3, dtype=torch.float32)
+    total, tokens = 0.0, 0
+    for batch in evaluation_batches(corpus, TOKENIZER, AudioStore(16000, cache=False), batch_seconds=3):
+        with torch.no_grad():
+            total += float(model.eval()(batch, loss=LossConfig(crf=1.0)).crf.sum())
+        tokens += int(batch.token_lengths.sum())
+    assert result.crf == pytest.approx(total / tokens, rel=1e-4)
 
 
 def test_what_cannot_be_read_is_reported_and_counts_as_not_recognised(oracle, corpus, caplog):
