@@ -204,6 +204,7 @@ class EndpointConfig:
 class DecodeConfig:
     method: str = "greedy"  # greedy | beam
     beam: int = 8  # prefixes kept
+    prune: float = 10.0  # nats that a prefix may be worse than the best to be made longer; fewer: faster, and less exact
     block: int = -1  # encoder block in 40 ms frames; -1: the model's max_block
     overlap: float = 0.0  # share of a block that is heard again with the next: so much is seen behind every frame, at more work
     lm: str = ""  # n-gram of words for the beam, ARPA or KenLM's binary: a path, or a name in the model's folder

@@ -5,6 +5,8 @@ the guide itself holds no session, and a prefix that is dropped takes its view a
 
     bonus   what the prefix is worth, in nats, in all (not what its last token added)
     label   parts the ways in which one token may be read (the words SEE and SEA); 0 where there is one way
+    future  the same for prefixes that end in the same token and that nothing said later can tell apart: whatever follows is
+            worth the same behind each; 0 where no other prefix is like this one
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 class Guided(Protocol):
     bonus: float
     label: int
+    future: int
 
 
 class Ways(NamedTuple):
@@ -30,26 +33,28 @@ class Ways(NamedTuple):
     of: np.ndarray  # (m,) which of the prefixes, never falling; one that is not there has no way to be read
     bonus: np.ndarray  # (m,)
     label: np.ndarray  # (m,)
+    future: np.ndarray  # (m,) uint64
     view: Callable[[int], Guided]  # of a way, by its number
 
     @classmethod
     def each(cls, views: Sequence[Guided]) -> Ways:
         """One way for every prefix."""
         bonus = np.array([view.bonus for view in views], dtype=np.float64)
-        return cls(np.arange(len(views)), bonus, np.array([view.label for view in views], dtype=np.int64), views.__getitem__)
-
+        label = np.array([view.label for view in views], dtype=np.int64)
+        future = np.array([view.future for view in views], dtype=np.uint64)
+        return cls(np.arange(len(views)), bonus, label, future, views.__getitem__)
 
     def beside(self, other: Ways) -> Ways:
         """Both, in the order of the prefixes; of one prefix these first."""
         order = np.argsort(np.concatenate([self.of, other.of]), kind="stable")
-        of, bonus, label = (np.concatenate(pair)[order] for pair in zip(self[:3], other[:3], strict=True))
+        of, bonus, label, future = (np.concatenate(pair)[order] for pair in zip(self[:4], other[:4], strict=True))
         first = len(self.of)
 
         def view(way: int) -> Guided:
             at = int(order[way])
             return self.view(at) if at < first else other.view(at - first)
 
-        return Ways(of, bonus, label, view)
+        return Ways(of, bonus, label, future, view)
 
 
 class Guide(Protocol):
@@ -74,6 +79,7 @@ class Guide(Protocol):
 class Together:
     bonus: float
     label: int
+    future: int
     views: tuple[Guided, ...]
 
 
@@ -102,15 +108,17 @@ class Guides:
             _where(_each(guide), [prefixes[n].views[g] for n in shared], asked) for g, guide in enumerate(others, 1)
         ]
         beside = {n: views for n, *views in zip(shared, *more, strict=True)}
-        worth = np.zeros(len(prefixes))
+        worth, future = np.zeros(len(prefixes)), ways.future.copy()
         for n, views in beside.items():
             worth[n] = sum(view.bonus for view in views if view is not None)
+        for way in np.flatnonzero(np.isin(ways.of, shared)).tolist():
+            future[way] = _future([int(future[way]), *(view.future for view in beside[int(ways.of[way])] if view is not None)])
 
         def view(way: int) -> Guided:
             n = int(ways.of[way])
             return _together([ways.view(way), *beside[n]]) if n in beside else ways.view(way)
 
-        return Ways(ways.of, ways.bonus + worth[ways.of], ways.label, view)
+        return Ways(ways.of, ways.bonus + worth[ways.of], ways.label, future, view)
 
     def finish(self, prefixes: Sequence[Guided]) -> list[Guided]:
         first, *others = self.guides
@@ -140,7 +148,12 @@ def _first(prefix: Guided) -> Guided:
 
 
 def _together(views: Sequence[Guided | None]) -> Together:
-    return Together(sum(view.bonus for view in views if view is not None), views[0].label, tuple(views))
+    future = _future([view.future for view in views if view is not None])
+    return Together(sum(view.bonus for view in views if view is not None), views[0].label, future, tuple(views))
+
+
+def _future(parts: Sequence[int]) -> int:
+    return hash(tuple(parts)) % 2**64 if all(parts) else 0
 
 
 def _where(ask: Callable[..., list], views: Sequence[Guided | None], *more: Sequence) -> list:

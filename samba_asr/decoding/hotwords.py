@@ -140,6 +140,10 @@ class Heard:
     bonus: float
     label: int = 0
 
+    @property
+    def future(self) -> int:
+        return 1 + self.node
+
 
 class HotwordGuide:
     """As `samba_asr.decoding.guide.Guide`, for sessions with phrases of their own; those without are not guided."""

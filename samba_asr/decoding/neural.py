@@ -31,10 +31,12 @@ from samba_asr.text.units import SPACE, Tokenizer
 class Read:
     """A guide's view.  Until it is asked about, it knows its parent's state and its last unit."""
 
-    __slots__ = ("after", "bonus", "label", "state", "token")
+    __slots__ = ("after", "bonus", "state", "token")
+    label = 0
+    future = 0  # the state remembers all
 
     def __init__(self, state: State, token: int, bonus: float):
-        self.state, self.token, self.bonus, self.label = state, token, bonus, 0
+        self.state, self.token, self.bonus = state, token, bonus
         self.after: np.ndarray | None = None  # (v,) ln p of each next unit; then `state` is the one behind `token`
 
 

@@ -33,6 +33,7 @@ import torch
 from samba_asr.decoding.base import BLANK, Hypothesis, checked_lengths, take
 from samba_asr.decoding.guide import Guide, Guided, Ways
 from samba_asr.decoding.hotwords import Hotwords
+from samba_asr.decoding.ngram import mix
 from samba_asr.errors import UserError
 
 NONE = -1  # the last token of the empty prefix
@@ -59,6 +60,7 @@ class BeamState(NamedTuple):
     guide: np.ndarray  # (b, k) object: the guide's view of the prefix, None without a guide
     name: np.ndarray  # (b, k) uint64: hash of the prefix, and of how the guide reads it
     parent: np.ndarray  # (b, k) uint64: hash of the prefix without its last token
+    future: np.ndarray  # (b, k) uint64: equal for prefixes that the guide will never tell apart
     path_b: np.ndarray  # (b, k) object: Node of the alignment behind vb
     path_n: np.ndarray  # (b, k) object: Node of the alignment behind vn
     frames: np.ndarray  # (b,) int64: frames seen
@@ -73,6 +75,9 @@ class PrefixBeam:
     blank_skip:  a frame whose blank has at least this probability is read as blank alone, which is much faster;
                  1 switches that off.
     prune:       an extension that is this much worse, in nats, than the row's best is not asked about (None: all are).
+    recombine:   of prefixes that nothing said later can tell apart (`Guided.future`: the same word behind the same context of the
+                 language model) at most so many are kept (None: all), as in decoding by WFST.  The others could only follow the
+                 best, and would fill the beam with every combination of doubts that are long past.  For n rival texts: n.
     guide:       says what a prefix is worth beyond its frames, and which prefixes there are, in the rows where it has a view.
     `times` are the first frames of the tokens in the best alignment of that hypothesis the beam has seen.
     """
@@ -84,13 +89,16 @@ class PrefixBeam:
         blank_skip: float = 0.99,
         prune: float | None = 7.0,
         guide: Guide | None = None,
+        recombine: int | None = None,
     ):
-        if beam < 1 or (candidates is not None and candidates < 1) or not 0 < blank_skip <= 1:
+        counts = [beam, *(n for n in (candidates, recombine) if n is not None)]
+        if min(counts) < 1 or not 0 < blank_skip <= 1 or (prune is not None and prune <= 0):
             raise UserError(
-                f"prefix beam search needs beam >= 1, candidates >= 1 or None and 0 < blank_skip <= 1, "
-                f"got beam={beam}, candidates={candidates}, blank_skip={blank_skip}"
+                f"prefix beam search needs beam >= 1, candidates >= 1 or None, 0 < blank_skip <= 1, prune > 0 or None and "
+                f"recombine >= 1 or None, got beam={beam}, candidates={candidates}, blank_skip={blank_skip}, prune={prune}, "
+                f"recombine={recombine}"
             )
-        self.beam, self.candidates, self.blank_skip = beam, candidates, blank_skip
+        self.beam, self.candidates, self.blank_skip, self.recombine = beam, candidates, blank_skip, recombine
         self.prune = math.inf if prune is None else prune
         self.guide = guide
 
@@ -109,7 +117,7 @@ class PrefixBeam:
         if self.guide and (first := self.guide.start(hotwords)) is not None:
             guide[:, 0], bonus[:, 0] = first, first.bonus
         frames = np.zeros(batch, dtype=np.int64)
-        return BeamState(start, never, start, never, last, bonus, guide, name, nothing, empty, empty, frames)
+        return BeamState(start, never, start, never, last, bonus, guide, name, nothing, name, empty, empty, frames)
 
     def step(self, log_probs: torch.Tensor, lengths: torch.Tensor, state: BeamState) -> BeamState:
         counts = checked_lengths(log_probs, lengths, len(state.frames))
@@ -200,18 +208,24 @@ class PrefixBeam:
         floor = np.maximum(stay.max(axis=1), total.max(axis=(1, 2))) - self.prune  # (b,)
         at, i, c = np.nonzero((total >= floor[:, None, None]) & (total > -np.inf))
         token = tokens[at, c]
-        of, bonus, label, view = self._ways(s.guide[at, i], token)
+        of, bonus, label, future, view = self._ways(s.guide[at, i], token)
         at, i, c, token = (x[of] for x in (at, i, c, token))
         name = _name(s.name[at, i], token, label)
         fresh = np.flatnonzero(beams.find(at, name) < 0)  # the others are beams, and have had their due
-        at, i, c, token, bonus, name = (x[fresh] for x in (at, i, c, token, bonus, name))
+        at, i, c, token, bonus, name, future = (x[fresh] for x in (at, i, c, token, bonus, name, future))
+        future = np.where(future == 0, name, future)
         twin = double[at, i, c]
         gain = np.where(twin, s.vb[at, i], v[at, i]) + best[at, c]
 
         # Keep the best k of the k that stay and the n new ones of each row.
         row = np.concatenate([np.repeat(np.arange(b), k), at])
-        order = np.lexsort((-np.concatenate([stay.ravel(), more[at, i, c] + bonus]), row))
+        worth = np.concatenate([stay.ravel(), more[at, i, c] + bonus])
+        if self.recombine:
+            alike = mix(np.concatenate([s.future.ravel(), future]), np.concatenate([s.last.ravel(), token]))
+            worth = _best_alike(worth, row, alike, self.recombine)
+        order = np.lexsort((-worth, row))
         kept = order[np.searchsorted(row[order], np.arange(b))[:, None] + np.arange(k)]  # (b, k)
+        dropped = worth[kept] == -np.inf
         never, nothing = np.full(len(at), -np.inf), np.full(len(at), None)
 
         def both(old: np.ndarray, new: np.ndarray) -> np.ndarray:
@@ -223,16 +237,21 @@ class PrefixBeam:
             source = (s.path_b if twin[n] else path)[r, i[n]]
             path_n[r, slot] = Node(source, int(token[n]), int(s.frames[r]))
             guide[r, slot] = view(int(fresh[n]))
+        pb, vb = both(pb, never), both(vb, never)
+        pn, vn = both(pn, more[at, i, c]), both(vn, gain)
+        for x in (pb, pn, vb, vn):
+            x[dropped] = -np.inf
         return BeamState(
-            pb=both(pb, never),
-            pn=both(pn, more[at, i, c]),
-            vb=both(vb, never),
-            vn=both(vn, gain),
+            pb=pb,
+            pn=pn,
+            vb=vb,
+            vn=vn,
             last=both(s.last, token),
             bonus=both(s.bonus, bonus),
             guide=guide,
             name=both(s.name, name),
             parent=both(s.parent, s.name[at, i]),
+            future=both(s.future, future),
             path_b=path_b,
             path_n=path_n,
             frames=s.frames + 1,
@@ -244,7 +263,8 @@ class PrefixBeam:
         if len(guided) == len(prefixes) and self.guide:
             return self.guide.extend(prefixes.tolist(), tokens)
         alone = np.flatnonzero(prefixes == None)  # noqa: E711 (elementwise)
-        free = Ways(alone, np.zeros(len(alone)), np.zeros(len(alone), dtype=np.int64), lambda way: None)
+        nothing = np.zeros(len(alone), dtype=np.int64)
+        free = Ways(alone, np.zeros(len(alone)), nothing, nothing.astype(np.uint64), lambda way: None)
         if not len(guided):
             return free
         ways = self.guide.extend(prefixes[guided].tolist(), tokens[guided])
@@ -313,6 +333,17 @@ def _name(prefix: np.ndarray, token: np.ndarray, label: np.ndarray) -> np.ndarra
         mixed = (mixed ^ (part.astype(np.uint64) + np.uint64(salt))) * np.uint64(0xBF58476D1CE4E5B9)
         mixed = mixed ^ (mixed >> np.uint64(29))
     return mixed
+
+
+def _best_alike(worth: np.ndarray, row: np.ndarray, alike: np.ndarray, count: int) -> np.ndarray:
+    """`worth` (n,) with -inf for all but the best `count` of those of a row that are alike."""
+    order = np.lexsort((-worth, alike, row))
+    row, alike = row[order], alike[order]
+    first = np.flatnonzero(np.concatenate([[True], (row[1:] != row[:-1]) | (alike[1:] != alike[:-1])]))
+    rank = np.arange(len(order)) - np.repeat(first, np.diff(np.append(first, len(order))))
+    worth = worth.copy()
+    worth[order[rank >= count]] = -np.inf
+    return worth
 
 
 def _put(state: BeamState, rows: np.ndarray, part: BeamState) -> BeamState:

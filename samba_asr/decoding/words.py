@@ -20,7 +20,7 @@ import numpy as np
 
 from samba_asr.decoding.guide import Ways
 from samba_asr.decoding.hotwords import Hotwords
-from samba_asr.decoding.ngram import BEGIN, END, UNKNOWN, Context, KenLmModel, LanguageModel
+from samba_asr.decoding.ngram import BEGIN, END, UNKNOWN, Context, KenLmModel, LanguageModel, mix
 from samba_asr.errors import UserError
 from samba_asr.text.units import SPACE, Tokenizer
 
@@ -96,6 +96,7 @@ class End(NamedTuple):
     label: int
     worth: float  # of the prefix, with the word's in place of the look-ahead
     context: Context
+    past: int  # of the context, a hash: all that matters of the words so far
 
 
 class Words:
@@ -104,16 +105,20 @@ class Words:
     base: what the prefix is worth but for the word that is being said.  more: words that this session alone knows.
     """
 
-    __slots__ = ("among", "base", "bonus", "context", "ends", "history", "label", "more", "node")
+    __slots__ = ("among", "base", "bonus", "context", "ends", "history", "label", "more", "node", "past")
 
     def __init__(
         self, among: Vocabulary, node: int, base: float, context: Context, history: tuple | None, more: Vocabulary | None,
-        label: int,
+        label: int, past: int,
     ):  # fmt: skip
         self.among, self.node, self.base, self.context = among, node, base, context
-        self.history, self.more, self.label = history, more, label
+        self.history, self.more, self.label, self.past = history, more, label, past
         self.bonus = base + float(among.ahead[node]) if node != ROOT else base
         self.ends: list[End] | None = None
+
+    @property
+    def future(self) -> int:
+        return int(_future(np.array([self.past], dtype=np.uint64), np.array([self.node]))[0])
 
 
 class Begun(NamedTuple):
@@ -124,6 +129,7 @@ class Begun(NamedTuple):
     node: int
     end: End  # the word before
     label: int
+    past: int
     bonus: float
 
 
@@ -184,7 +190,8 @@ class WordGuide:
             more = Vocabulary(dict(enumerate(new)), {n: hotwords.words[w] for n, w in enumerate(new)}, private=True)
             alone = UNKNOWN_WORTH if self._unknown is None else float(self.model.score([()], [self._unknown])[0][0])
             more.look_ahead(np.full(len(new), self.weight * alone + self.bonus))
-        return Words(self.vocabulary, ROOT, 0.0, self.model.start, None, more, 0)
+        start = self.model.start
+        return Words(self.vocabulary, ROOT, 0.0, start, None, more, 0, _past(start))
 
     def extend(self, prefixes: Sequence[Words], tokens: Sequence[int]) -> Ways:
         n, tokens = len(prefixes), np.asarray(tokens, dtype=np.int64)
@@ -207,17 +214,21 @@ class WordGuide:
 
         def further(way: int) -> Words:
             prefix = prefixes[on[way]]
-            return Words(prefix.among, int(child[way]), prefix.base, prefix.context, prefix.history, prefix.more, 0)
+            node = int(child[way])
+            return Words(prefix.among, node, prefix.base, prefix.context, prefix.history, prefix.more, 0, prefix.past)
 
         def anew(way: int) -> Words:
-            of, among, node, end, label, _ = begun[way]
+            of, among, node, end, label, past, _ = begun[way]
             prefix = prefixes[of]
             history = prefix.history if end.word is None else (prefix.history, end.word)
-            return Words(among, node, end.worth, end.context, history, prefix.more, label)
+            return Words(among, node, end.worth, end.context, history, prefix.more, label, past)
 
-        of, label = (np.array([getattr(way, name) for way in begun], dtype=np.int64) for name in ("of", "label"))
+        past = np.fromiter((prefixes[p].past for p in on.tolist()), dtype=np.uint64, count=len(on))
+        old = Ways(on, bonus, np.zeros(len(on), dtype=np.int64), _future(past, child), further)
+        of, label, start = (np.array([getattr(way, name) for way in begun], dtype=np.int64) for name in ("of", "label", "node"))
         worth = np.array([way.bonus for way in begun], dtype=np.float64)
-        return Ways(on, bonus, np.zeros(len(on), dtype=np.int64), further).beside(Ways(of, worth, label, anew))
+        past = np.array([way.past for way in begun], dtype=np.uint64)
+        return old.beside(Ways(of, worth, label, _future(past, start), anew))
 
     def _begin(self, prefixes: Sequence[Words], tokens: np.ndarray, asked: Sequence[int]) -> list[Begun]:
         """The next word begins with the token; behind each word that ends in the prefix."""
@@ -231,11 +242,12 @@ class WordGuide:
                 if prefix.node == ROOT:
                     if node < 0 and (start := self._start(among)) is not None:
                         node = among.tree.step(start, token)
-                    ends = (End(None, 0, prefix.base, prefix.context),)
+                    ends = (End(None, 0, prefix.base, prefix.context, prefix.past),)
                 if node >= 0:
                     ahead = among.ahead[node]
                     for end in ends:
-                        found.append(Begun(p, among, node, end, 2 * end.label + among.private, end.worth + ahead))
+                        past = end.past ^ among.private  # nodes of two trees are not the same
+                        found.append(Begun(p, among, node, end, 2 * end.label + among.private, past, end.worth + ahead))
         return found
 
     def _start(self, among: Vocabulary) -> int | None:
@@ -263,7 +275,7 @@ class WordGuide:
 
     def _add_end(self, prefix: Words, word: int, log_prob: float, context: Context) -> None:
         worth = prefix.base + self.weight * log_prob + self.bonus
-        prefix.ends.append(End(prefix.among.texts[word], 1 + word, worth, context))
+        prefix.ends.append(End(prefix.among.texts[word], 1 + word, worth, context, _past(context)))
 
     def finish(self, prefixes: Sequence[Words]) -> list[Words]:
         """With the last word and `</s>`; a text whose last word is none keeps it, far behind."""
@@ -276,12 +288,12 @@ class WordGuide:
             ways = [end._replace(worth=end.worth + self.weight * next(closing)) for end in ends]
             best = max(ways, key=lambda end: end.worth)
             history = prefix.history if best.word is None else (prefix.history, best.word)
-            found.append(Words(self.vocabulary, ROOT, best.worth, best.context, history, prefix.more, 0))
+            found.append(Words(self.vocabulary, ROOT, best.worth, best.context, history, prefix.more, 0, best.past))
         return found
 
     def _no_word(self, prefix: Words) -> End:
         between = prefix.node in (ROOT, self._start(prefix.among))
-        return End(None, 0, prefix.base + (0.0 if between else UNFINISHED), prefix.context)
+        return End(None, 0, prefix.base + (0.0 if between else UNFINISHED), prefix.context, prefix.past)
 
     def words(self, prefix: Words) -> tuple[str, ...] | None:
         if self._spelt:
@@ -293,3 +305,13 @@ class WordGuide:
         if prefix.node != ROOT:  # the word that is being said, as what it most likely is
             found.insert(0, prefix.among.texts[int(prefix.among.likeliest[prefix.node])])
         return tuple(reversed(found))
+
+
+def _past(context: Context) -> int:
+    """Equal for equal contexts, even."""
+    return hash(context) << 1 & 2**64 - 1
+
+
+def _future(past: np.ndarray, node: np.ndarray) -> np.ndarray:
+    """past (n,) uint64, node (n,) -> (n,) uint64, equal where both are, never 0."""
+    return mix(past, node) | np.uint64(1)

@@ -130,7 +130,9 @@ def test_one_id_beside_the_blank_is_enough():
     assert offline(PrefixBeam(4, 10), frames(0, b=1, v=2), [9])[0]
 
 
-@pytest.mark.parametrize("options", [{"beam": 0}, {"candidates": 0}, {"blank_skip": 0.0}, {"blank_skip": 1.5}])
+@pytest.mark.parametrize(
+    "options", [{"beam": 0}, {"candidates": 0}, {"blank_skip": 0.0}, {"blank_skip": 1.5}, {"prune": 0.0}, {"recombine": 0}]
+)
 def test_bad_options_are_named(options):
     with pytest.raises(UserError, match="beam >= 1"):
         PrefixBeam(**options)

@@ -21,6 +21,7 @@ SEARCHES = {
     "beam": PrefixBeam(beam=4, candidates=3, blank_skip=0.7),
     "beam-all": PrefixBeam(6, None, 1),
     "words": PrefixBeam(beam=4, candidates=3, blank_skip=0.7, guide=WORDS),
+    "recombined": PrefixBeam(beam=4, candidates=3, blank_skip=0.7, guide=WORDS, recombine=1),
 }
 
 

@@ -84,6 +84,60 @@ def test_a_wider_beam_never_scores_worse(lm):
         assert scores == sorted(scores)
 
 
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=40, deadline=None)
+def test_what_is_worth_the_same_later_has_the_same_future(lm, seed):
+    """The other way round, too: prefixes of the same future go on in the same ways, at the same price."""
+    guide = WordGuide(PHONES, lm, weight=WEIGHT, bonus=BONUS)
+    search = PrefixBeam(60, None, 1.0, None, guide)
+    state = search.step(frames(seed, 1, 6, PHONES.vocab_size), torch.tensor([6]), search.init_state(1))
+    by_future: dict[int, list] = {}
+    for view, future in zip(state.guide[0], state.future[0].tolist(), strict=True):
+        if view is not None and view.node != 0:
+            assert view.future == future  # as the search was told
+            by_future.setdefault(future, []).append(view)
+    for first, *others in by_future.values():
+        for other in others:
+            assert (other.context, other.node) == (first.context, first.node)
+            for token in range(1, PHONES.vocab_size):
+                one, two = (guide.extend([view], [token]) for view in (first, other))
+                assert (one.bonus - first.bonus) == pytest.approx(two.bonus - other.bonus)
+                assert one.label.tolist() == two.label.tolist()
+                assert one.future.tolist() == two.future.tolist()
+    assert max(map(len, by_future.values())) > 1  # it was tried
+    assert len(by_future) == len({(v.context, v.node) for some in by_future.values() for v in some})
+
+
+def test_recombined_a_narrow_beam_loses_less_to_a_wide_one(lm):
+    """Seven words, each of which may be `▁A`, which is two, or `▁B`: 3 ** 7 texts."""
+    guide, lost = WordGuide(PHONES, lm, weight=WEIGHT, bonus=BONUS), {None: 0.0, 1: 0.0}
+    pieces = PHONES.pieces(range(PHONES.vocab_size))
+    for seed in range(20):
+        x = torch.full((1, 14, PHONES.vocab_size), -20.0, dtype=torch.float64)
+        x[0, 1::2, 0] = 0.0
+        x[0, ::2][:, [pieces.index("▁A"), pieces.index("▁B")]] = frames(seed, 1, 7, 2, sharpness=1.0)[0]
+        best = offline(PrefixBeam(3000, guide=guide), x, [14])[0][0].score
+        for recombine in lost:
+            lost[recombine] += best - offline(PrefixBeam(4, guide=guide, recombine=recombine), x, [14])[0][0].score
+    assert lost[1] < lost[None] / 2, lost
+
+
+def test_so_many_rivals_are_left_as_asked_for(lm):
+    """`▁A` is two words that sound the same, and which it was at first makes no difference later."""
+    a = PHONES.pieces(range(PHONES.vocab_size)).index("▁A")
+    x = torch.full((1, 15, PHONES.vocab_size), -20.0)
+    x[0, ::2, a] = x[0, 1::2, 0] = 0.0
+    guide = WordGuide(PHONES, lm, weight=1.0, bonus=0.0)
+    best, beginnings = {}, {}
+    for recombine in (1, 8):
+        search = PrefixBeam(32, guide=guide, recombine=recombine)
+        state = search.finish(search.step(x, torch.tensor([15]), search.init_state(1)))
+        whole = [h.words for h in search.hypotheses(state, 32)[0] if len(h.words) == 8]
+        best[recombine], beginnings[recombine] = whole[0], len({words[:4] for words in whole})
+    assert best[1] == best[8]
+    assert beginnings[1] < beginnings[8]
+
+
 def test_of_words_that_sound_the_same_the_language_model_chooses(lm):
     """▁A ▁A is `a a`, `a b`, `b a`, `b b`; and `a b` is what texts begin with."""
     x = torch.full((1, 3, PHONES.vocab_size), -20.0)
