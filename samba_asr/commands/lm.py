@@ -180,8 +180,7 @@ def run_tune(args: argparse.Namespace) -> int:
     from samba_asr.data.dataset import AudioStore, evaluation_batches
     from samba_asr.data.manifest import read_manifest
     from samba_asr.decoding.base import Hypothesis, text_of
-    from samba_asr.decoding.build import READ, RECOMBINE, neural_lm, word_guide
-    from samba_asr.decoding.prefix_beam import PrefixBeam
+    from samba_asr.decoding.build import READ, beam_search, neural_lm, word_guide
     from samba_asr.device import choose_device
     from samba_asr.metrics.wer import score
     from samba_asr.models.folder import load_model
@@ -211,8 +210,7 @@ def run_tune(args: argparse.Namespace) -> int:
             frames.append((batch.ids, log_probs.cpu(), lengths.cpu()))
 
     def search(weight: float, bonus: float, nbest: int = 1) -> dict[str, list[Hypothesis]]:
-        guided = guide.weighted(weight=weight, bonus=bonus)
-        beam = PrefixBeam(config.decode.beam, prune=config.decode.prune, recombine=RECOMBINE, guide=guided)
+        beam = beam_search(config.decode, guide.weighted(weight=weight, bonus=bonus))
         found = {}
         for ids, log_probs, lengths in frames:
             state = beam.finish(beam.step(log_probs, lengths, beam.init_state(len(ids))))

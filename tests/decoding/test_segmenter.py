@@ -15,7 +15,7 @@ from samba_asr.config import EndpointConfig
 from samba_asr.decoding.greedy import Greedy
 from samba_asr.decoding.prefix_beam import PrefixBeam
 from samba_asr.decoding.rescore import TwoPass
-from samba_asr.decoding.segmenter import Segmenter
+from samba_asr.decoding.segmenter import ALONE, Segmenter
 from samba_asr.decoding.words import WordGuide
 from samba_asr.errors import UserError
 from samba_asr.text.tokenizer import CharTokenizer
@@ -66,11 +66,24 @@ RUNS = st.lists(st.tuples(st.sampled_from([BLANK, BLANK, SPACE, A, B]), st.integ
 BEAM = PrefixBeam(4, candidates=3)
 
 
+def test_fewer_words_have_to_be_surer():
+    def told(words: int, least: float) -> bool:
+        x = frames(([A] * 3 + [SPACE] * 2) * words + [BLANK] * 12)
+        return bool(heard(segmenter(rules=replace(RULES, confidence=least)), x))
+
+    def bound(words: int) -> float:
+        """The least confidence of which nothing is told, to 0.01."""
+        return next(n / 100 for n in range(101) if not told(words, n / 100))
+
+    assert told(1, 0.0)
+    assert bound(1) < bound(2) < bound(5) <= 1
+
+
 def test_of_a_segment_that_is_not_sure_enough_nothing_is_told():
     said = [A] * 3 + [B] * 3 + [BLANK] * 6
     x = torch.cat([frames(said), frames(said, sure=2.0), frames(said, seed=1)])
     told = heard(segmenter(), x)
-    sure = [sum(w.confidence for w in s.words) / len(s.words) for s in told]
+    sure = [sum(w.confidence for w in s.words) / (len(s.words) + ALONE) for s in told]
     assert len(told) == 3
     assert sure[1] < min(sure[0], sure[2])
     least = (sure[1] + min(sure[0], sure[2])) / 2
