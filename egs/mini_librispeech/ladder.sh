@@ -1,0 +1,92 @@
+#!/usr/bin/env bash
+# What each idea is worth: small models from nothing (0.6 M parameters, phones), all with the same steps and the same test, one thing
+# changed at a time.  WER of dev-5h with the box's trigram and lexicon.
+#   egs/mini_librispeech/ladder.sh [ROW...]       default: all rows, some 10 minutes of one core each; then the table
+# Called again, it goes on where it was.  STEPS=N: other steps than 2000, in another folder.  Rows at once: call it twice with other rows.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+shared=../../../shared
+steps=${STEPS:-2000}
+exp=exp/ladder-$steps
+rows=(base mamba2 mamba oneway crctc nomasks nospeed nodropout dropout filter rooms tract noise noema nomiddle decoder voices pretrain teacher
+  deep wide characters pieces)
+[ -d "$shared/data/LibriSpeech" ] || { echo "error: $shared/data/LibriSpeech is not there: the speech that this trains on" >&2 && exit 1; }
+source ../setup.sh train,lm,lexicon,label,tts
+export OMP_NUM_THREADS=1
+
+options() { # ROW: what it changes
+  case $1 in
+  base) ;;
+  mamba2) echo model.mixer.name=mamba2 ;;
+  mamba) echo model.mixer.name=mamba model.mixer.d_state=16 ;;
+  oneway) echo model.mixer.name=mamba2 model.mixer.bidirectional=false ;;
+  deep) echo model.layers=8 model.d_model=64 ;;
+  wide) echo model.layers=2 model.d_model=144 model.self_conditioning=[1] ;;
+  crctc) echo loss.cr_ctc=0.2 ;;
+  nomasks) echo augment.time_masks=0 augment.freq_masks=0 ;;
+  nospeed) echo "augment.speed=[1.0]" ;;
+  nodropout) echo model.dropout=0 ;;
+  dropout) echo model.dropout=0.2 ;;
+  filter) echo augment.equalizer_db=6 ;;
+  rooms) echo augment.reverb_prob=0.2 "augment.rt60=[0.1,0.4]" ;;
+  tract) echo augment.vocal_tract=0.1 ;;
+  noise) echo augment.noise_prob=0.5 ;;
+  noema) echo train.ema=0 ;;
+  nomiddle) echo "model.self_conditioning=[]" ;;
+  decoder) echo model.decoder.layers=1 loss.decoder=0.3 ;;
+  voices) echo "data.train=[data/train.jsonl,data/tts_books/train.jsonl]" ;;
+  pretrain) echo --init-encoder "$exp/pretraining/model" train.max_steps=$((steps / 2)) ;;
+  teacher) echo data.teacher=data/teacher loss.teacher=1 ;;
+  characters) echo tokenizer.kind=char ;;
+  pieces) echo tokenizer.kind=bpe ;;
+  *) echo "error: no row $1: ${rows[*]}" >&2 && return 1 ;;
+  esac
+}
+
+common=(--config model/tiny train/cpu mini_librispeech phones model.decoder.layers=0 loss.decoder=0 loss.cr_ctc=0
+  "model.self_conditioning=[2]" "data.train=[data/train.jsonl]" "data.valid=[data/dev.jsonl]" data.batch_seconds=30 train.easy_epochs=1
+  train.valid_every=100 optim.lr=2e-3 optim.warmup=150 train.max_steps="$steps")
+
+before() { # ROW: what it needs first
+  case $1 in
+  voices) [ -f data/tts_books/train.jsonl ] || samba-asr prepare "$shared/data/tts_books/manifest.jsonl" --out data/tts_books ;;
+  pretrain)
+    samba-asr pretrain --exp "$exp/pretraining" --config model/tiny train/cpu mini_librispeech "data.train=[data/train.jsonl]" \
+      data.batch_seconds=30 optim.lr=2e-3 optim.warmup=150 train.max_steps=$((steps / 2))
+    ;;
+  teacher) samba-asr augment teach data/train.jsonl --out data/teacher ;;
+  esac
+}
+
+row() { # ROW: train it, read dev with it
+  local folder=$exp/$1 changed
+  changed=$(options "$1")
+  [ ! -f "$folder/wer.txt" ] || return 0
+  echo "== $1 ==" >&2
+  before "$1"
+  mkdir -p "$folder"
+  # The pronunciations that the box has: guessing them takes minutes each time.
+  case $1 in characters | pieces) ;; *) cp -n ../../samba_asr/box/english/lexicon.txt "$folder" ;; esac
+  # shellcheck disable=SC2086  # options are words
+  samba-asr train --exp "$folder" "${common[@]}" $changed
+  samba-asr average --exp "$folder" --out "$folder/model" --last 1
+  samba-asr decode --model "$folder/model" --data data/dev.jsonl --out "$folder/decode" decode.method=beam decode.beam=64 decode.prune=7 \
+    decode.lm=../../samba_asr/box/english/lm.arpa.gz decode.lm_weight=0.6 decode.word_bonus=1 | tee "$folder/report.txt"
+  grep -h -m 1 -o '^%WER [0-9.]*' "$folder/report.txt" >"$folder/wer.txt"
+}
+
+table() {
+  local name
+  echo "| row | changes | dev, trigram | greedy | CTC, nats a unit | hours an hour |"
+  echo "|---|---|---|---|---|---|"
+  for name in "${rows[@]}"; do
+    [ -f "$exp/$name/wer.txt" ] || continue
+    echo "| $name | $(options "$name") | $(cut -d' ' -f2 "$exp/$name/wer.txt") | $(grep -o 'validation WER [0-9.]*' "$exp/$name/log.txt" | tail -1 | cut -d' ' -f3) |" \
+      "$(grep -o 'CTC loss [0-9.]*' "$exp/$name/log.txt" | tail -1 | cut -d' ' -f3) | $(grep -o '[0-9]* h/h' "$exp/$name/log.txt" | sort -n | tail -5 | head -1 | cut -d' ' -f1) |"
+  done
+}
+
+[ -f data/train.jsonl ] || samba-asr prepare mini_librispeech --out data
+[ $# -gt 0 ] || set -- "${rows[@]}"
+for name in "$@"; do row "$name"; done
+table
