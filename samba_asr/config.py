@@ -78,6 +78,7 @@ class ModelConfig:
     full_block: float = 0.5  # probability that training sees the whole utterance as one block
     max_block: int = 512  # "offline": the largest block, in frames (20.48 s), so that memory is bounded
     self_conditioning: tuple[int, ...] = ()  # layers, from 1, behind which CTC reads, and tells the layers above what
+    teacher: int = 0  # channels of a teacher's frames, which a head tells while it trains: set from data.teacher
     vocab_size: int = 0  # set from the tokenizer
 
 
@@ -94,6 +95,7 @@ class LossConfig:
     intermediate: float = 0.5  # share of the CTC behind model.self_conditioning in it, if there are such
     decoder: float = 0.0  # weight of the decoder's cross-entropy
     cr_ctc: float = 0.0  # weight of the consistency between two augmented views; 0 trains on one view
+    teacher: float = 0.0  # weight of the squared distance, a channel, from what the teacher of data.teacher hears
     label_smoothing: float = 0.1  # of the decoder's cross-entropy
 
 
@@ -102,6 +104,7 @@ class DataConfig:
     train: tuple[str, ...] = ()  # manifests (JSONL)
     valid: tuple[str, ...] = ()
     noise: tuple[str, ...] = ()  # manifests of noises to mix in, beside the synthetic ones
+    teacher: str = ""  # folder of what a teacher hears in the training speech (`samba-asr augment teach`)
     min_seconds: float = 0.3  # shorter and longer utterances are left out of training, and counted in the log
     max_seconds: float = 24.0
     batch_seconds: float = 120.0  # padded audio in a batch of one process

@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--init has an encoder: give no --init-encoder beside it")
     if args.init:
         args.init = box_folder(args.init)
-    config = configured(args, [args.init / "config.yaml"] if args.init else [])
+    config = with_teacher(configured(args, [args.init / "config.yaml"] if args.init else []))
     data, valid, noise = speech(config.data)
     ranks = distributed.start(config.train.device)
     if ranks.rank == 0:  # it writes
@@ -101,6 +101,20 @@ def configured(args: argparse.Namespace, files: Sequence[Path] = ()) -> configs.
     except OSError as error:
         raise UserError(f"--exp {args.exp}: cannot make this folder ({error.strerror})") from None
     return config
+
+
+def with_teacher(config: configs.Config) -> configs.Config:
+    """The configuration with model.teacher as wide as the frames of data.teacher; UserError where that is missing."""
+    from samba_asr.data.teacher import TeacherFrames
+
+    if config.loss.teacher and not config.data.teacher:
+        raise UserError(f"loss.teacher={config.loss.teacher} wants data.teacher, a folder that samba-asr augment teach writes")
+    # without its weight the head would learn nothing
+    width = TeacherFrames(Path(config.data.teacher)).width if config.data.teacher and config.loss.teacher else 0
+    teacher = config.data.teacher if width else ""
+    return dataclasses.replace(
+        config, data=dataclasses.replace(config.data, teacher=teacher), model=dataclasses.replace(config.model, teacher=width)
+    )
 
 
 def speech(config: configs.DataConfig) -> tuple[list[Utterance], list[Utterance], list[Utterance]]:
@@ -135,6 +149,7 @@ def initial_model(folder: Path, config: configs.Config, tokenizer: Tokenizer, ne
         afresh = sorted(_sized_by_vocabulary(config.model) & weights.keys())
         logger.info("--new-tokenizer: these start afresh: %s", ", ".join(afresh))
         weights |= {name: own[name] for name in afresh if name in own}
+    weights |= {name: own[name] for name in own if name.startswith("pupil.")}  # no folder has it
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

@@ -13,6 +13,7 @@ import queue
 import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +27,7 @@ from samba_asr.config import Config
 from samba_asr.data.bucketing import bucket_batches, choose_speed, derive_seed, sorted_batches
 from samba_asr.data.durations import read_headers, with_durations
 from samba_asr.data.manifest import Utterance
+from samba_asr.data.teacher import TeacherFrames
 from samba_asr.errors import UserError
 from samba_asr.text.tokenizer import UNK_ID, Tokenizer
 
@@ -36,16 +38,18 @@ FRAME = 640  # samples of an encoder frame at 16 kHz, the unit that padding is r
 
 
 class Batch(NamedTuple):
-    """Utterances padded at the end: audio with 0.0, tokens with 0."""
+    """Utterances padded at the end: audio with 0.0, tokens with 0, a teacher's frames with 0.0."""
 
     audio: Tensor  # (b, s) float32 in [-1, 1], or a little beyond after augmentation
     lengths: Tensor  # (b,) long, samples
     tokens: Tensor  # (b, u) long
     token_lengths: Tensor  # (b,) long
     ids: list[str]
+    teacher: Tensor | None = None  # (b, t, w) float32, what a teacher hears in them
+    teacher_lengths: Tensor | None = None  # (b,) long, frames; 0 for what it has not heard
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(*(x.to(device, non_blocking=True) for x in self[:4]), self.ids)
+        return Batch(*(x.to(device, non_blocking=True) if isinstance(x, Tensor) else x for x in self))
 
     def rows(self, start: int, stop: int) -> Batch:
         """Some of the utterances, with no more padding than they need."""
@@ -56,6 +60,7 @@ class Batch(NamedTuple):
             self.tokens[start:stop, : int(token_lengths.max())],
             token_lengths,
             self.ids[start:stop],
+            *(None if x is None else x[start:stop] for x in self[5:]),
         )
 
 
@@ -71,9 +76,10 @@ def round_up(n: int, unit: int = 1) -> int:
 
 
 def collate(
-    samples: Sequence[np.ndarray], tokens: Sequence[Sequence[int]], ids: Sequence[str], *, few_sizes: bool = False
-) -> Batch:
-    """Pad waveforms (s,) and token ids to one batch; no utterances give tensors with b = 0.
+    samples: Sequence[np.ndarray], tokens: Sequence[Sequence[int]], ids: Sequence[str], *, few_sizes: bool = False,
+    frames: Sequence[np.ndarray] | None = None,
+) -> Batch:  # fmt: skip
+    """Pad waveforms (s,), token ids and a teacher's frames (t, w) to one batch; no utterances give tensors with b = 0.
 
     few_sizes: pad on to a size that many batches share (`round_up`).
     """
@@ -88,7 +94,12 @@ def collate(
     for i, (x, y) in enumerate(zip(samples, tokens, strict=True)):
         audio[i, : len(x)] = torch.from_numpy(x)
         padded[i, : len(y)] = torch.tensor(y, dtype=torch.long)
-    return Batch(audio, lengths, padded, token_lengths, list(ids))
+    batch = Batch(audio, lengths, padded, token_lengths, list(ids))
+    if not frames:
+        return batch
+    teacher_lengths = torch.tensor([len(x) for x in frames], dtype=torch.long)
+    teacher = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(x) for x in frames], batch_first=True)
+    return batch._replace(teacher=teacher, teacher_lengths=teacher_lengths)
 
 
 def make_batch(
@@ -96,9 +107,13 @@ def make_batch(
     load: Callable[[Utterance], np.ndarray],
     *,
     few_sizes: bool = False,
+    teach: Callable[[Utterance, int], np.ndarray] | None = None,
 ) -> Batch:
-    """Utterances and their tokens, read by `load`.  Those that cannot be read are reported and left out."""
-    samples, tokens, ids = [], [], []
+    """Utterances and their tokens, read by `load`.  Those that cannot be read are reported and left out.
+
+    teach: gives (t, w) of a teacher, of an utterance as long as so many samples.
+    """
+    samples, tokens, ids, frames = [], [], [], []
     for utterance, ys in rows:
         try:
             samples.append(load(utterance))
@@ -107,7 +122,9 @@ def make_batch(
             continue
         tokens.append(ys)
         ids.append(utterance.id)
-    return collate(samples, tokens, ids, few_sizes=few_sizes)
+        if teach:
+            frames.append(teach(utterance, len(samples[-1])))
+    return collate(samples, tokens, ids, few_sizes=few_sizes, frames=frames)
 
 
 class AudioStore:
@@ -200,9 +217,24 @@ class TrainingSet:
             counts = ", ".join(f"{n} {reason}" for reason, n in self.left_out.items()) or "the manifests are empty"
             raise UserError(f"no training utterance is usable: {counts}")
         self.seconds = np.array([u.duration for u in self.utterances])
+        self.teacher = TeacherFrames(Path(config.data.teacher)) if config.data.teacher else None
+        if self.teacher:
+            self._check_teacher(self.teacher)
         options = {f.name: getattr(config.augment, f.name) for f in dataclasses.fields(config.augment)}
         self.speeds = config.augment.speed
         self.augment = augment.AugmentConfig(**{**options, "speed": (1.0,)})  # speed is ours: batches depend on it
+
+    def _check_teacher(self, teacher: TeacherFrames) -> None:
+        if self.config.augment.pad_seconds:
+            raise UserError(
+                f"augment.pad_seconds={self.config.augment.pad_seconds} moves speech away from where the teacher heard it: set "
+                "it to 0, or leave data.teacher out"
+            )
+        heard = sum(u in teacher for u in self.utterances)
+        if not heard:
+            raise UserError(f"data.teacher={teacher.folder} has heard none of the training utterances: samba-asr augment teach")
+        if heard < len(self.utterances):
+            logger.warning("data.teacher has not heard %d of the training utterances", len(self.utterances) - heard)
 
     def _unusable(self, utterance: Utterance, tokens: list[int], with_text: bool) -> str:
         data, features = self.config.data, self.config.model.features
@@ -256,7 +288,13 @@ class Epoch:
         """A batch without the utterances that cannot be read, which are reported; it may hold none."""
         utterances = [self.data.utterances[i] for i in self.batches[k]]
         texts = ([] if self._silent(self.data.utterances[i]) else self.data.tokens[i] for i in self.batches[k])
-        return make_batch(zip(utterances, texts, strict=True), self._waveform, few_sizes=True)
+        teach = self._taught if self.data.teacher else None
+        return make_batch(zip(utterances, texts, strict=True), self._waveform, few_sizes=True, teach=teach)
+
+    def _taught(self, utterance: Utterance, samples: int) -> np.ndarray:
+        """(t, w) of the teacher, (0, w) where background alone is heard."""
+        frames = self.data.teacher.load(utterance, samples // (self.data.config.model.features.hop * SUBSAMPLING))
+        return frames[:0] if self._silent(utterance) else frames
 
     def _silent(self, utterance: Utterance) -> bool:
         """Whether this epoch hears background in its place."""

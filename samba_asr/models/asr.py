@@ -46,6 +46,7 @@ class Losses(NamedTuple):
     crf: Tensor
     decoder: Tensor
     cr: Tensor
+    teacher: Tensor
 
 
 class SpeechBatch(Protocol):
@@ -55,6 +56,8 @@ class SpeechBatch(Protocol):
     lengths: Tensor  # (b,) samples
     tokens: Tensor  # (b, u)
     token_lengths: Tensor  # (b,)
+    teacher: Tensor | None  # (b, t, w) frames of a teacher
+    teacher_lengths: Tensor | None  # (b,)
 
 
 class AsrModel(nn.Module):
@@ -67,6 +70,8 @@ class AsrModel(nn.Module):
         self.ctc = CtcHead(config.d_model, config.vocab_size)
         decoder = config.decoder
         self.decoder = MambaDecoder(decoder, config.d_model, config.vocab_size) if decoder.layers else None
+        # Of training alone: a model folder is written without it.
+        self.pupil = nn.Linear(config.d_model, config.teacher) if config.teacher else None
         self.trigram: Tensor | None = None  # (v, v, v) of the training texts' units: what `loss.crf` compares with
 
     @property
@@ -127,11 +132,26 @@ class AsrModel(nn.Module):
             start = self.decoder.init_memory(b, device=frames.device, dtype=frames.dtype)
             memory = self.decoder.absorb(frames[:b], lengths[:b], start)
             decoder = self.decoder.loss(tokens[:b], token_lengths[:b], memory, loss.label_smoothing)
+        teacher = torch.zeros_like(ctc)
+        if loss.teacher > 0:
+            teacher = self.teacher_loss(frames, lengths, batch)
         if views == 2:
             cr = consistency(log_probs, lengths)
-            ctc, crf, together, cr = (v.view(2, -1).mean(0) for v in (ctc, crf, together, cr))
-        total = loss.ctc * together + loss.crf * crf + loss.decoder * decoder + loss.cr_ctc * cr
-        return Losses(total, ctc, crf, decoder, cr)
+            ctc, crf, together, cr, teacher = (v.view(2, -1).mean(0) for v in (ctc, crf, together, cr, teacher))
+        total = loss.ctc * together + loss.crf * crf + loss.decoder * decoder + loss.cr_ctc * cr + loss.teacher * teacher
+        return Losses(total, ctc, crf, decoder, cr, teacher)
+
+    def teacher_loss(self, frames: Tensor, lengths: Tensor, batch: SpeechBatch) -> Tensor:
+        """(n b,) squared distance of frames (n b, t, d), of n views, from the teacher's: the mean over channels, summed over the
+        frames that both have."""
+        if self.pupil is None or batch.teacher is None:
+            raise UserError("loss.teacher wants the frames of a teacher: set data.teacher (samba-asr augment teach writes them)")
+        views = frames.shape[0] // batch.teacher.shape[0]
+        t = min(frames.shape[1], batch.teacher.shape[1])
+        lengths = torch.minimum(lengths, batch.teacher_lengths.repeat(views))
+        told = self.pupil(frames[:, :t]).float()
+        apart = mask(told - batch.teacher[:, :t].repeat(views, 1, 1), lengths)  # (n b, t, w)
+        return apart.square().mean(-1).sum(1)
 
     def crf_loss(self, ctc: Tensor, log_probs: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Tensor:
         """(b,) -log p(text | x) where texts compete (`samba_asr.ops.crf`); 0 where the audio is too short for its text.

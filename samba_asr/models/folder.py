@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,12 +35,18 @@ class LoadedModel(NamedTuple):
 def save_model(
     folder: Path, model: AsrModel, config: Config, tokenizer: Tokenizer, dtype: torch.dtype = torch.float32
 ) -> None:
-    """Write a model folder, without scores; files of the same name are replaced, but not README.md.
+    """Write a model folder, without scores and without what training alone needs; files of the same name are replaced, but not
+    README.md.
 
     dtype: of matrices in the file; vectors stay as they are, for they are few, and decays and steps must be exact.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    # Whoever trains on from here chooses a teacher anew.
+    model_config, data, loss = config.model, config.data, config.loss
+    config = replace(
+        config, model=replace(model_config, teacher=0), data=replace(data, teacher=""), loss=replace(loss, teacher=0.0)
+    )
     save(config, folder / "config.yaml")
     save_weights(model, folder / "model.safetensors", dtype)
     tokenizer.save(folder)
@@ -95,7 +102,8 @@ def save_weights(model: nn.Module, path: Path, dtype: torch.dtype = torch.float3
     """dtype: of matrices, see `save_model`.  Readable by whoever may read config.yaml beside it."""
     from safetensors.torch import save_file
 
-    save_file({k: (v.to(dtype) if v.dim() > 1 else v).contiguous() for k, v in model.state_dict().items()}, path)
+    weights = {k: v for k, v in model.state_dict().items() if not k.startswith("pupil.")}
+    save_file({k: (v.to(dtype) if v.dim() > 1 else v).contiguous() for k, v in weights.items()}, path)
     # safetensors makes it readable by its owner alone; a server may run as another user
     shutil.copymode(path.with_name("config.yaml"), path)
 

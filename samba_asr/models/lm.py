@@ -81,4 +81,4 @@ class MambaLm(nn.Module):
     ) -> Losses:
         """Training losses of a batch, as the trainer asks for them; what concerns speech is of no use here."""
         nats = self.loss(batch.tokens, batch.token_lengths)
-        return Losses(nats, *(torch.zeros_like(nats) for _ in range(4)))
+        return Losses(nats, *(torch.zeros_like(nats) for _ in range(5)))

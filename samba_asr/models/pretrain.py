@@ -108,4 +108,4 @@ class Pretraining(nn.Module):
         zero = nats.new_zeros(len(batch.lengths))
         count = zero.index_add(0, rows, torch.ones_like(nats)).clamp(min=1)
         nats = zero.index_add(0, rows, nats) / count * batch.token_lengths
-        return Losses(nats, zero, zero, zero, zero)
+        return Losses(nats, zero, zero, zero, zero, zero)

@@ -22,7 +22,7 @@ from samba_asr.training.optim import MovingAverage, make_optimizer
 logger = logging.getLogger(__name__)
 
 WHOLE = -1  # block size: the whole utterance
-LOSSES = ("total", "ctc", "crf", "decoder", "cr")  # models.asr.Losses
+LOSSES = ("total", "ctc", "crf", "decoder", "cr", "teacher")  # models.asr.Losses
 
 
 class Work(NamedTuple):

@@ -226,3 +226,34 @@ def test_the_default_model_is_the_size_it_is_said_to_be():
 
 def test_hydra_is_smaller_than_two_mixers():
     assert count(tiny("hydra", layers=4)) < count(tiny("mamba2", layers=4))
+
+
+def test_a_teachers_frames_are_learned_where_both_are_valid_and_in_every_view():
+    model = awake(AsrModel(tiny(teacher=2))).double().eval()
+    taught = double(batch())._replace(teacher=noise(3, 11, 2).double(), teacher_lengths=torch.tensor([11, 0, 9]))
+
+    def run(taught, augment=None, **loss):
+        generator = torch.Generator().manual_seed(0)
+        return model(taught, loss=LossConfig(teacher=0.5, **loss), augment=augment, generator=generator)
+
+    losses = run(taught)
+    frames, lengths = model.acoustic(taught.audio.unsqueeze(-1), taught.lengths)
+    for row, n in enumerate([11, 0, 7]):  # the third has 7 frames of its own
+        wanted = (model.pupil(frames[row, :n]) - taught.teacher[row, :n]).square().mean(-1).sum()
+        torch.testing.assert_close(losses.teacher[row], wanted)
+    torch.testing.assert_close(losses.total, losses.ctc + 0.5 * losses.teacher)
+
+    poisoned = taught.teacher.clone()
+    poisoned[0, 11:], poisoned[1], poisoned[2, 9:] = torch.nan, torch.nan, torch.nan
+    losses = run(taught._replace(teacher=poisoned))
+    assert losses.teacher.isfinite().all()
+    losses.total.sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
+    assert model.pupil.weight.grad.abs().sum() > 0
+    nothing = AugmentConfig(time_masks=0, freq_masks=0)
+    torch.testing.assert_close(run(taught, nothing, cr_ctc=0.2).teacher, losses.teacher.detach())  # two equal views
+
+
+def test_a_teacher_that_is_not_there_is_an_error():
+    with pytest.raises(UserError, match="data.teacher"):
+        AsrModel(tiny())(batch(), loss=LossConfig(teacher=1.0))

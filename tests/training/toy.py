@@ -66,7 +66,7 @@ class Toy(nn.Module):
         ctc = F.ctc_loss(log_probs.transpose(0, 1), batch.tokens, lengths, batch.token_lengths, reduction="none")
         ctc = ctc + 0.01 * block
         zeros = torch.zeros_like(ctc)
-        return self.change(Losses(ctc, ctc, zeros, zeros, zeros), batch)
+        return self.change(Losses(ctc, ctc, zeros, zeros, zeros, zeros), batch)
 
 
 def toy_config(*overrides: str) -> Config:
