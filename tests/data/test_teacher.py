@@ -115,7 +115,8 @@ def test_a_batch_has_the_frames_of_its_utterances_as_fast_as_they_are_heard(corp
             assert (batch.teacher[row, n:] == 0).all()
             assert (batch.teacher[row, :n, 0].diff() >= 0).all(), "time goes on"
         part = batch.rows(0, 1)
-        assert part.teacher.shape[0] == 1 and part.teacher_lengths.tolist() == batch.teacher_lengths[:1].tolist()
+        assert part.teacher.shape[0] == 1
+        assert part.teacher_lengths.tolist() == batch.teacher_lengths[:1].tolist()
         seen += len(batch.ids)
     assert seen == 6
 

@@ -237,7 +237,7 @@ def test_a_teachers_frames_are_learned_where_both_are_valid_and_in_every_view():
         return model(taught, loss=LossConfig(teacher=0.5, **loss), augment=augment, generator=generator)
 
     losses = run(taught)
-    frames, lengths = model.acoustic(taught.audio.unsqueeze(-1), taught.lengths)
+    frames, _ = model.acoustic(taught.audio.unsqueeze(-1), taught.lengths)
     for row, n in enumerate([11, 0, 7]):  # the third has 7 frames of its own
         wanted = (model.pupil(frames[row, :n]) - taught.teacher[row, :n]).square().mean(-1).sum()
         torch.testing.assert_close(losses.teacher[row], wanted)
@@ -255,5 +255,5 @@ def test_a_teachers_frames_are_learned_where_both_are_valid_and_in_every_view():
 
 
 def test_a_teacher_that_is_not_there_is_an_error():
-    with pytest.raises(UserError, match="data.teacher"):
+    with pytest.raises(UserError, match=r"data\.teacher"):
         AsrModel(tiny())(batch(), loss=LossConfig(teacher=1.0))
