@@ -1,4 +1,4 @@
-"""`samba-asr lm`: language models: train one, pronounce its words, find the weight it deserves."""
+"""`samba-asr lm`: language models: train one, pack it, pronounce its words, find the weight it deserves."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import math
 import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     )
     kinds = parser.add_subparsers(dest="lm", metavar="WHAT", required=True)
     _add_train(kinds)
+    _add_pack(kinds)
     _add_mamba(kinds)
     _add_lexicon(kinds)
     _add_tune(kinds)
@@ -40,7 +42,9 @@ def _add_train(kinds) -> None:
         "train", help="an n-gram from text", description="Train an n-gram (Kneser-Ney, pruned) from text, a sentence a line."
     )
     parser.add_argument("text", nargs="+", type=Path, metavar="FILE", help="text, plain or .gz, .xz, .bz2")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="ARPA file, gzipped if its name ends in .gz")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE", help="packed if its name ends in .ngram, else ARPA, gzipped if in .gz"
+    )
     parser.add_argument("--order", type=int, default=3, metavar="N", help="longest n-gram (default: %(default)s)")
     parser.add_argument("--words", type=int, default=100_000, metavar="N", help="most frequent words (default: %(default)s)")
     parser.add_argument(
@@ -50,6 +54,18 @@ def _add_train(kinds) -> None:
         "--pruning", type=float, default=0.04, metavar="X", help="smaller keeps more of them (default: %(default)s)"
     )
     parser.set_defaults(run=run_train)
+
+
+def _add_pack(kinds) -> None:
+    parser = kinds.add_parser(
+        "pack",
+        help="an n-gram in a quarter of the bytes",
+        description="Write an ARPA file as a packed one: a quarter of the size of a gzipped one, loaded in a tenth of the time, "
+        "and good wherever an ARPA file is.  Logarithms are kept to 1/32 nat.",
+    )
+    parser.add_argument("lm", type=Path, metavar="ARPA", help="plain or .gz")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="such as lm.ngram")
+    parser.set_defaults(run=run_pack)
 
 
 def _add_mamba(kinds) -> None:
@@ -112,11 +128,28 @@ def _add_tune(kinds) -> None:
 
 
 def run_train(args: argparse.Namespace) -> int:
+    from samba_asr.decoding import packed
+    from samba_asr.decoding.ngram import read_arpa
     from samba_asr.text.lm import read_lines, train_ngram
 
     sizes = {"order": args.order, "words": args.words, "growth": args.growth, "pruning": args.pruning}
-    train_ngram(read_lines(args.text), args.out, **sizes)
+    if args.out.suffix == ".ngram":
+        with tempfile.TemporaryDirectory() as folder:
+            train_ngram(read_lines(args.text), Path(folder) / "lm.arpa", **sizes)
+            packed.write(args.out, *read_arpa(Path(folder) / "lm.arpa"))
+    else:
+        train_ngram(read_lines(args.text), args.out, **sizes)
     logger.info("%s: %.1f MB", args.out, args.out.stat().st_size / 1e6)
+    return 0
+
+
+def run_pack(args: argparse.Namespace) -> int:
+    from samba_asr.decoding import packed
+    from samba_asr.decoding.ngram import read_arpa
+
+    packed.write(args.out, *read_arpa(args.lm))
+    before, after = (path.stat().st_size / 1e6 for path in (args.lm, args.out))
+    logger.info("%s: %.1f MB, %.1f before", args.out, after, before)
     return 0
 
 
@@ -165,10 +198,10 @@ def run_mamba(args: argparse.Namespace) -> int:
 
 
 def run_lexicon(args: argparse.Namespace) -> int:
-    from samba_asr.decoding.ngram import BEGIN, END, UNKNOWN, ArpaModel
+    from samba_asr.decoding.ngram import BEGIN, END, UNKNOWN, read_ngram
     from samba_asr.text.lexicon import cmudict, for_words
 
-    words = [word for word in ArpaModel.read(args.lm).ids if word not in (BEGIN, END, UNKNOWN)]
+    words = [word for word in read_ngram(args.lm).ids if word not in (BEGIN, END, UNKNOWN)]
     for_words(words, cmudict()).write(args.out)
     return 0
 

@@ -1,6 +1,7 @@
-"""N-gram language models of words: ARPA files by numpy, KenLM's binary files by the package `kenlm`.
+"""N-gram language models of words: ARPA files, and packed ones (`samba_asr.decoding.packed`), by numpy, KenLM's binary files by
+the package `kenlm`.
 
-Both are asked in batches, many contexts and words at once, and answer alike, by test.  A context is a short tuple of word
+All are asked in batches, many contexts and words at once, and answer alike, by test.  A context is a short tuple of word
 ids, the last words as far as the model tells them apart, so it is hashable, small and holds no other object alive.
 
     n  questions of a batch     m  order of an n-gram, 1 .. order
@@ -16,6 +17,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from samba_asr.decoding import packed
+from samba_asr.decoding.packed import Grams
 from samba_asr.errors import UserError, missing_extra
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
@@ -38,8 +41,8 @@ class LanguageModel(Protocol):
         ...
 
 
-def read_ngram(path: Path | str) -> ArpaModel | KenLmModel:
-    """A model file, by its content: ARPA, which may be gzipped, or KenLM's binary.  UserError for anything else."""
+def read_ngram(path: Path | str) -> NgramModel | KenLmModel:
+    """A model file, by its content: ARPA, which may be gzipped, packed, or KenLM's binary.  UserError for anything else."""
     path = Path(path)
     try:
         with path.open("rb") as file:
@@ -48,7 +51,9 @@ def read_ngram(path: Path | str) -> ArpaModel | KenLmModel:
         raise UserError(f"{path}: cannot read the language model ({error.strerror})") from None
     if head.startswith(b"mmap lm http://kheafield.com/code"):
         return KenLmModel(path)
-    return ArpaModel.read(path)
+    if packed.is_packed(head):
+        return NgramModel.of(*packed.read(path))
+    return NgramModel.of(*read_arpa(path))
 
 
 class Table(NamedTuple):
@@ -59,8 +64,8 @@ class Table(NamedTuple):
     backoff: np.ndarray  # float32, natural logarithm; 0 where the file has none
 
 
-class ArpaModel:
-    """A back-off model in memory, 16 bytes an n-gram.  S. Katz, 1987; the format is SRILM's, `ngram-format(5)`."""
+class NgramModel:
+    """A back-off model in memory, 16 bytes an n-gram.  S. Katz, 1987."""
 
     def __init__(self, words: Sequence[str], tables: Sequence[Table]):
         """words: by id; tables: of orders 1, 2, ..., over these ids."""
@@ -72,14 +77,9 @@ class ArpaModel:
         return (self.ids[BEGIN],) if BEGIN in self.ids and self.order > 1 else ()
 
     @classmethod
-    def read(cls, path: Path) -> ArpaModel:
-        """An ARPA file; UserError, naming the line, where it is not one."""
-        opener = gzip.open if path.read_bytes()[:2] == b"\x1f\x8b" else open
-        try:
-            with opener(path, "rt", encoding="utf-8") as file:
-                return cls(*_parse(file, path))
-        except (OSError, UnicodeDecodeError, EOFError) as error:
-            raise UserError(f"{path}: not readable as an ARPA file ({error})") from None
+    def of(cls, words: Sequence[str], grams: Sequence[Grams]) -> NgramModel:
+        """words: by id; grams: of orders 1, 2, ..., over these ids."""
+        return cls(words, [_hashed(some) for some in grams])
 
     def score(self, contexts: Sequence[Context], words: Sequence[int]) -> tuple[np.ndarray, list[Context]]:
         known = self.order - 1
@@ -166,8 +166,21 @@ class KenLmModel:
         return total, after
 
 
-def _parse(lines: Iterator[str], path: Path) -> tuple[list[str], list[Table]]:
-    """Words and tables of an ARPA file."""
+def read_arpa(path: Path) -> tuple[list[str], list[Grams]]:
+    """Words, by id, and n-grams, by order, of an ARPA file: SRILM's format, `ngram-format(5)`.
+
+    UserError, naming the line, where it is not one.
+    """
+    try:
+        with path.open("rb") as file:
+            opener = gzip.open if file.read(2) == b"\x1f\x8b" else open
+        with opener(path, "rt", encoding="utf-8") as file:
+            return _parse(file, path)
+    except (OSError, UnicodeDecodeError, EOFError) as error:
+        raise UserError(f"{path}: not readable as an ARPA file ({error})") from None
+
+
+def _parse(lines: Iterator[str], path: Path) -> tuple[list[str], list[Grams]]:
     at = 0
 
     def wrong(why: str, line: int) -> UserError:
@@ -189,7 +202,7 @@ def _parse(lines: Iterator[str], path: Path) -> tuple[list[str], list[Table]]:
         elif line.startswith("\\"):
             if order:
                 try:
-                    table = _table([gram.split() for gram in grams], order, ids)
+                    table = _columns([gram.split() for gram in grams], order, ids)
                 except (ValueError, IndexError, KeyError):
                     n, why = _first_wrong(grams, order, ids)
                     raise wrong(why, begin + n) from None
@@ -216,7 +229,7 @@ def _parse(lines: Iterator[str], path: Path) -> tuple[list[str], list[Table]]:
     return words, tables
 
 
-def _table(parts: list[list[str]], order: int, ids: dict[str, int]) -> Table:
+def _columns(parts: list[list[str]], order: int, ids: dict[str, int]) -> Grams:
     """Of lines, split: logarithm, words, and a back-off where there is one.  The 1-grams' words are put into `ids`.
 
     Column by column, for a model has millions of lines.  ValueError, IndexError or KeyError if a line is wrong.
@@ -229,11 +242,18 @@ def _table(parts: list[list[str]], order: int, ids: dict[str, int]) -> Table:
         raise ValueError("too long")
     log_prob = np.array([part[0] for part in parts], dtype=np.float64)
     backoff = np.array([part[order + 1] if len(part) == order + 2 else 0.0 for part in parts], dtype=np.float64)
-    keys = np.zeros(len(parts), dtype=np.uint64)
-    for column in range(order, 0, -1):
-        keys = mix(keys, np.array([ids[part[column]] for part in parts], dtype=np.int64))
+    words = np.empty((len(parts), order), dtype=np.int32)
+    for column in range(order):
+        words[:, column] = [ids[part[1 + column]] for part in parts]
+    return Grams(words, (log_prob * LN10).astype(np.float32), (backoff * LN10).astype(np.float32))
+
+
+def _hashed(grams: Grams) -> Table:
+    keys = np.zeros(len(grams.words), dtype=np.uint64)
+    for column in grams.words.T[::-1]:
+        keys = mix(keys, column)
     sort = np.argsort(keys)
-    return Table(keys[sort], (log_prob * LN10)[sort].astype(np.float32), (backoff * LN10)[sort].astype(np.float32))
+    return Table(keys[sort], grams.log_prob[sort], grams.backoff[sort])
 
 
 def _first_wrong(grams: list[str], order: int, ids: dict[str, int]) -> tuple[int, str]:

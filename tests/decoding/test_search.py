@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from samba_asr.decoding.base import stack, take
 from samba_asr.decoding.greedy import Greedy
-from samba_asr.decoding.ngram import ArpaModel, _parse
+from samba_asr.decoding.ngram import NgramModel, _parse
 from samba_asr.decoding.prefix_beam import PrefixBeam
 from samba_asr.decoding.words import WordGuide
 from tests.decoding.toys import ARPA, CHARS
 
-WORDS = WordGuide(CHARS, ArpaModel(*_parse(iter(ARPA.splitlines()), None)), weight=0.8, bonus=0.7)
+WORDS = WordGuide(CHARS, NgramModel.of(*_parse(iter(ARPA.splitlines()), None)), weight=0.8, bonus=0.7)
 SEARCHES = {
     "greedy": Greedy(),
     "beam": PrefixBeam(beam=4, candidates=3, blank_skip=0.7),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from samba_asr.decoding.ngram import ArpaModel
+from samba_asr.decoding.ngram import NgramModel, read_ngram
 from samba_asr.text.lexicon import Lexicon
 from samba_asr.text.phones import PhoneTokenizer
 from samba_asr.text.tokenizer import CharTokenizer
@@ -50,5 +50,5 @@ def write_arpa(folder: Path, text: str = ARPA, name: str = "lm.arpa") -> Path:
     return folder / name
 
 
-def model(folder: Path) -> ArpaModel:
-    return ArpaModel.read(write_arpa(folder))
+def model(folder: Path) -> NgramModel:
+    return read_ngram(write_arpa(folder))
