@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from samba_asr import __version__, collector
 from samba_asr import config as configs
+from samba_asr.commands.search_options import MODEL_HELP
 from samba_asr.config import Config
 from samba_asr.data.manifest import Utterance, read_manifest
 from samba_asr.decoding.base import Hypothesis, text_of
@@ -48,7 +49,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "decode.beam, decode.rescore and data.batch_seconds.  Status 1 if an utterance cannot be read (it counts as "
         "deleted), or fails --streaming-check.",
     )
-    parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="model folder")
+    parser.add_argument("--model", type=Path, metavar="FOLDER", help=MODEL_HELP)
     parser.add_argument("--data", type=Path, required=True, metavar="MANIFEST", help="utterances, JSONL")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the results go")
     parser.add_argument(
@@ -93,9 +94,11 @@ def run(args: argparse.Namespace) -> int:
     from samba_asr.decoding.build import two_pass
     from samba_asr.device import choose_device
     from samba_asr.models.folder import load_model, record_result
+    from samba_asr.recognizer import box_folder
 
     utterances = _read(args.data)
     rules = normalizer(args.normalize)
+    args.model = box_folder(args.model)
     _check_folder(args.model)
     device = choose_device(args.device)
     loaded = load_model(args.model, device)

@@ -54,7 +54,8 @@ def place(tmp_path_factory):
 def call(place, out, *more, model="model", data="corpus.jsonl") -> int:
     parser = argparse.ArgumentParser()
     decode.add_parser(parser.add_subparsers())
-    words = ["decode", "--model", place / model, "--data", place / data, "--out", out, "--device", "cpu", *more]
+    folder = place / model if (place / model).exists() else model  # or the name of one in the box
+    words = ["decode", "--model", folder, "--data", place / data, "--out", out, "--device", "cpu", *more]
     args = parser.parse_args([str(w) for w in words])
     return args.run(args)
 
@@ -254,6 +255,8 @@ def test_folders_that_are_no_models(place, tmp_path):
         call(place, tmp_path / "out", "decode.method=beam", "decode.rescore=0.5", model="ctc")
     with pytest.raises(UserError, match="is not a model folder"):
         call(place, tmp_path / "out", model=tmp_path)
+    with pytest.raises(UserError, match="neither a folder nor a model in the box"):
+        call(place, tmp_path / "out", model="french")
     (tmp_path / "epoch-001.pt").touch()
     with pytest.raises(UserError, match="samba-asr average --exp"):
         call(place, tmp_path / "out", model=tmp_path)
