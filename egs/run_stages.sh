@@ -112,14 +112,14 @@ pretrain() {
 
 # An n-gram, for a model of phones the pronunciations of its words, and the weights that suit both.
 language_model() {
-  local lm=$exp/model/lm.arpa.gz lexicon=()
+  local lm=$exp/model/lm.ngram lexicon=()
   if [ ! -f "$lm" ]; then samba-asr lm train "$lm_text" --out "$lm" "${lm_options[@]}"; fi
   if [ -f "$exp/model/lexicon.txt" ]; then
     if [ ! -f "$exp/model/words.lexicon.txt" ]; then samba-asr lm lexicon "$lm" --out "$exp/model/words.lexicon.txt"; fi
     lexicon=(decode.lexicon=words.lexicon.txt)
   fi
   samba-asr lm tune --model "$exp/model" --data "$data/$valid.jsonl" --save \
-    --set decode.lm=lm.arpa.gz "${lexicon[@]}" decode.beam=128 "$@"
+    --set decode.lm=lm.ngram "${lexicon[@]}" decode.beam=128 "$@"
 }
 
 run_stages() {

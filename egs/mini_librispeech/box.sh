@@ -40,9 +40,9 @@ phase() { # NAME MINUTES OPTION...: train exp/box/NAME, and make its model
 
 language_models() {
   local lm=exp/box/lm
-  [ -f $lm/lm.arpa.gz ] ||
-    samba-asr lm train "$shared/data/text/lm_corpus.txt.xz" --out $lm/lm.arpa.gz --words 150000 --growth 0.05 --pruning 0.2
-  [ -f $lm/words.lexicon.txt ] || samba-asr lm lexicon $lm/lm.arpa.gz --out $lm/words.lexicon.txt
+  [ -f $lm/lm.ngram ] || # 5 minutes
+    samba-asr lm train "$shared/data/text/lm_corpus.txt.xz" --out $lm/lm.ngram --words 150000 --growth 0.02 --pruning 0.1
+  [ -f $lm/words.lexicon.txt ] || samba-asr lm lexicon $lm/lm.ngram --out $lm/words.lexicon.txt
   [ -f $lm/mamba/model/lm.safetensors ] ||
     samba-asr lm mamba "$shared/data/text/lm_corpus.txt.xz" --exp $lm/mamba --valid data/dev.jsonl --bfloat16 \
       --set tokenizer.vocab_size=1000 lm.layers=2 lm.dropout=0 optim.lr=3e-3 train.max_minutes="$(of 42)"
@@ -54,7 +54,7 @@ results() {
   if [ ! -f $model/confidence.json ]; then
     samba-asr lm tune --model $model --data data/dev.jsonl --weights 0.6 0.7 0.8 0.9 1 --bonuses 0 1 2 --save \
       --set decode.beam=128 decode.prune=10 decode.overlap=0.5 decode.endpoint.confidence=0.65 \
-      decode.lm=$lm/lm.arpa.gz decode.lexicon=$lm/words.lexicon.txt decode.neural_lm=$lm/mamba/model
+      decode.lm=$lm/lm.ngram decode.lexicon=$lm/words.lexicon.txt decode.neural_lm=$lm/mamba/model
     samba-asr calibrate --model $model --data data/dev.jsonl
   fi
   for name in dev test; do

@@ -16,6 +16,6 @@ decodings=(greedy:-1 greedy:16 greedy:8 rescore:-1 rescore:16 rescore:8 lm:-1 lm
 extras=train,lexicon
 lm_text=../../../shared/data/text/lm_corpus.txt.xz
 [ -f "$lm_text" ] || lm_text=
-lm_options=(--words 150000 --growth 0.05 --pruning 0.2) # 4 minutes; 0.7 million n-grams, 4 MB
+lm_options=(--words 150000 --growth 0.02 --pruning 0.1) # 5 minutes; 2.3 million n-grams, 6 MB
 source ../run_stages.sh "$@"
 run_stages
