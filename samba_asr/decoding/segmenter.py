@@ -11,8 +11,10 @@ at every frame: segments do not depend on how the audio was cut into chunks.  Th
 this.  So no frame is lost, none is heard twice, and with the greedy search the segments' tokens joined are exactly those
 of the session as one (by test).  Memory is bounded: only the frames of the open segment are kept.
 
-A segment that grows too long is cut in the widest gap of its second half, by the alignment of the best hypothesis; the frames
-before the cut are searched again by themselves, and those behind it begin the next segment.
+A segment that grows too long is cut behind the longest silence of its second half: the search as it stood there is kept, so only
+the frames behind it are searched again, as the beginning of the next segment.  (All of them at once took seconds, where many
+sessions came to their longest together.)  Where nothing there is silent for long enough it is cut in the widest gap by the
+alignment of the best hypothesis, and both parts are searched again.
 
     b  sessions     t  frames     d  channels     v  ids
 """
@@ -37,10 +39,20 @@ from samba_asr.decoding.transcript import Segment, grouped, words_of
 from samba_asr.errors import UserError
 from samba_asr.text.units import SPACE, Tokenizer
 
+GAP = 4  # the share of `pause` that has to be silent for a cut: 0.3 s of 1.2
 NBEST = 8  # hypotheses that words' confidences are taken from
 ALONE = 0.4
 """Words of no confidence that count with those of a segment when it is asked whether it is speech: the fewer words, the surer
 they have to be.  A click now and then is heard as IT or BUT, with up to 0.87 (egs/mini_librispeech/RESULTS.md)."""
+
+
+@dataclass(frozen=True)
+class Silence:
+    """Where a segment may be cut: the search behind so many of its frames, the last `silent` of which are."""
+
+    state: TwoPassState
+    length: int
+    silent: int
 
 
 @dataclass
@@ -56,6 +68,7 @@ class Session:
     length: int = 0  # frames of the open segment
     silent: int = 0  # of these, the last that are silent
     spoken: bool = False  # whether any is not
+    longest: Silence | None = None  # in the second half of what a segment may last
 
     def copy(self) -> Session:
         """What goes on from here without it."""
@@ -111,7 +124,9 @@ class Segmenter:
             )
             at += n
             for r in rows:
-                self._end(sessions[r])
+                if self._longest_yet(s := sessions[r]):
+                    s.longest = Silence(s.state, s.length, s.silent)
+                self._end(s)
 
     def finish(self, session: Session) -> None:
         """The end of the session's audio."""
@@ -132,14 +147,20 @@ class Segmenter:
         return " ".join(words[0][:same])
 
     def _until_end(self, s: Session, silent: np.ndarray) -> int:
-        """How many frames, up to the one at which a rule holds; notes what they are."""
+        """How many frames, up to the one at which a rule holds or a cut may come to be; notes what they are."""
         for n, quiet in enumerate(silent.tolist(), 1):
             s.length += 1
             s.silent = s.silent + 1 if quiet else 0
             s.spoken |= not quiet
-            if self._over(s):
+            if self._over(s) or self._longest_yet(s):
                 return n
         return len(silent)
+
+    def _longest_yet(self, s: Session) -> bool:
+        """Whether this frame ends the longest silence so far: of `pause` frames of a segment at most, so it hardly holds up the
+        search."""
+        least = s.longest.silent + 1 if s.longest else max(2, self.pause // GAP)
+        return s.length >= self.longest // 2 and s.silent >= least
 
     def _over(self, s: Session) -> bool:
         return s.length >= self.longest or s.silent >= (self.pause if s.spoken else self.silence)
@@ -177,19 +198,27 @@ class Segmenter:
         self._restart(s)
 
     def _split(self, s: Session) -> None:
-        (best, *_), spans = self._nbest(s)
         frames, log_probs = torch.cat(s.frames), torch.from_numpy(np.concatenate(s.log_probs))
-        cut = self._gap(best, spans) or s.length
         silent = s.silent
-        for part in (slice(0, cut), slice(cut, None)):
-            s.state, s.frames, s.log_probs = self.search.init_state(1, s.hotwords), [], []
-            if len(frames[part]):
-                self._search([s], [frames[part]], [log_probs[part]])
-            s.length = len(frames[part])
-            if part.start == 0:
-                self._close(s)
+        if s.longest:
+            cut = s.longest.length
+            s.state, s.frames, s.log_probs = s.longest.state, [frames[:cut]], [log_probs[:cut].numpy()]
+        else:
+            (best, *_), spans = self._nbest(s)
+            cut = self._gap(best, spans) or s.length
+            self._again(s, frames[:cut], log_probs[:cut])
+        s.length = cut
+        self._close(s)
+        self._again(s, frames[cut:], log_probs[cut:])
+        s.length = len(frames) - cut
         quiet = log_probs[cut:].argmax(-1).numpy() == BLANK
         s.silent, s.spoken = min(silent, s.length), not quiet.all()
+
+    def _again(self, s: Session, frames: Tensor, log_probs: Tensor) -> None:
+        """Search these frames from the start."""
+        s.state, s.frames, s.log_probs = self.search.init_state(1, s.hotwords), [], []
+        if len(frames):
+            self._search([s], [frames], [log_probs])
 
     def _gap(self, best: Hypothesis, spans: Sequence[Span]) -> int | None:
         """The frame in the middle of the widest gap before a word, in the second half if there is one; before any unit
@@ -216,4 +245,4 @@ class Segmenter:
     def _restart(self, s: Session) -> None:
         s.begin += s.length
         s.state, s.frames, s.log_probs = self.search.init_state(1, s.hotwords), [], []
-        s.length, s.silent, s.spoken = 0, 0, False
+        s.length, s.silent, s.spoken, s.longest = 0, 0, False, None

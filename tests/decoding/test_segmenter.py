@@ -185,10 +185,28 @@ class TestRules:
     def test_silence_counts_on_across_a_cut(self):
         driver = segmenter()
         session = driver.open()
-        driver.step([session], frames([A, SPACE, BLANK] * 5 + [B, B] + [BLANK] * 3)[None], torch.tensor([20]))
+        said = [A, SPACE, BLANK] * 3 + [A] + [BLANK] * 3 + [SPACE, B, B, B] + [BLANK] * 3
+        driver.step([session], frames(said)[None], torch.tensor([20]))
         assert len(session.segments) == 1  # too long; what is left of it ends in three silent frames
         driver.step([session], frames([BLANK])[None], torch.tensor([1]))
         assert len(session.segments) == 2
+
+    def test_a_long_segment_is_cut_behind_its_longest_silence_and_only_the_rest_is_searched_again(self):
+        searched = []
+
+        class Counting(Greedy):
+            def step(self, log_probs, lengths, state):
+                searched.append(int(lengths.sum()))
+                return super().step(log_probs, lengths, state)
+
+        driver = segmenter(Counting())
+        session = driver.open()
+        said = [A, B] * 5 + [SPACE, A, BLANK, BLANK, BLANK, SPACE, B, BLANK, BLANK, A]
+        driver.step([session], frames(said)[None], torch.tensor([20]))
+        (segment,) = session.segments
+        assert segment.until == 1.5
+        assert sum(searched) == 20 + 5
+        assert driver.text(session) == "ba"
 
     def test_memory_is_bounded(self):
         driver = segmenter()
