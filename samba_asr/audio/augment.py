@@ -20,6 +20,7 @@ from samba_asr.errors import UserError
 
 NOISES = ("white", "pink", "brown", "babble")  # babble last: it needs other utterances
 BACKGROUND_DB = (-100.0, -30.0)  # power of what is heard where nobody speaks, full scale being 0: 16-bit zeros to a loud fan
+TELEPHONE = 8000  # samples a second
 DIRECT_DB = (0.0, 12.0)  # in a room drawn by augment_waveform: direct sound over all that follows it
 
 
@@ -30,7 +31,7 @@ def augment_waveform(
     rng: np.random.Generator,
     others: Sequence[np.ndarray] = (),
 ) -> np.ndarray:
-    """One augmented copy of an utterance: speed, room, background before and behind, noise over it all, volume.
+    """One augmented copy of an utterance: speed, room, background before and behind, noise over it all, telephone, volume.
 
     samples (s,) float32 -> (s / speed,) float32, and the background.  `others` are utterances at the same rate, from
     which babble is mixed; without any, babble is not drawn.  Values may leave [-1, 1]: they are not clipped, because the
@@ -51,6 +52,8 @@ def augment_waveform(
         colours = NOISES if len(others) else NOISES[:-1]
         noise = make_noise(len(samples), colours[rng.integers(len(colours))], rng, others)
         samples = add_noise(samples, noise, rng.uniform(*config.noise_snr_db))
+    if config.narrow_prob and rng.random() < config.narrow_prob:
+        samples = narrow(samples, rate)
     return volume(samples, rng.uniform(-config.volume_db, config.volume_db))
 
 
@@ -62,6 +65,17 @@ def speed_perturb(samples: np.ndarray, factor: float) -> np.ndarray:
 
     # MQ is no quicker than HQ (1.2 ms for 12 s of audio) and leaves aliases.
     return soxr.resample(samples.astype(np.float32, copy=False), factor, 1.0, quality="HQ")
+
+
+def narrow(samples: np.ndarray, rate: int) -> np.ndarray:
+    """(s,) -> (s,) as at TELEPHONE samples a second: a model of wide-band speech alone reads SEVEN as HEAVEN there."""
+    if rate <= TELEPHONE or len(samples) == 0:
+        return samples
+    import soxr
+
+    there = soxr.resample(samples.astype(np.float32, copy=False), rate, TELEPHONE, quality="HQ")
+    back = soxr.resample(there, TELEPHONE, rate, quality="HQ")[: len(samples)]
+    return np.pad(back, (0, len(samples) - len(back)))
 
 
 def volume(samples: np.ndarray, gain_db: float) -> np.ndarray:
@@ -258,7 +272,7 @@ def _check(config: AugmentConfig) -> None:
     """UserError for a value that augment_waveform cannot mean anything by."""
     if not config.speed or min(config.speed) <= 0:
         raise UserError(f"speed={config.speed}: give one factor or more, each above 0 (1.0 leaves the speed alone)")
-    for name in ("noise_prob", "reverb_prob", "silence_prob"):
+    for name in ("noise_prob", "reverb_prob", "silence_prob", "narrow_prob"):
         if not 0 <= getattr(config, name) <= 1:
             raise UserError(f"{name}={getattr(config, name)}: it must lie between 0 and 1")
     for name in ("volume_db", "pad_seconds"):

@@ -18,6 +18,7 @@ from samba_asr.audio.augment import (
     make_background,
     make_impulse_response,
     make_noise,
+    narrow,
     reverberate,
     spec_augment,
     speed_perturb,
@@ -31,7 +32,7 @@ from samba_asr.errors import UserError
 
 RATE = 16000
 LIBRISPEECH = {"time_masks": 10, "time_width": 100, "time_ratio": 0.15, "freq_masks": 2, "freq_width": 27}  # icefall's
-ALL_ON = AugmentConfig(noise_prob=1.0, reverb_prob=1.0)
+ALL_ON = AugmentConfig(noise_prob=1.0, reverb_prob=1.0, narrow_prob=1.0)
 
 
 def speech(seconds: float = 1.0, seed: int = 0) -> np.ndarray:
@@ -143,6 +144,39 @@ class TestReverberation:
         lags = np.correlate(wet, x[2000:12000], mode="valid")
         assert np.argmax(lags) == 2000
         assert decibels(wet, x) == pytest.approx(0, abs=0.01)
+
+
+class TestNarrow:
+    @given(seconds=st.floats(0.0, 1.0), rate=st.sampled_from([8000, 11025, 16000, 44100]))
+    @settings(deadline=None, max_examples=30)
+    def test_it_is_as_long_and_finite(self, seconds, rate):
+        x = np.random.default_rng(0).standard_normal(round(seconds * rate)).astype(np.float32)
+        y = narrow(x, rate)
+        assert y.dtype == np.float32
+        assert y.shape == x.shape
+        assert np.isfinite(y).all()
+
+    def test_nothing_is_left_above_4_khz_and_nothing_below_is_moved(self):
+        time = np.arange(RATE) / RATE
+        low, high = (np.sin(2 * np.pi * hz * time).astype(np.float32) for hz in (1000, 5000))
+        middle = slice(1000, -1000)  # filters ring at the ends
+        np.testing.assert_allclose(narrow(low, RATE)[middle], low[middle], atol=1e-3)
+        assert np.abs(narrow(high, RATE)[middle]).max() < 1e-3
+
+    def test_a_telephone_stays_as_it_is(self):
+        x = speech()
+        assert narrow(x, 8000) is x
+
+    def test_without_it_the_same_is_drawn_as_before_there_was_any(self):
+        config = AugmentConfig(noise_prob=1.0)
+        draw = np.random.default_rng(3)
+        augment_waveform(speech(), RATE, config, draw)
+        same = np.random.default_rng(3)
+        augment_waveform(speech(), RATE, dataclasses.replace(config, narrow_prob=0.0), same)
+        assert draw.random() == same.random()
+        heard = augment_waveform(speech(), RATE, dataclasses.replace(config, narrow_prob=1.0), np.random.default_rng(3))
+        spectrum = np.abs(np.fft.rfft(heard))
+        assert spectrum[len(spectrum) * 9 // 16 :].max() < 0.01 * spectrum.max()
 
 
 class TestWaveform:
