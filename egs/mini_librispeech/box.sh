@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The English model of the box, from nothing: run.sh's model, then phones, more speech, and CTC-CRF.
+# The English model of the box, from nothing: run.sh's model, then phones, more speech, CTC-CRF, and a teacher.
 #   egs/mini_librispeech/box.sh [SHARE]      SHARE of the time: 1 for the model, 0.005 to see it all run (default: 1)
-# It wants ../shared beside the checkout; 12 hours of two cores train, and two more speak.  Called again, it goes on where it was.
-# The model in the box was not made in one go: its speech grew while it trained (RESULTS.md, runs B to K).
+# It wants ../shared beside the checkout; 13 hours of two cores train, and two more speak.  Called again, it goes on where it was.
+# The model in the box was not made in one go: its speech grew while it trained (RESULTS.md, runs B to L).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 share=${1:-1}
@@ -20,6 +20,10 @@ data() {
   [ -f data/unlabelled/unlabelled-1h.jsonl ] ||
     samba-asr prepare "$shared/data/LibriSpeech/unlabelled-1h" --no-text --out data/unlabelled
   [ -f data/labelled.jsonl ] || OMP_NUM_THREADS=2 samba-asr augment label data/unlabelled/unlabelled-1h.jsonl --whisper --confidence 0.55 --out data/labelled.jsonl
+  [ -f data/tts_digits/train.jsonl ] || samba-asr prepare "$shared/data/tts_digits/manifest.jsonl" --out data/tts_digits
+  # 900 frequent words, each by itself: books have no utterance of one word
+  [ -f data/words.txt ] || frequent 900 >data/words.txt
+  samba-asr augment tts data/words.txt --words 1 3 --out data/words
   local shard
   for shard in 0/2 1/2; do
     samba-asr augment tts "$shared/data/text/lm_corpus.txt.xz" --voices "$shared/tools/tts/voices.npz" --speakers 3000 \
@@ -27,6 +31,18 @@ data() {
   done
   wait -n && wait -n
   more=,data/lj/train.jsonl,data/tts_books/train.jsonl,data/labelled.jsonl,data/spoken/manifest.0.jsonl,data/spoken/manifest.1.jsonl
+  # shellcheck disable=SC2086  # manifests are words
+  samba-asr augment teach data/train.jsonl ${more//,/ } --out data/teacher
+}
+
+frequent() { # N: the most frequent words of the books
+  python - "$shared/data/text/lm_corpus.txt.xz" "$1" <<'END'
+import collections, itertools, pathlib, sys
+from samba_asr.text.lm import read_lines
+lines = itertools.islice(read_lines([pathlib.Path(sys.argv[1])]), 300_000)
+counts = collections.Counter(word for line in lines for word in line.split())
+print(*"ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE TEN".split(), *(word for word, _ in counts.most_common(int(sys.argv[2]))), sep="\n")
+END
 }
 
 phase() { # NAME MINUTES OPTION...: train exp/box/NAME, and make its model
@@ -69,7 +85,11 @@ all="data.train=[data/train.jsonl$more]"
 phase base 226 --config model/mini train/cpu mini_librispeech "data.train=[data/train.jsonl]"
 phase phones 330 --init exp/box/base/model --new-tokenizer --config phones "$all" optim.lr=6e-4 optim.warmup=300 train.easy_epochs=0 augment.vocal_tract=0.1
 phase crf 83 --init exp/box/phones/model --config crf "$all"
-phase english 75 --init exp/box/crf/model --config crf "$all" optim.lr=3e-4 optim.warmup=100 model.dropout=0.2 \
-  augment.equalizer_db=6 augment.reverb_prob=0.2 "augment.rt60=[0.1,0.4]"
+noisy=(model.dropout=0.2 augment.equalizer_db=6 augment.reverb_prob=0.2 "augment.rt60=[0.1,0.4]")
+phase noisy 75 --init exp/box/crf/model --config crf "$all" optim.lr=3e-4 optim.warmup=100 "${noisy[@]}"
+taught=(data.teacher=data/teacher loss.teacher=0.5)
+phase taught 35 --init exp/box/noisy/model --config crf "$all" optim.lr=4e-4 optim.warmup=100 "${noisy[@]}" "${taught[@]}"
+all="data.train=[data/train.jsonl$more,data/tts_digits/train.jsonl,data/words/manifest.jsonl]"
+phase english 46 --init exp/box/taught/model --config crf "$all" optim.lr=3e-4 optim.warmup=50 "${noisy[@]}" "${taught[@]}" augment.narrow_prob=0.2
 language_models
 results

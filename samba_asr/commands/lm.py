@@ -59,8 +59,8 @@ def _add_train(kinds) -> None:
 def _add_pack(kinds) -> None:
     parser = kinds.add_parser(
         "pack",
-        help="an n-gram in a quarter of the bytes",
-        description="Write an ARPA file as a packed one: a quarter of the size of a gzipped one, loaded in a tenth of the time, "
+        help="an n-gram in a third of the bytes",
+        description="Write an ARPA file as a packed one: a third of the size of a gzipped one, loaded in a tenth of the time, "
         "and good wherever an ARPA file is.  Logarithms are kept to 1/32 nat.",
     )
     parser.add_argument("lm", type=Path, metavar="ARPA", help="plain or .gz")

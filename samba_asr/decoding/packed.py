@@ -1,4 +1,4 @@
-"""N-gram models in a quarter of the bytes of a gzipped ARPA file, and read in a tenth of the time: `samba-asr lm pack`.
+"""N-gram models in a third of the bytes of a gzipped ARPA file, and read in a tenth of the time: `samba-asr lm pack`.
 
 An .npz archive of numpy arrays, compressed as a whole by xz:
 
