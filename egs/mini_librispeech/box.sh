@@ -45,13 +45,14 @@ print(*"ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE TEN".split(), *(word f
 END
 }
 
+with=()
 phase() { # NAME MINUTES OPTION...: train exp/box/NAME, and make its model
   local exp=exp/box/$1
   [ ! -f "$exp/model/model.safetensors" ] || return 0
   echo "== $1 ==" >&2
   python -m torch.distributed.run --standalone --nproc-per-node 2 -m samba_asr.cli train --exp "$exp" "${@:3}" \
     "data.valid=[data/dev.jsonl]" train.max_minutes="$(of "$2")"
-  samba-asr average --exp "$exp" --out "$exp/model" --last 1 --bfloat16
+  samba-asr average --exp "$exp" --out "$exp/model" --last 1 --bfloat16 "${with[@]}"
 }
 
 language_models() {
@@ -90,6 +91,7 @@ phase noisy 75 --init exp/box/crf/model --config crf "$all" optim.lr=3e-4 optim.
 taught=(data.teacher=data/teacher loss.teacher=0.5)
 phase taught 35 --init exp/box/noisy/model --config crf "$all" optim.lr=4e-4 optim.warmup=100 "${noisy[@]}" "${taught[@]}"
 all="data.train=[data/train.jsonl$more,data/tts_digits/train.jsonl,data/words/manifest.jsonl]"
+with=(--with exp/box/noisy/model) # the mean of both ends
 phase english 46 --init exp/box/taught/model --config crf "$all" optim.lr=3e-4 optim.warmup=50 "${noisy[@]}" "${taught[@]}" augment.narrow_prob=0.2
 language_models
 results

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 import logging
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from samba_asr import config as configs
 from samba_asr.errors import UserError
-from samba_asr.text.tokenizer import load_tokenizer
+from samba_asr.text.tokenizer import Tokenizer, load_tokenizer
 from samba_asr.training import checkpoint
+
+if TYPE_CHECKING:
+    from samba_asr.models.asr import AsrModel
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +32,11 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     chosen.add_argument("--best", type=int, metavar="N", help="the N checkpoints of lowest validation WER")
     chosen.add_argument("--last", type=int, metavar="N", help="the last N checkpoints")
     chosen.add_argument("files", type=Path, nargs="*", default=[], metavar="epoch-NNN.pt", help="these checkpoints")
+    parser.add_argument(
+        "--with", type=Path, nargs="+", default=[], metavar="MODEL", dest="models",
+        help="and take the mean of that and these models, folders or of the box: such as the one that the run began with, which "
+        "keeps what fine-tuning forgets (M. Wortsman et al., Robust fine-tuning of zero-shot models, 2022)",
+    )  # fmt: skip
     parser.add_argument("--bfloat16", action="store_true", help="write matrices in half the bytes")
     parser.set_defaults(run=run)
     return parser
@@ -46,14 +56,38 @@ def run(args: argparse.Namespace) -> int:
         if (value := getattr(args, option)) is not None and value < 1:
             raise UserError(f"--{option} {value}: give 1 or more")
     files = args.files or checkpoint.choose(args.exp, best=args.best or config.train.keep_best, last=args.last or 0)
-    model = AsrModel(config.model)
+    model, tokenizer = AsrModel(config.model), load_tokenizer(args.exp)
     try:
         model.load_state_dict(checkpoint.average(files))
     except RuntimeError as error:
         raise UserError(f"{files[0]}: does not fit the model of {path}: {' '.join(str(error).split())[:200]}") from None
-    save_model(
-        args.out, model, config, load_tokenizer(args.exp), torch.bfloat16 if args.bfloat16 else torch.float32
-    )
+    if args.models:
+        _average_with(model, tokenizer, args.models)
+    save_model(args.out, model, config, tokenizer, torch.bfloat16 if args.bfloat16 else torch.float32)
     copy_search_files(config, args.exp, args.out)
-    logger.info("%s: the mean of %s", args.out, ", ".join(f.name for f in files))
+    logger.info("%s: the mean of %s", args.out, ", ".join([*(f.name for f in files), *map(str, args.models)]))
     return 0
+
+
+def _average_with(model: AsrModel, tokenizer: Tokenizer, folders: Sequence[Path]) -> None:
+    """Move `model` to the mean of itself and the models of `folders`; what training alone needs stays.
+
+    UserError for one of another tokenizer or shape.
+    """
+    from samba_asr.models.folder import load_model
+    from samba_asr.recognizer import box_folder
+
+    own = model.state_dict()
+    total = {name: x.double() for name, x in own.items() if x.is_floating_point() and not name.startswith("pupil.")}
+    for folder in folders:
+        other = load_model(box_folder(folder))
+        weights = other.model.state_dict()
+        pieces = (some.pieces(range(some.vocab_size)) for some in (tokenizer, other.tokenizer))
+        if len(set(map(tuple, pieces))) > 1:
+            raise UserError(f"--with {folder}: its tokenizer is another, so its weights mean other things")
+        wrong = [name for name, x in total.items() if name not in weights or weights[name].shape != x.shape]
+        if wrong:
+            raise UserError(f"--with {folder}: not a model of the same shape ({wrong[0]})")
+        for name in total:
+            total[name] = total[name] + weights[name].double()
+    model.load_state_dict(own | {name: (x / (1 + len(folders))).to(own[name].dtype) for name, x in total.items()})

@@ -5,10 +5,14 @@ from __future__ import annotations
 import argparse
 import logging
 
+import numpy as np
 import pytest
 import torch
 
+from samba_asr.audio.read import read
 from samba_asr.commands import average, train
+from samba_asr.data import teacher
+from samba_asr.data.manifest import read_manifest
 from samba_asr.errors import UserError
 from samba_asr.models.folder import load_model
 from samba_asr.text.tokenizer import CharTokenizer
@@ -91,6 +95,42 @@ def test_the_average_of_named_files(exp, tmp_path):
     assert call("average", "--exp", folder, "--out", tmp_path / "model", folder / "epoch-001.pt") == 0
     weights = checkpoint.load(folder / "epoch-001.pt")["model"]
     assert torch.equal(load_model(tmp_path / "model").model.ctc.linear.weight, weights["ctc.linear.weight"])
+
+
+def test_the_average_with_another_model(exp, tmp_path):
+    folder, _ = exp
+    for n in (1, 2):
+        call("average", "--exp", folder, "--out", tmp_path / f"{n}", folder / f"epoch-00{n}.pt")
+    one, two = (load_model(tmp_path / f"{n}").model.state_dict() for n in (1, 2))
+    first = folder / "epoch-001.pt"
+    assert call("average", "--exp", folder, "--out", tmp_path / "both", first, "--with", tmp_path / "2") == 0
+    for name, x in load_model(tmp_path / "both").model.state_dict().items():
+        torch.testing.assert_close(x, (one[name] + two[name]) / 2 if x.is_floating_point() else one[name])
+    with pytest.raises(UserError, match="its tokenizer is another"):
+        call("average", "--exp", folder, "--out", tmp_path / "no", "--with", "digits")
+
+
+def test_a_teachers_frames_are_learned_and_leave_no_trace_in_the_model(exp, tmp_path, caplog):
+    _, options = exp
+    train_set = next(o for o in options if o.startswith("data.train=")).split("[")[1].strip("]").split(",")
+    utterances = [u for path in train_set for u in read_manifest(path)]
+    teacher.write(
+        lambda x: np.stack([np.arange(len(x) // 640) % 7, np.ones(len(x) // 640)], 1), lambda u: read(u.audio).samples,
+        utterances, tmp_path / "frames", "a test",
+    )  # fmt: skip
+    taught = [*options, f"data.teacher={tmp_path / 'frames'}", "loss.teacher=1", "train.epochs=2"]
+    with caplog.at_level(logging.INFO):
+        assert call("train", "--exp", tmp_path / "taught", *taught) == 0
+    assert any(" teacher " in text for text in caplog.messages)
+    call("average", "--exp", tmp_path / "taught", "--out", tmp_path / "model")
+    loaded = load_model(tmp_path / "model")
+    assert (loaded.config.model.teacher, loaded.config.data.teacher, loaded.config.loss.teacher) == (0, "", 0.0)
+    assert not any(name.startswith("pupil") for name in loaded.model.state_dict())
+    data = [o for o in options if o.startswith("data.")]
+    again = ["--exp", tmp_path / "again", "--init", tmp_path / "model", *data, *taught[-3:-1], "train.epochs=1"]
+    assert call("train", *again) == 0  # and it may be taught again
+    with pytest.raises(UserError, match=r"wants data\.teacher"):
+        call("train", "--exp", tmp_path / "none", *options, "loss.teacher=1")
 
 
 @pytest.mark.parametrize(
