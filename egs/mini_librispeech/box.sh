@@ -20,6 +20,7 @@ data() {
   [ -f data/unlabelled/unlabelled-1h.jsonl ] ||
     samba-asr prepare "$shared/data/LibriSpeech/unlabelled-1h" --no-text --out data/unlabelled
   [ -f data/labelled.jsonl ] || OMP_NUM_THREADS=2 samba-asr augment label data/unlabelled/unlabelled-1h.jsonl --whisper --confidence 0.55 --out data/labelled.jsonl
+  [ -f data/fsdd/test.jsonl ] || samba-asr prepare fsdd --source "$shared/data/fsdd" --out data/fsdd
   [ -f data/tts_digits/train.jsonl ] || samba-asr prepare "$shared/data/tts_digits/manifest.jsonl" --out data/tts_digits
   # 900 frequent words, each by itself: books have no utterance of one word
   [ -f data/words.txt ] || frequent 900 >data/words.txt
@@ -55,29 +56,27 @@ phase() { # NAME MINUTES OPTION...: train exp/box/NAME, and make its model
   samba-asr average --exp "$exp" --out "$exp/model" --last 1 --bfloat16 "${with[@]}"
 }
 
-language_models() {
+language_model() {
   local lm=exp/box/lm
   [ -f $lm/lm.ngram ] || # 5 minutes
     samba-asr lm train "$shared/data/text/lm_corpus.txt.xz" --out $lm/lm.ngram --words 150000 --growth 0.02 --pruning 0.1
   [ -f $lm/words.lexicon.txt ] || samba-asr lm lexicon $lm/lm.ngram --out $lm/words.lexicon.txt
-  [ -f $lm/mamba/model/lm.safetensors ] ||
-    samba-asr lm mamba "$shared/data/text/lm_corpus.txt.xz" --exp $lm/mamba --valid data/dev.jsonl --bfloat16 \
-      --set tokenizer.vocab_size=1000 lm.layers=2 lm.dropout=0 optim.lr=3e-3 train.max_minutes="$(of 42)"
 }
 
 results() {
   local model=exp/box/english/model lm=exp/box/lm name block
   export OMP_NUM_THREADS=2
   if [ ! -f $model/confidence.json ]; then
-    samba-asr lm tune --model $model --data data/dev.jsonl --weights 0.6 0.7 0.8 0.9 1 --bonuses 0 1 2 --save \
+    samba-asr lm tune --model $model --data data/dev.jsonl --weights 0.8 0.9 1 1.1 --bonuses -1 0 1 --save \
       --set decode.beam=128 decode.prune=10 decode.overlap=0.5 decode.endpoint.confidence=0.65 \
-      decode.lm=$lm/lm.ngram decode.lexicon=$lm/words.lexicon.txt decode.neural_lm=$lm/mamba/model
+      decode.lm=$lm/lm.ngram decode.lexicon=$lm/words.lexicon.txt
     samba-asr calibrate --model $model --data data/dev.jsonl
   fi
-  for name in dev test; do
-    for block in -1 16 8; do
+  for block in -1 16 8; do
+    for name in dev test; do
       samba-asr decode --model $model --data data/$name.jsonl --out exp/box/decode/$name-$block --record "$name-5h-block$block" decode.block=$block
     done
+    samba-asr decode --model $model --data data/fsdd/test.jsonl --out exp/box/decode/fsdd-$block --record "fsdd-block$block" decode.block=$block
   done
 }
 
@@ -93,5 +92,5 @@ phase taught 35 --init exp/box/noisy/model --config crf "$all" optim.lr=4e-4 opt
 all="data.train=[data/train.jsonl$more,data/tts_digits/train.jsonl,data/words/manifest.jsonl]"
 with=(--with exp/box/noisy/model) # the mean of both ends
 phase english 46 --init exp/box/taught/model --config crf "$all" optim.lr=3e-4 optim.warmup=50 "${noisy[@]}" "${taught[@]}" augment.narrow_prob=0.2
-language_models
+language_model
 results

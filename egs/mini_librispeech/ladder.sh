@@ -71,7 +71,7 @@ row() { # ROW: train it, read dev with it
   samba-asr train --exp "$folder" "${common[@]}" $changed
   samba-asr average --exp "$folder" --out "$folder/model" --last 1
   samba-asr decode --model "$folder/model" --data data/dev.jsonl --out "$folder/decode" decode.method=beam decode.beam=64 decode.prune=7 \
-    decode.lm=../../samba_asr/box/english/lm.arpa.gz decode.lm_weight=0.6 decode.word_bonus=1 | tee "$folder/report.txt"
+    decode.lm=../../samba_asr/box/english/lm.ngram decode.lm_weight=0.6 decode.word_bonus=1 | tee "$folder/report.txt"
   grep -h -m 1 -o '^%WER [0-9.]*' "$folder/report.txt" >"$folder/wer.txt"
 }
 

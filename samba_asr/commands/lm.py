@@ -122,7 +122,7 @@ def _add_tune(kinds) -> None:
     parser.add_argument("--bonuses", type=float, nargs="+", default=BONUSES, metavar="X", help="of decode.word_bonus")
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], dest="overrides", metavar="key=value",
-        help="search settings, such as decode.lm=lm.arpa.gz decode.beam=16",
+        help="search settings, such as decode.lm=lm.ngram decode.beam=16",
     )  # fmt: skip
     parser.set_defaults(run=run_tune)
 
