@@ -36,13 +36,14 @@ data() {
   samba-asr augment teach data/train.jsonl ${more//,/ } --out data/teacher
 }
 
-frequent() { # N: the most frequent words of the books
+frequent() { # N: the digits, and the N most frequent words of the books
   python - "$shared/data/text/lm_corpus.txt.xz" "$1" <<'END'
 import collections, itertools, pathlib, sys
 from samba_asr.text.lm import read_lines
 lines = itertools.islice(read_lines([pathlib.Path(sys.argv[1])]), 300_000)
 counts = collections.Counter(word for line in lines for word in line.split())
-print(*"ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE TEN".split(), *(word for word, _ in counts.most_common(int(sys.argv[2]))), sep="\n")
+digits = "ZERO ONE TWO THREE FOUR FIVE SIX SEVEN EIGHT NINE TEN".split()
+print(*dict.fromkeys([*digits, *(word for word, _ in counts.most_common(int(sys.argv[2])))]), sep="\n")
 END
 }
 

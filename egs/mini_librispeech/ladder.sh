@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What each idea is worth: small models from nothing (0.6 M parameters, phones), all with the same steps and the same test, one thing
+# What each idea is worth: small models from nothing (1.0 M parameters, phones), all with the same steps and the same test, one thing
 # changed at a time.  WER of dev-5h with the box's trigram and lexicon.
 #   egs/mini_librispeech/ladder.sh [ROW...]       default: all rows, some 10 minutes of one core each; then the table
 # Called again, it goes on where it was.  STEPS=N: other steps than 2000, in another folder.  Rows at once: call it twice with other rows.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from samba_asr import config as configs
 from samba_asr.errors import UserError
 from samba_asr.text.tokenizer import Tokenizer, load_tokenizer
+from samba_asr.text.units import same_pieces
 from samba_asr.training import checkpoint
 
 if TYPE_CHECKING:
@@ -70,24 +71,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _average_with(model: AsrModel, tokenizer: Tokenizer, folders: Sequence[Path]) -> None:
-    """Move `model` to the mean of itself and the models of `folders`; what training alone needs stays.
+    """Move `model` to the mean of itself and the models of `folders`, but for what training alone needs.
 
     UserError for one of another tokenizer or shape.
     """
     from samba_asr.models.folder import load_model
     from samba_asr.recognizer import box_folder
 
-    own = model.state_dict()
-    total = {name: x.double() for name, x in own.items() if x.is_floating_point() and not name.startswith("pupil.")}
+    own = {name: x for name, x in model.state_dict().items() if not name.startswith("pupil.")}
+    weights = [("the run", own)]
     for folder in folders:
         other = load_model(box_folder(folder))
-        weights = other.model.state_dict()
-        pieces = (some.pieces(range(some.vocab_size)) for some in (tokenizer, other.tokenizer))
-        if len(set(map(tuple, pieces))) > 1:
+        if not same_pieces(other.tokenizer, tokenizer):
             raise UserError(f"--with {folder}: its tokenizer is another, so its weights mean other things")
-        wrong = [name for name, x in total.items() if name not in weights or weights[name].shape != x.shape]
-        if wrong:
-            raise UserError(f"--with {folder}: not a model of the same shape ({wrong[0]})")
-        for name in total:
-            total[name] = total[name] + weights[name].double()
-    model.load_state_dict(own | {name: (x / (1 + len(folders))).to(own[name].dtype) for name, x in total.items()})
+        weights.append((f"--with {folder}", other.model.state_dict()))
+    model.load_state_dict(model.state_dict() | checkpoint.mean(weights))

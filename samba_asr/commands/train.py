@@ -13,6 +13,7 @@ from samba_asr import config as configs
 from samba_asr.data.manifest import Utterance, read_manifest
 from samba_asr.errors import UserError
 from samba_asr.text.tokenizer import Tokenizer, has_tokenizer, load_tokenizer, train_tokenizer
+from samba_asr.text.units import same_pieces
 
 if TYPE_CHECKING:
     from samba_asr.models.asr import AsrModel
@@ -135,7 +136,7 @@ def initial_model(folder: Path, config: configs.Config, tokenizer: Tokenizer, ne
     from samba_asr.models.folder import load_model
 
     loaded = load_model(folder)
-    same = loaded.tokenizer.pieces(range(loaded.tokenizer.vocab_size)) == tokenizer.pieces(range(tokenizer.vocab_size))
+    same = same_pieces(loaded.tokenizer, tokenizer)
     if not same and not new_tokenizer:
         raise UserError(
             f"--init {folder}: its tokenizer is not that of the run in --exp: train in another folder, or with --new-tokenizer"

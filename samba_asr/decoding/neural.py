@@ -25,7 +25,7 @@ from samba_asr.models.decoder import BOUNDARY
 from samba_asr.models.lm import MambaLm
 from samba_asr.models.lm_folder import LoadedLm
 from samba_asr.streaming import State, stack_rows, take_rows
-from samba_asr.text.units import SPACE, Tokenizer
+from samba_asr.text.units import SPACE, Tokenizer, same_pieces
 
 
 class Read:
@@ -103,8 +103,7 @@ class TextScorer:
 
 def same_units(lm: LoadedLm, tokenizer: Tokenizer) -> bool:
     """Whether a language model can be asked at every unit of a recogniser."""
-    ours, theirs = (t.pieces(range(t.vocab_size)) for t in (tokenizer, lm.tokenizer))
-    return tokenizer.KIND != "phone" and ours == theirs
+    return tokenizer.KIND != "phone" and same_pieces(tokenizer, lm.tokenizer)
 
 
 def check_weight(weight: float) -> None:

@@ -53,6 +53,12 @@ class Tokenizer(Protocol):
     def load(cls, folder: Path | str) -> Self: ...
 
 
+def same_pieces(one: Tokenizer, other: Tokenizer) -> bool:
+    """Whether ids mean the same in both."""
+    ours, theirs = (some.pieces(range(some.vocab_size)) for some in (one, other))
+    return ours == theirs
+
+
 def clean(text: str) -> str:
     """Runs of white space as one space, none at the ends."""
     return " ".join(text.replace(SPACE, " ").split())

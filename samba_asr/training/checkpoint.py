@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,23 +115,37 @@ def choose(folder: Path, *, best: int = 0, last: int = 0) -> list[Path]:
 
 
 def average(files: Sequence[Path]) -> dict[str, Tensor]:
-    """The mean of the models in `files`, summed in float64; tensors of whole numbers are the first file's."""
+    """The mean of the models in `files`."""
     if not files:
         raise UserError("give at least one checkpoint to average")
-    total: dict[str, Tensor] = {}
-    first: dict[str, Tensor] = {}
-    for file in files:
+
+    def weights(file: Path) -> dict[str, Tensor]:
         content = load(file)
         if "model" not in content:
             raise UserError(f"{file}: no weights in this checkpoint")
-        model = content["model"]
-        first = first or model
+        return content["model"]
+
+    return mean((str(file), weights(file)) for file in files)
+
+
+def mean(models: Iterable[tuple[str, dict[str, Tensor]]]) -> dict[str, Tensor]:
+    """The mean of weights, each with the name of where they come from, summed in float64; whole numbers are the first's.
+
+    UserError for weights that are not of the first's names and shapes.
+    """
+    total: dict[str, Tensor] = {}
+    first: dict[str, Tensor] = {}
+    begin, count = "", 0
+    for where, model in models:
+        if not count:
+            begin, first = where, model
         if model.keys() != first.keys() or any(model[k].shape != first[k].shape for k in model):
-            raise UserError(f"{file}: not the same model as {files[0]}")
+            raise UserError(f"{where}: not the same model as {begin}")
+        count += 1
         for name, x in model.items():
             if x.is_floating_point():
                 total[name] = total[name] + x.double() if name in total else x.double()
-    return {k: (total[k] / len(files)).to(x.dtype) if k in total else x for k, x in first.items()}
+    return {k: (total[k] / count).to(x.dtype) if k in total else x for k, x in first.items()}
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
