@@ -134,7 +134,8 @@ def run_train(args: argparse.Namespace) -> int:
 
     sizes = {"order": args.order, "words": args.words, "growth": args.growth, "pruning": args.pruning}
     if args.out.suffix == ".ngram":
-        with tempfile.TemporaryDirectory() as folder:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=args.out.parent) as folder:  # hundreds of MB: not where /tmp is memory
             train_ngram(read_lines(args.text), Path(folder) / "lm.arpa", **sizes)
             packed.write(args.out, *read_arpa(Path(folder) / "lm.arpa"))
     else:

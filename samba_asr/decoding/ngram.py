@@ -52,8 +52,8 @@ def read_ngram(path: Path | str) -> NgramModel | KenLmModel:
     if head.startswith(b"mmap lm http://kheafield.com/code"):
         return KenLmModel(path)
     if packed.is_packed(head):
-        return NgramModel.of(*packed.read(path))
-    return NgramModel.of(*read_arpa(path))
+        return NgramModel(*packed.read(path))
+    return NgramModel(*read_arpa(path))
 
 
 class Table(NamedTuple):
@@ -67,19 +67,14 @@ class Table(NamedTuple):
 class NgramModel:
     """A back-off model in memory, 16 bytes an n-gram.  S. Katz, 1987."""
 
-    def __init__(self, words: Sequence[str], tables: Sequence[Table]):
-        """words: by id; tables: of orders 1, 2, ..., over these ids."""
+    def __init__(self, words: Sequence[str], grams: Sequence[Grams]):
+        """words: by id; grams: of orders 1, 2, ..., over these ids."""
         self.ids = {word: i for i, word in enumerate(words)}
-        self.tables, self.order = tuple(tables), len(tables)
+        self.tables, self.order = tuple(_hashed(some) for some in grams), len(grams)
 
     @property
     def start(self) -> Context:
         return (self.ids[BEGIN],) if BEGIN in self.ids and self.order > 1 else ()
-
-    @classmethod
-    def of(cls, words: Sequence[str], grams: Sequence[Grams]) -> NgramModel:
-        """words: by id; grams: of orders 1, 2, ..., over these ids."""
-        return cls(words, [_hashed(some) for some in grams])
 
     def score(self, contexts: Sequence[Context], words: Sequence[int]) -> tuple[np.ndarray, list[Context]]:
         known = self.order - 1

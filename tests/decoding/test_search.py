@@ -15,7 +15,7 @@ from samba_asr.decoding.prefix_beam import PrefixBeam
 from samba_asr.decoding.words import WordGuide
 from tests.decoding.toys import ARPA, CHARS
 
-WORDS = WordGuide(CHARS, NgramModel.of(*_parse(iter(ARPA.splitlines()), None)), weight=0.8, bonus=0.7)
+WORDS = WordGuide(CHARS, NgramModel(*_parse(iter(ARPA.splitlines()), None)), weight=0.8, bonus=0.7)
 SEARCHES = {
     "greedy": Greedy(),
     "beam": PrefixBeam(beam=4, candidates=3, blank_skip=0.7),
