@@ -7,6 +7,7 @@ import json
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -104,6 +105,31 @@ def test_whisper_reads_in_librispeechs_alphabet(place, monkeypatch):
         call(place)
     with pytest.raises(UserError, match="give no --model and no --set"):
         call(place, "--whisper", "--set", "decode.beam=4")
+
+
+@pytest.mark.parametrize("seconds", [0.03, 1.0, 7.77, 30.0, 61.5])
+def test_a_teachers_frames_are_one_for_40_ms_in_windows_of_30_s(seconds):
+    class Encoder:
+        """As faster-whisper's: 100 frames of mels a second, and half as many of what it makes of them: their numbers."""
+
+        def feature_extractor(self, samples, padding):
+            assert padding == 0
+            return np.arange(len(samples) // 160 + 1)[None].repeat(80, 0)
+
+        def encode(self, mels):
+            assert mels.shape[1] <= 3000
+            heard.append(mels.shape[1])
+            return mels[:1, ::2, None].astype(np.float32).repeat(384, 2)
+
+    heard = []
+    whisper = Whisper.__new__(Whisper)
+    whisper.model = Encoder()
+    samples = round(seconds * RATE)
+    frames = whisper.encode(np.zeros(samples, np.float32))
+    assert frames.shape == (sum(-(-min(480_000, samples - at) // 640) for at in range(0, samples, 480_000)), 384)
+    assert len(heard) == -(-samples // 480_000)
+    window = np.arange(750) * 4 + 1  # the mean of mels 4 n and 4 n + 2, from the beginning of each window
+    np.testing.assert_array_equal(frames[:, 0], np.tile(window, len(heard))[: len(frames)])
 
 
 def test_whisper_that_is_not_installed_is_named(place, monkeypatch):

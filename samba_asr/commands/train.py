@@ -105,17 +105,15 @@ def configured(args: argparse.Namespace, files: Sequence[Path] = ()) -> configs.
 
 
 def with_teacher(config: configs.Config) -> configs.Config:
-    """The configuration with model.teacher as wide as the frames of data.teacher; UserError where that is missing."""
+    """The configuration with model.teacher as wide as the frames of data.teacher; UserError where one of both is missing."""
     from samba_asr.data.teacher import TeacherFrames
 
     if config.loss.teacher and not config.data.teacher:
         raise UserError(f"loss.teacher={config.loss.teacher} wants data.teacher, a folder that samba-asr augment teach writes")
-    # without its weight the head would learn nothing
-    width = TeacherFrames(Path(config.data.teacher)).width if config.data.teacher and config.loss.teacher else 0
-    teacher = config.data.teacher if width else ""
-    return dataclasses.replace(
-        config, data=dataclasses.replace(config.data, teacher=teacher), model=dataclasses.replace(config.model, teacher=width)
-    )
+    if config.data.teacher and not config.loss.teacher:
+        raise UserError(f"data.teacher={config.data.teacher} teaches nothing without a weight: set loss.teacher, such as 0.5")
+    width = TeacherFrames(Path(config.data.teacher)).width if config.data.teacher else 0
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, teacher=width))
 
 
 def speech(config: configs.DataConfig) -> tuple[list[Utterance], list[Utterance], list[Utterance]]:

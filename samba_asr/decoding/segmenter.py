@@ -68,7 +68,7 @@ class Session:
     length: int = 0  # frames of the open segment
     silent: int = 0  # of these, the last that are silent
     spoken: bool = False  # whether any is not
-    longest: Silence | None = None  # in the second half of what a segment may last
+    gap: Silence | None = None  # the longest in the second half of what a segment may last
 
     def copy(self) -> Session:
         """What goes on from here without it."""
@@ -125,7 +125,7 @@ class Segmenter:
             at += n
             for r in rows:
                 if self._longest_yet(s := sessions[r]):
-                    s.longest = Silence(s.state, s.length, s.silent)
+                    s.gap = Silence(s.state, s.length, s.silent)
                 self._end(s)
 
     def finish(self, session: Session) -> None:
@@ -159,7 +159,7 @@ class Segmenter:
     def _longest_yet(self, s: Session) -> bool:
         """Whether this frame ends the longest silence so far: of `pause` frames of a segment at most, so it hardly holds up the
         search."""
-        least = s.longest.silent + 1 if s.longest else max(2, self.pause // GAP)
+        least = s.gap.silent + 1 if s.gap else max(2, self.pause // GAP)
         return s.length >= self.longest // 2 and s.silent >= least
 
     def _over(self, s: Session) -> bool:
@@ -200,9 +200,9 @@ class Segmenter:
     def _split(self, s: Session) -> None:
         frames, log_probs = torch.cat(s.frames), torch.from_numpy(np.concatenate(s.log_probs))
         silent = s.silent
-        if s.longest:
-            cut = s.longest.length
-            s.state, s.frames, s.log_probs = s.longest.state, [frames[:cut]], [log_probs[:cut].numpy()]
+        if s.gap:
+            cut = s.gap.length
+            s.state, s.frames, s.log_probs = s.gap.state, [frames[:cut]], [log_probs[:cut].numpy()]
         else:
             (best, *_), spans = self._nbest(s)
             cut = self._gap(best, spans) or s.length
@@ -245,4 +245,4 @@ class Segmenter:
     def _restart(self, s: Session) -> None:
         s.begin += s.length
         s.state, s.frames, s.log_probs = self.search.init_state(1, s.hotwords), [], []
-        s.length, s.silent, s.spoken, s.longest = 0, 0, False, None
+        s.length, s.silent, s.spoken, s.gap = 0, 0, False, None

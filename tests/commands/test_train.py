@@ -131,6 +131,8 @@ def test_a_teachers_frames_are_learned_and_leave_no_trace_in_the_model(exp, tmp_
     assert call("train", *again) == 0  # and it may be taught again
     with pytest.raises(UserError, match=r"wants data\.teacher"):
         call("train", "--exp", tmp_path / "none", *options, "loss.teacher=1")
+    with pytest.raises(UserError, match=r"set loss\.teacher"):
+        call("train", "--exp", tmp_path / "none", *options, taught[-3])
 
 
 @pytest.mark.parametrize(
