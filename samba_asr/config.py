@@ -66,7 +66,8 @@ class ModelConfig:
     """Encoder and heads (samba_asr.models)."""
 
     features: FeatureConfig = field(default_factory=FeatureConfig)
-    subsampling_channels: int = 32  # of the two stride-2 convolutions: 100 -> 25 frames a second
+    subsampling: int = 4  # feature frames in an encoder frame, a power of 2: 4 are 40 ms, 8 are 80 ms
+    subsampling_channels: int = 32  # of its convolutions, each of stride 2
     d_model: int = 144
     layers: int = 8
     ffn_expand: int = 2  # width of each half feed-forward over d_model
@@ -74,9 +75,9 @@ class ModelConfig:
     dropout: float = 0.1
     mixer: MixerConfig = field(default_factory=MixerConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
-    blocks: tuple[int, ...] = (4, 8, 16, 32, 64)  # block sizes in 40 ms frames that training draws from, beside full
+    blocks: tuple[int, ...] = (4, 8, 16, 32, 64)  # block sizes in frames that training draws from, beside full
     full_block: float = 0.5  # probability that training sees the whole utterance as one block
-    max_block: int = 512  # "offline": the largest block, in frames (20.48 s), so that memory is bounded
+    max_block: int = 512  # "offline": the largest block, in frames (of 40 ms: 20.48 s), so that memory is bounded
     self_conditioning: tuple[int, ...] = ()  # layers, from 1, behind which CTC reads, and tells the layers above what
     teacher: int = 0  # channels of a teacher's frames, which a head tells while it trains: set from data.teacher
     vocab_size: int = 0  # set from the tokenizer
@@ -209,7 +210,7 @@ class DecodeConfig:
     method: str = "greedy"  # greedy | beam
     beam: int = 8  # prefixes kept
     prune: float = 10.0  # nats that a prefix may be worse than the best to be made longer; fewer: faster, and less exact
-    block: int = -1  # encoder block in 40 ms frames; -1: the model's max_block
+    block: int = -1  # encoder block in frames (of 40 ms, model.subsampling=4); -1: the model's max_block
     overlap: float = 0.0  # share of a block that is heard again with the next: so much is seen behind every frame, at more work
     lm: str = ""  # n-gram of words for the beam, ARPA or KenLM's binary: a path, or a name in the model's folder
     lm_weight: float = 0.5  # of its logarithms

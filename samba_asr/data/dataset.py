@@ -33,8 +33,7 @@ from samba_asr.text.tokenizer import UNK_ID, Tokenizer
 
 logger = logging.getLogger(__name__)
 
-SUBSAMPLING = 4  # feature frames an encoder frame
-FRAME = 640  # samples of an encoder frame at 16 kHz, the unit that padding is rounded to
+FRAME = 640  # samples of an encoder frame (of 40 ms) at 16 kHz, the unit that padding is rounded to
 
 
 class Batch(NamedTuple):
@@ -192,11 +191,13 @@ class TrainingSet:
         self.config = config
         self.noise = list(noise)
         self.store = AudioStore(config.model.features.sample_rate, config.data.cache)
+        self.frame = config.model.features.hop * config.model.subsampling  # samples of an encoder frame
         self.utterances: list[Utterance] = []
         self.tokens: list[list[int]] = []
         self.left_out: Counter[str] = Counter()
         for utterance in measured(utterances):
-            tokens = tokenizer.encode(utterance.text) if tokenizer else [0] * int(utterance.duration * self.store.rate / FRAME)
+            frames = int(utterance.duration * self.store.rate / self.frame)
+            tokens = tokenizer.encode(utterance.text) if tokenizer else [0] * frames
             reason = self._unusable(utterance, tokens, bool(tokenizer))
             if reason:
                 self.left_out[reason] += 1
@@ -247,7 +248,7 @@ class TrainingSet:
         if not tokens:
             return "without text"
         samples = utterance.duration * features.sample_rate / max(self.config.augment.speed)
-        frames = int(samples / features.hop / SUBSAMPLING)
+        frames = int(samples / self.frame)
         repeats = sum(a == b for a, b in itertools.pairwise(tokens))
         return "with more tokens than encoder frames" if len(tokens) + repeats > frames else ""
 
@@ -293,7 +294,7 @@ class Epoch:
 
     def _taught(self, utterance: Utterance, samples: int) -> np.ndarray:
         """(t, w) of the teacher, (0, w) where background alone is heard."""
-        frames = self.data.teacher.load(utterance, samples // (self.data.config.model.features.hop * SUBSAMPLING))
+        frames = self.data.teacher.load(utterance, samples // self.data.frame)
         return frames[:0] if self._silent(utterance) else frames
 
     def _silent(self, utterance: Utterance) -> bool:

@@ -50,7 +50,7 @@ def two_pass(loaded: LoadedModel, config: DecodeConfig) -> TwoPass:
     if not 1 <= config.nbest <= config.beam:
         raise UserError(f"decode.nbest={config.nbest} must be 1 .. decode.beam={config.beam}")
     if config.block < -1:
-        raise UserError(f"decode.block={config.block}: frames of 40 ms, or -1 for the model's largest block")
+        raise UserError(f"decode.block={config.block}: encoder frames, or -1 for the model's largest block")
     if config.method == "greedy":
         return TwoPass(loaded.model, Greedy())
     words, hotwords, phrases = word_guide(loaded, config), HotwordGuide(), None

@@ -3,7 +3,7 @@
 Each layer is half a feed-forward, the SSM mixer, the convolution module, half a feed-forward, norm: the Conformer's macaron
 with an SSM for attention (arXiv 2407.09732; a bare stack of Mamba layers is known to fail).
 The encoder holds frames back until a block is whole; inside it every layer sees whole blocks (samba_asr.nn.blocks).
-Shapes: b batch, s samples, t frames (40 ms after subsampling), d d_model.
+Shapes: b batch, s samples, t frames (40 ms, as models are configured by default), d d_model.
 """
 
 from __future__ import annotations
@@ -243,14 +243,14 @@ class AcousticState(NamedTuple):
 
 
 class AcousticModel(StreamingModule):
-    """Waveform (b, s, 1) -> encoder frames (b, s / 640, d), 25 a second."""
+    """Waveform (b, s, 1) -> encoder frames (b, s / 640, d), 25 a second (with model.subsampling=4)."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         mels = config.features.mels
         self.front = Stack(
             LogMel(config.features),
-            Stack(*subsampling(mels, config.subsampling_channels, config.d_model, config.dropout)),
+            Stack(*subsampling(mels, config.subsampling_channels, config.d_model, config.dropout, config.subsampling)),
         )
         self.encoder = Encoder(config)
         self.stride = self.front.stride
@@ -262,7 +262,7 @@ class AcousticModel(StreamingModule):
         )
 
     def step(self, x: Tensor, lengths: Tensor, state: AcousticState) -> Step:
-        """x (b, s, 1), lengths (b,) in samples, each a multiple of `stride` (640 samples, 40 ms)."""
+        """x (b, s, 1), lengths (b,) in samples, each a multiple of `stride` (640 samples, 40 ms, with model.subsampling=4)."""
         x, lengths, front = self.front.step(x, lengths, state.front)
         x, lengths, encoder = self.encoder.step(x, lengths, state.encoder)
         return Step(x, lengths, AcousticState(front, encoder))
@@ -286,5 +286,5 @@ class AcousticModel(StreamingModule):
 
     @property
     def subsampling(self) -> Stack:
-        """Log-mel at 100 frames a second -> d_model at 25."""
+        """Log-mel at 100 frames a second -> d_model, model.subsampling times fewer."""
         return self.front.layers[1]

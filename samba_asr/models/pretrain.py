@@ -4,7 +4,7 @@ BEST-RQ (C.-C. Chiu et al., "Self-supervised learning with random-projection qua
 that are drawn once and never trained give every encoder frame a code; spans of frames are replaced by noise, and the encoder
 names the codes that lie beneath.  No teacher, no clusters, nothing that could collapse.  On the very speech that is trained on
 later it is worth while, too (I. Amos et al., "Never train from scratch", 2024).
-Shapes: b batch, t feature frames, u encoder frames (t / 4), m mels, d d_model, c codes.
+Shapes: b batch, t feature frames, u encoder frames (t / model.subsampling), m mels, d d_model, c codes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from samba_asr.models.asr import Losses, draw_block
 from samba_asr.models.encoder import AcousticModel
 from samba_asr.streaming import mask
 
-STACK = 4  # feature frames an encoder frame
 NOISE = 0.1  # deviation of what is heard in the place of a frame, that of speech being 1
 
 
@@ -39,7 +38,7 @@ class Pretraining(nn.Module):
         # What conditions the upper layers on the text has no text to learn from.
         self.acoustic = AcousticModel(dataclasses.replace(config, self_conditioning=()))
         drawn = torch.Generator().manual_seed(0)  # the same codes whatever the seed of the run
-        projection = torch.empty(STACK * config.features.mels, pretrain.dim)
+        projection = torch.empty(config.subsampling * config.features.mels, pretrain.dim)
         nn.init.xavier_uniform_(projection, generator=drawn)
         self.register_buffer("projection", projection)
         self.register_buffer("codebook", F.normalize(torch.randn(pretrain.codes, pretrain.dim, generator=drawn)))
@@ -54,8 +53,9 @@ class Pretraining(nn.Module):
 
     def codes(self, features: Tensor) -> Tensor:
         """(b, t, m) normalised log-mel -> (b, u) codes."""
-        u = features.shape[1] // STACK
-        stacked = features[:, : u * STACK].reshape(len(features), u, -1).float()
+        n = self.config.subsampling
+        u = features.shape[1] // n
+        stacked = features[:, : u * n].reshape(len(features), u, -1).float()
         return (F.normalize(stacked @ self.projection, dim=-1) @ self.codebook.T).argmax(-1)  # the nearest on the sphere
 
     def hidden(self, lengths: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -81,9 +81,10 @@ class Pretraining(nn.Module):
             features = mask(features, lengths)
             if vocal_tract:
                 features = vocal_tract_length(features, generator, spread=vocal_tract, centres=self.features.centres)
-            hidden = self.hidden(lengths // STACK, generator).to(features.device)  # (b, u)
+            n = self.config.subsampling
+            hidden = self.hidden(lengths // n, generator).to(features.device)  # (b, u)
             truth = self.codes(features)
-            covered = F.pad(hidden.repeat_interleave(STACK, 1), (0, features.shape[1] - STACK * hidden.shape[1]))
+            covered = F.pad(hidden.repeat_interleave(n, 1), (0, features.shape[1] - n * hidden.shape[1]))
             noise = NOISE * torch.randn(features.shape, generator=generator).to(features)
             features = torch.where(covered[..., None], noise, features)
         frames, _ = self.acoustic.encoder(*self.acoustic.subsampling(features, lengths), block)  # (b, u, d)

@@ -47,6 +47,12 @@ def test_from_waveform_to_log_probabilities_the_law_holds(mixer, block):
     verify_streaming(module, noise(4, 9 * FRAME, 1), seeds=[0])
 
 
+def test_with_frames_of_another_length_the_law_holds():
+    model = AsrModel(tiny("hydra", layers=1, subsampling=2))
+    assert model.acoustic.stride == FRAME // 2
+    verify_streaming(Stack(AtBlock(model.acoustic, 3), model.ctc), noise(4, 5 * FRAME, 1), seeds=[0])
+
+
 @pytest.mark.parametrize("block", [3, (2, 1, 6, 5)])
 def test_with_ctc_in_the_middle_the_law_holds(block):
     verify_streaming(AtBlock(Encoder(tiny(layers=3, self_conditioning=(1, 2))), block), frames(), seeds=[0])

@@ -44,6 +44,7 @@ def test_codes_are_drawn_once_and_for_all(model):
     assert torch.equal(codes[:, 1:], model.codes(features[:, 4:]))
     near = (model.codebook - torch.nn.functional.normalize(features[0, :4].flatten() @ model.projection, dim=0)).norm(dim=1)
     assert codes[0, 0] == near.argmin()
+    assert Pretraining(tiny(subsampling=2), CONFIG).codes(features).shape == (2, 5)
 
 
 @given(

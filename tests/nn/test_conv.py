@@ -78,14 +78,17 @@ def test_odd_mels_are_refused():
         CausalConv2d(5, 1, 1)
     with pytest.raises(UserError, match="6 mels must be a multiple of 4"):
         subsampling(6, 2, 3)
+    with pytest.raises(UserError, match="subsampling=6: a power of 2"):
+        subsampling(12, 2, 3, factor=6)
 
 
 def test_projection_keeps_the_law():
     verify_streaming(Project(4, 3, dropout=0.5), x())
 
 
-def test_subsampling_keeps_the_law_and_divides_time_by_four():
-    module = Stack(*subsampling(8, 3, 5))
-    assert module.stride == 4
+@pytest.mark.parametrize(("factor", "frames"), [(2, [12, 11, 1, 2]), (4, [6, 5, 0, 1]), (8, [3, 2, 0, 0])])
+def test_subsampling_keeps_the_law_and_divides_time(factor, frames):
+    module = Stack(*subsampling(8, 3, 5, factor=factor))
+    assert module.stride == factor
     verify_streaming(module, x(t=24, d=8))
-    assert module(x(t=24, d=8), torch.tensor([24, 23, 3, 4]))[1].tolist() == [6, 5, 0, 1]
+    assert module(x(t=24, d=8), torch.tensor([24, 23, 3, 4]))[1].tolist() == frames
