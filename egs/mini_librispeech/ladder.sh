@@ -8,8 +8,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 shared=../../../shared
 steps=${STEPS:-2000}
 exp=exp/ladder-$steps
-rows=(base mamba2 mamba oneway crctc nomasks nospeed nodropout dropout filter rooms tract noise noema nomiddle decoder voices pretrain teacher
-  deep wide characters pieces)
+rows=(base mamba2 mamba oneway crctc nomasks nospeed nodropout dropout filter rooms tract noise noema nomiddle decoder voices labels pretrain teacher
+  crf deep wide characters pieces pieces8)
 [ -d "$shared/data/LibriSpeech" ] || { echo "error: $shared/data/LibriSpeech is not there: the speech that this trains on" >&2 && exit 1; }
 source ../setup.sh train,lm,lexicon,label,tts
 export OMP_NUM_THREADS=1
@@ -35,10 +35,13 @@ options() { # ROW: what it changes
   nomiddle) echo "model.self_conditioning=[]" ;;
   decoder) echo model.decoder.layers=1 loss.decoder=0.3 ;;
   voices) echo "data.train=[data/train.jsonl,data/tts_books/train.jsonl]" ;;
+  labels) echo "data.train=[data/train.jsonl,data/labelled.jsonl]" ;;
+  crf) echo --init "$exp/half/model" --config crf optim.lr=1e-3 optim.warmup=50 train.easy_epochs=0 train.max_steps=$((steps / 2)) ;;
   pretrain) echo --init-encoder "$exp/pretraining/model" train.max_steps=$((steps / 2)) ;;
   teacher) echo data.teacher=data/teacher loss.teacher=1 ;;
   characters) echo tokenizer.kind=char ;;
   pieces) echo tokenizer.kind=bpe ;;
+  pieces8) echo tokenizer.kind=bpe model.subsampling=8 ;;
   *) echo "error: no row $1: ${rows[*]}" >&2 && return 1 ;;
   esac
 }
@@ -53,6 +56,17 @@ before() { # ROW: what it needs first
   pretrain)
     samba-asr pretrain --exp "$exp/pretraining" --config model/tiny train/cpu mini_librispeech "data.train=[data/train.jsonl]" \
       data.batch_seconds=30 optim.lr=2e-3 optim.warmup=150 train.max_steps=$((steps / 2))
+    ;;
+  labels)
+    [ -f data/unlabelled/unlabelled-1h.jsonl ] ||
+      samba-asr prepare "$shared/data/LibriSpeech/unlabelled-1h" --no-text --out data/unlabelled
+    [ -f data/labelled.jsonl ] ||
+      samba-asr augment label data/unlabelled/unlabelled-1h.jsonl --whisper --confidence 0.55 --out data/labelled.jsonl
+    ;;
+  crf)
+    mkdir -p "$exp/half" && cp -n ../../samba_asr/box/english/lexicon.txt "$exp/half"
+    samba-asr train --exp "$exp/half" "${common[@]}" train.max_steps=$((steps / 2))
+    samba-asr average --exp "$exp/half" --out "$exp/half/model" --last 1
     ;;
   teacher) samba-asr augment teach data/train.jsonl --out data/teacher ;;
   esac
