@@ -90,14 +90,23 @@ row() { # ROW: train it, read dev with it
 }
 
 table() {
-  local name
-  echo "| row | changes | dev, trigram | greedy | CTC, nats a unit | hours an hour |"
-  echo "|---|---|---|---|---|---|"
+  local name folder
+  echo "| row | changes | dev, trigram | from base, 95 % | greedy | CTC, nats a unit | hours an hour |"
+  echo "|---|---|---|---|---|---|---|"
   for name in "${rows[@]}"; do
-    [ -f "$exp/$name/wer.txt" ] || continue
-    echo "| $name | $(options "$name") | $(cut -d' ' -f2 "$exp/$name/wer.txt") | $(grep -o 'validation WER [0-9.]*' "$exp/$name/log.txt" | tail -1 | cut -d' ' -f3) |" \
-      "$(grep -o 'CTC loss [0-9.]*' "$exp/$name/log.txt" | tail -1 | cut -d' ' -f3) | $(grep -o '[0-9]* h/h' "$exp/$name/log.txt" | sort -n | tail -5 | head -1 | cut -d' ' -f1) |"
+    folder=$exp/$name
+    [ -f "$folder/wer.txt" ] || continue
+    echo "| $name | $(options "$name") | $(cut -d' ' -f2 "$folder/wer.txt") | $(from_base "$folder") |" \
+      "$(grep -o 'validation WER [0-9.]*' "$folder/log.txt" | tail -1 | cut -d' ' -f3) |" \
+      "$(grep -o 'CTC loss [0-9.]*' "$folder/log.txt" | tail -1 | cut -d' ' -f3) |" \
+      "$(grep -o '[0-9]* h/h' "$folder/log.txt" | sort -n | tail -5 | head -1 | cut -d' ' -f1) |"
   done
+}
+
+from_base() { # FOLDER: the difference and its interval, on the same redrawn test sets
+  [ "$1" != "$exp/base" ] && [ -f "$exp/base/wer.txt" ] || return 0
+  samba-asr score --ref data/dev.jsonl --hyp "$1/decode/hyp.txt" --baseline "$exp/base/decode/hyp.txt" |
+    sed -n 's/^difference \([-+0-9.]*\), 95 % interval \(\[[^]]*\]\).*/\1 \2/p'
 }
 
 [ -f data/train.jsonl ] || samba-asr prepare mini_librispeech --out data

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from samba_asr.errors import UserError
 from samba_asr.metrics.report import plot_breakdown, write_report
-from samba_asr.metrics.wer import WerReport, bootstrap, score
+from samba_asr.metrics.wer import WerReport, bootstrap, compare, score
 from samba_asr.text.normalize import NAMES, normalizer
 
 
@@ -35,6 +35,10 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--ref", type=Path, required=True, metavar="FILE", help="what was said")
     parser.add_argument("--hyp", type=Path, required=True, metavar="FILE", help="what was recognised")
     parser.add_argument(
+        "--baseline", type=Path, metavar="FILE",
+        help="what another system recognised: is --hyp better, on the same redrawn test sets?",
+    )  # fmt: skip
+    parser.add_argument(
         "--normalize", choices=NAMES, default="none", help="rules for both texts (default: %(default)s)"
     )
     parser.add_argument("--cer", action="store_true", help="count characters, with the spaces, not words")
@@ -55,22 +59,25 @@ def run(args: argparse.Namespace) -> int:
     if args.bootstrap < 0:
         raise UserError(f"--bootstrap {args.bootstrap}: give the number of samples, or 0 for no interval")
     rules = normalizer(args.normalize)
-    references, hypotheses = read_transcripts(args.ref), read_transcripts(args.hyp)
-    if hypotheses and not references.keys() & hypotheses.keys():
-        raise UserError(
-            f"no id of {args.hyp} (such as {next(iter(hypotheses))!r}) is in {args.ref} "
-            f"(such as {next(iter(references), None)!r}): these files do not belong together"
-        )
+    references = read_transcripts(args.ref)
     speakers = {line.id: line.speaker for line in references.values() if line.speaker}
     if args.utt2spk:
         speakers |= {line.id: line.text for line in read_transcripts(args.utt2spk).values()}
-    report = score(
-        {line.id: rules(line.text) for line in references.values()},
-        {line.id: rules(line.text) for line in hypotheses.values()},
-        speakers=speakers,
-        unit="character" if args.cer else "word",
-    )
-    for line in [*report.kaldi_lines(), *_more_lines(report, args)]:
+    texts = {line.id: rules(line.text) for line in references.values()}
+
+    def scored(path: Path) -> WerReport:
+        hypotheses = read_transcripts(path)
+        if hypotheses and not texts.keys() & hypotheses.keys():
+            raise UserError(
+                f"no id of {path} (such as {next(iter(hypotheses))!r}) is in {args.ref} "
+                f"(such as {next(iter(texts), None)!r}): these files do not belong together"
+            )
+        heard = {line.id: rules(line.text) for line in hypotheses.values()}
+        return score(texts, heard, speakers=speakers, unit="character" if args.cer else "word")
+
+    report = scored(args.hyp)
+    other = scored(args.baseline) if args.baseline else None
+    for line in [*report.kaldi_lines(), *_more_lines(report, args), *_compared(report, other, args)]:
         print(line)
     if args.out:
         write_report(report, args.out)
@@ -89,6 +96,18 @@ def _more_lines(report: WerReport, args: argparse.Namespace) -> Iterator[str]:
     yield f"normalised by: {args.normalize}"
     if report.unknown:
         yield f"not scored: {len(report.unknown)} ids of {args.hyp} are not in {args.ref}, such as {report.unknown[0]}"
+
+
+def _compared(report: WerReport, other: WerReport | None, args: argparse.Namespace) -> Iterator[str]:
+    if other is None:
+        return
+    yield f"{args.baseline}: {other.kaldi_lines()[0]}"
+    if args.bootstrap:
+        found = compare(report, other, args.bootstrap, by_speaker=args.by_speaker)
+        yield (
+            f"difference {100 * found.difference:+.2f}, 95 % interval [ {100 * found.low:+.2f}, {100 * found.high:+.2f} ]; "
+            f"{args.hyp} is better in {100 * found.better:.1f} % of the samples"
+        )
 
 
 def read_transcripts(path: Path) -> dict[str, Line]:

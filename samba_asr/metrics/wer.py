@@ -7,10 +7,10 @@ of errors a little differently into insertions, deletions and substitutions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -148,19 +148,60 @@ def bootstrap(
     speaker (and wider).  M. Bisani and H. Ney, "Bootstrap estimates for confidence intervals in ASR performance
     evaluation", 2004; quantiles where they take the mean and 1.96 standard deviations.
     """
-    if samples < 1 or not 0 < level < 1:
-        raise UserError(f"bootstrap needs samples >= 1 and 0 < level < 1, got samples={samples}, level={level}")
-    counts = list(report.by_speaker().values()) if by_speaker else [u.counts for u in report.utterances]
-    if not counts:
+    (rates,) = _redrawn([report], samples, seed, by_speaker)
+    return _interval(rates, level)
+
+
+class Difference(NamedTuple):
+    """Of a report's error rate from another's, fractions: less is better.
+
+    better: the share of redrawn test sets in which it is smaller.
+    """
+
+    difference: float
+    low: float
+    high: float
+    better: float
+
+
+def compare(
+    report: WerReport, other: WerReport, samples: int = 1000, seed: int = 0, *, by_speaker: bool = False, level: float = 0.95
+) -> Difference:
+    """How far `report` is from `other`, of the same references: both are told about the same redrawn test sets, and what is
+    hard for both cancels.  So it tells systems apart whose intervals overlap (Bisani and Ney, as above, section 4).
+
+    UserError where the references differ.
+    """
+    if [(u.id, u.reference) for u in report.utterances] != [(u.id, u.reference) for u in other.utterances]:
+        raise UserError("two systems are compared on the same references; these differ")
+    ours, theirs = _redrawn([report, other], samples, seed, by_speaker)
+    with np.errstate(invalid="ignore"):  # two endless rates
+        low, high = _interval(ours - theirs, level)
+    return Difference(report.wer - other.wer, low, high, float((ours < theirs).mean()))
+
+
+def _redrawn(reports: Sequence[WerReport], samples: int, seed: int, by_speaker: bool) -> np.ndarray:
+    """(n, samples) error rates of n reports on the same redrawn test sets."""
+    if samples < 1:
+        raise UserError(f"bootstrap needs samples >= 1, got samples={samples}")
+    counts = [list(r.by_speaker().values()) if by_speaker else [u.counts for u in r.utterances] for r in reports]
+    size = len(counts[0])
+    if not size:
         raise UserError("a bootstrap by speaker needs speakers; none of the utterances has one")
-    errors, words = np.array([c.errors for c in counts]), np.array([c.words for c in counts])
+    errors, words = (np.array([[getattr(c, name) for c in of] for of in counts]) for name in ("errors", "words"))
     generator = np.random.default_rng(seed)
-    rates = np.empty(samples)
-    block = max(1, 2**20 // len(counts))  # redrawn sets at a time: bounded memory for any corpus
+    rates = np.empty((len(reports), samples))
+    block = max(1, 2**20 // size)  # redrawn sets at a time: bounded memory for any corpus
     for at in range(0, samples, block):
-        drawn = generator.integers(0, len(counts), (min(block, samples - at), len(counts)))
-        e, w = errors[drawn].sum(axis=1), words[drawn].sum(axis=1)
-        rates[at : at + block] = np.where(w > 0, e / np.maximum(w, 1), np.where(e > 0, np.inf, 0.0))
+        drawn = generator.integers(0, size, (min(block, samples - at), size))
+        e, w = errors[:, drawn].sum(axis=-1), words[:, drawn].sum(axis=-1)
+        rates[:, at : at + block] = np.where(w > 0, e / np.maximum(w, 1), np.where(e > 0, np.inf, 0.0))
+    return rates
+
+
+def _interval(rates: np.ndarray, level: float) -> tuple[float, float]:
+    if not 0 < level < 1:
+        raise UserError(f"bootstrap needs 0 < level < 1, got level={level}")
     low, high = np.quantile(rates, [(1 - level) / 2, (1 + level) / 2], method="nearest")
     return float(low), float(high)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samba_asr.errors import UserError
-from samba_asr.metrics.wer import Aligned, Counts, WerReport, bootstrap, score, total
+from samba_asr.metrics.wer import Aligned, Counts, WerReport, bootstrap, compare, score, total
 
 texts = st.lists(st.sampled_from(["A", "B", "C", "D"]), max_size=7).map(" ".join)
 
@@ -125,6 +125,44 @@ def test_drawing_speakers_is_wider_where_errors_go_by_speaker():
     report = noisy(300)
     narrow, wide = bootstrap(report), bootstrap(report, by_speaker=True)
     assert wide[1] - wide[0] > 1.5 * (narrow[1] - narrow[0])
+
+
+def mended(report: WerReport, share: float) -> WerReport:
+    """The same, but that `share` of the wrong words are right."""
+    rng = np.random.default_rng(1)
+    heard = {
+        u.id: " ".join(ref if ref == hyp or rng.random() < share else hyp for ref, hyp in u.pairs) for u in report.utterances
+    }
+    said = {u.id: " ".join(u.reference) for u in report.utterances}
+    return score(said, heard, speakers={u.id: u.speaker for u in report.utterances})
+
+
+def test_a_comparison_sees_what_intervals_do_not():
+    before = noisy(300)
+    after = mended(before, 0.1)
+    assert bootstrap(after)[1] > bootstrap(before)[0]  # they overlap
+    found = compare(after, before)
+    assert found.low <= found.difference <= found.high < 0
+    assert found.better == 1
+    back = compare(before, after)
+    assert (back.difference, back.low, back.high, back.better) == (-found.difference, -found.high, -found.low, 0)
+    assert compare(before, before) == (0, 0, 0, 0)
+    assert compare(after, before, by_speaker=True).high < 0
+
+
+def test_a_comparison_agrees_with_kaldialign():
+    kaldialign = pytest.importorskip("kaldialign")
+    before = noisy(100)
+    after = mended(before, 0.02)
+    refs = [u.reference for u in before.utterances]
+    hyps = ([u.hypothesis for u in report.utterances] for report in (before, after))
+    expected = kaldialign.bootstrap_wer_ci(refs, *hyps, replications=4000)
+    assert compare(after, before, 4000).better == pytest.approx(expected["p_s2_improv_over_s1"], abs=0.05)
+
+
+def test_only_systems_on_the_same_references_are_compared():
+    with pytest.raises(UserError, match="the same references"):
+        compare(score({"a": "A B"}, {"a": "A"}), score({"a": "A C"}, {"a": "A"}))
 
 
 def test_bootstrap_edges():
