@@ -8,7 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 shared=../../../shared
 steps=${STEPS:-2000}
 exp=exp/ladder-$steps
-rows=(base mamba2 mamba oneway crctc nomasks nospeed nodropout dropout filter rooms tract noise noema nomiddle decoder voices labels pretrain teacher
+rows=(base half mamba2 mamba oneway crctc nomasks nospeed nodropout dropout filter rooms tract noise noema nomiddle decoder voices labels pretrain teacher
   crf deep wide characters pieces pieces8)
 [ -d "$shared/data/LibriSpeech" ] || { echo "error: $shared/data/LibriSpeech is not there: the speech that this trains on" >&2 && exit 1; }
 source ../setup.sh train,lm,lexicon,label,tts
@@ -17,6 +17,7 @@ export OMP_NUM_THREADS=1
 options() { # ROW: what it changes
   case $1 in
   base) ;;
+  half) echo train.max_steps=$((steps / 2)) ;;
   mamba2) echo model.mixer.name=mamba2 ;;
   mamba) echo model.mixer.name=mamba model.mixer.d_state=16 ;;
   oneway) echo model.mixer.name=mamba2 model.mixer.bidirectional=false ;;
@@ -63,11 +64,7 @@ before() { # ROW: what it needs first
     [ -f data/labelled.jsonl ] ||
       samba-asr augment label data/unlabelled/unlabelled-1h.jsonl --whisper --confidence 0.55 --out data/labelled.jsonl
     ;;
-  crf)
-    mkdir -p "$exp/half" && cp -n ../../samba_asr/box/english/lexicon.txt "$exp/half"
-    samba-asr train --exp "$exp/half" "${common[@]}" train.max_steps=$((steps / 2))
-    samba-asr average --exp "$exp/half" --out "$exp/half/model" --last 1
-    ;;
+  crf) row half ;;
   teacher) samba-asr augment teach data/train.jsonl --out data/teacher ;;
   esac
 }
