@@ -8,8 +8,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 shared=../../../shared
 steps=${STEPS:-2000}
 exp=exp/ladder-$steps
-rows=(base half mamba2 mamba oneway crctc nomasks nospeed nodropout dropout filter rooms tract noise noema nomiddle decoder voices labels pretrain teacher
-  crf deep wide characters pieces pieces8)
+rows=(base half mamba2 mamba oneway deep wide characters pieces pieces8 nomasks nospeed tract noise filter rooms nodropout dropout
+  noema nomiddle crctc decoder voices labels pretrain teacher crf)
 [ -d "$shared/data/LibriSpeech" ] || { echo "error: $shared/data/LibriSpeech is not there: the speech that this trains on" >&2 && exit 1; }
 source ../setup.sh train,lm,lexicon,label,tts
 export OMP_NUM_THREADS=1
