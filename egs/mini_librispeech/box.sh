@@ -71,7 +71,8 @@ results() {
     samba-asr lm tune --model $model --data data/dev.jsonl --weights 0.8 0.9 1 1.1 --bonuses -1 0 1 --save \
       --set decode.beam=128 decode.prune=10 decode.overlap=0.5 decode.endpoint.confidence=0.65 \
       decode.lm=$lm/lm.ngram decode.lexicon=$lm/words.lexicon.txt
-    samba-asr calibrate --model $model --data data/dev.jsonl
+    # A model that learned for minutes may hear no word at all.
+    samba-asr calibrate --model $model --data data/dev.jsonl || [ "$share" != 1 ]
   fi
   for block in -1 16 8; do
     for name in dev test; do
