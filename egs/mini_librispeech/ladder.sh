@@ -77,7 +77,7 @@ row() { # ROW: train it, read dev with it
   before "$1"
   mkdir -p "$folder"
   # The pronunciations that the box has: guessing them takes minutes each time.
-  case $1 in characters | pieces) ;; *) cp -n ../../samba_asr/box/english/lexicon.txt "$folder" ;; esac
+  case $1 in characters | pieces*) ;; *) cp -n ../../samba_asr/box/english/lexicon.txt "$folder" ;; esac
   # shellcheck disable=SC2086  # options are words
   samba-asr train --exp "$folder" "${common[@]}" $changed
   samba-asr average --exp "$folder" --out "$folder/model" --last 1
