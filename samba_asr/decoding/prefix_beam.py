@@ -195,10 +195,9 @@ class PrefixBeam:
             twin = s.last[at, j] == s.last[at, i]
             pn[at, j] = np.logaddexp(pn[at, j], np.where(twin, s.pb[at, i], p[at, i]) + again[at, j])
             gain = np.where(twin, s.vb[at, i], v[at, i]) + again[at, j]
-            for n in np.flatnonzero(gain > vn[at, j]):
-                source = s.path_b if twin[n] else path
-                vn[at[n], j[n]] = gain[n]
-                path_n[at[n], j[n]] = Node(source[at[n], i[n]], int(s.last[at[n], j[n]]), int(s.frames[at[n]]))
+            at, j, i, twin, gain = (x[gain > vn[at, j]] for x in (at, j, i, twin, gain))
+            vn[at, j] = gain
+            path_n[at, j] = _nodes(np.where(twin, s.path_b[at, i], path[at, i]), s.last[at, j], s.frames[at])
 
         # Extend, by what is worth asking the guide about.
         double = tokens[:, None, :] == s.last[:, :, None]  # (b, k, c)
@@ -232,11 +231,11 @@ class PrefixBeam:
             return np.concatenate([old.ravel(), new])[kept]
 
         path_b, path_n, guide = both(path, nothing), both(path_n, nothing), both(s.guide, nothing)
-        for r, slot in zip(*np.nonzero(kept >= b * k), strict=True):
-            n = kept[r, slot] - b * k
-            source = (s.path_b if twin[n] else path)[r, i[n]]
-            path_n[r, slot] = Node(source, int(token[n]), int(s.frames[r]))
-            guide[r, slot] = view(int(fresh[n]))
+        r, slot = np.nonzero(kept >= b * k)
+        n = kept[r, slot] - b * k
+        before = np.where(twin[n], s.path_b[r, i[n]], path[r, i[n]])
+        path_n[r, slot] = _nodes(before, token[n], s.frames[r])
+        guide[r, slot] = np.fromiter(map(view, fresh[n].tolist()), dtype=object, count=len(n))
         pb, vb = both(pb, never), both(vb, never)
         pn, vn = both(pn, more[at, i, c]), both(vn, gain)
         for x in (pb, pn, vb, vn):
@@ -320,6 +319,11 @@ def _blank_frame(s: BeamState, blank: np.ndarray) -> BeamState:
         path_b=np.where(s.vb >= s.vn, s.path_b, s.path_n),
         frames=s.frames + 1,
     )
+
+
+def _nodes(before: np.ndarray, token: np.ndarray, time: np.ndarray) -> np.ndarray:
+    """(n,) each -> Nodes, (n,) object."""
+    return np.fromiter(map(Node, before.tolist(), token.tolist(), time.tolist()), dtype=object, count=len(before))
 
 
 def _score(s: BeamState) -> np.ndarray:

@@ -28,6 +28,8 @@ ROOT = 0
 SHIFT = 20  # bits of a token in the number of an edge
 UNKNOWN_WORTH = -15.0
 """ln p of a word that the language model lacks, where it has no `<unk>` either."""
+ENDS = 1 << 15
+"""Nodes and contexts whose ends a vocabulary remembers, some 15 MB of them, before it begins anew."""
 UNFINISHED = -50.0
 """Nats that a text loses whose last word is none: behind all others, but not away if there is no other."""
 
@@ -83,10 +85,12 @@ class Vocabulary:
         self.tree = Tree((word, tokens) for word, some in spellings.items() for tokens in some)
         self.ahead = np.zeros(0)  # by node
         self.likeliest = np.zeros(0, dtype=np.int64)
+        self.ends: dict[tuple[Context, int], list[End]] = {}  # of late: what is asked in one frame is asked in the next
 
     def look_ahead(self, worth: np.ndarray) -> None:
         """worth: of each word by itself, by id."""
         self.ahead, self.likeliest = self.tree.best(worth)
+        self.ends = {}
 
 
 class End(NamedTuple):
@@ -94,7 +98,7 @@ class End(NamedTuple):
 
     word: str | None  # None before the first, and where there is none
     label: int
-    worth: float  # of the prefix, with the word's in place of the look-ahead
+    gain: float  # what the word adds to the prefix's base
     context: Context
     past: int  # of the context, a hash: all that matters of the words so far
 
@@ -108,29 +112,16 @@ class Words:
     __slots__ = ("among", "base", "bonus", "context", "ends", "history", "label", "more", "node", "past")
 
     def __init__(
-        self, among: Vocabulary, node: int, base: float, context: Context, history: tuple | None, more: Vocabulary | None,
-        label: int, past: int,
+        self, among: Vocabulary, node: int, base: float, bonus: float, context: Context, history: tuple | None,
+        more: Vocabulary | None, label: int, past: int,
     ):  # fmt: skip
-        self.among, self.node, self.base, self.context = among, node, base, context
+        self.among, self.node, self.base, self.bonus, self.context = among, node, base, bonus, context
         self.history, self.more, self.label, self.past = history, more, label, past
-        self.bonus = base + float(among.ahead[node]) if node != ROOT else base
         self.ends: list[End] | None = None
 
     @property
     def future(self) -> int:
         return int(_future(np.array([self.past], dtype=np.uint64), np.array([self.node]))[0])
-
-
-class Begun(NamedTuple):
-    """A way to read a prefix whose last token begins a word."""
-
-    of: int
-    among: Vocabulary
-    node: int
-    end: End  # the word before
-    label: int
-    past: int
-    bonus: float
 
 
 class WordGuide:
@@ -191,64 +182,72 @@ class WordGuide:
             alone = UNKNOWN_WORTH if self._unknown is None else float(self.model.score([()], [self._unknown])[0][0])
             more.look_ahead(np.full(len(new), self.weight * alone + self.bonus))
         start = self.model.start
-        return Words(self.vocabulary, ROOT, 0.0, start, None, more, 0, _past(start))
+        return Words(self.vocabulary, ROOT, 0.0, 0.0, start, None, more, 0, _past(start))
 
     def extend(self, prefixes: Sequence[Words], tokens: Sequence[int]) -> Ways:
-        n, tokens = len(prefixes), np.asarray(tokens, dtype=np.int64)
-        node = np.fromiter((prefix.node for prefix in prefixes), dtype=np.int64, count=n)
+        tokens = np.asarray(tokens, dtype=np.int64)
+        node = np.array([prefix.node for prefix in prefixes], dtype=np.int64)
         new = self._begins[tokens] | (node == ROOT)
-        # Most extensions go on with a word, and many of them nowhere: they are what a beam spends its time on.
-        on = np.flatnonzero(~new)
+        ways = self._further(prefixes, node, tokens, np.flatnonzero(~new))
+        new = np.flatnonzero(new)
+        self._end([prefixes[p] for p in new.tolist()])
+        for among in dict.fromkeys([self.vocabulary, *(prefix.more for prefix in prefixes if prefix.more)]):
+            ways = ways.beside(self._begin(among, prefixes, tokens, new))
+        return ways
+
+    def _further(self, prefixes: Sequence[Words], node: np.ndarray, tokens: np.ndarray, on: np.ndarray) -> Ways:
+        """The word goes on.  Most extensions are such, and many lead nowhere: they are what a beam spends its time on."""
         children = self.vocabulary.tree.children
-        child = np.fromiter((children.get(key, -1) for key in edge(node[on], tokens[on]).tolist()), dtype=np.int64, count=len(on))
+        child = np.array([children.get(key, -1) for key in edge(node[on], tokens[on]).tolist()], dtype=np.int64)
         worth = self.vocabulary.ahead[child]
         for at, p in enumerate(on.tolist()):
-            if prefixes[p].among.private:
-                among = prefixes[p].among
+            if (among := prefixes[p].among).private:
                 child[at] = among.tree.step(prefixes[p].node, int(tokens[p]))
                 worth[at] = among.ahead[child[at]]
         there = child >= 0
         on, child, worth = on[there], child[there], worth[there]
-        bonus = worth + np.fromiter((prefixes[p].base for p in on.tolist()), dtype=np.float64, count=len(on))
-        begun = self._begin(prefixes, tokens, np.flatnonzero(new).tolist())
+        of = on.tolist()
+        bonus = worth + np.array([prefixes[p].base for p in of], dtype=np.float64)
+        past = np.array([prefixes[p].past for p in of], dtype=np.uint64)
 
-        def further(way: int) -> Words:
-            prefix = prefixes[on[way]]
-            node = int(child[way])
-            return Words(prefix.among, node, prefix.base, prefix.context, prefix.history, prefix.more, 0, prefix.past)
+        def view(way: int) -> Words:
+            old = prefixes[of[way]]
+            return Words(
+                old.among, int(child[way]), old.base, float(bonus[way]), old.context, old.history, old.more, 0, old.past
+            )
 
-        def anew(way: int) -> Words:
-            of, among, node, end, label, past, _ = begun[way]
-            prefix = prefixes[of]
+        return Ways(on, bonus, np.zeros(len(on), dtype=np.int64), _future(past, child), view)
+
+    def _begin(self, among: Vocabulary, prefixes: Sequence[Words], tokens: np.ndarray, asked: np.ndarray) -> Ways:
+        """The next word, one of `among`, begins with the token; behind each word that ends in the prefix."""
+        start = self._start(among)
+        firsts = {token: among.tree.step(ROOT, token) for token in set(tokens[asked].tolist())}
+        of, node, ends = [], [], []  # a way each
+        for p, token in zip(asked.tolist(), tokens[asked].tolist(), strict=True):
+            prefix, child = prefixes[p], firsts[token]
+            if among.private and prefix.more is not among:
+                continue
+            if child < 0 and prefix.node == ROOT and start is not None:
+                child = among.tree.step(start, token)
+            if child >= 0:
+                some = prefix.ends
+                of += [p] * len(some)
+                node += [child] * len(some)
+                ends += some
+        begun = np.array(node, dtype=np.int64)
+        base = np.array([prefixes[p].base + end.gain for p, end in zip(of, ends, strict=True)], dtype=np.float64)
+        bonus = base + among.ahead[begun]
+        label = 2 * np.array([end.label for end in ends], dtype=np.int64) + among.private
+        # Nodes of two trees are not the same.
+        past = np.array([end.past for end in ends], dtype=np.uint64) ^ np.uint64(among.private)
+
+        def view(way: int) -> Words:
+            prefix, end = prefixes[of[way]], ends[way]
             history = prefix.history if end.word is None else (prefix.history, end.word)
-            return Words(among, node, end.worth, end.context, history, prefix.more, label, past)
+            worth = float(base[way]), float(bonus[way])
+            return Words(among, node[way], *worth, end.context, history, prefix.more, int(label[way]), int(past[way]))
 
-        past = np.fromiter((prefixes[p].past for p in on.tolist()), dtype=np.uint64, count=len(on))
-        old = Ways(on, bonus, np.zeros(len(on), dtype=np.int64), _future(past, child), further)
-        of, label, start = (np.array([getattr(way, name) for way in begun], dtype=np.int64) for name in ("of", "label", "node"))
-        worth = np.array([way.bonus for way in begun], dtype=np.float64)
-        past = np.array([way.past for way in begun], dtype=np.uint64)
-        return old.beside(Ways(of, worth, label, _future(past, start), anew))
-
-    def _begin(self, prefixes: Sequence[Words], tokens: np.ndarray, asked: Sequence[int]) -> list[Begun]:
-        """The next word begins with the token; behind each word that ends in the prefix."""
-        self._end([prefixes[p] for p in asked if self._begins[tokens[p]]])
-        found = []
-        for p in asked:
-            prefix, token = prefixes[p], int(tokens[p])
-            for among in (self.vocabulary, prefix.more) if prefix.more else (self.vocabulary,):
-                node = among.tree.step(ROOT, token)
-                ends = prefix.ends
-                if prefix.node == ROOT:
-                    if node < 0 and (start := self._start(among)) is not None:
-                        node = among.tree.step(start, token)
-                    ends = (End(None, 0, prefix.base, prefix.context, prefix.past),)
-                if node >= 0:
-                    ahead = among.ahead[node]
-                    for end in ends:
-                        past = end.past ^ among.private  # nodes of two trees are not the same
-                        found.append(Begun(p, among, node, end, 2 * end.label + among.private, past, end.worth + ahead))
-        return found
+        return Ways(np.array(of, dtype=np.int64), bonus, label, _future(past, begun), view)
 
     def _start(self, among: Vocabulary) -> int | None:
         """Where a text's first word begins, if that is not the root."""
@@ -257,25 +256,30 @@ class WordGuide:
 
     def _end(self, prefixes: Sequence[Words]) -> None:
         """Find the words that end in each of `prefixes`, and what they are worth there."""
-        asked, contexts, ids = [], [], []
+        found: dict[tuple[Vocabulary, Context, int], list[End]] = {}
         for prefix in prefixes:
             if prefix.ends is None:
-                prefix.ends = []
-                for word in prefix.among.tree.words.get(prefix.node, ()):
-                    if prefix.among.private and self._unknown is None:
-                        self._add_end(prefix, word, UNKNOWN_WORTH, ())
-                    else:
-                        asked.append((prefix, word))
-                        contexts.append(prefix.context)
-                        ids.append(self._unknown if prefix.among.private else word)
-        if asked:
-            worth, after = self.model.score(contexts, ids)
-            for (prefix, word), w, context in zip(asked, worth.tolist(), after, strict=True):
-                self._add_end(prefix, word, w, context)
-
-    def _add_end(self, prefix: Words, word: int, log_prob: float, context: Context) -> None:
-        worth = prefix.base + self.weight * log_prob + self.bonus
-        prefix.ends.append(End(prefix.among.texts[word], 1 + word, worth, context, _past(context)))
+                among, context, node = prefix.among, prefix.context, prefix.node
+                prefix.ends = among.ends.get((context, node))
+                if node == ROOT:
+                    prefix.ends = [End(None, 0, 0.0, context, prefix.past)]
+                elif prefix.ends is None:
+                    prefix.ends = found.setdefault((among, context, node), [])
+        asked = [(key, word) for key in found for word in key[0].tree.words.get(key[2], ())]
+        known = [n for n, ((among, *_), _) in enumerate(asked) if not among.private or self._unknown is not None]
+        worth, after = [UNKNOWN_WORTH] * len(asked), [()] * len(asked)
+        if known:
+            ids = [self._unknown if asked[n][0][0].private else asked[n][1] for n in known]
+            scores, contexts = self.model.score([asked[n][0][1] for n in known], ids)
+            for n, score, context in zip(known, scores.tolist(), contexts, strict=True):
+                worth[n], after[n] = score, context
+        for (key, word), score, context in zip(asked, worth, after, strict=True):
+            gain = self.weight * score + self.bonus
+            found[key].append(End(key[0].texts[word], 1 + word, gain, context, _past(context)))
+        for (among, context, node), ends in found.items():  # at last, for other threads may look
+            if len(among.ends) >= ENDS:
+                among.ends.clear()
+            among.ends[context, node] = ends
 
     def finish(self, prefixes: Sequence[Words]) -> list[Words]:
         """With the last word and `</s>`; a text whose last word is none keeps it, far behind."""
@@ -285,15 +289,16 @@ class WordGuide:
         closing = iter(self.model.score([end.context for end in flat], [self.model.ids[END]] * len(flat))[0].tolist())
         found = []
         for prefix, ends in zip(prefixes, whole, strict=True):
-            ways = [end._replace(worth=end.worth + self.weight * next(closing)) for end in ends]
-            best = max(ways, key=lambda end: end.worth)
+            ways = [end._replace(gain=end.gain + self.weight * next(closing)) for end in ends]
+            best = max(ways, key=lambda end: end.gain)
             history = prefix.history if best.word is None else (prefix.history, best.word)
-            found.append(Words(self.vocabulary, ROOT, best.worth, best.context, history, prefix.more, 0, best.past))
+            worth = prefix.base + best.gain
+            found.append(Words(self.vocabulary, ROOT, worth, worth, best.context, history, prefix.more, 0, best.past))
         return found
 
     def _no_word(self, prefix: Words) -> End:
         between = prefix.node in (ROOT, self._start(prefix.among))
-        return End(None, 0, prefix.base + (0.0 if between else UNFINISHED), prefix.context, prefix.past)
+        return End(None, 0, 0.0 if between else UNFINISHED, prefix.context, prefix.past)
 
     def words(self, prefix: Words) -> tuple[str, ...] | None:
         if self._spelt:

@@ -181,6 +181,19 @@ def test_other_weights_are_another_guide(lm):
     assert again.score == pytest.approx(max(exhaustive(CHARS, x[0]).values()))
 
 
+@pytest.mark.parametrize("room", [1, 1 << 15])
+def test_what_a_guide_remembers_of_ends_changes_nothing(lm, monkeypatch, room):
+    monkeypatch.setattr("samba_asr.decoding.words.ENDS", room)
+    used = WordGuide(PHONES, lm, weight=WEIGHT, bonus=BONUS)
+    other = used.weighted(weight=2.0, bonus=0.1)
+    for seed in range(6):
+        x = frames(seed, 2, 9, 6, sharpness=1.0)
+        new = WordGuide(PHONES, lm, weight=WEIGHT, bonus=BONUS)
+        for guide, fresh in ((used, new), (other, new.weighted(weight=2.0, bonus=0.1))):
+            assert offline(PrefixBeam(16, guide=guide), x, [9, 7]) == offline(PrefixBeam(16, guide=fresh), x, [9, 7])
+            assert len(guide.vocabulary.ends) <= room
+
+
 def test_guides_add_up(lm):
     """Twice the same guide with half of the weights is the guide."""
     whole, half = (WordGuide(CHARS, lm, weight=w, bonus=w) for w in (0.8, 0.4))
