@@ -50,14 +50,20 @@ class _Flip(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, rows: Tensor) -> Tensor:
         ctx.save_for_backward(rows)
-        return x.reshape(-1, *x.shape[2:]).index_select(0, rows).view(x.shape)
+        return _reordered(x, rows)
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
         (rows,) = ctx.saved_tensors
-        return gradient.reshape(-1, *gradient.shape[2:]).index_select(0, rows).view(gradient.shape), None
+        return _reordered(gradient, rows), None
 
 
 def flip(x: Tensor, blocks: Blocks) -> Tensor:
     """x (b, t, ...) with time reversed inside each block."""
+    if not torch.is_grad_enabled():  # a live step is short, and an autograd function costs as much as what it does there
+        return _reordered(x, blocks.rows)
     return _Flip.apply(x, blocks.rows)
+
+
+def _reordered(x: Tensor, rows: Tensor) -> Tensor:
+    return x.reshape(-1, *x.shape[2:]).index_select(0, rows).view(x.shape)
