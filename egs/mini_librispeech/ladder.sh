@@ -9,10 +9,15 @@ shared=../../../shared
 steps=${STEPS:-2000}
 exp=exp/ladder-$steps
 rows=(base half mamba2 mamba oneway deep wide characters pieces pieces8 nomasks nospeed tract noise filter rooms nodropout dropout
-  noema nomiddle crctc decoder voices labels pretrain teacher crf)
+  noema nomiddle crctc decoder voices morevoices synthetic reallast labels pretrain teacher crf all allhalf allcrf)
 [ -d "$shared/data/LibriSpeech" ] || { echo "error: $shared/data/LibriSpeech is not there: the speech that this trains on" >&2 && exit 1; }
 source ../setup.sh train,lm,lexicon,label,tts
 export OMP_NUM_THREADS=1
+
+books=data/tts_books/train.jsonl
+helped="model.mixer.name=mamba2 model.layers=2 model.d_model=144 model.self_conditioning=[1] model.dropout=0 augment.time_masks=0
+  augment.freq_masks=0 augment.speed=[1.0] data.train=[data/train.jsonl,$books]"
+sharpened=(--config crf optim.lr=1e-3 optim.warmup=50 train.easy_epochs=0 train.max_steps=$((steps / 2)))
 
 options() { # ROW: what it changes
   case $1 in
@@ -35,13 +40,19 @@ options() { # ROW: what it changes
   noema) echo train.ema=0 ;;
   nomiddle) echo "model.self_conditioning=[]" ;;
   decoder) echo model.decoder.layers=1 loss.decoder=0.3 ;;
-  voices) echo "data.train=[data/train.jsonl,data/tts_books/train.jsonl]" ;;
+  voices) echo "data.train=[data/train.jsonl,$books]" ;;
+  morevoices) echo "data.train=[data/train.jsonl,$books,$books,$books]" ;;
+  synthetic) echo "data.train=[$books]" train.max_steps=$((steps / 2)) ;;
+  reallast) echo --init "$exp/synthetic/model" train.easy_epochs=0 train.max_steps=$((steps / 2)) ;;
   labels) echo "data.train=[data/train.jsonl,data/labelled.jsonl]" ;;
-  crf) echo --init "$exp/half/model" --config crf optim.lr=1e-3 optim.warmup=50 train.easy_epochs=0 train.max_steps=$((steps / 2)) ;;
+  crf) echo "--init $exp/half/model ${sharpened[*]}" ;;
   pretrain) echo --init-encoder "$exp/pretraining/model" train.max_steps=$((steps / 2)) ;;
   teacher) echo data.teacher=data/teacher loss.teacher=1 ;;
   characters) echo tokenizer.kind=char ;;
   pieces) echo tokenizer.kind=bpe ;;
+  all) echo "$helped" ;; # what makes so short a run better, together
+  allhalf) echo "$helped" train.max_steps=$((steps / 2)) ;;
+  allcrf) echo "--init $exp/allhalf/model $helped ${sharpened[*]}" ;;
   pieces8) echo tokenizer.kind=bpe model.subsampling=8 ;;
   *) echo "error: no row $1: ${rows[*]}" >&2 && return 1 ;;
   esac
@@ -53,7 +64,8 @@ common=(--config model/tiny train/cpu mini_librispeech phones model.decoder.laye
 
 before() { # ROW: what it needs first
   case $1 in
-  voices) [ -f data/tts_books/train.jsonl ] || samba-asr prepare "$shared/data/tts_books/manifest.jsonl" --out data/tts_books ;;
+  allcrf) row allhalf ;;
+  voices | morevoices | synthetic | all*) [ -f $books ] || samba-asr prepare "$shared/data/tts_books/manifest.jsonl" --out data/tts_books ;;
   pretrain)
     samba-asr pretrain --exp "$exp/pretraining" --config model/tiny train/cpu mini_librispeech "data.train=[data/train.jsonl]" \
       data.batch_seconds=30 optim.lr=2e-3 optim.warmup=150 train.max_steps=$((steps / 2))
@@ -65,6 +77,7 @@ before() { # ROW: what it needs first
       samba-asr augment label data/unlabelled/unlabelled-1h.jsonl --whisper --confidence 0.55 --out data/labelled.jsonl
     ;;
   crf) row half ;;
+  reallast) row synthetic ;;
   teacher) samba-asr augment teach data/train.jsonl --out data/teacher ;;
   esac
 }
