@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What each idea is worth: small models from nothing (1.0 M parameters, phones), all with the same steps and the same test, one thing
 # changed at a time.  WER of dev-5h with the box's trigram and lexicon.
-#   egs/mini_librispeech/ladder.sh [ROW...]       default: all rows, some 10 minutes of one core each; then the table
+#   egs/mini_librispeech/ladder.sh [ROW...]       default: all rows, some 10 minutes of one core each; then the table and a picture of it
 # Called again, it goes on where it was.  STEPS=N: other steps than 2000, in another folder.  Rows at once: call it twice with other rows.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -11,7 +11,7 @@ exp=exp/ladder-$steps
 rows=(base half mamba2 mamba oneway deep wide characters pieces pieces8 nomasks nospeed tract noise filter rooms nodropout dropout
   noema nomiddle crctc decoder voices morevoices synthetic reallast labels pretrain teacher crf all allhalf allcrf)
 [ -d "$shared/data/LibriSpeech" ] || { echo "error: $shared/data/LibriSpeech is not there: the speech that this trains on" >&2 && exit 1; }
-source ../setup.sh train,lm,lexicon,label,tts
+source ../setup.sh train,lm,lexicon,label,tts,plot
 export OMP_NUM_THREADS=1
 
 books=data/tts_books/train.jsonl
@@ -119,7 +119,28 @@ from_base() { # FOLDER: the difference and its interval, on the same redrawn tes
     sed -n 's/^difference \([-+0-9.]*\), 95 % interval \(\[[^]]*\]\).*/\1 \2/p'
 }
 
+picture() { # TABLE PNG: how far each row is from the base
+  python - "$@" <<'END'
+import re, sys
+from pathlib import Path
+from samba_asr import plot
+line = re.compile(r"\| (\w+) \|.*\| ([-+\d.]+) \[([-+\d.]+), ([-+\d.]+)\] \|")
+found = [(m[1], *map(float, m.groups()[1:])) for m in map(line.match, Path(sys.argv[1]).read_text().splitlines()) if m]
+found = sorted((row for row in found if row[1] < 20), key=lambda row: -row[1])  # what learned nothing is off the sheet
+names, far, low, high = zip(*found)
+sheet = plot.figure(7, 1 + 0.24 * len(found))
+axes = sheet.subplots()
+bars = [[a - b for a, b in zip(far, low)], [b - a for a, b in zip(far, high)]]
+axes.errorbar(far, names, xerr=bars, fmt="o", markersize=4, capsize=2)
+axes.axvline(0, color="grey", linewidth=0.8)
+axes.set_xlabel("WER against the base, points (95 %); left is better")
+axes.grid(axis="x", alpha=0.3)
+plot.save(sheet, Path(sys.argv[2]))
+END
+}
+
 [ -f data/train.jsonl ] || samba-asr prepare mini_librispeech --out data
 [ $# -gt 0 ] || set -- "${rows[@]}"
 for name in "$@"; do row "$name"; done
-table
+table | tee "$exp/table.md"
+if [ "$(grep -c ' \[' "$exp/table.md")" -gt 0 ]; then picture "$exp/table.md" "$exp/ladder.png"; fi
