@@ -116,7 +116,7 @@ table() {
 from_base() { # FOLDER: the difference and its interval, on the same redrawn test sets
   [ "$1" != "$exp/base" ] && [ -f "$exp/base/wer.txt" ] || return 0
   samba-asr score --ref data/dev.jsonl --hyp "$1/decode/hyp.txt" --baseline "$exp/base/decode/hyp.txt" |
-    sed -n 's/^difference \([-+0-9.]*\), 95 % interval \(\[[^]]*\]\).*/\1 \2/p'
+    sed -n 's/^difference \([-+0-9.]*\), 95 % interval \[ \([^]]*\) \].*/\1 [\2]/p'
 }
 
 picture() { # TABLE PNG: how far each row is from the base
