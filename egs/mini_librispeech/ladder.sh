@@ -15,8 +15,8 @@ source ../setup.sh train,lm,lexicon,label,tts,plot
 export OMP_NUM_THREADS=1
 
 books=data/tts_books/train.jsonl
-helped="model.mixer.name=mamba2 model.layers=2 model.d_model=144 model.self_conditioning=[1] model.dropout=0 augment.time_masks=0
-  augment.freq_masks=0 augment.speed=[1.0] data.train=[data/train.jsonl,$books]"
+helped=(model.mixer.name=mamba model.mixer.d_state=16 model.layers=2 model.d_model=144 "model.self_conditioning=[1]" model.dropout=0
+  augment.time_masks=0 augment.freq_masks=0 "augment.speed=[1.0]" "data.train=[data/train.jsonl,$books]")
 sharpened=(--config crf optim.lr=1e-3 optim.warmup=50 train.easy_epochs=0 train.max_steps=$((steps / 2)))
 
 options() { # ROW: what it changes
@@ -50,9 +50,9 @@ options() { # ROW: what it changes
   teacher) echo data.teacher=data/teacher loss.teacher=1 ;;
   characters) echo tokenizer.kind=char ;;
   pieces) echo tokenizer.kind=bpe ;;
-  all) echo "$helped" ;; # what makes so short a run better, together
-  allhalf) echo "$helped" train.max_steps=$((steps / 2)) ;;
-  allcrf) echo "--init $exp/allhalf/model $helped ${sharpened[*]}" ;;
+  all) echo "${helped[*]}" ;; # what makes so short a run better, together
+  allhalf) echo "${helped[*]}" train.max_steps=$((steps / 2)) ;;
+  allcrf) echo "--init $exp/allhalf/model ${helped[*]} ${sharpened[*]}" ;;
   pieces8) echo tokenizer.kind=bpe model.subsampling=8 ;;
   *) echo "error: no row $1: ${rows[*]}" >&2 && return 1 ;;
   esac
