@@ -127,6 +127,8 @@ from samba_asr import plot
 line = re.compile(r"\| (\w+) \|.*\| ([-+\d.]+) \[([-+\d.]+), ([-+\d.]+)\] \|")
 found = [(m[1], *map(float, m.groups()[1:])) for m in map(line.match, Path(sys.argv[1]).read_text().splitlines()) if m]
 found = sorted((row for row in found if row[1] < 20), key=lambda row: -row[1])  # what learned nothing is off the sheet
+if not found:
+    sys.exit()
 names, far, low, high = zip(*found)
 sheet = plot.figure(7, 1 + 0.24 * len(found))
 axes = sheet.subplots()
@@ -143,4 +145,4 @@ END
 [ $# -gt 0 ] || set -- "${rows[@]}"
 for name in "$@"; do row "$name"; done
 table | tee "$exp/table.md"
-if [ "$(grep -c ' \[' "$exp/table.md")" -gt 0 ]; then picture "$exp/table.md" "$exp/ladder.png"; fi
+picture "$exp/table.md" "$exp/ladder.png"

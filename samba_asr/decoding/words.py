@@ -106,7 +106,8 @@ class End(NamedTuple):
 class Words:
     """A guide's view: where in which tree the last word stands, and what came before it.
 
-    base: what the prefix is worth but for the word that is being said.  more: words that this session alone knows.
+    base: what the prefix is worth but for the word that is being said; bonus: with the best that this word can still become.
+    more: words that this session alone knows.
     """
 
     __slots__ = ("among", "base", "bonus", "context", "ends", "history", "label", "more", "node", "past")
@@ -260,26 +261,32 @@ class WordGuide:
         for prefix in prefixes:
             if prefix.ends is None:
                 among, context, node = prefix.among, prefix.context, prefix.node
-                prefix.ends = among.ends.get((context, node))
                 if node == ROOT:
                     prefix.ends = [End(None, 0, 0.0, context, prefix.past)]
-                elif prefix.ends is None:
+                elif (known := among.ends.get((context, node))) is not None:
+                    prefix.ends = known
+                else:
                     prefix.ends = found.setdefault((among, context, node), [])
-        asked = [(key, word) for key in found for word in key[0].tree.words.get(key[2], ())]
-        known = [n for n, ((among, *_), _) in enumerate(asked) if not among.private or self._unknown is not None]
-        worth, after = [UNKNOWN_WORTH] * len(asked), [()] * len(asked)
-        if known:
-            ids = [self._unknown if asked[n][0][0].private else asked[n][1] for n in known]
-            scores, contexts = self.model.score([asked[n][0][1] for n in known], ids)
-            for n, score, context in zip(known, scores.tolist(), contexts, strict=True):
-                worth[n], after[n] = score, context
-        for (key, word), score, context in zip(asked, worth, after, strict=True):
-            gain = self.weight * score + self.bonus
-            found[key].append(End(key[0].texts[word], 1 + word, gain, context, _past(context)))
+        asked = []
+        for (among, context, node), ends in found.items():
+            for word in among.tree.words.get(node, ()):
+                if among.private and self._unknown is None:
+                    ends.append(self._ended(among, word, UNKNOWN_WORTH, ()))
+                else:
+                    asked.append((ends, among, context, word))
+        if asked:
+            ids = [self._unknown if among.private else word for _, among, _, word in asked]
+            scores, after = self.model.score([context for _, _, context, _ in asked], ids)
+            for (ends, among, _, word), score, context in zip(asked, scores.tolist(), after, strict=True):
+                ends.append(self._ended(among, word, score, context))
         for (among, context, node), ends in found.items():  # at last, for other threads may look
             if len(among.ends) >= ENDS:
                 among.ends.clear()
             among.ends[context, node] = ends
+
+    def _ended(self, among: Vocabulary, word: int, log_prob: float, context: Context) -> End:
+        """context: behind the word."""
+        return End(among.texts[word], 1 + word, self.weight * log_prob + self.bonus, context, _past(context))
 
     def finish(self, prefixes: Sequence[Words]) -> list[Words]:
         """With the last word and `</s>`; a text whose last word is none keeps it, far behind."""
@@ -297,7 +304,7 @@ class WordGuide:
         return found
 
     def _no_word(self, prefix: Words) -> End:
-        between = prefix.node in (ROOT, self._start(prefix.among))
+        between = prefix.node == self._start(prefix.among)
         return End(None, 0, 0.0 if between else UNFINISHED, prefix.context, prefix.past)
 
     def words(self, prefix: Words) -> tuple[str, ...] | None:

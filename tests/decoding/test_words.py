@@ -194,6 +194,19 @@ def test_what_a_guide_remembers_of_ends_changes_nothing(lm, monkeypatch, room):
             assert len(guide.vocabulary.ends) <= room
 
 
+def test_what_was_asked_once_is_not_asked_again(lm, monkeypatch):
+    asked, score = [], lm.score
+    monkeypatch.setattr(lm, "score", lambda contexts, words: asked.extend(words) or score(contexts, words))
+    guide = WordGuide(PHONES, lm, weight=WEIGHT, bonus=BONUS)
+    rounds = []
+    for _ in range(2):
+        asked.clear()
+        offline(PrefixBeam(16, guide=guide), frames(1, 2, 12, 6, sharpness=1.0), [12, 9])
+        rounds.append([word for word in asked if word != lm.ids["</s>"]])  # ends of texts are not remembered
+    assert rounds[0]
+    assert not rounds[1]
+
+
 def test_guides_add_up(lm):
     """Twice the same guide with half of the weights is the guide."""
     whole, half = (WordGuide(CHARS, lm, weight=w, bonus=w) for w in (0.8, 0.4))
