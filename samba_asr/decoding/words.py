@@ -29,7 +29,7 @@ SHIFT = 20  # bits of a token in the number of an edge
 UNKNOWN_WORTH = -15.0
 """ln p of a word that the language model lacks, where it has no `<unk>` either."""
 ENDS = 1 << 15
-"""Nodes and contexts whose ends a vocabulary remembers, some 15 MB of them, before it begins anew."""
+"""Nodes and contexts whose ends a vocabulary remembers, some 20 MB of them, before it begins anew."""
 UNFINISHED = -50.0
 """Nats that a text loses whose last word is none: behind all others, but not away if there is no other."""
 
