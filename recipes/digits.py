@@ -15,11 +15,7 @@ from samba_asr.errors import UserError
 DEV_SPEAKERS = ("af_bella", "am_adam")
 
 
-def prepare(
-    source: Path | None,
-    out: Path,
-    options: PrepareOptions = DEFAULTS,
-) -> dict[str, Path]:
+def prepare(source: Path | None, out: Path, options: PrepareOptions = DEFAULTS) -> dict[str, Path]:
     """source: the folder of `manifest.jsonl`; None: egs/digits/data of the checkout."""
     source = Path(source) if source is not None else local_source()
     if source is None:

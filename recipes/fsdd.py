@@ -16,13 +16,7 @@ TEST = 5  # n below this: test
 DEV = 10  # n below this, and not test: dev
 
 
-def prepare(
-    source: Path | None,
-    out: Path,
-    options: PrepareOptions = DEFAULTS,
-    *,
-    dev: bool = True,
-) -> dict[str, Path]:
+def prepare(source: Path | None, out: Path, options: PrepareOptions = DEFAULTS, *, dev: bool = True) -> dict[str, Path]:
     """source: the folder of the recordings `{digit}_{speaker}_{n}.wav`, or the one above it; None: `shared/data/fsdd`
     in, or beside, the present folder or one above.  dev: hold out 5 <= n < 10 as `dev`; otherwise they are training."""
     source = source or local_source()

@@ -20,11 +20,7 @@ SUBSETS = ("train-clean-100", *EVALUATION)
 
 
 def prepare(
-    source: Path | None,
-    out: Path,
-    options: PrepareOptions = DEFAULTS,
-    *,
-    subsets: Sequence[str] = SUBSETS,
+    source: Path | None, out: Path, options: PrepareOptions = DEFAULTS, *, subsets: Sequence[str] = SUBSETS
 ) -> dict[str, Path]:
     """source: the folder of the subsets (LibriSpeech/), or None: downloaded to `out/download`.
 

@@ -19,11 +19,7 @@ HELD_OUT = ("1970", "3664", "6272")  # speakers of train-clean-5; in the other c
 _CUT = {"train": "train-5h", "dev": "dev-5h", "test": "test-5h"}
 
 
-def prepare(
-    source: Path | None,
-    out: Path,
-    options: PrepareOptions = DEFAULTS,
-) -> dict[str, Path]:
+def prepare(source: Path | None, out: Path, options: PrepareOptions = DEFAULTS) -> dict[str, Path]:
     """source: the folder of train-clean-5 and dev-clean-2, or of train-5h, dev-5h and test-5h.  None: `local_source()`
     if there is one, else a download to `out/download` (460 MB)."""
     source = source or local_source()

@@ -17,9 +17,25 @@ import samba_asr
 from samba_asr.errors import UserError
 
 COMMANDS = (
-    "prepare", "augment", "pretrain", "train", "curves", "average", "decode", "score", "transcribe", "align", "explain",
-    "calibrate", "lm", "serve", "stream", "mic", "bench", "doctor",
-)  # fmt: skip
+    "prepare",
+    "augment",
+    "pretrain",
+    "train",
+    "curves",
+    "average",
+    "decode",
+    "score",
+    "transcribe",
+    "align",
+    "explain",
+    "calibrate",
+    "lm",
+    "serve",
+    "stream",
+    "mic",
+    "bench",
+    "doctor",
+)
 
 
 def parser() -> argparse.ArgumentParser:

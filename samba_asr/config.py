@@ -157,7 +157,9 @@ class TrainConfig:
     device: str = "auto"  # auto | cpu | cuda | cuda:1
     dtype: str = "auto"  # auto | float32 | bfloat16: of matrix products; weights and scans stay float32
     epochs: int = 30
-    easy_epochs: int = 0  # the first ones without augmentation, dropout and blocks: CTC finds its first alignments sooner
+    easy_epochs: int = (
+        0  # the first ones without augmentation, dropout and blocks: CTC finds its first alignments sooner
+    )
     max_steps: int = 0  # 0: no limit
     max_minutes: float = 0.0  # 0: no limit; the schedule then follows the clock
     ema: float = 0.0  # decay of the averaged weights; 0: none
@@ -202,29 +204,41 @@ class EndpointConfig:
     silence: float = 2.4  # of it, before anything is said
     pause: float = 1.2  # of silence behind words
     longest: float = 20.0  # then the segment is cut between two words
-    confidence: float = 0.0  # 0 to 1; of a segment whose words have less on the average (one alone: 1.4 times it) nothing is told
+    confidence: float = (
+        0.0  # 0 to 1; of a segment whose words have less on the average (one alone: 1.4 times it) nothing is told
+    )
 
 
 @dataclass(frozen=True)
 class DecodeConfig:
     method: str = "greedy"  # greedy | beam
     beam: int = 8  # prefixes kept
-    prune: float = 10.0  # nats that a prefix may be worse than the best to be made longer; fewer: faster, and less exact
+    prune: float = (
+        10.0  # nats that a prefix may be worse than the best to be made longer; fewer: faster, and less exact
+    )
     block: int = -1  # encoder block in frames (of 40 ms, model.subsampling=4); -1: the model's max_block
-    overlap: float = 0.0  # share of a block that is heard again with the next: so much is seen behind every frame, at more work
+    overlap: float = (
+        0.0  # share of a block that is heard again with the next: so much is seen behind every frame, at more work
+    )
     lm: str = ""  # n-gram of words for the beam, ARPA or KenLM's binary: a path, or a name in the model's folder
     lm_weight: float = 0.5  # of its logarithms
     word_bonus: float = 2.0  # nats a word: a language model alone prefers few words
     words: str = ""  # file of the words that may be recognised, one a line; default all that the language model has
     lexicon: str = ""  # more pronunciations, for a model of phones: Kaldi's lexicon.txt
-    neural_lm: str = ""  # folder of a Mamba language model: in the beam where it has the model's units, else over the n-best
+    neural_lm: str = (
+        ""  # folder of a Mamba language model: in the beam where it has the model's units, else over the n-best
+    )
     neural_weight: float = 0.3  # of its logarithms
-    hotwords: str = ""  # file of phrases that are expected, one a line, with a weight of its own behind a colon or without
+    hotwords: str = (
+        ""  # file of phrases that are expected, one a line, with a weight of its own behind a colon or without
+    )
     hotword_weight: float = 1.5  # nats a unit of a phrase
     rescore: float = 0.0  # weight of the decoder in the second pass, 0 to 1; 0: CTC alone
     nbest: int = 1
     vad: str = ""  # energy | silero: what neither holds is not heard, live and in transcribe; "": everything is
-    endpoint: EndpointConfig = field(default_factory=EndpointConfig)  # live and in transcribe; `samba-asr decode` has utterances
+    endpoint: EndpointConfig = field(
+        default_factory=EndpointConfig
+    )  # live and in transcribe; `samba-asr decode` has utterances
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,9 @@ def render(result: Result, name: str, form: str) -> str:
             f"{i}\n{_clock(start, ',')} --> {_clock(end, ',')}\n{text}" for i, (start, end, text) in enumerate(cues, 1)
         )
     if form == "vtt":
-        return "\n\n".join(["WEBVTT", *(f"{_clock(start, '.')} --> {_clock(end, '.')}\n{text}" for start, end, text in cues)])
+        return "\n\n".join(
+            ["WEBVTT", *(f"{_clock(start, '.')} --> {_clock(end, '.')}\n{text}" for start, end, text in cues)]
+        )
     raise ValueError(f"format {form!r}: one of {', '.join(FORMATS)}")
 
 

@@ -123,4 +123,6 @@ def _cached(path: Path, by: dict[str, Any]) -> dict[str, Label]:
             return found
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path}:{number}: not a label: delete the file, and they are made anew") from None
-    raise UserError(f"{path} holds labels of another model or search ({entry['model']}): delete it, or choose another --out")
+    raise UserError(
+        f"{path} holds labels of another model or search ({entry['model']}): delete it, or choose another --out"
+    )

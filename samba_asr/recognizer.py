@@ -91,9 +91,13 @@ class Recognizer:
 
     @classmethod
     def load(
-        cls, folder: Path | str | None = None, *, device: str = "auto", settings: Sequence[str] = (),
+        cls,
+        folder: Path | str | None = None,
+        *,
+        device: str = "auto",
+        settings: Sequence[str] = (),
         sure: Callable[[Evidence], float] | None = None,
-    ) -> Recognizer:  # fmt: skip
+    ) -> Recognizer:
         """Read a model folder, or one of those in the box by its name (default: english).
 
         device: auto (CUDA where there is one), cpu, cuda, cuda:1.
@@ -119,9 +123,7 @@ class Recognizer:
         """The tokenizer with all words of decode.lexicon; seconds of work, and for hotwords alone."""
         return tokenizer_of(self._loaded, self.decode)
 
-    def stream(
-        self, rate: int | None = None, *, latency_ms: float | None = None, hotwords: Phrases = None
-    ) -> Stream:
+    def stream(self, rate: int | None = None, *, latency_ms: float | None = None, hotwords: Phrases = None) -> Stream:
         """A new session for audio of `rate` samples a second (default the model's).
 
         latency_ms: audio in one encoder block, a multiple of 40; the text lags by at most this.  None: the setting of the
@@ -251,7 +253,10 @@ class Recognizer:
 
     def _log_probs(self, found: list[tuple[Tensor, Tensor]]) -> list[np.ndarray]:
         with torch.inference_mode():
-            return [self.model.ctc(frames, lengths)[0][0, : int(lengths[0])].float().cpu().numpy() for frames, lengths in found]
+            return [
+                self.model.ctc(frames, lengths)[0][0, : int(lengths[0])].float().cpu().numpy()
+                for frames, lengths in found
+            ]
 
 
 class Stream:
@@ -341,5 +346,7 @@ def box_folder(model: Path | str | None = None) -> Path:
     if name in names:
         return box / name
     if model is None:
-        raise UserError("this installation carries no model: name one with --model FOLDER (egs/digits/run.sh trains one)")
+        raise UserError(
+            "this installation carries no model: name one with --model FOLDER (egs/digits/run.sh trains one)"
+        )
     raise UserError(f"{model}: neither a folder nor a model in the box ({', '.join(names) or 'which is empty'})")

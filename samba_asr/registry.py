@@ -1,11 +1,11 @@
 """Names for interchangeable parts: one dict and a decorator.
 
-    mixers = Registry("mixer")
+mixers = Registry("mixer")
 
-    @mixers.register("mamba2")
-    class Mamba2(StreamingModule): ...
+@mixers.register("mamba2")
+class Mamba2(StreamingModule): ...
 
-    mixers.build("mamba2", d_model=144, config=MixerConfig())
+mixers.build("mamba2", d_model=144, config=MixerConfig())
 """
 
 from __future__ import annotations

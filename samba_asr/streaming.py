@@ -156,9 +156,7 @@ def tail(x: Tensor, lengths: Tensor | None, width: int) -> Tensor:
     return take_time(x, lengths[:, None] + torch.arange(width, device=x.device))  # (b, width, d)
 
 
-def concat(
-    first: tuple[Tensor, Tensor] | None, second: tuple[Tensor, Tensor] | None
-) -> tuple[Tensor, Tensor] | None:
+def concat(first: tuple[Tensor, Tensor] | None, second: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor] | None:
     """Join two ragged pieces (y (b, t, d), lengths (b,)) along time, row by row; None is an empty piece."""
     if first is None or second is None:
         return second if first is None else first

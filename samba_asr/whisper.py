@@ -36,7 +36,9 @@ class Whisper:
             raise missing_extra(PACKAGES.get(error.name, error.name), "label") from error
         logging.getLogger("faster_whisper").setLevel(logging.WARNING)  # or it says of every utterance how long it is
         kind = "int8" if device == "cpu" else "float16"
-        self.model = WhisperModel(str(get_model_path()), device=device.split(":")[0], compute_type=kind, cpu_threads=threads)
+        self.model = WhisperModel(
+            str(get_model_path()), device=device.split(":")[0], compute_type=kind, cpu_threads=threads
+        )
 
     def read(self, samples: np.ndarray) -> Reading:
         """samples: (s,) float32 in [-1, 1] at 16 kHz.  Greedy."""
@@ -44,7 +46,7 @@ class Whisper:
             self.model.transcribe(
                 samples, language="en", beam_size=1, temperature=0.0, condition_on_previous_text=False
             )[0]
-        )  # fmt: skip
+        )
         if not segments:
             return Reading("", 0.0)
         tokens = [len(segment.tokens) for segment in segments]

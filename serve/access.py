@@ -106,7 +106,12 @@ async def drain(receive: Receive) -> None:
 def _write_down(scope: Scope, status: int, seconds: float) -> None:
     """The path without its query, where a token may stand."""
     client = (scope.get("client") or ("",))[0]
-    fields = {"method": scope.get("method", "WEBSOCKET"), "path": scope["path"][:200], "status": status, "client": client}
+    fields = {
+        "method": scope.get("method", "WEBSOCKET"),
+        "path": scope["path"][:200],
+        "status": status,
+        "client": client,
+    }
     logger.info("request", extra={"fields": {**fields, "seconds": round(seconds, 3)}})
 
 

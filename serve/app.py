@@ -83,9 +83,13 @@ METRICS: list[tuple[str, str, str, Callable[[list[Engine]], float]]] = [
     ("steps_total", "counter", "steps of the model", lambda es: es[0].counts.ticks),
     ("step_rows_total", "counter", "sessions in those steps", lambda es: es[0].counts.rows),
     ("step_seconds_total", "counter", "time of those steps", lambda es: round(es[0].counts.busy, 3)),
-    ("lag_seconds", "gauge", "most audio that waits in a session",
-     lambda es: max((s.backlog for e in es for s in e.sessions[:]), default=0)),
-]  # fmt: skip
+    (
+        "lag_seconds",
+        "gauge",
+        "most audio that waits in a session",
+        lambda es: max((s.backlog for e in es for s in e.sessions[:]), default=0),
+    ),
+]
 """Name, type, help, and the value of a model's engines: those of old weights share the counts of the first."""
 
 
@@ -96,8 +100,9 @@ async def metrics(request: Request) -> PlainTextResponse:
     refused = models.refused + sum(models.engine(name).counts.refused for name in models.names)
     found = [
         "# HELP samba_asr_sessions_rejected_total sessions refused for want of room",
-        "# TYPE samba_asr_sessions_rejected_total counter", f"samba_asr_sessions_rejected_total {refused}",
-    ]  # fmt: skip
+        "# TYPE samba_asr_sessions_rejected_total counter",
+        f"samba_asr_sessions_rejected_total {refused}",
+    ]
     for name, kind, told, value in METRICS:
         found += [f"# HELP samba_asr_{name} {told}", f"# TYPE samba_asr_{name} {kind}"]
         found += [f'samba_asr_{name}{{model="{model}"}} {value(models.engines(model))}' for model in models.names]

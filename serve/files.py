@@ -29,17 +29,22 @@ MEDIA = {"text": "text/plain", "srt": "application/x-subrip", "vtt": "text/vtt"}
 
 
 @router.post(
-    "/v1/audio/transcriptions", responses={
+    "/v1/audio/transcriptions",
+    responses={
         **REFUSALS,
         200: {"content": {kind: {} for kind in ("application/json", "text/event-stream", *MEDIA.values())}},
     },
-)  # fmt: skip
+)
 async def transcriptions(
     request: Request,
     file: Annotated[UploadFile, File(description="audio of any format")],
-    model: Annotated[str, Form(description="as /v1/models names it; others, such as whisper-1, are the service's first")] = "",
+    model: Annotated[
+        str, Form(description="as /v1/models names it; others, such as whisper-1, are the service's first")
+    ] = "",
     response_format: Annotated[Literal["json", "text", "verbose_json", "srt", "vtt"], Form()] = "json",
-    latency_ms: Annotated[float | None, Form(gt=0, description="encoder latency; the longest if it is not given")] = None,
+    latency_ms: Annotated[
+        float | None, Form(gt=0, description="encoder latency; the longest if it is not given")
+    ] = None,
     stream: Annotated[bool, Form(description="server-sent events, a segment each")] = False,
     prompt: Annotated[str, Form(description="ignored", max_length=10_000)] = "",
     language: Annotated[str, Form(description="ignored", max_length=20)] = "",
@@ -88,7 +93,9 @@ class Uploads:
     def give(self) -> None:
         self._free += 1
 
-    def run(self, work: Callable[..., Result], tell: Callable[[Segment], bool] = lambda segment: True) -> asyncio.Future[Result]:
+    def run(
+        self, work: Callable[..., Result], tell: Callable[[Segment], bool] = lambda segment: True
+    ) -> asyncio.Future[Result]:
         """Work in the place that was taken, which is free again when it is over.
 
         tell: called in the thread with each segment; False ends the work there, as the end of the service does.

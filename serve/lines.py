@@ -36,10 +36,13 @@ class NdJson(Response):
 
 
 @router.post(
-    "/v1/transcribe/stream", response_class=NdJson, responses=protocol.REFUSALS, openapi_extra={
+    "/v1/transcribe/stream",
+    response_class=NdJson,
+    responses=protocol.REFUSALS,
+    openapi_extra={
         "requestBody": {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
     },
-)  # fmt: skip
+)
 @router.put("/v1/transcribe/stream", include_in_schema=False)  # as curl -T sends it
 async def lines(request: Request, asked: Annotated[protocol.Audio, Query()]) -> Response:
     """Raw audio in, messages out, a line each."""

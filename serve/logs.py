@@ -1,6 +1,6 @@
 """What the service writes down: one line an event, as text or as JSON.  Never audio, never what was said, never a token.
 
-    logger.info("session over", extra={"fields": {"session": "3f2a", "seconds": 12.5}})
+logger.info("session over", extra={"fields": {"session": "3f2a", "seconds": 12.5}})
 """
 
 from __future__ import annotations

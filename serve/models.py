@@ -66,7 +66,13 @@ class Models:
         return [engine for of, engine in every if name in (None, of)]
 
     def open(
-        self, listener: Listener, rate: int, *, name: str = "", latency_ms: float | None = None, hotwords: Phrases = None
+        self,
+        listener: Listener,
+        rate: int,
+        *,
+        name: str = "",
+        latency_ms: float | None = None,
+        hotwords: Phrases = None,
     ) -> LiveSession:
         """A new session, as `Engine.open`."""
         self.engine(name)  # a wrong one is told before there is no room
@@ -89,7 +95,9 @@ class Models:
                     recognizer = _load(name, folder, self.settings)
                 except Exception as error:
                     reason = str(error) if isinstance(error, UserError) else repr(error)
-                    logger.error("model not read anew: the old one stays", extra={"fields": {"model": name, "reason": reason}})
+                    logger.error(
+                        "model not read anew: the old one stays", extra={"fields": {"model": name, "reason": reason}}
+                    )
                     continue
                 with self._lock:
                     if self._closed:
@@ -112,4 +120,3 @@ class Models:
             thread.start()
         for thread in threads:
             thread.join()
-

@@ -1,13 +1,13 @@
 """The messages of `WS /v1/stream`: audio goes up as binary frames, all else is JSON with a `type`.
 
-    up     start {model, sample_rate, encoding, latency_ms, words, hotwords}      optional, before the first audio
-           flush {id} | ping | stop
-    down   ready {session, model, sample_rate, encoding, latency_ms}
-           partial {segment, text, stable, until}   what is being said; `stable` of it will not change
-           final {segment, start, end, until, text, confidence, words}       all audio before `until` is told
-           quiet {until}            nothing was said since the last final: all audio before `until` is told
-           lag {seconds}            so much of the client's audio waits for the model
-           flushed {id} | pong | error {code, message, retry_after} | done {seconds}
+up     start {model, sample_rate, encoding, latency_ms, words, hotwords}      optional, before the first audio
+       flush {id} | ping | stop
+down   ready {session, model, sample_rate, encoding, latency_ms}
+       partial {segment, text, stable, until}   what is being said; `stable` of it will not change
+       final {segment, start, end, until, text, confidence, words}       all audio before `until` is told
+       quiet {until}            nothing was said since the last final: all audio before `until` is told
+       lag {seconds}            so much of the client's audio waits for the model
+       flushed {id} | pong | error {code, message, retry_after} | done {seconds}
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def parse(text: str) -> Start | Flush | Ping | Stop:
         where = ".".join(str(part) for part in first["loc"])
         raise UserError(f"message: {where + ': ' if where else ''}{first['msg']}") from None
     except (ValueError, RecursionError):
-        raise UserError("message: not JSON; write {\"type\": \"flush\"}, or send audio as a binary message") from None
+        raise UserError('message: not JSON; write {"type": "flush"}, or send audio as a binary message') from None
 
 
 class Samples:
@@ -102,10 +102,14 @@ class Samples:
 def final(segment: Segment, number: int, words: bool) -> dict[str, Any]:
     sure = [word.confidence for word in segment.words]
     message: dict[str, Any] = {
-        "type": "final", "segment": number, "start": segment.start, "end": segment.end, "until": segment.until,
+        "type": "final",
+        "segment": number,
+        "start": segment.start,
+        "end": segment.end,
+        "until": segment.until,
         "text": segment.text,
         "confidence": round(sum(sure) / len(sure), 4) if sure else 0.0,
-    }  # fmt: skip
+    }
     if words:
         message["words"] = [word.entry() for word in segment.words]
     return message

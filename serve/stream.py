@@ -103,9 +103,13 @@ class Audio:
             return
         live.cancel()
         told = {
-            "session": self.id, "kind": self.KIND, "model": self.model, "outcome": self.outcome,
-            "audio_seconds": round(self.seconds, 3), "seconds": round(time.monotonic() - self.began, 3),
-        }  # fmt: skip
+            "session": self.id,
+            "kind": self.KIND,
+            "model": self.model,
+            "outcome": self.outcome,
+            "audio_seconds": round(self.seconds, 3),
+            "seconds": round(time.monotonic() - self.began, 3),
+        }
         logger.info("session over", extra={"fields": told})
 
 
@@ -143,10 +147,16 @@ class Session(Audio):
         """Open it, and say so."""
         self.words = asked.words
         latency = self.open(asked)
-        self.out.put({
-            "type": "ready", "session": self.id, "model": self.model, "sample_rate": asked.sample_rate,
-            "encoding": asked.encoding, "latency_ms": latency,
-        })  # fmt: skip
+        self.out.put(
+            {
+                "type": "ready",
+                "session": self.id,
+                "model": self.model,
+                "sample_rate": asked.sample_rate,
+                "encoding": asked.encoding,
+                "latency_ms": latency,
+            }
+        )
 
 
 class TooLong(UserError):
@@ -225,7 +235,9 @@ async def stream(socket: WebSocket) -> None:
     await socket.accept()
     client = Client(socket, socket.app.state.models, settings)
     listening = asyncio.create_task(client.listen())
-    listening.add_done_callback(lambda task: task.cancelled() or task.exception())  # that the client is gone is no error
+    listening.add_done_callback(
+        lambda task: task.cancelled() or task.exception()
+    )  # that the client is gone is no error
     speaking = asyncio.create_task(_until_over(client, listening))
     try:
         await speaking

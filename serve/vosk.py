@@ -1,7 +1,7 @@
 """The dialect of vosk-server, which hundreds of clients speak: `WS /vosk`, and `WS /` where they look for it.
 
-    up     {"config": {"sample_rate": 16000, "words": 1, "phrase_list": [...]}}, optional; 16-bit audio; {"eof": 1}
-    down   one reply a message: {"partial": text}, or {"text": text, "result": [{word, start, end, conf}]} when a segment is over
+up     {"config": {"sample_rate": 16000, "words": 1, "phrase_list": [...]}}, optional; 16-bit audio; {"eof": 1}
+down   one reply a message: {"partial": text}, or {"text": text, "result": [{word, start, end, conf}]} when a segment is over
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ class Ear(Audio):
         found: dict[str, Any] = {"text": " ".join(s.text for s in segments)}
         if words:
             found["result"] = [
-                {"conf": w.confidence, "end": w.end, "start": w.start, "word": w.text} for s in segments for w in s.words
+                {"conf": w.confidence, "end": w.end, "start": w.start, "word": w.text}
+                for s in segments
+                for w in s.words
             ]
         return found
 
@@ -87,7 +89,7 @@ async def vosk(socket: WebSocket) -> None:
             if data is None:
                 told = json.loads(message.get("text") or "")
                 if not isinstance(told, dict):
-                    raise UserError("a message is an object, such as {\"eof\": 1}")
+                    raise UserError('a message is an object, such as {"eof": 1}')
                 if "config" in told:
                     asked = Asked.model_validate(told["config"])
                     continue

@@ -6,6 +6,7 @@ source "$root/egs/setup.sh" test
 cd "$root"
 
 ruff check .
+ruff format --check .
 # The processes share the cores, so each takes one thread.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 exec python -m pytest -n auto --maxprocesses 8 --dist worksteal "$@"

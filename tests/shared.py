@@ -17,4 +17,6 @@ def shared(path: str) -> Path | None:
 
 def needs_shared(path: str):
     """Mark a test that needs ../shared/`path`."""
-    return pytest.mark.skipif(shared(path) is None, reason=f"../shared/{path} is not here (it is not part of the project)")
+    return pytest.mark.skipif(
+        shared(path) is None, reason=f"../shared/{path} is not here (it is not part of the project)"
+    )

@@ -147,7 +147,9 @@ def test_a_service_that_is_full_or_asks_for_a_token(recognizer):  # noqa: F811
         service.stop()
 
 
-@pytest.mark.parametrize(("url", "message"), [("http://x", "begins with ws://"), ("ws://127.0.0.1:9", "no service there")])
+@pytest.mark.parametrize(
+    ("url", "message"), [("http://x", "begins with ws://"), ("ws://127.0.0.1:9", "no service there")]
+)
 def test_no_service(url, message):
     with pytest.raises(UserError, match=message):
         Client(url)
@@ -159,7 +161,12 @@ def test_what_the_service_refuses(service):
 
 
 def test_hostile_sockets_harm_nobody(service, recognizer):  # noqa: F811
-    for data in (b"", b"\x00" * 1000, b"GET /v1/stream HTTP/1.1\r\n\r\n", b"POST / HTTP/1.1\r\nContent-Length: -5\r\n\r\n"):
+    for data in (
+        b"",
+        b"\x00" * 1000,
+        b"GET /v1/stream HTTP/1.1\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: -5\r\n\r\n",
+    ):
         with socket.create_connection(("127.0.0.1", service.port)) as s:
             s.sendall(data)
     half = socket.create_connection(("127.0.0.1", service.port))  # says nothing

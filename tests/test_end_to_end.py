@@ -11,10 +11,21 @@ from samba_asr.data.manifest import read_manifest
 from tests.shared import needs_shared, shared
 
 TINY = [
-    "model.d_model=32", "model.layers=2", "model.mixer.headdim=16", "model.mixer.d_state=8", "model.subsampling_channels=4",
-    "model.decoder.layers=1", "model.decoder.d_model=32", "model.decoder.headdim=16", "model.decoder.d_state=8",
-    "loss.decoder=0.3", "tokenizer.kind=char", "data.batch_seconds=30", "optim.warmup=3", "optim.lr=2e-3",
-]  # fmt: skip
+    "model.d_model=32",
+    "model.layers=2",
+    "model.mixer.headdim=16",
+    "model.mixer.d_state=8",
+    "model.subsampling_channels=4",
+    "model.decoder.layers=1",
+    "model.decoder.d_model=32",
+    "model.decoder.headdim=16",
+    "model.decoder.d_state=8",
+    "loss.decoder=0.3",
+    "tokenizer.kind=char",
+    "data.batch_seconds=30",
+    "optim.warmup=3",
+    "optim.lr=2e-3",
+]
 
 
 def run(*args) -> None:
@@ -30,8 +41,21 @@ def whole_job(data: Path, folder: Path, audio: str, capsys) -> dict:
     assert "validation WER" in log
     assert "ref " in log
     run("average", "--exp", exp, "--out", model)
-    for name, settings in (("greedy", []), ("second-pass", ["decode.method=beam", "decode.rescore=0.3", "decode.block=8"])):
-        run("decode", "--model", model, "--data", data / "test.jsonl", "--out", folder / name, "--streaming-check", *settings)
+    for name, settings in (
+        ("greedy", []),
+        ("second-pass", ["decode.method=beam", "decode.rescore=0.3", "decode.block=8"]),
+    ):
+        run(
+            "decode",
+            "--model",
+            model,
+            "--data",
+            data / "test.jsonl",
+            "--out",
+            folder / name,
+            "--streaming-check",
+            *settings,
+        )
     capsys.readouterr()
     run("transcribe", "--model", model, "--format", "json", audio)
     assert json.loads(capsys.readouterr().out)["audio"] == audio
@@ -52,7 +76,9 @@ def test_on_the_corpus_in_the_repository(tmp_path, capsys):
 def test_on_real_speech(tmp_path, capsys):
     """One chapter of each of a few speakers of LibriSpeech, in its own layout, short utterances."""
     for part in ("train-5h", "dev-5h", "test-5h"):
-        speakers = sorted(p for p in shared(f"data/LibriSpeech/{part}").iterdir() if p.is_dir())[: 4 if part == "train-5h" else 1]
+        speakers = sorted(p for p in shared(f"data/LibriSpeech/{part}").iterdir() if p.is_dir())[
+            : 4 if part == "train-5h" else 1
+        ]
         for speaker in speakers:
             chapter = sorted(p for p in speaker.iterdir() if p.is_dir())[0]
             target = tmp_path / "LibriSpeech" / part / speaker.name / chapter.name

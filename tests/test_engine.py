@@ -59,8 +59,12 @@ def alone(recognizer, samples, rate=16000, latency_ms=None):  # noqa: F811
 def test_sessions_together_read_what_each_reads_alone(engine, overlap, monkeypatch):
     monkeypatch.setattr(engine.recognizer.model.acoustic.encoder, "overlap", overlap)
     rng = np.random.default_rng(0)
-    clients = [(rate, ms, noise(2.0 + n / 3, rate, n)) for n, (rate, ms) in enumerate(
-        [(16000, 320), (8000, 640), (44100, 320), (16000, None), (48000, 40), (16000, 320)])]  # fmt: skip
+    clients = [
+        (rate, ms, noise(2.0 + n / 3, rate, n))
+        for n, (rate, ms) in enumerate(
+            [(16000, 320), (8000, 640), (44100, 320), (16000, None), (48000, 40), (16000, 320)]
+        )
+    ]
     ears = [Ear() for _ in clients]
 
     def speak(ear, rate, ms, samples):
@@ -102,7 +106,16 @@ def test_with_blocks_that_overlap_there_is_news_with_every_hop(engine, monkeypat
     monkeypatch.setattr(engine.recognizer.model.acoustic.encoder, "overlap", 0.75)
     session = engine.open(Ear(), 16000, latency_ms=640)  # a block of 16 frames of 640 samples, then 4 at a time
     with engine.lock:
-        for fed, waiting, due in [(0, 15, 0), (0, 16, 1), (4, 11, 0), (4, 12, 1), (16, 3, 0), (16, 4, 1), (21, 2, 0), (21, 3, 1)]:
+        for fed, waiting, due in [
+            (0, 15, 0),
+            (0, 16, 1),
+            (4, 11, 0),
+            (4, 12, 1),
+            (16, 3, 0),
+            (16, 4, 1),
+            (21, 2, 0),
+            (21, 3, 1),
+        ]:
             session.fed, session.waiting = fed, 640 * waiting
             assert session.due() == bool(due), (fed, waiting)
         session.waiting = 0
@@ -228,7 +241,9 @@ def test_a_long_file_does_not_keep_a_live_session_waiting(engine):
 def test_what_an_engine_cannot_be(recognizer):  # noqa: F811
     with pytest.raises(UserError, match="give 1 or more"):
         Engine(recognizer, max_sessions=0)
-    gated = Recognizer(LoadedModel(recognizer.model, recognizer.tokenizer, recognizer.config), DecodeConfig(vad="energy"))
+    gated = Recognizer(
+        LoadedModel(recognizer.model, recognizer.tokenizer, recognizer.config), DecodeConfig(vad="energy")
+    )
     with pytest.raises(UserError, match=r"decode.vad=energy"):
         Engine(gated)
 

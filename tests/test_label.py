@@ -59,7 +59,9 @@ def test_they_are_made_once_and_selected_anew(place, monkeypatch):
     cache.write_text("".join(json.dumps(line) + "\n" for line in [by, *lines[:-2]]))  # interrupted
     heard = []
     stream = Recognizer.stream
-    monkeypatch.setattr(Recognizer, "stream", lambda self, *args, **more: heard.append(1) or stream(self, *args, **more))
+    monkeypatch.setattr(
+        Recognizer, "stream", lambda self, *args, **more: heard.append(1) or stream(self, *args, **more)
+    )
     sure = sorted(line["confidence"] for line in lines)
     call(place, "--confidence", sure[-2], "--shortest", 1)
     assert len(heard) == 2

@@ -19,17 +19,16 @@ from samba_asr.config import AugmentConfig
 from samba_asr.errors import UserError
 
 NOISES = ("white", "pink", "brown", "babble")  # babble last: it needs other utterances
-BACKGROUND_DB = (-100.0, -30.0)  # power of what is heard where nobody speaks, full scale being 0: 16-bit zeros to a loud fan
+BACKGROUND_DB = (
+    -100.0,
+    -30.0,
+)  # power of what is heard where nobody speaks, full scale being 0: 16-bit zeros to a loud fan
 TELEPHONE = 8000  # samples a second
 DIRECT_DB = (0.0, 12.0)  # in a room drawn by augment_waveform: direct sound over all that follows it
 
 
 def augment_waveform(
-    samples: np.ndarray,
-    rate: int,
-    config: AugmentConfig,
-    rng: np.random.Generator,
-    others: Sequence[np.ndarray] = (),
+    samples: np.ndarray, rate: int, config: AugmentConfig, rng: np.random.Generator, others: Sequence[np.ndarray] = ()
 ) -> np.ndarray:
     """One augmented copy of an utterance: speed, room, background before and behind, noise over it all, telephone, volume.
 

@@ -52,7 +52,9 @@ class LogMel(StreamingModule):
         state = tail(x, lengths, self.window_size - self.stride)
         if t == 0:
             return Step(x.new_zeros(x.shape[0], 0, self.bank.shape[0]), lengths // self.stride, state)
-        with torch.autocast(x.device.type, enabled=False):  # powers span 10 decades: bfloat16 would drown the quiet ones
+        with torch.autocast(
+            x.device.type, enabled=False
+        ):  # powers span 10 decades: bfloat16 would drown the quiet ones
             frames = x[..., 0].unfold(1, self.window_size, self.stride) * self.window  # (b, t, window)
             spectrum = torch.fft.rfft(frames, self.n_fft)  # (b, t, f)
             power = torch.view_as_real(spectrum).square().sum(-1)

@@ -78,7 +78,9 @@ class Microphone:
                 self._waiting -= len(block)
                 late = self._waiting / self.rate
             if late > PATIENCE:
-                raise UserError(f"{late:.0f} s of audio wait: this machine is too slow for the model; try a higher --latency-ms")
+                raise UserError(
+                    f"{late:.0f} s of audio wait: this machine is too slow for the model; try a higher --latency-ms"
+                )
             yield block
 
     def _hear(self, data: np.ndarray, frames: int, time, status) -> None:

@@ -65,7 +65,9 @@ class Silero:
 
     def __init__(self, rate: int):
         if rate not in (8000, 16000):
-            raise UserError(f"decode.vad=silero hears 8000 or 16000 samples a second, this model {rate}: use decode.vad=energy")
+            raise UserError(
+                f"decode.vad=silero hears 8000 or 16000 samples a second, this model {rate}: use decode.vad=energy"
+            )
         self.rate, self.block, self.context = rate, rate // 1000 * 32, rate // 1000 * 4
         self._network = _silero()
 
@@ -89,7 +91,9 @@ def _silero():
 
     if find_spec("silero_vad") is None:
         raise missing_extra("silero-vad", "vad")
-    return onnx.session(resources.files("silero_vad") / "data" / "silero_vad.onnx", "vad")  # too small a network for more cores
+    return onnx.session(
+        resources.files("silero_vad") / "data" / "silero_vad.onnx", "vad"
+    )  # too small a network for more cores
 
 
 DETECTORS = {"energy": Energy, "silero": Silero}
@@ -121,7 +125,9 @@ class Gate:
         """Hear more, (s,) of any length; what has become known to be worth hearing."""
         self._rest = np.concatenate([self._rest, samples])
         block, count = self.detector.block, len(self._rest) // self.detector.block
-        pieces = list(_joined(piece for n in range(count) for piece in self._block(self._rest[n * block : (n + 1) * block])))
+        pieces = list(
+            _joined(piece for n in range(count) for piece in self._block(self._rest[n * block : (n + 1) * block]))
+        )
         self._rest = self._rest[count * block :]
         return pieces
 

@@ -76,7 +76,9 @@ def main(
             forward = _seconds(work.run, chosen, rounds)
         train = _seconds(lambda: _train(work), chosen, rounds)
     except Exception as error:
-        if backend not in peer_ops.PEERS.get(op, {}) and not isinstance(error, RuntimeError | UserError | NotImplementedError):
+        if backend not in peer_ops.PEERS.get(op, {}) and not isinstance(
+            error, RuntimeError | UserError | NotImplementedError
+        ):
             raise
         return {"left_out": " ".join(str(error).split())[:120]}
     memory = max(0.0, peak_memory()["gpu_memory" if chosen.type == "cuda" else "memory"] - before)

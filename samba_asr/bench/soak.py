@@ -54,7 +54,14 @@ class Soak:
         """texts: of each clip, by the recogniser alone."""
         library = websockets()
         self._connect, self._broken = library.asyncio.client.connect, (library.exceptions.WebSocketException, OSError)
-        self.url, self.pid, self.clips, self.texts, self.rate, self.latency_ms = url, pid, clips, texts, rate, latency_ms
+        self.url, self.pid, self.clips, self.texts, self.rate, self.latency_ms = (
+            url,
+            pid,
+            clips,
+            texts,
+            rate,
+            latency_ms,
+        )
         self.tally = Tally()
 
     async def run(self, clients: int, seconds: float, every: float, tell: Callable[[Tally], None]) -> Tally:

@@ -18,9 +18,14 @@ from samba_asr.bench.measure import answer
 
 
 def main(
-    model: str, overrides: list[str], audio: list[list], device: str, latency_ms: int, rounds: int = 1,
+    model: str,
+    overrides: list[str],
+    audio: list[list],
+    device: str,
+    latency_ms: int,
+    rounds: int = 1,
     snr_db: float | None = None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Recognise `audio`, [[path, start, duration], ...], and say how fast it went.
 
     latency_ms: 0 for whole utterances at the model's largest block, else that of a live session that is fed so much at a

@@ -18,7 +18,9 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "seconds and how sure the model is that it is spoken there (1 is certain).",
     )
     parser.add_argument("audio", metavar="AUDIO", help="an audio file of any format")
-    parser.add_argument("text", metavar="TEXT", help="what is spoken in it, in the model's spelling; - reads standard input")
+    parser.add_argument(
+        "text", metavar="TEXT", help="what is spoken in it, in the model's spelling; - reads standard input"
+    )
     parser.add_argument("--model", type=Path, metavar="DIR", help=MODEL_HELP)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
     parser.add_argument("--format", default="text", choices=FORMATS, help="default: text")

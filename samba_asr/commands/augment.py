@@ -14,7 +14,9 @@ EVERY = 10.0  # seconds between lines of progress
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
-    parser = subparsers.add_parser("augment", help="more to train on: pseudo-labels, synthetic speech, a teacher's frames")
+    parser = subparsers.add_parser(
+        "augment", help="more to train on: pseudo-labels, synthetic speech, a teacher's frames"
+    )
     kinds = parser.add_subparsers(dest="augment", metavar="WHAT", required=True)
     _add_label(kinds)
     _add_tts(kinds)
@@ -31,14 +33,22 @@ def _add_label(kinds) -> None:
         "in no time.  Where the manifest has texts, they are not used, but the word error rate of what is kept is told.",
     )
     parser.add_argument("data", type=Path, metavar="MANIFEST", help="utterances, JSONL; their texts may be empty")
-    parser.add_argument("--out", type=Path, required=True, metavar="MANIFEST", help="the sure ones, with their new texts")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="MANIFEST", help="the sure ones, with their new texts"
+    )
     parser.add_argument("--model", type=Path, metavar="DIR", help=MODEL_HELP)
     parser.add_argument(
-        "--whisper", action="store_true", help="Whisper tiny.en reads in place of a model of ours (the extra label; no download)"
+        "--whisper",
+        action="store_true",
+        help="Whisper tiny.en reads in place of a model of ours (the extra label; no download)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
     parser.add_argument(
-        "--confidence", type=float, default=0.8, metavar="P", help="least mean of the words' confidences (default: %(default)s)"
+        "--confidence",
+        type=float,
+        default=0.8,
+        metavar="P",
+        help="least mean of the words' confidences (default: %(default)s)",
     )
     parser.add_argument("--shortest", type=int, default=3, metavar="N", help="least words (default: %(default)s)")
     add_settings(parser)
@@ -67,9 +77,12 @@ def run_label(args: argparse.Namespace) -> int:
     progress = Progress(len(utterances), "utterances")
     found = labels(teacher, utterances, args.out.with_name(f"{args.out.name}.labels.jsonl"), progress)
     kept = [
-        u for u in utterances
-        if u.id in found and found[u.id].confidence >= args.confidence and len(found[u.id].text.split()) >= args.shortest
-    ]  # fmt: skip
+        u
+        for u in utterances
+        if u.id in found
+        and found[u.id].confidence >= args.confidence
+        and len(found[u.id].text.split()) >= args.shortest
+    ]
     if not kept:
         raise UserError(f"none of {len(utterances)} utterances is as sure as --confidence {args.confidence:g}")
     write_manifest(args.out, [replace(u, text=found[u.id].text) for u in kept])
@@ -89,12 +102,18 @@ def _add_tts(kinds) -> None:
         "the voices of --voices, each speaker a blend of up to three of them; without, hibari with its one voice, many times as "
         "fast.  Interrupted, it goes on where it was.  For several processors, one command each with --shard 0/2, --shard 1/2.",
     )
-    parser.add_argument("text", type=Path, metavar="TEXT", help="a sentence a line, in letters alone; plain or .gz, .xz, .bz2")
+    parser.add_argument(
+        "text", type=Path, metavar="TEXT", help="a sentence a line, in letters alone; plain or .gz, .xz, .bz2"
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where audio and manifest.jsonl go")
     parser.add_argument("--voices", type=Path, metavar="NPZ", help="Kokoro's styles, (510, 256) each, by name")
     parser.add_argument("--speakers", type=int, default=400, metavar="N", help="blends of the voices (default: 400)")
-    parser.add_argument("--sentences", type=int, metavar="N", help="so many of the text, drawn by --seed (default: all)")
-    parser.add_argument("--words", type=int, nargs=2, default=(5, 40), metavar="N", help="a sentence has (default: 5 to 40)")
+    parser.add_argument(
+        "--sentences", type=int, metavar="N", help="so many of the text, drawn by --seed (default: all)"
+    )
+    parser.add_argument(
+        "--words", type=int, nargs=2, default=(5, 40), metavar="N", help="a sentence has (default: 5 to 40)"
+    )
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="default: 1")
     parser.add_argument("--shard", default="0/1", metavar="I/N", help="the I-th part of N (default: 0/1, all)")
     parser.set_defaults(run=run_tts)
@@ -111,7 +130,9 @@ def run_tts(args: argparse.Namespace) -> int:
     said |= {"voices": str(args.voices), "speakers": args.speakers if args.voices else 1}
     tts.claim(args.out, said)
     manifest = args.out / ("manifest.jsonl" if parts == 1 else f"manifest.{part}.jsonl")
-    hours = tts.speak(voice, {n: sentences[n] for n in mine}, args.out, manifest, args.seed, Progress(len(mine), "sentences"))
+    hours = tts.speak(
+        voice, {n: sentences[n] for n in mine}, args.out, manifest, args.seed, Progress(len(mine), "sentences")
+    )
     print(f"{hours:.2f} hours of speech: {manifest}")
     return 0
 
@@ -170,4 +191,8 @@ class Progress:
         self._told = now
         rate = (done - self._first) / max(now - self._began, 1e-9)
         left = (self.total - done) / rate
-        print(f"{done}/{self.total} {self.what}, {rate:.2f} a second, left {left / 60:.0f} min", file=sys.stderr, flush=True)
+        print(
+            f"{done}/{self.total} {self.what}, {rate:.2f} a second, left {left / 60:.0f} min",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -34,10 +34,15 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     chosen.add_argument("--last", type=int, metavar="N", help="the last N checkpoints")
     chosen.add_argument("files", type=Path, nargs="*", default=[], metavar="epoch-NNN.pt", help="these checkpoints")
     parser.add_argument(
-        "--with", type=Path, nargs="+", default=[], metavar="MODEL", dest="models",
+        "--with",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="MODEL",
+        dest="models",
         help="and take the mean of that and these models, folders or of the box: such as the one that the run began with, which "
         "keeps what fine-tuning forgets (M. Wortsman et al., Robust fine-tuning of zero-shot models, 2022)",
-    )  # fmt: skip
+    )
     parser.add_argument("--bfloat16", action="store_true", help="write matrices in half the bytes")
     parser.set_defaults(run=run)
     return parser

@@ -18,9 +18,13 @@ def add_common(parser: argparse.ArgumentParser) -> None:
 def add_service(parser: argparse.ArgumentParser) -> None:
     """What is asked of a service: by which model it hears what, and how much of it."""
     parser.add_argument("--model", type=Path, metavar="FOLDER", help=MODEL_HELP)
-    parser.add_argument("--data", type=Path, metavar="MANIFEST", help="utterances to speak (default: the digits of the recipe)")
+    parser.add_argument(
+        "--data", type=Path, metavar="MANIFEST", help="utterances to speak (default: the digits of the recipe)"
+    )
     add_settings(parser)
-    parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="that each client speaks (default: 10)")
+    parser.add_argument(
+        "--seconds", type=float, default=10.0, metavar="S", help="that each client speaks (default: 10)"
+    )
     parser.add_argument("--latency-ms", type=float, default=640.0, metavar="N", help="default: 640")
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:1 (default: %(default)s)")
 

@@ -68,7 +68,13 @@ def run(args: argparse.Namespace) -> int:
 
     threads = args.threads or torch.get_num_threads()
     device = choose_device(args.device)
-    report = {"device": str(device), "hardware": hardware(str(device)), "threads": threads, "dtype": args.dtype, "rows": []}
+    report = {
+        "device": str(device),
+        "hardware": hardware(str(device)),
+        "threads": threads,
+        "dtype": args.dtype,
+        "rows": [],
+    }
     if not args.json:
         print(f"{device} ({report['hardware']}), threads: {threads}, {args.dtype}, median of {args.rounds}")
     table = _Table()

@@ -23,8 +23,12 @@ def add_parser(kinds) -> None:
         "its beginning.  differing: texts that are not those of the recogniser alone.",
     )
     add_service(parser)
-    parser.add_argument("--clients", type=int, nargs="+", default=CLIENTS, metavar="N", help="default: 1 4 16 32 48 64 96")
-    parser.add_argument("--max-sessions", type=int, default=64, metavar="N", help="of the service (default: %(default)s)")
+    parser.add_argument(
+        "--clients", type=int, nargs="+", default=CLIENTS, metavar="N", help="default: 1 4 16 32 48 64 96"
+    )
+    parser.add_argument(
+        "--max-sessions", type=int, default=64, metavar="N", help="of the service (default: %(default)s)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 
@@ -50,7 +54,9 @@ def run(args: argparse.Namespace) -> int:
                 print(_line(rows[-1]), flush=True)
             time.sleep(1.0)
     if args.json:
-        print(json.dumps({"hardware": hardware(str(recognizer.model.ctc.linear.weight.device)), "rows": rows}, indent=2))
+        print(
+            json.dumps({"hardware": hardware(str(recognizer.model.ctc.linear.weight.device)), "rows": rows}, indent=2)
+        )
     return 0
 
 

@@ -25,9 +25,12 @@ def add_parser(kinds) -> None:
     parser.add_argument("--minutes", type=float, default=60.0, metavar="M", help="default: 60")
     parser.add_argument("--clients", type=int, default=12, metavar="N", help="at a time (default: %(default)s)")
     parser.add_argument(
-        "--max-sessions", type=int, default=10, metavar="N",
+        "--max-sessions",
+        type=int,
+        default=10,
+        metavar="N",
         help="of the service; below --clients, some are refused (default: %(default)s)",
-    )  # fmt: skip
+    )
     parser.set_defaults(run=run)
 
 
@@ -37,7 +40,9 @@ def run(args: argparse.Namespace) -> int:
     from samba_asr.recognizer import Recognizer
 
     if min(args.minutes, args.clients, args.seconds) <= 0:
-        raise UserError(f"--minutes {args.minutes:g} --clients {args.clients} --seconds {args.seconds:g}: all must be positive")
+        raise UserError(
+            f"--minutes {args.minutes:g} --clients {args.clients} --seconds {args.seconds:g}: all must be positive"
+        )
     recognizer = Recognizer.load(args.model, device=args.device, settings=args.overrides)
     rate, speech = recognizer.rate, clips(args.data, recognizer.rate, args.seconds)
     expected = texts(recognizer, speech, args.latency_ms)

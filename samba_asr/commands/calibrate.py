@@ -55,10 +55,14 @@ def run(args: argparse.Namespace) -> int:
     for name, confidence in {"before": before, "after": after}.items() if not args.test else {"now": before}.items():
         sure = [y for c, y in zip(confidence, right, strict=True) if 0.85 <= c < 0.95]
         told = f", of those with about 0.9: {100 * sum(sure) / len(sure):.0f} % right ({len(sure)})" if sure else ""
-        print(f"{name}: mean confidence {sum(confidence) / len(confidence):.3f}, expected calibration error "
-              f"{expected_error(confidence, right):.3f}{told}")  # fmt: skip
+        print(
+            f"{name}: mean confidence {sum(confidence) / len(confidence):.3f}, expected calibration error "
+            f"{expected_error(confidence, right):.3f}{told}"
+        )
     if args.plot:
-        print(plot_reliability({"before": before, "after": after} if not args.test else {"now": before}, right, args.plot))
+        print(
+            plot_reliability({"before": before, "after": after} if not args.test else {"now": before}, right, args.plot)
+        )
     return 0
 
 

@@ -23,12 +23,18 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         description="Draw what training and validation said at each step, out of log.txt: of one run, or of several to compare "
         "them; also while they train.  Prints the best and the last validation of each.",
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="EXP", help="folder of a run: of train, pretrain or lm mamba")
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="EXP", help="folder of a run: of train, pretrain or lm mamba"
+    )
     parser.add_argument(
         "--out", type=Path, default=Path("curves.png"), metavar="FILE", help=".png, .svg or .pdf (default: %(default)s)"
     )
-    parser.add_argument("--losses", nargs="+", metavar="NAME", help="of training, such as ctc crf (default: loss, their sum)")
-    parser.add_argument("--chain", action="store_true", help="each run begins where the one before it ended: runs by --init")
+    parser.add_argument(
+        "--losses", nargs="+", metavar="NAME", help="of training, such as ctc crf (default: loss, their sum)"
+    )
+    parser.add_argument(
+        "--chain", action="store_true", help="each run begins where the one before it ended: runs by --init"
+    )
     parser.set_defaults(run=run)
     return parser
 
@@ -77,7 +83,9 @@ def draw(runs: Sequence[tuple[str, Curves]], losses: Sequence[str], chain: bool,
             if measure in curves.validation:
                 panel.plot(*_points(curves.validation[measure], begin), f"C{i}.-", label=name)
         begin += curves.steps if chain else 0
-    for panel, title in zip(panels, ["training, a token", *(f"validation: {measure}" for measure in measures)], strict=True):
+    for panel, title in zip(
+        panels, ["training, a token", *(f"validation: {measure}" for measure in measures)], strict=True
+    ):
         panel.set_title(title, fontsize=10)
         panel.set_xlabel("step")
         panel.grid(alpha=0.3)

@@ -36,7 +36,19 @@ logger = logging.getLogger(__name__)
 
 LONGEST_CHUNK = 128  # encoder frames, 5.12 s: chunks of the streaming check are 1 .. this, in even shares of log size
 
-RECORDED = ("decode", "wer", "interval", "errors", "words", "normalize", "rtf", "hardware", "threads", "date", "samba_asr")
+RECORDED = (
+    "decode",
+    "wer",
+    "interval",
+    "errors",
+    "words",
+    "normalize",
+    "rtf",
+    "hardware",
+    "threads",
+    "date",
+    "samba_asr",
+)
 """What a model folder's results.json keeps of `results`: nothing that names this machine's folders or the corpus's texts."""
 
 
@@ -70,10 +82,14 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         help="also recognise every utterance in chunks of random sizes, and compare",
     )
     parser.add_argument(
-        "--nbest", type=int, metavar="N",
+        "--nbest",
+        type=int,
+        metavar="N",
         help="also write the N best of each utterance with scores and words' times to nbest.jsonl; needs the beam",
-    )  # fmt: skip
-    parser.add_argument("--record", metavar="NAME", help="put the scores into the model folder's results.json under NAME")
+    )
+    parser.add_argument(
+        "--record", metavar="NAME", help="put the scores into the model folder's results.json under NAME"
+    )
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="key=value", help="settings over those, such as decode.beam=16"
     )
@@ -144,7 +160,9 @@ def run(args: argparse.Namespace) -> int:
             print(f"{len(ties)} more differ in float32 but not in float64: ties, which rounding decides")
     (args.out / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     if args.record:
-        record_result(args.model, args.record, {**{k: results[k] for k in RECORDED if k in results}, "data": args.data.stem})
+        record_result(
+            args.model, args.record, {**{k: results[k] for k in RECORDED if k in results}, "data": args.data.stem}
+        )
     speed = f"real-time factor {results['rtf']:.4f} ({1 / results['rtf']:.1f} times real time)"
     print(f"{speed}, {results['hardware']}, {results['threads']} threads")
     if unread:

@@ -56,7 +56,9 @@ def run(args: argparse.Namespace) -> int:
 
     plot.check_suffix(args.out)
     if not 0 < args.seconds <= LONGEST or not args.start >= 0:
-        raise UserError(f"--start {args.start:g} --seconds {args.seconds:g}: from 0 on, and at most {LONGEST:g} seconds")
+        raise UserError(
+            f"--start {args.start:g} --seconds {args.seconds:g}: from 0 on, and at most {LONGEST:g} seconds"
+        )
     plot.figure(1, 1)  # a missing package is told before the work
     recognizer = load_recognizer(args.model, args.device, args.overrides)
     audio = read(args.audio, start=args.start, duration=args.seconds)
@@ -84,9 +86,14 @@ def hear(recognizer: Recognizer, samples: np.ndarray, rate: int, start: float, l
         features = front(x, torch.tensor([x.shape[1]], device=device))[0][0]
     pieces = recognizer.tokenizer.pieces(range(recognizer.tokenizer.vocab_size))
     return Heard(
-        start, features.float().cpu().numpy(), front.centres.cpu().numpy(), np.exp(log_probs), recognizer.frame, pieces,
+        start,
+        features.float().cpu().numpy(),
+        front.centres.cpu().numpy(),
+        np.exp(log_probs),
+        recognizer.frame,
+        pieces,
         stream.finish(),
-    )  # fmt: skip
+    )
 
 
 def units(probabilities: np.ndarray) -> list[int]:
@@ -117,18 +124,29 @@ def draw(heard: Heard):
 
     mels = len(heard.centres)
     mel.imshow(
-        heard.features.T, origin="lower", aspect="auto", interpolation="nearest", cmap="magma",
+        heard.features.T,
+        origin="lower",
+        aspect="auto",
+        interpolation="nearest",
+        cmap="magma",
         extent=(begin, begin + len(heard.features) * heard.frame / 4, 0, mels),
-    )  # fmt: skip
+    )
     ticks = range(0, mels, max(1, mels // 6))
     mel.set(ylabel="Hz", yticks=[i + 0.5 for i in ticks], yticklabels=[f"{heard.centres[i]:.0f}" for i in ticks])
 
     if rows:
         ctc.imshow(
-            heard.probabilities[:, rows].T, aspect="auto", interpolation="nearest", cmap="Blues", vmin=0, vmax=1,
+            heard.probabilities[:, rows].T,
+            aspect="auto",
+            interpolation="nearest",
+            cmap="Blues",
+            vmin=0,
+            vmax=1,
             extent=(begin, begin + frames * heard.frame, len(rows), 0),
-        )  # fmt: skip
-    ctc.set(yticks=[i + 0.5 for i in range(len(rows))], yticklabels=[heard.pieces[i].replace("\u2581", "_") for i in rows])
+        )
+    ctc.set(
+        yticks=[i + 0.5 for i in range(len(rows))], yticklabels=[heard.pieces[i].replace("\u2581", "_") for i in rows]
+    )
     ctc.tick_params(axis="y", labelsize=7)
     ctc.set(xlabel="seconds", ylabel="units", xlim=(begin, end))
     return figure

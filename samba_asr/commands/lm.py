@@ -26,7 +26,9 @@ NEURAL = "mamba_lm"  # folder of a Mamba language model in that of a recogniser
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
-        "lm", help="language models", description="Train a language model, pronounce its words, find the weight it deserves."
+        "lm",
+        help="language models",
+        description="Train a language model, pronounce its words, find the weight it deserves.",
     )
     kinds = parser.add_subparsers(dest="lm", metavar="WHAT", required=True)
     _add_train(kinds)
@@ -39,14 +41,22 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 def _add_train(kinds) -> None:
     parser = kinds.add_parser(
-        "train", help="an n-gram from text", description="Train an n-gram (Kneser-Ney, pruned) from text, a sentence a line."
+        "train",
+        help="an n-gram from text",
+        description="Train an n-gram (Kneser-Ney, pruned) from text, a sentence a line.",
     )
     parser.add_argument("text", nargs="+", type=Path, metavar="FILE", help="text, plain or .gz, .xz, .bz2")
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="FILE", help="packed if its name ends in .ngram, else ARPA, gzipped if in .gz"
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="packed if its name ends in .ngram, else ARPA, gzipped if in .gz",
     )
     parser.add_argument("--order", type=int, default=3, metavar="N", help="longest n-gram (default: %(default)s)")
-    parser.add_argument("--words", type=int, default=100_000, metavar="N", help="most frequent words (default: %(default)s)")
+    parser.add_argument(
+        "--words", type=int, default=100_000, metavar="N", help="most frequent words (default: %(default)s)"
+    )
     parser.add_argument(
         "--growth", type=float, default=0.02, metavar="X", help="smaller takes up more n-grams (default: %(default)s)"
     )
@@ -78,18 +88,31 @@ def _add_mamba(kinds) -> None:
     parser.add_argument("text", nargs="+", type=Path, metavar="FILE", help="text, plain or .gz, .xz, .bz2")
     parser.add_argument("--exp", type=Path, required=True, metavar="DIR", help="folder of the run")
     parser.add_argument(
-        "--valid", type=Path, required=True, metavar="FILE", help="text, or a manifest of utterances (JSONL), for the perplexity"
+        "--valid",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="text, or a manifest of utterances (JSONL), for the perplexity",
     )
     parser.add_argument(
-        "--tokenizer", type=Path, metavar="FOLDER",
+        "--tokenizer",
+        type=Path,
+        metavar="FOLDER",
         help="take the units of this model, which lets the beam ask at every unit (default: bpe of the text)",
-    )  # fmt: skip
+    )
     parser.add_argument("--bfloat16", action="store_true", help="write matrices in half the bytes")
-    parser.add_argument("--config", nargs="+", action="extend", default=[], metavar="NAME_OR_FILE", help="as in samba-asr train")
     parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], dest="overrides", metavar="key=value",
+        "--config", nargs="+", action="extend", default=[], metavar="NAME_OR_FILE", help="as in samba-asr train"
+    )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        dest="overrides",
+        metavar="key=value",
         help="settings, such as lm.layers=2",
-    )  # fmt: skip
+    )
     parser.set_defaults(run=run_mamba)
 
 
@@ -115,15 +138,21 @@ def _add_tune(kinds) -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="MANIFEST", help="utterances with texts, JSONL")
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:1 (default: %(default)s)")
     parser.add_argument(
-        "--save", action="store_true",
+        "--save",
+        action="store_true",
         help="make the best settings the model's own, and put the files that they name into its folder",
-    )  # fmt: skip
+    )
     parser.add_argument("--weights", type=float, nargs="+", default=WEIGHTS, metavar="X", help="of decode.lm_weight")
     parser.add_argument("--bonuses", type=float, nargs="+", default=BONUSES, metavar="X", help="of decode.word_bonus")
     parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], dest="overrides", metavar="key=value",
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        dest="overrides",
+        metavar="key=value",
         help="search settings, such as decode.lm=lm.ngram decode.beam=16",
-    )  # fmt: skip
+    )
     parser.set_defaults(run=run_tune)
 
 
@@ -176,7 +205,9 @@ def run_mamba(args: argparse.Namespace) -> int:
         args.exp.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--exp {args.exp}: cannot make this folder ({error.strerror})") from None
-    valid = [u.text for u in read_manifest(args.valid)] if args.valid.suffix == ".jsonl" else list(read_lines([args.valid]))
+    valid = (
+        [u.text for u in read_manifest(args.valid)] if args.valid.suffix == ".jsonl" else list(read_lines([args.valid]))
+    )
     ranks = distributed.start(config.train.device)
     if ranks.rank == 0 and not has_tokenizer(args.exp):
         if args.tokenizer:

@@ -30,7 +30,9 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     where.add_argument("--url", metavar="WS", help="a service, such as ws://127.0.0.1:8000")
     parser.add_argument("--device", default="auto", help="of the model: auto, cpu, cuda, cuda:1 (default: auto)")
     parser.add_argument("--latency-ms", type=float, default=640.0, metavar="N", help="default: %(default)g")
-    parser.add_argument("--hotword", action="append", default=[], dest="hotwords", metavar="PHRASE", help="as in transcribe")
+    parser.add_argument(
+        "--hotword", action="append", default=[], dest="hotwords", metavar="PHRASE", help="as in transcribe"
+    )
     parser.add_argument("--microphone", metavar="N|NAME", help="number or part of the name (default: the system's)")
     parser.add_argument("--seconds", type=float, metavar="S", help="end by itself after so much (default: on Ctrl-C)")
     parser.add_argument("--list", action="store_true", help="list the microphones, and end")

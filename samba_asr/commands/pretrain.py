@@ -16,14 +16,19 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "Then `samba-asr train --init-encoder EXP/model` with the same model.* trains the rest.  Under torchrun, on every "
         "process it starts.",
     )
-    parser.add_argument("--exp", type=Path, required=True, metavar="DIR", help="folder of the run; the encoder is DIR/model")
+    parser.add_argument(
+        "--exp", type=Path, required=True, metavar="DIR", help="folder of the run; the encoder is DIR/model"
+    )
     parser.add_argument(
         "--config", nargs="+", action="extend", default=[], metavar="NAME_OR_FILE", help="as of samba-asr train"
     )
     parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="key=value",
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="key=value",
         help="data.train=[speech.jsonl,...], data.valid=[...], pretrain.share=0.5, train.max_minutes=60, ...",
-    )  # fmt: skip
+    )
     parser.set_defaults(run=run)
     return parser
 

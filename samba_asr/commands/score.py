@@ -35,9 +35,11 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--ref", type=Path, required=True, metavar="FILE", help="what was said")
     parser.add_argument("--hyp", type=Path, required=True, metavar="FILE", help="what was recognised")
     parser.add_argument(
-        "--baseline", type=Path, metavar="FILE",
+        "--baseline",
+        type=Path,
+        metavar="FILE",
         help="what another system recognised: is --hyp better, on the same redrawn test sets?",
-    )  # fmt: skip
+    )
     parser.add_argument(
         "--normalize", choices=NAMES, default="none", help="rules for both texts (default: %(default)s)"
     )

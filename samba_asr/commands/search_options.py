@@ -16,9 +16,14 @@ MODEL_HELP = "a folder, or a model in the box: english (default), digits"
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], dest="overrides", metavar="key=value",
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        dest="overrides",
+        metavar="key=value",
         help="settings over the model's own search, such as decode.beam=32 decode.rescore=0.3",
-    )  # fmt: skip
+    )
 
 
 def load_recognizer(

@@ -28,19 +28,28 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "are read from the environment variable SAMBA_ASR_TOKENS, separated by commas.",
     )
     parser.add_argument(
-        "--model", nargs="+", default=[], metavar="[NAME=]DIR",
+        "--model",
+        nargs="+",
+        default=[],
+        metavar="[NAME=]DIR",
         help="folders, or models in the box: english (default), digits.  Clients ask for them by NAME, or the folder's name; "
         "those who ask for none get the first.  SIGHUP reads all of them anew, while sessions go on",
-    )  # fmt: skip
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine alone)")
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine alone)"
+    )
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="default: %(default)s; 0 takes a free one")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
     add_settings(parser)
     parser.add_argument("--latency-ms", type=float, default=640.0, metavar="N", help="of live sessions (default: 640)")
     parser.add_argument("--max-sessions", type=int, default=64, metavar="N", help="at a time (default: %(default)s)")
-    parser.add_argument("--max-uploads", type=int, default=2, metavar="N", help="files at a time (default: %(default)s)")
+    parser.add_argument(
+        "--max-uploads", type=int, default=2, metavar="N", help="files at a time (default: %(default)s)"
+    )
     parser.add_argument("--origin", nargs="+", default=[], metavar="URL", help="pages of other sites that may connect")
-    parser.add_argument("--log", choices=["text", "json"], default="text", help="form of the log (default: %(default)s)")
+    parser.add_argument(
+        "--log", choices=["text", "json"], default="text", help="form of the log (default: %(default)s)"
+    )
     parser.add_argument("--open", action="store_true", help="let anybody in who reaches --host, without tokens")
     parser.set_defaults(run=run)
     return parser
@@ -65,9 +74,15 @@ def run(args: argparse.Namespace) -> int:
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to read anew
     settings = Settings(
-        models=named(args.model), device=args.device, decode=tuple(args.overrides), latency_ms=args.latency_ms,
-        max_sessions=args.max_sessions, max_uploads=args.max_uploads, tokens=tokens, origins=tuple(args.origin),
-    )  # fmt: skip
+        models=named(args.model),
+        device=args.device,
+        decode=tuple(args.overrides),
+        latency_ms=args.latency_ms,
+        max_sessions=args.max_sessions,
+        max_uploads=args.max_uploads,
+        tokens=tokens,
+        origins=tuple(args.origin),
+    )
     app = create_app(settings, load(settings))  # what is wrong with a model is told before a port is taken
     set_up(args.log)
 
@@ -76,7 +91,9 @@ def run(args: argparse.Namespace) -> int:
             await super().startup(sockets)
             for server in self.servers:
                 for host, port, *_ in (socket.getsockname() for socket in server.sockets):
-                    logger.info("listening", extra={"fields": {"host": host, "port": port, "models": list(settings.models)}})
+                    logger.info(
+                        "listening", extra={"fields": {"host": host, "port": port, "models": list(settings.models)}}
+                    )
             if hasattr(signal, "SIGHUP"):
                 loop, models = asyncio.get_running_loop(), app.state.models
                 loop.add_signal_handler(signal.SIGHUP, lambda: loop.run_in_executor(None, models.reload))
@@ -88,9 +105,15 @@ def run(args: argparse.Namespace) -> int:
             await super().shutdown(sockets)
 
     config = uvicorn.Config(
-        app, host=args.host, port=args.port, ws_max_size=settings.max_message_bytes, ws_per_message_deflate=False,
-        timeout_graceful_shutdown=5, log_config=None, access_log=False,
-    )  # fmt: skip
+        app,
+        host=args.host,
+        port=args.port,
+        ws_max_size=settings.max_message_bytes,
+        ws_per_message_deflate=False,
+        timeout_graceful_shutdown=5,
+        log_config=None,
+        access_log=False,
+    )
     Server(config).run()
     return 0
 
@@ -104,6 +127,8 @@ def named(models: Sequence[str]) -> dict[str, Path | None]:
         if not NAME.fullmatch(name):
             raise UserError(f"--model {text}: the name {name!r} is not made of letters, digits, - _ and .")
         if name in found:
-            raise UserError(f"--model {text}: there is a model {name} already; call this one otherwise, as NAME={folder}")
+            raise UserError(
+                f"--model {text}: there is a model {name} already; call this one otherwise, as NAME={folder}"
+            )
         found[name] = Path(folder)
     return found

@@ -49,9 +49,14 @@ def run(args: argparse.Namespace) -> int:
     try:
         for audio in read_stream(args.file, CHUNK):
             client = client or Client(
-                args.url, rate=audio.rate, model=args.model, latency_ms=args.latency_ms, on_message=hear,
-                hotwords=parse(args.hotwords, DecodeConfig().hotword_weight), token=os.environ.get("SAMBA_ASR_TOKEN"),
-            )  # fmt: skip
+                args.url,
+                rate=audio.rate,
+                model=args.model,
+                latency_ms=args.latency_ms,
+                on_message=hear,
+                hotwords=parse(args.hotwords, DecodeConfig().hotword_weight),
+                token=os.environ.get("SAMBA_ASR_TOKEN"),
+            )
             if not args.fast:
                 time.sleep(max(0.0, sent - (time.monotonic() - began)))
             client.send(audio.samples)

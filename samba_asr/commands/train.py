@@ -109,9 +109,13 @@ def with_teacher(config: configs.Config) -> configs.Config:
     from samba_asr.data.teacher import TeacherFrames
 
     if config.loss.teacher and not config.data.teacher:
-        raise UserError(f"loss.teacher={config.loss.teacher} wants data.teacher, a folder that samba-asr augment teach writes")
+        raise UserError(
+            f"loss.teacher={config.loss.teacher} wants data.teacher, a folder that samba-asr augment teach writes"
+        )
     if config.data.teacher and not config.loss.teacher:
-        raise UserError(f"data.teacher={config.data.teacher} teaches nothing without a weight: set loss.teacher, such as 0.5")
+        raise UserError(
+            f"data.teacher={config.data.teacher} teaches nothing without a weight: set loss.teacher, such as 0.5"
+        )
     width = TeacherFrames(Path(config.data.teacher)).width if config.data.teacher else 0
     return dataclasses.replace(config, model=dataclasses.replace(config.model, teacher=width))
 
@@ -120,7 +124,9 @@ def speech(config: configs.DataConfig) -> tuple[list[Utterance], list[Utterance]
     """The utterances of data.train, data.valid and data.noise; UserError if there are none to train on."""
     if not config.train:
         raise UserError("data.train is empty: give one manifest or more, such as 'data.train=[data/train.jsonl]'")
-    return tuple([u for path in paths for u in read_manifest(path)] for paths in (config.train, config.valid, config.noise))
+    return tuple(
+        [u for path in paths for u in read_manifest(path)] for paths in (config.train, config.valid, config.noise)
+    )
 
 
 def initial_model(folder: Path, config: configs.Config, tokenizer: Tokenizer, new_tokenizer: bool = False) -> AsrModel:

@@ -30,14 +30,20 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "--stream", action="store_true", help="show partial results on stderr as they change; the final text as always"
     )
     parser.add_argument(
-        "--latency-ms", type=float, metavar="N",
+        "--latency-ms",
+        type=float,
+        metavar="N",
         help="audio the encoder may look ahead, a multiple of 40 (default: 640 with --stream, else the model's longest)",
-    )  # fmt: skip
+    )
     parser.add_argument("--chunk-ms", type=float, metavar="N", help="audio fed at a time; never changes the text")
     parser.add_argument(
-        "--hotword", action="append", default=[], dest="hotwords", metavar="PHRASE",
+        "--hotword",
+        action="append",
+        default=[],
+        dest="hotwords",
+        metavar="PHRASE",
         help="a phrase to expect, with a weight of its own behind a colon or without ('ANNE BRONTE :3'); give it again for more",
-    )  # fmt: skip
+    )
     add_settings(parser)
     parser.set_defaults(run=run)
     return parser

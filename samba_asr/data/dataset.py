@@ -75,9 +75,13 @@ def round_up(n: int, unit: int = 1) -> int:
 
 
 def collate(
-    samples: Sequence[np.ndarray], tokens: Sequence[Sequence[int]], ids: Sequence[str], *, few_sizes: bool = False,
+    samples: Sequence[np.ndarray],
+    tokens: Sequence[Sequence[int]],
+    ids: Sequence[str],
+    *,
+    few_sizes: bool = False,
     frames: Sequence[np.ndarray] | None = None,
-) -> Batch:  # fmt: skip
+) -> Batch:
     """Pad waveforms (s,), token ids and a teacher's frames (t, w) to one batch; no utterances give tensors with b = 0.
 
     few_sizes: pad on to a size that many batches share (`round_up`).
@@ -186,7 +190,11 @@ class TrainingSet:
     """
 
     def __init__(
-        self, utterances: Sequence[Utterance], tokenizer: Tokenizer | None, config: Config, noise: Sequence[Utterance] = ()
+        self,
+        utterances: Sequence[Utterance],
+        tokenizer: Tokenizer | None,
+        config: Config,
+        noise: Sequence[Utterance] = (),
     ):
         self.config = config
         self.noise = list(noise)
@@ -206,14 +214,18 @@ class TrainingSet:
             self.tokens.append(tokens)
         unknown = Counter(
             word
-            for utterance, tokens in zip(self.utterances, self.tokens, strict=True) if UNK_ID in tokens
-            for word in utterance.text.split() if UNK_ID in tokenizer.encode(word)
-        )  # fmt: skip
+            for utterance, tokens in zip(self.utterances, self.tokens, strict=True)
+            if UNK_ID in tokens
+            for word in utterance.text.split()
+            if UNK_ID in tokenizer.encode(word)
+        )
         if unknown:
             logger.warning(
                 "the tokenizer knows no %s, %d words of the training texts in all: they are learned as <unk>; for phones, add "
-                "them to lexicon.txt", ", ".join(word for word, _ in unknown.most_common(3)), unknown.total(),
-            )  # fmt: skip
+                "them to lexicon.txt",
+                ", ".join(word for word, _ in unknown.most_common(3)),
+                unknown.total(),
+            )
         if not self.utterances:
             counts = ", ".join(f"{n} {reason}" for reason, n in self.left_out.items()) or "the manifests are empty"
             raise UserError(f"no training utterance is usable: {counts}")
@@ -233,7 +245,9 @@ class TrainingSet:
             )
         heard = sum(u in teacher for u in self.utterances)
         if not heard:
-            raise UserError(f"data.teacher={teacher.folder} has heard none of the training utterances: samba-asr augment teach")
+            raise UserError(
+                f"data.teacher={teacher.folder} has heard none of the training utterances: samba-asr augment teach"
+            )
         if heard < len(self.utterances):
             logger.warning("data.teacher has not heard %d of the training utterances", len(self.utterances) - heard)
 

@@ -49,11 +49,7 @@ DEFAULTS = PrepareOptions()
 
 
 def write_splits(
-    splits: Splits,
-    out: str | Path,
-    options: PrepareOptions = DEFAULTS,
-    *,
-    overlap: bool = False,
+    splits: Splits, out: str | Path, options: PrepareOptions = DEFAULTS, *, overlap: bool = False
 ) -> dict[str, Path]:
     """Measures, validates and writes the sets -> set name: its manifest.
 
@@ -64,7 +60,9 @@ def write_splits(
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     if options.upper:
-        splits = {name: [replace(u, text=upper(spoken(u.text))) for u in utterances] for name, utterances in splits.items()}
+        splits = {
+            name: [replace(u, text=upper(spoken(u.text))) for u in utterances] for name, utterances in splits.items()
+        }
     headers = read_headers(
         (utterance for utterances in splits.values() for utterance in utterances),
         decode=options.decode,

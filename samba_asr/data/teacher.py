@@ -42,7 +42,9 @@ class TeacherFrames:
             if not self.mean.shape == self.deviation.shape == (self.width,):
                 raise ValueError("mean and deviation are not of its width")
         except FileNotFoundError:
-            raise UserError(f"data.teacher={folder}: no {path.name} there: `samba-asr augment teach` writes one") from None
+            raise UserError(
+                f"data.teacher={folder}: no {path.name} there: `samba-asr augment teach` writes one"
+            ) from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: not what `samba-asr augment teach` writes ({error}): write it anew") from None
 
@@ -77,9 +79,13 @@ def stretch(frames: np.ndarray, t: int) -> np.ndarray:
 
 
 def write(
-    encode: Callable[[np.ndarray], np.ndarray], load: Callable[[Utterance], np.ndarray], utterances: Iterable[Utterance],
-    folder: Path, who: str, tell: Callable[[int], None] = lambda n: None,
-) -> int:  # fmt: skip
+    encode: Callable[[np.ndarray], np.ndarray],
+    load: Callable[[Utterance], np.ndarray],
+    utterances: Iterable[Utterance],
+    folder: Path,
+    who: str,
+    tell: Callable[[int], None] = lambda n: None,
+) -> int:
     """Put `encode(load(utterance))`, (t, w), of each utterance into the folder; what is there already is left alone.
 
     Utterances that cannot be read are reported and left out.  `tell` is called with how many are done.  Returns how many the
@@ -110,7 +116,11 @@ def write(
     if "mean" not in known:
         every = held[:: max(1, len(held) // 300)]
         some = np.concatenate([np.load(file, allow_pickle=False) for file in every]).astype(np.float64)
-        known |= {"width": some.shape[1], "mean": some.mean(0).tolist(), "deviation": np.maximum(some.std(0), 1e-4).tolist()}
+        known |= {
+            "width": some.shape[1],
+            "mean": some.mean(0).tolist(),
+            "deviation": np.maximum(some.std(0), 1e-4).tolist(),
+        }
         path.write_text(json.dumps(known) + "\n", encoding="utf-8")
     return len(held)
 

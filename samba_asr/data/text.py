@@ -52,7 +52,9 @@ class TextSet:
 
     @property
     def fingerprint(self) -> int:
-        return derive_seed(len(self), int(np.bitwise_xor.reduce(self.ids.astype(np.int64) * np.arange(1, len(self.ids) + 1))))
+        return derive_seed(
+            len(self), int(np.bitwise_xor.reduce(self.ids.astype(np.int64) * np.arange(1, len(self.ids) + 1)))
+        )
 
     def line(self, i: int) -> np.ndarray:
         return self.ids[self.ends[i] - self.lengths[i] : self.ends[i]]

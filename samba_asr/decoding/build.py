@@ -115,11 +115,15 @@ def word_guide(loaded: LoadedModel, config: DecodeConfig) -> Guide | None:
 def with_lexicon(tokenizer: Tokenizer, path: Path) -> Tokenizer:
     """A phone tokenizer that knows more words; UserError for phones that it has not."""
     if not isinstance(tokenizer, PhoneTokenizer):
-        raise UserError(f"decode.lexicon={path}: this model's units are {tokenizer.KIND}, and spell every word: leave it out")
+        raise UserError(
+            f"decode.lexicon={path}: this model's units are {tokenizer.KIND}, and spell every word: leave it out"
+        )
     more = Lexicon.read(path)
     strange = sorted(set(more.phones) - set(tokenizer.lexicon.phones))
     if strange:
-        raise UserError(f"{path}: the model has no phones {', '.join(strange[:5])}; it has {', '.join(tokenizer.lexicon.phones)}")
+        raise UserError(
+            f"{path}: the model has no phones {', '.join(strange[:5])}; it has {', '.join(tokenizer.lexicon.phones)}"
+        )
     return PhoneTokenizer(Lexicon({**more, **tokenizer.lexicon}))
 
 

@@ -69,7 +69,9 @@ class Calibration(NamedTuple):
                 raise ValueError("not finite")
             return weights
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{path}: not a calibration ({error}): delete it, or run samba-asr calibrate again") from None
+            raise UserError(
+                f"{path}: not a calibration ({error}): delete it, or run samba-asr calibrate again"
+            ) from None
 
     def write(self, folder: Path) -> None:
         (folder / FILE).write_text(json.dumps(self._asdict(), indent=2) + "\n")
@@ -90,18 +92,22 @@ def agreement(
     shares = np.exp(np.asarray(scores, dtype=np.float64) - max(scores))
     shares /= shares.sum()
     return [
-        float(sum(
-            share
-            for some, share in zip(others, shares, strict=True)
-            if any(text == other and abs(at - time) <= NEARBY for other, time in some)
-        ))
+        float(
+            sum(
+                share
+                for some, share in zip(others, shares, strict=True)
+                if any(text == other and abs(at - time) <= NEARBY for other, time in some)
+            )
+        )
         for text, at in words
-    ]  # fmt: skip
+    ]
 
 
 def expected_error(confidence: Sequence[float], right: Sequence[bool], bins: int = 10) -> float:
     """Expected calibration error: how far the share of right words is from their confidence, on average over bins."""
-    return sum(n * abs(share - mean) for mean, share, n in reliability(confidence, right, bins)) / max(len(confidence), 1)
+    return sum(n * abs(share - mean) for mean, share, n in reliability(confidence, right, bins)) / max(
+        len(confidence), 1
+    )
 
 
 def reliability(confidence: Sequence[float], right: Sequence[bool], bins: int = 10) -> list[tuple[float, float, int]]:

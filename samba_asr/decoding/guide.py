@@ -112,7 +112,9 @@ class Guides:
         for n, views in beside.items():
             worth[n] = sum(view.bonus for view in views if view is not None)
         for way in np.flatnonzero(np.isin(ways.of, shared)).tolist():
-            future[way] = _future([int(future[way]), *(view.future for view in beside[int(ways.of[way])] if view is not None)])
+            future[way] = _future(
+                [int(future[way]), *(view.future for view in beside[int(ways.of[way])] if view is not None)]
+            )
 
         def view(way: int) -> Guided:
             n = int(ways.of[way])

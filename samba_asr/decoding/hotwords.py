@@ -60,7 +60,11 @@ class Hotwords:
                 self._add([token for spelling in way for token in spelling], weight)
         if unknown:
             names = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
-            why = "not in its lexicon: see decode.lexicon" if tokenizer.KIND == "phone" else "empty, or letters it never saw"
+            why = (
+                "not in its lexicon: see decode.lexicon"
+                if tokenizer.KIND == "phone"
+                else "empty, or letters it never saw"
+            )
             raise UserError(f"hotwords {names}: this model cannot write them ({why})")
         self._fail = self._failures()
         self._moves: dict[tuple[int, int], tuple[int, float]] = {}
@@ -108,7 +112,9 @@ class Hotwords:
                     start = self._parent[start]
                 ends.append(worth + self._complete[start])
             end = fail[end]
-        return max([*ends, self._before[node]]) if not ends or max(ends) > 0 else max(ends)  # what is avoided is not overlooked
+        return (
+            max([*ends, self._before[node]]) if not ends or max(ends) > 0 else max(ends)
+        )  # what is avoided is not overlooked
 
     def _done(self, node: int, token: int) -> float:
         """What is complete in the path to `node` when `token` comes next."""

@@ -56,10 +56,12 @@ class MambaGuide:
 
     def extend(self, prefixes: Sequence[Read], tokens: Sequence[int]) -> Ways:
         self._resolve(prefixes)
-        return Ways.each([
-            Read(p.state, token, p.bonus + self.weight * float(p.after[token]) + self._bonus[token])
-            for p, token in zip(prefixes, tokens, strict=True)
-        ])  # fmt: skip
+        return Ways.each(
+            [
+                Read(p.state, token, p.bonus + self.weight * float(p.after[token]) + self._bonus[token])
+                for p, token in zip(prefixes, tokens, strict=True)
+            ]
+        )
 
     def finish(self, prefixes: Sequence[Read]) -> list[Read]:
         self._resolve(prefixes)

@@ -85,7 +85,9 @@ class NgramModel:
         for row, context in enumerate(contexts):
             some = context[::-1][:known]
             history[row, 1 : 1 + len(some)] = some
-        whole = np.array([min(len(context), known) for context in contexts], dtype=np.int64) + 1  # highest order to ask for
+        whole = (
+            np.array([min(len(context), known) for context in contexts], dtype=np.int64) + 1
+        )  # highest order to ask for
 
         total = np.full(n, FLOOR)
         found = np.zeros(n, dtype=np.int64)  # the highest order that the model has, of context and word
@@ -130,7 +132,9 @@ class KenLmModel:
         try:
             self._model = kenlm.Model(str(path))
         except (OSError, RuntimeError) as error:
-            raise UserError(f"{path}: not a KenLM file that this kenlm reads ({' '.join(str(error).split())[:200]})") from None
+            raise UserError(
+                f"{path}: not a KenLM file that this kenlm reads ({' '.join(str(error).split())[:200]})"
+            ) from None
         self._state = kenlm.State
         self.ids: dict[str, int] = {}
         self._words: list[str] = []

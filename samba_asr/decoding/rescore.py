@@ -54,10 +54,7 @@ def rescore(
     # The speech was scanned once a row; every text of a row reads the state that is left of it.
     memory = take_rows(memory, torch.tensor(rows, device=device))
     scores = iter((-decoder.loss(tokens, lengths, memory)).tolist())
-    joint = [
-        [replace(h, score=(1 - weight) * h.score + weight * next(scores)) for h in some]
-        for some in hypotheses
-    ]
+    joint = [[replace(h, score=(1 - weight) * h.score + weight * next(scores)) for h in some] for some in hypotheses]
     return [sorted(some, key=lambda h: -h.score) for some in joint]
 
 
@@ -88,9 +85,15 @@ class TwoPass:
     """
 
     def __init__(
-        self, model: AsrModel, search: Decoder, *, weight: float = 0.0, nbest: int = 8, hotwords: Hotwords | None = None,
+        self,
+        model: AsrModel,
+        search: Decoder,
+        *,
+        weight: float = 0.0,
+        nbest: int = 8,
+        hotwords: Hotwords | None = None,
         reader: TextScorer | None = None,
-    ):  # fmt: skip
+    ):
         self.model, self.search, self.weight, self.nbest, self.hotwords = model, search, weight, nbest, hotwords
         self.reader = reader
         if weight:

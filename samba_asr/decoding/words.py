@@ -113,9 +113,17 @@ class Words:
     __slots__ = ("among", "base", "bonus", "context", "ends", "history", "label", "more", "node", "past")
 
     def __init__(
-        self, among: Vocabulary, node: int, base: float, bonus: float, context: Context, history: tuple | None,
-        more: Vocabulary | None, label: int, past: int,
-    ):  # fmt: skip
+        self,
+        among: Vocabulary,
+        node: int,
+        base: float,
+        bonus: float,
+        context: Context,
+        history: tuple | None,
+        more: Vocabulary | None,
+        label: int,
+        past: int,
+    ):
         self.among, self.node, self.base, self.bonus, self.context = among, node, base, bonus, context
         self.history, self.more, self.label, self.past = history, more, label, past
         self.ends: list[End] | None = None
@@ -129,7 +137,13 @@ class WordGuide:
     """Texts are words of a lexicon, worth what the language model says; as `samba_asr.decoding.guide.Guide`."""
 
     def __init__(
-        self, tokenizer: Tokenizer, model: LanguageModel, words: Sequence[str] | None = None, *, weight: float, bonus: float
+        self,
+        tokenizer: Tokenizer,
+        model: LanguageModel,
+        words: Sequence[str] | None = None,
+        *,
+        weight: float,
+        bonus: float,
     ):
         """words: the lexicon; default all that the model knows.  weight, bonus: of the model and of each word, in nats.
 

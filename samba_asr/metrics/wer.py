@@ -165,7 +165,13 @@ class Difference(NamedTuple):
 
 
 def compare(
-    report: WerReport, other: WerReport, samples: int = 1000, seed: int = 0, *, by_speaker: bool = False, level: float = 0.95
+    report: WerReport,
+    other: WerReport,
+    samples: int = 1000,
+    seed: int = 0,
+    *,
+    by_speaker: bool = False,
+    level: float = 0.95,
 ) -> Difference:
     """How far `report` is from `other`, of the same references: both are told about the same redrawn test sets, and what is
     hard for both cancels.  So it tells systems apart whose intervals overlap (Bisani and Ney, as above, section 4).

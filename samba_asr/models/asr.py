@@ -64,7 +64,9 @@ class AsrModel(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         if config.vocab_size < 2:
-            raise UserError(f"model.vocab_size {config.vocab_size} must be the tokenizer's: at least blank and one token")
+            raise UserError(
+                f"model.vocab_size {config.vocab_size} must be the tokenizer's: at least blank and one token"
+            )
         self.config = config
         self.acoustic = AcousticModel(config)
         self.ctc = CtcHead(config.d_model, config.vocab_size)
@@ -120,7 +122,9 @@ class AsrModel(nn.Module):
                 freq_masks=augment.freq_masks,
                 freq_width=augment.freq_width,
             )
-        frames, lengths, middle = self.acoustic.encoder.read(*self.acoustic.subsampling(features, lengths), block)  # (b, t, d)
+        frames, lengths, middle = self.acoustic.encoder.read(
+            *self.acoustic.subsampling(features, lengths), block
+        )  # (b, t, d)
         log_probs, _ = self.ctc(frames, lengths)
         ctc, *read = (_ctc_loss(v, tokens, lengths, token_lengths) for v in (log_probs, *middle))
         together = ctc.lerp(torch.stack(read).mean(0), loss.intermediate) if read else ctc
@@ -138,14 +142,18 @@ class AsrModel(nn.Module):
         if views == 2:
             cr = consistency(log_probs, lengths)
             ctc, crf, together, cr, teacher = (v.view(2, -1).mean(0) for v in (ctc, crf, together, cr, teacher))
-        total = loss.ctc * together + loss.crf * crf + loss.decoder * decoder + loss.cr_ctc * cr + loss.teacher * teacher
+        total = (
+            loss.ctc * together + loss.crf * crf + loss.decoder * decoder + loss.cr_ctc * cr + loss.teacher * teacher
+        )
         return Losses(total, ctc, crf, decoder, cr, teacher)
 
     def teacher_loss(self, frames: Tensor, lengths: Tensor, batch: SpeechBatch) -> Tensor:
         """(n b,) squared distance of frames (n b, t, d), of n views, from the teacher's: the mean over channels, summed over the
         frames that both have."""
         if self.pupil is None or batch.teacher is None:
-            raise UserError("loss.teacher wants the frames of a teacher: set data.teacher (samba-asr augment teach writes them)")
+            raise UserError(
+                "loss.teacher wants the frames of a teacher: set data.teacher (samba-asr augment teach writes them)"
+            )
         views = frames.shape[0] // batch.teacher.shape[0]
         t = min(frames.shape[1], batch.teacher.shape[1])
         lengths = torch.minimum(lengths, batch.teacher_lengths.repeat(views))
@@ -153,14 +161,18 @@ class AsrModel(nn.Module):
         apart = mask(told - batch.teacher[:, :t].repeat(views, 1, 1), lengths)  # (n b, t, w)
         return apart.square().mean(-1).sum(1)
 
-    def crf_loss(self, ctc: Tensor, log_probs: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Tensor:
+    def crf_loss(
+        self, ctc: Tensor, log_probs: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor
+    ) -> Tensor:
         """(b,) -log p(text | x) where texts compete (`samba_asr.ops.crf`); 0 where the audio is too short for its text.
 
         ctc: (b,) -log p(text | x) of CTC, 0 where there is none; log_probs (b, t, v), lengths (b,);
         tokens (b, u), token_lengths (b,).
         """
         if self.trigram is None:
-            raise UserError("loss.crf wants a trigram of the training texts: set AsrModel.trigram (samba_asr.models.crf.trigram)")
+            raise UserError(
+                "loss.crf wants a trigram of the training texts: set AsrModel.trigram (samba_asr.models.crf.trigram)"
+            )
         self.trigram = self.trigram.to(log_probs.device)
         texts = text_log_prob(self.trigram, tokens, token_lengths)
         return (ctc + log_partition(log_probs, lengths, self.trigram) - texts).masked_fill(ctc == 0, 0.0)

@@ -47,7 +47,9 @@ def text_log_prob(trigram: Tensor, tokens: Tensor, token_lengths: Tensor) -> Ten
     """(b,) log-probabilities of texts, their ends included: tokens (b, u), of which the first token_lengths (b,) are valid."""
     padding = torch.arange(tokens.shape[1], device=tokens.device) >= token_lengths[:, None]
     edge = tokens.new_zeros(len(tokens), 1)
-    units = torch.cat([edge, edge, tokens.masked_fill(padding, 0), edge], 1)  # (b, 2 + u + 1): the first 0 behind is the end
+    units = torch.cat(
+        [edge, edge, tokens.masked_fill(padding, 0), edge], 1
+    )  # (b, 2 + u + 1): the first 0 behind is the end
     each = trigram[units[:, :-2], units[:, 1:-1], units[:, 2:]]  # (b, u + 1)
     behind = torch.arange(each.shape[1], device=tokens.device) > token_lengths[:, None]
     return each.masked_fill(behind, 0.0).sum(1)

@@ -78,6 +78,8 @@ class MambaDecoder(nn.Module):
         """(b,) summed cross-entropy of each text and its end, in nats; 0 smoothing gives -log p(text | speech)."""
         logits = self(tokens, lengths, memory).float()
         position = torch.arange(tokens.shape[1] + 1, device=tokens.device)
-        tokens = F.pad(tokens, (0, 1)).masked_fill(position == lengths[:, None], BOUNDARY)  # targets: the text, then its end
+        tokens = F.pad(tokens, (0, 1)).masked_fill(
+            position == lengths[:, None], BOUNDARY
+        )  # targets: the text, then its end
         loss = F.cross_entropy(logits.transpose(1, 2), tokens, reduction="none", label_smoothing=label_smoothing)
         return loss.masked_fill(position > lengths[:, None], 0).sum(1)

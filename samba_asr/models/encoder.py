@@ -121,7 +121,9 @@ class Encoder(StreamingModule):
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
         beyond = [i for i in config.self_conditioning if not 0 < i < config.layers]
         if beyond:
-            raise UserError(f"model.self_conditioning {beyond[0]}: give layers from 1 to {config.layers - 1}, below the last")
+            raise UserError(
+                f"model.self_conditioning {beyond[0]}: give layers from 1 to {config.layers - 1}, below the last"
+            )
         self.conditioning = nn.ModuleDict(
             {str(i): SelfConditioning(config.d_model, config.vocab_size) for i in config.self_conditioning}
         )
@@ -173,7 +175,9 @@ class Encoder(StreamingModule):
         y, layers = self._live(x[:, : int(whole.max())], whole, state.layers, state.size)
         return y, whole, layers
 
-    def _overlapping(self, x: Tensor, total: Tensor, state: EncoderState) -> tuple[Tensor, Tensor, tuple[LayerState, ...]]:
+    def _overlapping(
+        self, x: Tensor, total: Tensor, state: EncoderState
+    ) -> tuple[Tensor, Tensor, tuple[LayerState, ...]]:
         """The same, block by block."""
         told, layers, longest = torch.zeros_like(total), state.layers, int(state.size.max())
         found = x[:, :0], told
@@ -202,7 +206,9 @@ class Encoder(StreamingModule):
         """The whole utterance at once: the same layers, from their first state, with nothing held back."""
         size = self.block_size(block, x.shape[0], x.device)
         if bool((self.hop_size(size) < size).any()):  # one block begins where another has left the states
-            y, told, state = self.step(x, lengths, self.init_state(x.shape[0], block=size, device=x.device, dtype=x.dtype))
+            y, told, state = self.step(
+                x, lengths, self.init_state(x.shape[0], block=size, device=x.device, dtype=x.dtype)
+            )
             return concat((y, told), self.finish(state))
         y, lengths, _ = self.read(x, lengths, block)
         return y, lengths
@@ -270,7 +276,9 @@ class AcousticModel(StreamingModule):
     def set_overlap(self, share: float) -> None:
         """Of new sessions' blocks (`Encoder`); UserError for what is no share."""
         if not 0 <= share < 1:
-            raise UserError(f"decode.overlap={share:g}: the share of a block that is heard again, from 0 to less than 1")
+            raise UserError(
+                f"decode.overlap={share:g}: the share of a block that is heard again, from 0 to less than 1"
+            )
         self.encoder.overlap = share
 
     def finish(self, state: AcousticState) -> tuple[Tensor, Tensor]:

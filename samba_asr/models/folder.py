@@ -1,10 +1,10 @@
 """The folder that a model travels in.
 
-    config.yaml         the whole configuration (samba_asr.config), with its version
-    model.safetensors   weights, float32 or bfloat16; nothing in it can run
-    tokenizer.*         samba_asr.text.tokenizer
-    README.md           what it is, what it was trained on, what to expect of it
-    results.json        scores by name, each with its test set and decoding (`samba-asr decode --record NAME`)
+config.yaml         the whole configuration (samba_asr.config), with its version
+model.safetensors   weights, float32 or bfloat16; nothing in it can run
+tokenizer.*         samba_asr.text.tokenizer
+README.md           what it is, what it was trained on, what to expect of it
+results.json        scores by name, each with its test set and decoding (`samba-asr decode --record NAME`)
 """
 
 from __future__ import annotations

@@ -22,9 +22,14 @@ class LoadedLm(NamedTuple):
 
 
 def save_lm(
-    folder: Path, model: MambaLm, config: Config, tokenizer: Tokenizer, *, perplexity: float,
+    folder: Path,
+    model: MambaLm,
+    config: Config,
+    tokenizer: Tokenizer,
+    *,
+    perplexity: float,
     dtype: torch.dtype = torch.float32,
-) -> None:  # fmt: skip
+) -> None:
     """dtype: of matrices in the file."""
     folder.mkdir(parents=True, exist_ok=True)
     save(config, folder / "config.yaml")
@@ -54,5 +59,7 @@ def load_lm(folder: Path, device: torch.device | str = "cpu") -> LoadedLm:
     try:
         model.load_state_dict(load_file(folder / FILE))
     except (SafetensorError, RuntimeError, OSError) as error:
-        raise UserError(f"{folder / FILE} does not hold this model's weights: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(
+            f"{folder / FILE} does not hold this model's weights: {' '.join(str(error).split())[:200]}"
+        ) from None
     return LoadedLm(model.to(device).eval(), tokenizer)

@@ -56,7 +56,9 @@ class Pretraining(nn.Module):
         n = self.config.subsampling
         u = features.shape[1] // n
         stacked = features[:, : u * n].reshape(len(features), u, -1).float()
-        return (F.normalize(stacked @ self.projection, dim=-1) @ self.codebook.T).argmax(-1)  # the nearest on the sphere
+        return (F.normalize(stacked @ self.projection, dim=-1) @ self.codebook.T).argmax(
+            -1
+        )  # the nearest on the sphere
 
     def hidden(self, lengths: Tensor, generator: torch.Generator | None) -> Tensor:
         """(b, u) which of the `lengths` (b,) encoder frames are hidden: spans, so many of them that `share` would be if none met.
@@ -103,7 +105,11 @@ class Pretraining(nn.Module):
         """Training losses of a batch, as the trainer asks for them: nats a hidden frame, times the "tokens" of an utterance,
         by whose number the trainer divides (`TrainingSet` without a tokenizer gives one an encoder frame)."""
         rows, logits, truth = self.guess(
-            batch.audio, batch.lengths, block=block, generator=generator, vocal_tract=augment.vocal_tract if augment else 0.0
+            batch.audio,
+            batch.lengths,
+            block=block,
+            generator=generator,
+            vocal_tract=augment.vocal_tract if augment else 0.0,
         )
         nats = F.cross_entropy(logits.float(), truth, reduction="none")
         zero = nats.new_zeros(len(batch.lengths))

@@ -110,7 +110,9 @@ class Project(StreamingModule):
         return Step(self.dropout(self.norm(self.linear(mask(x, lengths)))), lengths, state)
 
 
-def subsampling(mels: int, channels: int, d_model: int, dropout: float = 0.0, factor: int = 4) -> tuple[StreamingModule, ...]:
+def subsampling(
+    mels: int, channels: int, d_model: int, dropout: float = 0.0, factor: int = 4
+) -> tuple[StreamingModule, ...]:
     """The layers that turn `factor` frames of `mels` into one of d_model: convolutions that halve both, and a projection.
 
     UserError where `factor` is no power of 2 from 2 on, or mels are no multiple of it.
@@ -118,12 +120,12 @@ def subsampling(mels: int, channels: int, d_model: int, dropout: float = 0.0, fa
     if factor < 2 or factor & (factor - 1):
         raise UserError(f"model.subsampling={factor}: a power of 2, such as 4 (frames of 40 ms) or 8")
     if mels % factor:
-        raise UserError(f"{mels} mels must be a multiple of {factor}: each convolution of model.subsampling={factor} halves them")
+        raise UserError(
+            f"{mels} mels must be a multiple of {factor}: each convolution of model.subsampling={factor} halves them"
+        )
     layers: list[StreamingModule] = []
     c = 1
     while factor > 1:
         layers.append(CausalConv2d(mels, c, channels))
         mels, c, factor = mels // 2, channels, factor // 2
     return (*layers, Project(mels * channels, d_model, dropout))
-
-

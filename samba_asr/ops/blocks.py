@@ -19,7 +19,9 @@ class Blocks(NamedTuple):
     start: Tensor | None  # (b, t) bool, first step of a block (in reversed time too); None: each row is one block
     ragged: Tensor | None  # (b,) valid steps, as `lengths`; None: all rows are full, so there is nothing to mask
     sizes: Tensor  # (b,) steps in a block of each row
-    keep: Tensor | None = None  # (b,) steps after which states are handed on; those behind come again.  None: all that are valid
+    keep: Tensor | None = (
+        None  # (b,) steps after which states are handed on; those behind come again.  None: all that are valid
+    )
 
     @property
     def kept(self) -> Tensor | None:
@@ -60,7 +62,9 @@ class _Flip(torch.autograd.Function):
 
 def flip(x: Tensor, blocks: Blocks) -> Tensor:
     """x (b, t, ...) with time reversed inside each block."""
-    if not torch.is_grad_enabled():  # a live step is short, and an autograd function costs as much as what it does there
+    if (
+        not torch.is_grad_enabled()
+    ):  # a live step is short, and an autograd function costs as much as what it does there
         return _reordered(x, blocks.rows)
     return _Flip.apply(x, blocks.rows)
 

@@ -22,7 +22,9 @@ def require_triton(x: Tensor, op: str) -> None:
     if x.dtype == torch.float64:
         raise UserError(f"{op}: backend 'triton' computes in float32, x is float64: use backend 'chunk'")
     if not x.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
-        raise UserError(f"{op}: backend 'triton' needs CUDA tensors, x is on {x.device} (to interpret: TRITON_INTERPRET=1)")
+        raise UserError(
+            f"{op}: backend 'triton' needs CUDA tensors, x is on {x.device} (to interpret: TRITON_INTERPRET=1)"
+        )
 
 
 def on_device(x: Tensor) -> contextlib.AbstractContextManager:

@@ -36,7 +36,13 @@ def read_lines(paths: Iterable[Path]) -> Iterator[str]:
 
 
 def train_ngram(
-    lines: Iterable[str], out: Path, *, order: int = 3, words: int = 100_000, growth: float = 0.02, pruning: float = 0.04
+    lines: Iterable[str],
+    out: Path,
+    *,
+    order: int = 3,
+    words: int = 100_000,
+    growth: float = 0.02,
+    pruning: float = 0.04,
 ) -> None:
     """Write an ARPA file, gzipped if `out` ends in .gz; minutes and gigabytes for tens of millions of words.
 
@@ -49,7 +55,9 @@ def train_ngram(
     except ImportError as error:
         raise missing_extra("varikn", "lm") from error
     if order < 1 or words < 1 or growth <= 0 or pruning < 0:
-        raise UserError(f"order={order}, words={words}: 1 or more; growth={growth}: above 0; pruning={pruning}: 0 or more")
+        raise UserError(
+            f"order={order}, words={words}: 1 or more; growth={growth}: above 0; pruning={pruning}: 0 or more"
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
         text, marked, arpa = (Path(folder) / name for name in ("text", "marked", "lm.arpa"))
@@ -67,8 +75,12 @@ def train_ngram(
         covered = sum(counts[word] for word in known) / counts.total()
         logger.info(
             "%d words, of which %d different; the %d most frequent cover %.1f %%; growing n-grams up to order %d",
-            counts.total(), len(counts), len(known), 100 * covered, order,
-        )  # fmt: skip
+            counts.total(),
+            len(counts),
+            len(known),
+            100 * covered,
+            order,
+        )
         trainer = varikn.VarigramTrainer(True, False)  # three discounts an order: modified Kneser-Ney
         trainer.set_datacost_scale(growth)
         trainer.set_datacost_scale2(pruning)

@@ -20,19 +20,7 @@ from pathlib import Path
 
 from samba_asr.errors import UserError, missing_extra
 from samba_asr.text.phones import PhoneTokenizer
-from samba_asr.text.units import (
-    BLANK,
-    BLANK_ID,
-    SPACE,
-    UNK,
-    UNK_ID,
-    Tokenizer,
-    checked,
-    clean,
-    is_word,
-    surface,
-    write,
-)
+from samba_asr.text.units import BLANK, BLANK_ID, SPACE, UNK, UNK_ID, Tokenizer, checked, clean, is_word, surface, write
 
 
 class CharTokenizer:

@@ -34,7 +34,9 @@ class Curves(NamedTuple):
 
     @property
     def steps(self) -> int:
-        return max((step for curve in (*self.training.values(), *self.validation.values()) for step in curve), default=0)
+        return max(
+            (step for curve in (*self.training.values(), *self.validation.values()) for step in curve), default=0
+        )
 
 
 def read_curves(folder: Path) -> Curves:

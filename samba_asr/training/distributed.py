@@ -81,7 +81,9 @@ def start(device: str) -> Ranks:
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if device == "cuda" or (device == "auto" and torch.cuda.is_available()):
-        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # not by way of the first: each rank would keep memory there
+        device = (
+            f"cuda:{os.environ.get('LOCAL_RANK', '0')}"  # not by way of the first: each rank would keep memory there
+        )
     chosen = choose_device(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)

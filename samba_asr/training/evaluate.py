@@ -86,7 +86,9 @@ def validate(
     finally:
         model.train(training)
     references = {u.id: u.text for u in utterances}
-    totals, rivals, counts, all_texts, all_references = zip(*gather((total, rival, tokens, texts, references)), strict=True)
+    totals, rivals, counts, all_texts, all_references = zip(
+        *gather((total, rival, tokens, texts, references)), strict=True
+    )
     texts, references, count = _merge(all_texts), _merge(all_references), max(sum(counts), 1)
     crf = sum(rivals) / count if compete else None
     return Validation(100 * score(references, texts).wer, sum(totals) / count, texts, crf)

@@ -139,8 +139,12 @@ class Stepper:
             return []
         logger.warning(
             "step %d: out of memory: a batch of %d utterances (%.0f s) is cut in two; if often, lower "
-            "data.batch_seconds=%g", number, b, seconds, self.config.data.batch_seconds,
-        )  # fmt: skip
+            "data.batch_seconds=%g",
+            number,
+            b,
+            seconds,
+            self.config.data.batch_seconds,
+        )
         half = b // 2
         return [
             Work(batch.rows(0, half), derive_seed(seed, 0), easy),

@@ -74,12 +74,18 @@ class SpeechTask:
     """
 
     def __init__(
-        self, config: Config, tokenizer: Tokenizer, train: Sequence[Utterance], valid: Sequence[Utterance],
+        self,
+        config: Config,
+        tokenizer: Tokenizer,
+        train: Sequence[Utterance],
+        valid: Sequence[Utterance],
         noise: Sequence[Utterance] = (),
-    ):  # fmt: skip
+    ):
         twice = [i for i, n in Counter(u.id for u in valid).items() if n > 1]
         if twice:
-            raise UserError(f"data.valid: {len(twice)} ids occur more than once, such as {twice[0]!r}: make them unique")
+            raise UserError(
+                f"data.valid: {len(twice)} ids occur more than once, such as {twice[0]!r}: make them unique"
+            )
         self.config, self.tokenizer, self.valid = config, tokenizer, list(valid)
         self.metric, self.unit = ("CTC-CRF loss", " nats a token") if config.loss.crf > 0 else ("WER", " %")
         self.data = TrainingSet(train, tokenizer, config, noise)
@@ -104,18 +110,28 @@ class SpeechTask:
             return None
         began = time.monotonic()
         result = validate(
-            model, self.tokenizer, self.valid[ranks.rank :: ranks.size], block=self.config.decode.block,
-            batch_seconds=self.config.data.batch_seconds, dtype=dtype, store=self.data.store,
-            gather=ranks.gather, check=check,
-        )  # fmt: skip
+            model,
+            self.tokenizer,
+            self.valid[ranks.rank :: ranks.size],
+            block=self.config.decode.block,
+            batch_seconds=self.config.data.batch_seconds,
+            dtype=dtype,
+            store=self.data.store,
+            gather=ranks.gather,
+            check=check,
+        )
         for utterance in self.valid[: self.config.train.examples]:
             logger.info("ref %s: %s", utterance.id, utterance.text)
             logger.info("hyp %s: %s", utterance.id, result.texts.get(utterance.id, "(not readable)"))
         compete = f", CTC-CRF loss {result.crf:.4f}" if result.crf is not None else ""
         logger.info(
             "%s: validation WER %.2f %%, CTC loss %.4f a token%s (%.0f s)",
-            where, result.wer, result.loss, compete, time.monotonic() - began,
-        )  # fmt: skip
+            where,
+            result.wer,
+            result.loss,
+            compete,
+            time.monotonic() - began,
+        )
         scores = {"wer": result.wer, "ctc": result.loss}
         return scores if result.crf is None else {"crf": result.crf, **scores}
 
@@ -181,8 +197,11 @@ class PretrainTask:
         error, nats = 100 * wrong / max(hidden, 1), nats / max(hidden, 1)
         logger.info(
             "%s: %.2f %% of the hidden frames not guessed, %.4f nats a frame (%.0f s)",
-            where, error, nats, time.monotonic() - began,
-        )  # fmt: skip
+            where,
+            error,
+            nats,
+            time.monotonic() - began,
+        )
         return {"error": error, "nats": nats}
 
 

@@ -73,7 +73,11 @@ def train(
 
 
 def run(
-    config: Config, folder: Path, tokenizer: Tokenizer | None, task: Callable[[Config], Task], model: nn.Module | None = None
+    config: Config,
+    folder: Path,
+    tokenizer: Tokenizer | None,
+    task: Callable[[Config], Task],
+    model: nn.Module | None = None,
 ) -> TrainResult:
     """`train` for any task, which is made of the configuration with the tokenizer's size in it, if there is one."""
     folder = Path(folder)
@@ -98,9 +102,15 @@ class Trainer:
     """The state of a run and its loop; `train` is the way in."""
 
     def __init__(
-        self, config: Config, folder: Path, tokenizer: Tokenizer | None, task: Task, model: nn.Module | None, ranks: Ranks,
+        self,
+        config: Config,
+        folder: Path,
+        tokenizer: Tokenizer | None,
+        task: Task,
+        model: nn.Module | None,
+        ranks: Ranks,
         signals: Signals,
-    ):  # fmt: skip
+    ):
         self.config, self.folder, self.tokenizer = config, folder, tokenizer
         self.task, self.data, self.ranks, self.signals = task, task.data, ranks, signals
         self._new_model = model is None
@@ -160,10 +170,13 @@ class Trainer:
                 self.tokenizer.save(self.folder)
         logger.info(
             "%s; %.2f M parameters; %s, %s, %d process%s",
-            self.task.describe(), sum(p.numel() for p in self.model.parameters()) / 1e6,
-            self.ranks.device, str(self.stepper.dtype).removeprefix("torch."), self.ranks.size,
+            self.task.describe(),
+            sum(p.numel() for p in self.model.parameters()) / 1e6,
+            self.ranks.device,
+            str(self.stepper.dtype).removeprefix("torch."),
+            self.ranks.size,
             "" if self.ranks.size == 1 else "es",
-        )  # fmt: skip
+        )
         for reason, count in self.data.left_out.items():
             logger.info("left out: %d %s", count, reason)
         if state is not None:

@@ -25,9 +25,7 @@ def spectrogram(x, config, n_fft):
     spare = (n_fft - config.window) // 2
     x = torch.nn.functional.pad(x, (config.window - config.hop + spare, n_fft - config.window - spare))
     window = torch.hann_window(config.window)
-    return (
-        torch.stft(x, n_fft, config.hop, config.window, window, center=False, return_complex=True).abs().square().mT
-    )
+    return torch.stft(x, n_fft, config.hop, config.window, window, center=False, return_complex=True).abs().square().mT
 
 
 # --- the law

@@ -54,7 +54,9 @@ def test_the_text_may_come_from_standard_input(clip, capsys, monkeypatch):
     assert [line.split()[4] for line in capsys.readouterr().out.splitlines()] == CLIP.text.split()
 
 
-@pytest.mark.parametrize(("text", "message"), [("", "the text to align is empty"), ("seven", "no way to write 'seven'")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("", "the text to align is empty"), ("seven", "no way to write 'seven'")]
+)
 def test_a_wrong_text_is_refused(clip, capsys, text, message):
     assert main(["align", clip, text]) == 1
     assert message in capsys.readouterr().err

@@ -107,9 +107,13 @@ def test_a_whole_set_is_compared(place, capsys, monkeypatch):
     assert call("compare", *model, "--snr", 10, "--nonspeech", 0.05, "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in report["rows"]] == [
-        "samba_asr, whole utterances", "samba_asr, live, 640 ms", "samba_asr, live, 320 ms", "toy",
-        "samba_asr, whole utterances, 10 dB", "toy, 10 dB",
-    ]  # fmt: skip
+        "samba_asr, whole utterances",
+        "samba_asr, live, 640 ms",
+        "samba_asr, live, 320 ms",
+        "toy",
+        "samba_asr, whole utterances, 10 dB",
+        "toy, 10 dB",
+    ]
     ours, toy = report["notes"]
     assert ours.startswith("samba_asr, whole utterances: words heard in 0.05 minutes of silence ")
     assert toy.startswith("toy: words heard in 0.05 minutes of silence 2, hum 2, clicks 2, music 2, white noise 2")

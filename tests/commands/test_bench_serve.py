@@ -47,7 +47,11 @@ def test_clients_are_served_up_to_the_limit_and_all_read_what_they_should(place,
 
 @pytest.mark.parametrize(
     ("more", "message"),
-    [(["--clients", 0], "must be positive"), (["--data", "nowhere"], "no such manifest"), (["--seconds", 900], "less than")],
+    [
+        (["--clients", 0], "must be positive"),
+        (["--data", "nowhere"], "no such manifest"),
+        (["--seconds", 900], "less than"),
+    ],
 )
 def test_what_cannot_be_measured(place, more, message):
     with pytest.raises(UserError, match=message):

@@ -19,7 +19,18 @@ from tests.commands.test_bench_serve import place  # noqa: F401
 def call(place, *more) -> int:  # noqa: F811
     parser = argparse.ArgumentParser()
     bench_soak.add_parser(parser.add_subparsers())
-    words = ["soak", "--model", place / "model", "--data", place / "corpus.jsonl", "--device", "cpu", "--latency-ms", 320, *more]
+    words = [
+        "soak",
+        "--model",
+        place / "model",
+        "--data",
+        place / "corpus.jsonl",
+        "--device",
+        "cpu",
+        "--latency-ms",
+        320,
+        *more,
+    ]
     args = parser.parse_args([str(w) for w in words])
     return args.run(args)
 

@@ -47,9 +47,17 @@ def test_a_log_holds_curves_and_the_last_word_counts(exp):
 @pytest.mark.parametrize(
     ("line", "name", "value"),
     [
-        ("epoch 1 step 5: WER 60 %, CTC loss 0.9 a token, CTC-CRF loss 0.404 (3 s)", "CTC-CRF loss, nats a token", 0.404),
+        (
+            "epoch 1 step 5: WER 60 %, CTC loss 0.9 a token, CTC-CRF loss 0.404 (3 s)",
+            "CTC-CRF loss, nats a token",
+            0.404,
+        ),
         ("epoch 1 step 5: perplexity 267.1 a word, 2.1000 nats a unit (3 s)", "perplexity a word", 267.1),
-        ("epoch 1 step 5: 61.2 % of the hidden frames not guessed, 3.2 nats a frame (1 s)", "hidden frames not guessed, %", 61.2),
+        (
+            "epoch 1 step 5: 61.2 % of the hidden frames not guessed, 3.2 nats a frame (1 s)",
+            "hidden frames not guessed, %",
+            61.2,
+        ),
     ],
 )
 def test_other_tasks_have_other_numbers(tmp_path, line, name, value):

@@ -25,10 +25,18 @@ from tests.contract import awake
 from tests.training.toy import TOKENIZER, make_corpus
 
 SMALL = [
-    "model.d_model=16", "model.layers=1", "model.subsampling_channels=4", "model.mixer.d_state=4",
-    "model.mixer.headdim=8", "model.decoder.d_model=16", "model.decoder.d_state=4", "model.decoder.headdim=8",
-    "tokenizer.kind=char", f"model.vocab_size={TOKENIZER.vocab_size}", "data.batch_seconds=4",
-]  # fmt: skip
+    "model.d_model=16",
+    "model.layers=1",
+    "model.subsampling_channels=4",
+    "model.mixer.d_state=4",
+    "model.mixer.headdim=8",
+    "model.decoder.d_model=16",
+    "model.decoder.d_state=4",
+    "model.decoder.headdim=8",
+    "tokenizer.kind=char",
+    f"model.vocab_size={TOKENIZER.vocab_size}",
+    "data.batch_seconds=4",
+]
 
 
 def make_model(folder, *overrides, seed=5):
@@ -72,8 +80,15 @@ def test_it_writes_what_the_model_heard_and_how_well(place, tmp_path, capsys):
     assert out[3].startswith("95 % interval [ ")
     assert out[4].startswith("real-time factor ")
     assert {p.name for p in tmp_path.iterdir()} == {
-        "hyp.txt", "ref.txt", "hyp.trn", "ref.trn", "wer.txt", "alignments.txt", "confusions.txt", "results.json",
-    }  # fmt: skip
+        "hyp.txt",
+        "ref.txt",
+        "hyp.trn",
+        "ref.trn",
+        "wer.txt",
+        "alignments.txt",
+        "confusions.txt",
+        "results.json",
+    }
     results = json.loads((tmp_path / "results.json").read_text())
     assert out[0].startswith(f"%WER {results['wer']:.2f} [ {results['errors']} / {results['words']}, ")
     assert results["interval"][0] <= results["wer"] <= results["interval"][1]
@@ -131,8 +146,10 @@ def test_chunks_of_random_sizes_give_the_same_hypotheses(place, tmp_path, capsys
     assert call(place, tmp_path, "--streaming-check", *settings) == 0
     assert "streaming at random chunk sizes: 0 of 12 hypotheses differ" in capsys.readouterr().out
     assert json.loads((tmp_path / "results.json").read_text())["streaming_check"] == {
-        "utterances": 12, "differing": [], "ties": [],
-    }  # fmt: skip
+        "utterances": 12,
+        "differing": [],
+        "ties": [],
+    }
 
 
 def test_a_model_that_breaks_the_law_is_found_out(place, tmp_path, capsys, caplog, monkeypatch):

@@ -120,14 +120,32 @@ class TestPack:
 
 class TestMamba:
     OPTIONS = (
-        "--set", "lm.layers=1", "lm.d_model=16", "lm.d_state=4", "lm.headdim=8", "lm.batch_units=200", "lm.lines=20",
-        "train.device=cpu", "optim.warmup=2", "optim.lr=1e-2", "tokenizer.kind=char", "train.epochs=3",
-    )  # fmt: skip
+        "--set",
+        "lm.layers=1",
+        "lm.d_model=16",
+        "lm.d_state=4",
+        "lm.headdim=8",
+        "lm.batch_units=200",
+        "lm.lines=20",
+        "train.device=cpu",
+        "optim.warmup=2",
+        "optim.lr=1e-2",
+        "tokenizer.kind=char",
+        "train.epochs=3",
+    )
 
     def test_it_learns_writes_a_folder_and_continues(self, tmp_path, caplog):
         (tmp_path / "a.txt").write_text("\n".join(TEXT) + "\n")
         (tmp_path / "valid.txt").write_text("the cat sat\n")
-        words = ("mamba", tmp_path / "a.txt", "--exp", tmp_path / "exp", "--valid", tmp_path / "valid.txt", *self.OPTIONS)
+        words = (
+            "mamba",
+            tmp_path / "a.txt",
+            "--exp",
+            tmp_path / "exp",
+            "--valid",
+            tmp_path / "valid.txt",
+            *self.OPTIONS,
+        )
         assert call(*words) == 0
         told = list(read_curves(tmp_path / "exp").validation["perplexity a word"].values())
         assert len(told) == 3
@@ -154,7 +172,9 @@ class TestMamba:
         (tmp_path / "a.txt").write_text("")
         (tmp_path / "valid.txt").write_text("a\n")
         with pytest.raises(UserError, match="is empty"):
-            call("mamba", tmp_path / "a.txt", "--exp", tmp_path / "exp", "--valid", tmp_path / "valid.txt", *self.OPTIONS)
+            call(
+                "mamba", tmp_path / "a.txt", "--exp", tmp_path / "exp", "--valid", tmp_path / "valid.txt", *self.OPTIONS
+            )
 
 
 class TestLexicon:
@@ -221,7 +241,9 @@ class TestDecoding:
 class TestTune:
     def test_the_best_weights(self, place, capsys):
         options = ("--set", f"decode.lm={place / 'lm.arpa'}", "decode.beam=4", "--weights", 0.1, 1.0, "--bonuses", 0, 1)
-        assert call("tune", "--model", place / "model", "--data", place / "corpus.jsonl", "--device", "cpu", *options) == 0
+        assert (
+            call("tune", "--model", place / "model", "--data", place / "corpus.jsonl", "--device", "cpu", *options) == 0
+        )
         *tried, best, edge = capsys.readouterr().out.splitlines()
         assert {line.split(" %WER")[0] for line in tried} <= {
             f"decode.lm_weight={w} decode.word_bonus={b}" for w in ("0.1", "1") for b in (0, 1)
@@ -234,11 +256,26 @@ class TestTune:
     def test_the_best_become_the_models_own(self, place, tmp_path):
         shutil.copytree(place / "model", tmp_path / "model")
         (tmp_path / "other.arpa").write_text(ARPA)
-        options = ("--set", f"decode.lm={tmp_path / 'other.arpa'}", "decode.beam=4", "--weights", 0.1, "--bonuses", 1, "--save")
+        options = (
+            "--set",
+            f"decode.lm={tmp_path / 'other.arpa'}",
+            "decode.beam=4",
+            "--weights",
+            0.1,
+            "--bonuses",
+            1,
+            "--save",
+        )
         data = ("--data", place / "corpus.jsonl", "--device", "cpu")
         assert call("tune", "--model", tmp_path / "model", *data, *options) == 0
         decode = load_model(tmp_path / "model").config.decode
-        assert (decode.method, decode.lm, decode.lm_weight, decode.word_bonus, decode.beam) == ("beam", "other.arpa", 0.1, 1.0, 4)
+        assert (decode.method, decode.lm, decode.lm_weight, decode.word_bonus, decode.beam) == (
+            "beam",
+            "other.arpa",
+            0.1,
+            1.0,
+            4,
+        )
         (tmp_path / "other.arpa").unlink()
         guide = word_guide(load_model(tmp_path / "model"), decode)
         assert guide.weight == 0.1
@@ -247,7 +284,9 @@ class TestTune:
         shutil.copytree(place / "model", tmp_path / "model")
         units = CharTokenizer(["▁", "b"])  # not the recogniser's
         config = dataclasses.replace(Config(), lm=SMALL_LM)
-        save_lm(tmp_path / "lm", MambaLm(SMALL_LM, units.vocab_size), config, units, perplexity=9.0, dtype=torch.bfloat16)
+        save_lm(
+            tmp_path / "lm", MambaLm(SMALL_LM, units.vocab_size), config, units, perplexity=9.0, dtype=torch.bfloat16
+        )
         assert load_file(tmp_path / "lm" / "lm.safetensors")["embedding.weight"].dtype == torch.bfloat16
         options = ("--set", f"decode.neural_lm={tmp_path / 'lm'}", f"decode.lm={place / 'lm.arpa'}", "decode.beam=4")
         data = ("--data", place / "corpus.jsonl", "--device", "cpu", "--weights", 0.5, "--bonuses", 1, "--save")

@@ -36,7 +36,9 @@ def place(tmp_path_factory):
     silent = [replace(u, text="", duration=None) for u in read_manifest(folder / "corpus.jsonl")]
     write_manifest(folder / "speech.jsonl", silent)
     sets = [f"data.train=[{folder / 'speech.jsonl'}]", f"data.valid=[{folder / 'speech.jsonl'}]"]
-    assert call("pretrain", "--exp", folder / "pre", *SMALL, "model.self_conditioning=[]", "pretrain.codes=9", *sets) == 0
+    assert (
+        call("pretrain", "--exp", folder / "pre", *SMALL, "model.self_conditioning=[]", "pretrain.codes=9", *sets) == 0
+    )
     return folder
 
 
@@ -56,13 +58,18 @@ def test_it_wants_no_texts_and_leaves_an_encoder(place):
 def test_the_same_command_continues(place, caplog):
     sets = [f"data.train=[{place / 'speech.jsonl'}]", f"data.valid=[{place / 'speech.jsonl'}]"]
     with caplog.at_level(logging.INFO):
-        assert call("pretrain", "--exp", place / "pre", *SMALL, "model.self_conditioning=[]", "pretrain.codes=9", *sets) == 0
+        assert (
+            call("pretrain", "--exp", place / "pre", *SMALL, "model.self_conditioning=[]", "pretrain.codes=9", *sets)
+            == 0
+        )
     assert "resuming at epoch 3" in caplog.text
 
 
 def start(place, exp, *more) -> int:
     sets = [f"data.train=[{place / 'corpus.jsonl'}]", f"data.valid=[{place / 'corpus.jsonl'}]"]
-    return call("train", "--exp", exp, "--init-encoder", place / "pre" / "model", *SMALL, *sets, "train.epochs=0", *more)
+    return call(
+        "train", "--exp", exp, "--init-encoder", place / "pre" / "model", *SMALL, *sets, "train.epochs=0", *more
+    )
 
 
 def test_training_begins_with_it(place, tmp_path):

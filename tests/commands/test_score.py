@@ -55,7 +55,9 @@ def test_beside_a_baseline(files, capsys):
     assert lines[:3] == EXPECTED
     assert lines[-2] == f"{files / 'worse'}: %WER 60.00 [ 3 / 5, 0 ins, 2 del, 1 sub ]"
     assert lines[-1].startswith("difference -40.00, 95 % interval [ -5")
-    assert lines[-1].endswith(f"{files / 'hyp.trn'} is better in 96.2 % of the samples")  # 26 of 27: s2-c alone tells nothing
+    assert lines[-1].endswith(
+        f"{files / 'hyp.trn'} is better in 96.2 % of the samples"
+    )  # 26 of 27: s2-c alone tells nothing
     (files / "other").write_text("x A\n")
     with pytest.raises(UserError, match=r"no id of .*other .*do not belong together"):
         command("--ref", files / "ref", "--hyp", files / "hyp", "--baseline", files / "other")

@@ -64,7 +64,18 @@ def talk(live) -> None:
 def test_told_to_end_it_says_first_what_it_owes(model, talking):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "samba_asr.cli", "serve", "--model", str(model), "--port", str(port), "--device", "cpu"]
+    command = [
+        sys.executable,
+        "-m",
+        "samba_asr.cli",
+        "serve",
+        "--model",
+        str(model),
+        "--port",
+        str(port),
+        "--device",
+        "cpu",
+    ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         for _ in range(600):
@@ -101,7 +112,18 @@ def test_told_to_end_it_says_first_what_it_owes(model, talking):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_its_log_tells_where_it_listens_and_keeps_tokens_to_itself(model, tmp_path):
-    command = [sys.executable, "-m", "samba_asr.cli", "serve", "--model", f"m={model}", "--port", "0", "--device", "cpu"]
+    command = [
+        sys.executable,
+        "-m",
+        "samba_asr.cli",
+        "serve",
+        "--model",
+        f"m={model}",
+        "--port",
+        "0",
+        "--device",
+        "cpu",
+    ]
     environment = {**os.environ, "SAMBA_ASR_TOKENS": "secret"}
     process = subprocess.Popen([*command, "--log", "json"], stderr=subprocess.PIPE, text=True, env=environment)
     try:
@@ -125,17 +147,15 @@ def test_its_log_tells_where_it_listens_and_keeps_tokens_to_itself(model, tmp_pa
 
 @pytest.mark.parametrize(
     ("models", "found"),
-    [
-        (["digits"], {"digits": "digits"}),
-        (["a/b", "c=d/e"], {"b": "a/b", "c": "d/e"}),
-        ([], {"english": "english"}),
-    ],
+    [(["digits"], {"digits": "digits"}), (["a/b", "c=d/e"], {"b": "a/b", "c": "d/e"}), ([], {"english": "english"})],
 )
 def test_names_of_models(models, found):
     assert {name: str(folder) for name, folder in serve.named(models).items()} == found
 
 
-@pytest.mark.parametrize(("models", "message"), [(["a", "x/a"], "there is a model a already"), (["a b=c"], "letters, digits")])
+@pytest.mark.parametrize(
+    ("models", "message"), [(["a", "x/a"], "there is a model a already"), (["a b=c"], "letters, digits")]
+)
 def test_names_that_are_none(models, message):
     with pytest.raises(UserError, match=message):
         serve.named(models)

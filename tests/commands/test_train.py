@@ -21,10 +21,18 @@ from samba_asr.training.curves import read_curves
 from tests.training.toy import make_corpus
 
 SMALL = [
-    "model.d_model=16", "model.layers=1", "model.subsampling_channels=4", "model.mixer.d_state=4",
-    "model.mixer.headdim=8", "tokenizer.kind=char", "data.batch_seconds=4", "train.epochs=2", "train.log_every=1",
-    "train.device=cpu", "optim.warmup=2",
-]  # fmt: skip
+    "model.d_model=16",
+    "model.layers=1",
+    "model.subsampling_channels=4",
+    "model.mixer.d_state=4",
+    "model.mixer.headdim=8",
+    "tokenizer.kind=char",
+    "data.batch_seconds=4",
+    "train.epochs=2",
+    "train.log_every=1",
+    "train.device=cpu",
+    "optim.warmup=2",
+]
 
 
 def call(*args) -> int:
@@ -115,9 +123,12 @@ def test_a_teachers_frames_are_learned_and_leave_no_trace_in_the_model(exp, tmp_
     train_set = next(o for o in options if o.startswith("data.train=")).split("[")[1].strip("]").split(",")
     utterances = [u for path in train_set for u in read_manifest(path)]
     teacher.write(
-        lambda x: np.stack([np.arange(len(x) // 640) % 7, np.ones(len(x) // 640)], 1), lambda u: read(u.audio).samples,
-        utterances, tmp_path / "frames", "a test",
-    )  # fmt: skip
+        lambda x: np.stack([np.arange(len(x) // 640) % 7, np.ones(len(x) // 640)], 1),
+        lambda u: read(u.audio).samples,
+        utterances,
+        tmp_path / "frames",
+        "a test",
+    )
     taught = [*options, f"data.teacher={tmp_path / 'frames'}", "loss.teacher=1", "train.epochs=2"]
     with caplog.at_level(logging.INFO):
         assert call("train", "--exp", tmp_path / "taught", *taught) == 0

@@ -142,8 +142,16 @@ def test_a_model_of_another_version_is_refused_in_one_line(clips, tmp_path, caps
     assert "version 9" in error
 
 
-@pytest.mark.parametrize("option", [["--latency-ms", "50"], ["--chunk-ms", "0"], ["--model", "nowhere"],
-                                    ["--device", "tpu9"], ["--set", "decode.beem=4"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "option",
+    [
+        ["--latency-ms", "50"],
+        ["--chunk-ms", "0"],
+        ["--model", "nowhere"],
+        ["--device", "tpu9"],
+        ["--set", "decode.beem=4"],
+    ],
+)
 def test_wrong_options_are_one_line(clips, capsys, option):
     assert main(["transcribe", str(clips[0][0]), *option]) == 1
     assert len(capsys.readouterr().err.strip().splitlines()) == 1

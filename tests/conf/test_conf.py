@@ -23,7 +23,13 @@ def test_every_configuration_loads_by_its_name(name):
 
 @pytest.mark.parametrize(
     ("name", "vocab_size", "low", "high"),
-    [("tiny", 30, 0.5, 1.0), ("mini", 200, 3, 5), ("small", 500, 8, 12), ("base", 500, 25, 35), ("large", 1000, 85, 115)],
+    [
+        ("tiny", 30, 0.5, 1.0),
+        ("mini", 200, 3, 5),
+        ("small", 500, 8, 12),
+        ("base", 500, 25, 35),
+        ("large", 1000, 85, 115),
+    ],
 )
 def test_a_model_has_as_many_parameters_as_its_name_says(name, vocab_size, low, high):
     model = configs.load([f"model/{name}"], [f"model.vocab_size={vocab_size}"]).model
@@ -70,9 +76,16 @@ class TestRun:
     @pytest.mark.parametrize(
         "arguments",
         [
-            ("--stages", "1"), ("--stage",), ("--stage", "six"), ("--stage", "3", "--stop-stage", "2"),
-            ("--processes", "0"), ("--processes", "two"), ("train",),
-            ("--pretrain", "five"), ("--pretrain", "5", "--init", "x"), ("--speech", "x.jsonl"),
+            ("--stages", "1"),
+            ("--stage",),
+            ("--stage", "six"),
+            ("--stage", "3", "--stop-stage", "2"),
+            ("--processes", "0"),
+            ("--processes", "two"),
+            ("train",),
+            ("--pretrain", "five"),
+            ("--pretrain", "5", "--init", "x"),
+            ("--speech", "x.jsonl"),
         ],
     )
     def test_refuses_what_it_does_not_know_before_it_does_anything(self, script, arguments):

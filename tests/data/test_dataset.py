@@ -110,8 +110,10 @@ def test_a_batch_does_not_depend_on_those_before_it(corpus):
 
 def test_each_epoch_draws_its_own_speeds(corpus):
     data = TrainingSet(corpus, TOKENIZER, config())
-    lengths = [{i: n for batch in batches(data, e) for i, n in zip(batch.ids, batch.lengths.tolist(), strict=True)}
-               for e in (1, 2)]  # fmt: skip
+    lengths = [
+        {i: n for batch in batches(data, e) for i, n in zip(batch.ids, batch.lengths.tolist(), strict=True)}
+        for e in (1, 2)
+    ]
     assert lengths[0].keys() == lengths[1].keys() == {u.id for u in corpus}
     assert lengths[0] != lengths[1]
     for u in corpus:
@@ -177,7 +179,9 @@ def test_equal_neighbours_need_a_frame_between_them(corpus):
 
 def test_words_that_the_tokenizer_does_not_know_are_named(corpus, caplog):
     texts = ["ab a", "ab zebra a", "zebra", "quiz ab", "b"]
-    TrainingSet([dataclasses.replace(u, text=text) for u, text in zip(corpus, texts, strict=False)], TOKENIZER, config())
+    TrainingSet(
+        [dataclasses.replace(u, text=text) for u, text in zip(corpus, texts, strict=False)], TOKENIZER, config()
+    )
     assert "knows no zebra, quiz, 3 words" in caplog.text
     caplog.clear()
     TrainingSet(corpus, TOKENIZER, config())

@@ -61,7 +61,9 @@ def test_what_is_there_is_not_heard_again(corpus, tmp_path):
     heard = []
     assert written(corpus, tmp_path / "t", lambda x: heard.append(len(x)) or encode(x)) == 6
     assert heard == [16000 + 3200 * k for k in (4, 5)]
-    assert (tmp_path / "t" / "teacher.json").read_text() == before, "a run that goes on must find the numbers it began with"
+    assert (tmp_path / "t" / "teacher.json").read_text() == before, (
+        "a run that goes on must find the numbers it began with"
+    )
 
 
 def test_frames_of_another_teacher_are_not_mixed_in(corpus, tmp_path):
@@ -92,7 +94,9 @@ def test_stretching_keeps_a_straight_line_straight_and_its_ends_in_place(n, t):
     found = stretch(line, t)
     assert found.shape == (t, 2)
     np.testing.assert_allclose(found[:, 1], 3 / n, rtol=1e-5)
-    wanted = np.clip((np.arange(t) + 0.5) / t, 0.5 / n, 1 - 0.5 / n)  # nothing lies before the first middle or behind the last
+    wanted = np.clip(
+        (np.arange(t) + 0.5) / t, 0.5 / n, 1 - 0.5 / n
+    )  # nothing lies before the first middle or behind the last
     np.testing.assert_allclose(found[:, 0], wanted, atol=1e-5)
 
 

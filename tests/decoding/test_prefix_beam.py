@@ -131,7 +131,8 @@ def test_one_id_beside_the_blank_is_enough():
 
 
 @pytest.mark.parametrize(
-    "options", [{"beam": 0}, {"candidates": 0}, {"blank_skip": 0.0}, {"blank_skip": 1.5}, {"prune": 0.0}, {"recombine": 0}]
+    "options",
+    [{"beam": 0}, {"candidates": 0}, {"blank_skip": 0.0}, {"blank_skip": 1.5}, {"prune": 0.0}, {"recombine": 0}],
 )
 def test_bad_options_are_named(options):
     with pytest.raises(UserError, match="beam >= 1"):

@@ -26,10 +26,15 @@ NBEST = [
 def model():
     torch.manual_seed(0)
     config = ModelConfig(
-        features=FeatureConfig(mels=8, high_hz=4000), d_model=8, layers=1, subsampling_channels=4, conv_kernel=5,
-        mixer=MixerConfig(d_state=4, headdim=8), vocab_size=6,
+        features=FeatureConfig(mels=8, high_hz=4000),
+        d_model=8,
+        layers=1,
+        subsampling_channels=4,
+        conv_kernel=5,
+        mixer=MixerConfig(d_state=4, headdim=8),
+        vocab_size=6,
         decoder=DecoderConfig(layers=2, d_model=16, d_state=8, headdim=8),
-    )  # fmt: skip
+    )
     return awake(AsrModel(config)).eval().double()
 
 

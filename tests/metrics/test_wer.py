@@ -131,7 +131,8 @@ def mended(report: WerReport, share: float) -> WerReport:
     """The same, but that `share` of the wrong words are right."""
     rng = np.random.default_rng(1)
     heard = {
-        u.id: " ".join(ref if ref == hyp or rng.random() < share else hyp for ref, hyp in u.pairs) for u in report.utterances
+        u.id: " ".join(ref if ref == hyp or rng.random() < share else hyp for ref, hyp in u.pairs)
+        for u in report.utterances
     }
     said = {u.id: " ".join(u.reference) for u in report.utterances}
     return score(said, heard, speakers={u.id: u.speaker for u in report.utterances})

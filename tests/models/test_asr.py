@@ -132,7 +132,9 @@ def test_consistency_is_zero_when_both_views_are_equal(model):
 
 def test_the_decoder_learns_from_the_first_view(model, monkeypatch):
     heard, absorb = [], model.decoder.absorb
-    monkeypatch.setattr(model.decoder, "absorb", lambda frames, *rest: heard.append(len(frames)) or absorb(frames, *rest))
+    monkeypatch.setattr(
+        model.decoder, "absorb", lambda frames, *rest: heard.append(len(frames)) or absorb(frames, *rest)
+    )
     _, rows = rows_encoded(model, augment=AugmentConfig(), generator=torch.Generator())
     assert (rows, heard) == (6, [3])
 

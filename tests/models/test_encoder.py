@@ -90,7 +90,9 @@ def test_every_frame_has_seen_what_the_overlap_promises(mixer):
     torch.testing.assert_close(y[:, :3], plain[:, :3])  # the first block is like any other
 
 
-@pytest.mark.parametrize("mixer", ["mamba", "mamba2"])  # Hydra's scan rightly sees, through its convolution, what follows
+@pytest.mark.parametrize(
+    "mixer", ["mamba", "mamba2"]
+)  # Hydra's scan rightly sees, through its convolution, what follows
 def test_states_are_those_where_the_next_block_begins(mixer):
     layer = awake(EncoderLayer(tiny(mixer))).double().eval()
     x, keep = frames(4, 6), torch.tensor([2, 6, 0, 4])

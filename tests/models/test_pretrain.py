@@ -30,7 +30,9 @@ def losses(model, speech, **hiding):
 
 def hide(model, monkeypatch, *rows):
     """These frames of each row, whatever the generator says."""
-    monkeypatch.setattr(model, "hidden", lambda lengths, generator: torch.tensor(rows, dtype=torch.bool)[:, : int(lengths.max())])
+    monkeypatch.setattr(
+        model, "hidden", lambda lengths, generator: torch.tensor(rows, dtype=torch.bool)[:, : int(lengths.max())]
+    )
 
 
 def test_codes_are_drawn_once_and_for_all(model):
@@ -42,15 +44,19 @@ def test_codes_are_drawn_once_and_for_all(model):
     codes = model.codes(features)
     assert codes.shape == (2, 2)  # of whole encoder frames
     assert torch.equal(codes[:, 1:], model.codes(features[:, 4:]))
-    near = (model.codebook - torch.nn.functional.normalize(features[0, :4].flatten() @ model.projection, dim=0)).norm(dim=1)
+    near = (model.codebook - torch.nn.functional.normalize(features[0, :4].flatten() @ model.projection, dim=0)).norm(
+        dim=1
+    )
     assert codes[0, 0] == near.argmin()
     assert Pretraining(tiny(subsampling=2), CONFIG).codes(features).shape == (2, 5)
 
 
 @given(
     lengths=st.lists(st.integers(0, 60), min_size=1, max_size=4),
-    span=st.integers(1, 12), share=st.floats(0.05, 0.9), seed=st.integers(0, 99),
-)  # fmt: skip
+    span=st.integers(1, 12),
+    share=st.floats(0.05, 0.9),
+    seed=st.integers(0, 99),
+)
 @settings(max_examples=60, deadline=None)
 def test_hidden_frames_are_valid_and_come_in_spans(lengths, span, share, seed):
     model = Pretraining(tiny(), PretrainConfig(span=span, share=share))
@@ -60,7 +66,9 @@ def test_hidden_frames_are_valid_and_come_in_spans(lengths, span, share, seed):
         assert not row[length:].any()
         assert row.any() == (length > 0)
         runs = "".join("x" if h else " " for h in row[:length].tolist())
-        assert all(len(run) >= span for run in runs.split() if not runs.endswith(run))  # but for the last, which may be cut
+        assert all(
+            len(run) >= span for run in runs.split() if not runs.endswith(run)
+        )  # but for the last, which may be cut
 
 
 def test_about_as_many_are_hidden_as_one_asks():
@@ -75,7 +83,9 @@ def test_what_is_hidden_is_not_heard(model, monkeypatch):
     guess = lambda x: model.guess(x, length, block=-1, generator=torch.Generator().manual_seed(1))  # noqa: E731
     rows, logits, codes = guess(speech)
     other = speech.clone()
-    other[0, 3 * FRAME : 7 * FRAME - 10] += 3 * noise(4 * FRAME - 10, seed=2)  # 10: what a later frame's window sees of it
+    other[0, 3 * FRAME : 7 * FRAME - 10] += 3 * noise(
+        4 * FRAME - 10, seed=2
+    )  # 10: what a later frame's window sees of it
     again, same, others = guess(other)
     assert rows.tolist() == again.tolist() == [0, 0, 0, 0]
     torch.testing.assert_close(logits, same)

@@ -214,7 +214,10 @@ def test_the_gated_norm_gates_before_it_norms():
 @pytest.mark.parametrize("sizes", [(13, 13, 13), (3, 5, 100)])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_mixer_is_the_same_with_the_kernels(name, sizes, backend, monkeypatch, poisoned_empty):
-    module, device = build_mixer(D, dataclasses.replace(TINY, name=name)), "cuda" if torch.cuda.is_available() else "cpu"
+    module, device = (
+        build_mixer(D, dataclasses.replace(TINY, name=name)),
+        "cuda" if torch.cuda.is_available() else "cpu",
+    )
     lengths = torch.tensor([13, 6, 0])
 
     def found():

@@ -137,7 +137,9 @@ def assert_is_a_good_custom_op(
     assert calls.seen
     outputs = run(*leaves)
     compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
-    want, got = ([*found, *torch.autograd.grad(sum(v.sum() for v in found), leaves)] for found in (outputs, compiled(*leaves)))
+    want, got = (
+        [*found, *torch.autograd.grad(sum(v.sum() for v in found), leaves)] for found in (outputs, compiled(*leaves))
+    )
     for a, b in zip(got, want, strict=True):
         assert torch.equal(a, b)
     with warnings.catch_warnings():

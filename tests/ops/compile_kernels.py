@@ -20,7 +20,18 @@ from samba_asr.ops.selective_scan import triton as s6
 from samba_asr.ops.ssd import triton as ssd
 
 INTEGERS = ("lengths", "offsets", "sizes")
-NARROW = ("x", "B", "C", "y", "gy", "z", "forth", "back", "last", "skip")  # bfloat16, as in training; all else is float32
+NARROW = (
+    "x",
+    "B",
+    "C",
+    "y",
+    "gy",
+    "z",
+    "forth",
+    "back",
+    "last",
+    "skip",
+)  # bfloat16, as in training; all else is float32
 FLAGS = {"HAS_INITIAL": True, "HAS_LENGTHS": True, "HAS_OFFSETS": False, "HAS_RESET": True}
 SSD = {**FLAGS, "PRECISION": "tf32", "Q": ssd.CHUNK, "BP": 32, "BN": 64}
 S6 = {**FLAGS, "HAS_D": True, "HAS_Z": True, "HAS_DT_BIAS": True, "WAYS": 1, "Q": s6.CHUNK, "BD": s6.CHANNELS, "BN": 16}

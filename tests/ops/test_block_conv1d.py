@@ -39,7 +39,11 @@ def step_by_step(x, weight, bias, initial_state, *, lengths, sizes, silu):
         for i in range(t):
             end = min(i // size * size + size, length)
             inputs = [i + j for j in range(weight.shape[1])]  # among the steps seen, which begin `past` before x
-            taps = [weight[:, j] * seen[at] for j, at in enumerate(inputs) if at < past + max(end, i + 1)] if i < length else []
+            taps = (
+                [weight[:, j] * seen[at] for j, at in enumerate(inputs) if at < past + max(end, i + 1)]
+                if i < length
+                else []
+            )
             y = sum(taps) + (0 if bias is None else bias) if taps else x.new_zeros(d)
             outputs.append(F.silu(y) if silu else y)
         states.append(seen[length:])
@@ -81,7 +85,10 @@ def test_odd_sizes_agree(backend, d, past, future, bias):
 @EVERY_BACKEND
 def test_padding_may_hold_nan_and_gets_no_gradient(backend, poisoned_empty):
     dtype, tolerance = exact(backend)
-    inputs, where = make(dtype=dtype), {"lengths": torch.tensor([9, 4, 0]), "sizes": torch.tensor([4, 3, 2]), "silu": True}
+    inputs, where = (
+        make(dtype=dtype),
+        {"lengths": torch.tensor([9, 4, 0]), "sizes": torch.tensor([4, 3, 2]), "silu": True},
+    )
     behind = padding(9, where["lengths"])
     poisoned = {**inputs, "x": inputs["x"].masked_fill(behind[..., None], float("nan"))}
     want = values_and_gradients(on(backend), inputs, **where)
@@ -112,7 +119,10 @@ def test_the_state_may_be_that_of_an_earlier_step(backend):
 @EVERY_BACKEND
 def test_a_slice_of_wider_steps_needs_no_copy(backend):
     dtype, tolerance = exact(backend)
-    inputs, where = make(dtype=dtype), {"lengths": torch.tensor([9, 4, 0]), "sizes": torch.tensor([4, 3, 2]), "silu": True}
+    inputs, where = (
+        make(dtype=dtype),
+        {"lengths": torch.tensor([9, 4, 0]), "sizes": torch.tensor([4, 3, 2]), "silu": True},
+    )
     wide = torch.cat([inputs["x"], inputs["x"]], -1)
     sliced = {name: v.clone() for name, v in inputs.items()} | {"x": wide[..., :5]}
     found, want = (on(backend)(**given, **where) for given in (sliced, inputs))

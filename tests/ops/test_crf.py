@@ -37,7 +37,11 @@ def listed(log_probs, n, trigram):
     for text in (text for u in range(n + 1) for text in itertools.product(range(1, v), repeat=u)):
         said = torch.tensor([text], dtype=torch.long)
         sizes = torch.tensor([n]), torch.tensor([len(text)])
-        ctc = -float(F.ctc_loss(log_probs[:, None], said, *sizes, reduction="sum")) if n else (0.0 if not text else -torch.inf)
+        ctc = (
+            -float(F.ctc_loss(log_probs[:, None], said, *sizes, reduction="sum"))
+            if n
+            else (0.0 if not text else -torch.inf)
+        )
         terms.append(ctc + of_text(trigram, text))
     return torch.tensor(terms, dtype=torch.float64).logsumexp(0)
 
@@ -52,7 +56,9 @@ def test_it_is_the_sum_over_every_text(backend):
 
 @EVERY_BACKEND
 def test_equal_neighbours_need_a_blank_between_them(backend):
-    always_one = torch.tensor([[[-torch.inf, 0.0, -torch.inf]] * 4], dtype=torch.float64)  # no blank, so the text is one unit
+    always_one = torch.tensor(
+        [[[-torch.inf, 0.0, -torch.inf]] * 4], dtype=torch.float64
+    )  # no blank, so the text is one unit
     _, trigram = make(v=3)
     found = log_partition(always_one, torch.tensor([4]), trigram, backend=backend)
     assert float(found) == pytest.approx(of_text(trigram, (1,)))
@@ -66,7 +72,9 @@ def test_values_and_gradients_are_those_of_the_recursion_with_nan_in_the_padding
     def partition(log_probs, backend="matmul"):
         return log_partition(log_probs, lengths, trigram, backend=backend)
 
-    assert_agree(partition, lambda **inputs: partition(**inputs, backend="naive"), {"log_probs": log_probs}, tolerance=1e-12)
+    assert_agree(
+        partition, lambda **inputs: partition(**inputs, backend="naive"), {"log_probs": log_probs}, tolerance=1e-12
+    )
     got = values_and_gradients(partition, {"log_probs": log_probs})
     assert not got["gradient of log_probs"][padding(9, lengths)].any()
 

@@ -229,7 +229,9 @@ def test_each_row_is_as_if_alone_and_padding_may_hold_nan(backend):
         alone["initial_state"] = inputs["initial_state"][row : row + 1]
         want_y, want_state = selective_scan_naive(**alone, reset=reset[row : row + 1, :length])
         assert_close(
-            {"y": y[row : row + 1, :length], "state": state[row : row + 1]}, {"y": want_y, "state": want_state}, tolerance
+            {"y": y[row : row + 1, :length], "state": state[row : row + 1]},
+            {"y": want_y, "state": want_state},
+            tolerance,
         )
         assert not y[row, length:].any()
     assert torch.equal(state[2], inputs["initial_state"][2])  # length 0: bit for bit

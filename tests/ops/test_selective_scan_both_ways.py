@@ -41,9 +41,15 @@ def one_by_one(x, dt, A, B, C, D, z, dt_bias, initial_state, *, lengths, sizes):
     """The definition: a scan of each row, and of each of its blocks in reversed time."""
     scan = {"D": D, "dt_bias": dt_bias}
     forth, state = selective_scan(
-        *(v[:, :, 0] for v in (x, dt)), A[0], *(v[:, :, 0] for v in (B, C)), z=z[:, :, 0],
-        **{name: v[0] for name, v in scan.items()}, initial_state=initial_state, lengths=lengths, backend="naive",
-    )  # fmt: skip
+        *(v[:, :, 0] for v in (x, dt)),
+        A[0],
+        *(v[:, :, 0] for v in (B, C)),
+        z=z[:, :, 0],
+        **{name: v[0] for name, v in scan.items()},
+        initial_state=initial_state,
+        lengths=lengths,
+        backend="naive",
+    )
     back = torch.zeros_like(forth)
     for row, (length, size) in enumerate(zip(lengths.tolist(), sizes.tolist(), strict=True)):
         for begin in range(0, length, size):
@@ -80,7 +86,8 @@ def test_padding_may_hold_nan_and_gets_no_gradient(backend, poisoned_empty):
     lengths, sizes = torch.tensor([17, 5, 0]), torch.tensor([4, 3, 9])
     inputs, behind = make(dtype=dtype), padding(17, lengths)
     poisoned = {
-        name: v.masked_fill(behind[..., None, None], float("nan")) if name in IN_TIME else v for name, v in inputs.items()
+        name: v.masked_fill(behind[..., None, None], float("nan")) if name in IN_TIME else v
+        for name, v in inputs.items()
     }
     want = values_and_gradients(on(backend), inputs, lengths=lengths, sizes=sizes)
     got = values_and_gradients(on(backend), poisoned, lengths=lengths, sizes=sizes)

@@ -193,9 +193,10 @@ def test_large_steps_among_small_ones_stay_accurate(size, backend):
     large = some_resets(3, 60)[..., None]
     inputs["x"] = torch.where(large[..., None], inputs["x"] / size, inputs["x"])  # what goes in is dt x
     inputs["dt"] = torch.where(large, size, inputs["dt"])
-    got, want = (values_and_gradients(op, {k: v.to(kind) for k, v in inputs.items()}) for op, kind in (
-        (on(backend), torch.float32), (ssd_naive, torch.float64)
-    ))
+    got, want = (
+        values_and_gradients(op, {k: v.to(kind) for k, v in inputs.items()})
+        for op, kind in ((on(backend), torch.float32), (ssd_naive, torch.float64))
+    )
     for name in ("gradient of x", "gradient of dt"):  # of small steps and of large ones, which differ in scale
         for some in (large, ~large):
             some = some.expand_as(want["gradient of dt"])

@@ -43,7 +43,9 @@ def one_by_one(x, dt, A, B, C, initial_state, *, lengths, sizes):
     for row, (length, size) in enumerate(zip(lengths.tolist(), sizes.tolist(), strict=True)):
         for begin in range(0, length, size):
             block = torch.arange(begin, min(begin + size, length)).flip(0)
-            y, _ = ssd_naive(*(v[row, block][None] for v in (x, dt[:, :, 1])), A, *(v[row, block, 1][None] for v in (B, C)))
+            y, _ = ssd_naive(
+                *(v[row, block][None] for v in (x, dt[:, :, 1])), A, *(v[row, block, 1][None] for v in (B, C))
+            )
             back = back.index_put((torch.tensor(row), block), y[0])
     return forth, back, state
 
@@ -76,7 +78,11 @@ def test_each_way_may_have_its_own_input_and_decay(backend, t, lengths, poisoned
     """As Mamba-2 reads both ways: forth is what `one_by_one` says of the first x and A, back of the second."""
     dtype, tolerance = exact(backend)
     first, second = make(t=t, dtype=dtype), make(t=t, dtype=dtype)
-    own = {**first, "x": torch.stack([first["x"], second["x"].flip(0)], 2), "A": torch.stack([first["A"], first["A"] * 2])}
+    own = {
+        **first,
+        "x": torch.stack([first["x"], second["x"].flip(0)], 2),
+        "A": torch.stack([first["A"], first["A"] * 2]),
+    }
 
     def ways(x, A, **others):
         forth, _, state = one_by_one(x[:, :, 0], A=A[0], **others)

@@ -36,7 +36,9 @@ class TestModels:
     def two(self, recognizer):
         torch.set_num_threads(1)
         other = Recognizer(recognizer._loaded, DecodeConfig(method="beam", beam=2))
-        with TestClient(create_app(Settings(latency_ms=LATENCY, max_sessions=2), {"one": recognizer, "two": other})) as client:
+        with TestClient(
+            create_app(Settings(latency_ms=LATENCY, max_sessions=2), {"one": recognizer, "two": other})
+        ) as client:
             yield client
 
     def test_each_by_its_name(self, two, recognizer):
@@ -92,7 +94,9 @@ class TestModels:
             with client.websocket_connect("/v1/stream") as socket:
                 socket.send_bytes(data)
                 socket.send_json({"type": "stop"})
-                assert text_of(until(socket, "done")) == expected(new, heard(data)).text != expected(old, heard(data)).text
+                assert (
+                    text_of(until(socket, "done")) == expected(new, heard(data)).text != expected(old, heard(data)).text
+                )
             save_config(folder / "config.yaml", "decode.vad=energy")  # a service cannot
             last = models.engine()
             models.reload()
@@ -136,7 +140,12 @@ class TestLog:
         over = next(line for line in lines if line["event"] == "session over")
         assert (over["outcome"], over["audio_seconds"], over["kind"], over["model"]) == ("done", 1.0, "stream", "toy")
         refused, seen = (line for line in lines if line["event"] == "request")
-        assert (refused["status"], refused["method"], seen["status"], seen["path"]) == (403, "WEBSOCKET", 200, "/v1/models")
+        assert (refused["status"], refused["method"], seen["status"], seen["path"]) == (
+            403,
+            "WEBSOCKET",
+            200,
+            "/v1/models",
+        )
         written = "".join(logs.Text().format(r) for r in caplog.records if r.name.startswith("samba_asr"))
         assert text
         for private in ("secret", "wrong", text):

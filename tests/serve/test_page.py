@@ -46,11 +46,17 @@ def page(box, tmp_path):
     audio = read(CLIP, duration=5.0)
     speech = resample(audio.samples, audio.rate, 48000)
     silence = np.zeros(48000, np.float32)
-    soundfile.write(tmp_path / "mic.wav", np.concatenate([silence, speech, silence, silence, silence]), 48000, subtype="PCM_16")
+    soundfile.write(
+        tmp_path / "mic.wav", np.concatenate([silence, speech, silence, silence, silence]), 48000, subtype="PCM_16"
+    )
     flags = [
-        "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--use-fake-ui-for-media-stream",
-        "--use-fake-device-for-media-stream", f"--use-file-for-fake-audio-capture={tmp_path / 'mic.wav'}%noloop",
-    ]  # fmt: skip
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-background-networking",
+        "--use-fake-ui-for-media-stream",
+        "--use-fake-device-for-media-stream",
+        f"--use-file-for-fake-audio-capture={tmp_path / 'mic.wav'}%noloop",
+    ]
     with playwright.sync_playwright() as p:
         browser = p.chromium.launch(executable_path=CHROMIUM, args=flags)
         page = browser.new_page(viewport={"width": 390, "height": 780})

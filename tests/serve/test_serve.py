@@ -190,7 +190,6 @@ class TestLines:
             full = client.post("/v1/transcribe/stream", content=b"")
             assert (full.status_code, full.headers["Retry-After"]) == (503, "5")
 
-
     def test_what_was_heard_before_the_limit_is_told(self, start, recognizer):
         data = pcm(noise(1.5))
         chunks = (data[at : at + 3200] for at in range(0, len(data), 3200))
@@ -210,7 +209,16 @@ class TestOutbox:
                 out._put({"type": kind, "n": n})
             return [(m["type"], m["n"]) for m in [await out.get() for _ in range(len(out._messages))]]
 
-        given = [("partial", 1), ("lag", 1), ("partial", 2), ("lag", 2), ("quiet", 1), ("final", 1), ("partial", 3), ("lag", 3)]
+        given = [
+            ("partial", 1),
+            ("lag", 1),
+            ("partial", 2),
+            ("lag", 2),
+            ("quiet", 1),
+            ("final", 1),
+            ("partial", 3),
+            ("lag", 3),
+        ]
         expected = [("partial", 2), ("lag", 2), ("quiet", 1), ("final", 1), ("partial", 3), ("lag", 3)]
         assert asyncio.run(read(*given)) == expected
 

@@ -9,14 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samba_asr.errors import UserError
-from samba_asr.text.tokenizer import (
-    BLANK_ID,
-    UNK_ID,
-    BpeTokenizer,
-    CharTokenizer,
-    load_tokenizer,
-    train_tokenizer,
-)
+from samba_asr.text.tokenizer import BLANK_ID, UNK_ID, BpeTokenizer, CharTokenizer, load_tokenizer, train_tokenizer
 
 TEXTS = ["THE CAT SAT ON THE MAT", "THAT CAT'S HAT", "A MAT THAT SAT", "ON AND ON THEY SAT", "BEFORE IT ZED QUICKLY"]
 ALPHABET = sorted(set("".join(TEXTS)))

@@ -55,7 +55,9 @@ def test_validation_counts_words_and_loss(oracle, corpus):
 
 def test_where_texts_compete_the_loss_of_that_is_told_too(corpus):
     torch.manual_seed(0)
-    config = ModelConfig(d_model=16, layers=1, vocab_size=TOKENIZER.vocab_size, mixer=MixerConfig(headdim=16, d_state=8))
+    config = ModelConfig(
+        d_model=16, layers=1, vocab_size=TOKENIZER.vocab_size, mixer=MixerConfig(headdim=16, d_state=8)
+    )
     model = AsrModel(config)
     assert validate(model, TOKENIZER, corpus, block=-1, batch_seconds=3, dtype=torch.float32).crf is None
     model.trigram = trigram([TOKENIZER.encode(u.text) for u in corpus], TOKENIZER.vocab_size)

@@ -10,7 +10,9 @@ import pytest
 from samba_asr.training.progress import Progress, Signals, log_file
 from samba_asr.training.step import Outcome
 
-OUTCOME = Outcome({"total": 30.0, "ctc": 20.0, "crf": 0.0, "decoder": 10.0, "cr": 0.0}, tokens=10, seconds=36.0, bad=0, norm=1.5)
+OUTCOME = Outcome(
+    {"total": 30.0, "ctc": 20.0, "crf": 0.0, "decoder": 10.0, "cr": 0.0}, tokens=10, seconds=36.0, bad=0, norm=1.5
+)
 
 
 class Terminal(io.StringIO):

@@ -186,6 +186,9 @@ def test_the_loss_is_normalised_by_the_tokens_of_all_batches():
     joined = [make_stepper(), make_stepper()]
     for stepper in joined:
         no_masks(stepper)
-    both = collate([*(x.numpy()[:n] for w in (a, b) for x, n in zip(w.batch.audio, w.batch.lengths, strict=True))],
-                   [[3, 4, 3]] * 4, list("abcd"))  # fmt: skip
+    both = collate(
+        [*(x.numpy()[:n] for w in (a, b) for x, n in zip(w.batch.audio, w.batch.lengths, strict=True))],
+        [[3, 4, 3]] * 4,
+        list("abcd"),
+    )
     assert torch.allclose(moved(joined[0], [a, b]), moved(joined[1], [Work(both, 3)]), atol=1e-6)

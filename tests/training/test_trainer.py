@@ -184,8 +184,15 @@ def test_max_steps_ends_amid_an_epoch_and_validates(run, tmp_path):
 def test_the_clock_ends_a_run_and_rules_its_schedule(run, tmp_path, monkeypatch):
     rates = []
     original = Stepper.step
-    monkeypatch.setattr(Stepper, "step", lambda self, work, *, number, lr: (rates.append(lr), time.sleep(0.02),
-                        original(self, work, number=number, lr=lr))[-1])  # fmt: skip
+    monkeypatch.setattr(
+        Stepper,
+        "step",
+        lambda self, work, *, number, lr: (
+            rates.append(lr),
+            time.sleep(0.02),
+            original(self, work, number=number, lr=lr),
+        )[-1],
+    )
     minutes = 0.5 / 60
     options = f"train.max_minutes={minutes}", "train.epochs=100000", "optim.warmup=0", "train.save_minutes=9"
     run(tmp_path / "exp", *options)
@@ -203,8 +210,10 @@ def test_only_the_best_and_the_last_checkpoints_stay(run, tmp_path, monkeypatch)
     monkeypatch.setattr(trainer.Trainer, "_validate", lambda self: next(rates))
     result, _ = run(tmp_path / "exp", "train.epochs=5", "train.keep_best=2", "train.keep_last=1")
     assert sorted(p.name for p in (tmp_path / "exp").glob("epoch-*.pt")) == [
-        "epoch-002.pt", "epoch-003.pt", "epoch-005.pt"
-    ]  # fmt: skip
+        "epoch-002.pt",
+        "epoch-003.pt",
+        "epoch-005.pt",
+    ]
     assert result.best_wer == 10.0
     assert [p.name for p in checkpoint.choose(tmp_path / "exp", best=2)] == ["epoch-002.pt", "epoch-003.pt"]
     assert [p.name for p in checkpoint.choose(tmp_path / "exp", last=2)] == ["epoch-003.pt", "epoch-005.pt"]

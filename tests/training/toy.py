@@ -1,6 +1,6 @@
 """A stand-in for AsrModel with its interface, and a corpus to train it on; run as a program, it trains (and dies).
 
-    python -m tests.training.toy FOLDER MANIFEST [--die-at STEP] [key=value ...]
+python -m tests.training.toy FOLDER MANIFEST [--die-at STEP] [key=value ...]
 """
 
 from __future__ import annotations
@@ -70,10 +70,22 @@ class Toy(nn.Module):
 
 
 def toy_config(*overrides: str) -> Config:
-    return configs.load([], [
-        "train.epochs=2", "train.log_every=1", "train.dtype=float32", "train.device=cpu", "train.save_minutes=0",
-        "data.batch_seconds=3", "data.buckets=2", "data.min_seconds=0.2", "optim.warmup=4", "optim.lr=0.01", *overrides,
-    ])  # fmt: skip
+    return configs.load(
+        [],
+        [
+            "train.epochs=2",
+            "train.log_every=1",
+            "train.dtype=float32",
+            "train.device=cpu",
+            "train.save_minutes=0",
+            "data.batch_seconds=3",
+            "data.buckets=2",
+            "data.min_seconds=0.2",
+            "optim.warmup=4",
+            "optim.lr=0.01",
+            *overrides,
+        ],
+    )
 
 
 def make_corpus(folder: Path, n: int = 12, rate: int = 16000) -> list[Utterance]:

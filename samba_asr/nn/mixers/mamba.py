@@ -51,7 +51,13 @@ class Mamba(CausalMixer):
         """x (b, t, d_model); reset (b, t) bool: forget everything before these steps; lengths None: all steps count."""
         u, z = self.in_proj(mask(x, lengths)).chunk(2, dim=-1)
         u, conv = causal_conv1d(
-            u, self.conv1d.weight[:, 0], self.conv1d.bias, initial_state=state.conv, lengths=lengths, reset=reset, silu=True
+            u,
+            self.conv1d.weight[:, 0],
+            self.conv1d.bias,
+            initial_state=state.conv,
+            lengths=lengths,
+            reset=reset,
+            silu=True,
         )
         dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         y, ssm = selective_scan(
@@ -75,7 +81,11 @@ class Mamba(CausalMixer):
         halves = [half for i in (0, 1) for half in (way.in_proj.weight.chunk(2)[i] for way in ways)]  # x, x, z, z
         u, z = F.linear(mask(x, blocks.ragged), torch.cat(halves)).unflatten(-1, (2, 2, -1)).unbind(2)  # (b, t, 2, d)
         u, conv = conv_both_ways(
-            u, tuple(way.conv1d.weight[:, 0] for way in ways), tuple(way.conv1d.bias for way in ways), state.conv, blocks
+            u,
+            tuple(way.conv1d.weight[:, 0] for way in ways),
+            tuple(way.conv1d.bias for way in ways),
+            state.conv,
+            blocks,
         )
         maps = torch.einsum("btwd,wrd->btwr", u, torch.stack([way.x_proj.weight for way in ways]))
         dt, B, C = maps.split([self.dt_rank, self.d_state, self.d_state], dim=-1)

@@ -53,7 +53,13 @@ class Mamba2(CausalMixer):
         """x (b, t, d_model); reset (b, t) bool: forget everything before these steps; lengths None: all steps count."""
         z, u, dt = self.in_proj(mask(x, lengths)).split([self.d_inner, self.conv1d.in_channels, self.heads], dim=-1)
         u, conv = causal_conv1d(
-            u, self.conv1d.weight[:, 0], self.conv1d.bias, initial_state=state.conv, lengths=lengths, reset=reset, silu=True
+            u,
+            self.conv1d.weight[:, 0],
+            self.conv1d.bias,
+            initial_state=state.conv,
+            lengths=lengths,
+            reset=reset,
+            silu=True,
         )
         u, B, C = u.split([self.d_inner, self.d_state, self.d_state], dim=-1)
         u = u.unflatten(-1, (self.heads, -1))  # (b, t, h, p)
@@ -80,7 +86,11 @@ class Mamba2(CausalMixer):
             v.unflatten(-1, (2, -1)) for v in joined.split([2 * self.d_inner, 2 * width, 2 * self.heads], dim=-1)
         )  # (b, t, 2, .)
         u, conv = conv_both_ways(
-            u, tuple(way.conv1d.weight[:, 0] for way in ways), tuple(way.conv1d.bias for way in ways), state.conv, blocks
+            u,
+            tuple(way.conv1d.weight[:, 0] for way in ways),
+            tuple(way.conv1d.bias for way in ways),
+            state.conv,
+            blocks,
         )
         u, B, C = u.split([self.d_inner, self.d_state, self.d_state], dim=-1)
         u = u.unflatten(-1, (self.heads, -1))  # (b, t, 2, h, p)
@@ -94,6 +104,8 @@ class Mamba2(CausalMixer):
             initial_state=state.ssm,
         )
         y = torch.stack([forth, behind], 2) + torch.stack([way.D for way in ways]).to(u.dtype)[..., None] * u
-        y = torch.stack([way.norm(y[:, :, i].flatten(-2), z[:, :, i]) for i, way in enumerate(ways)], 2)  # (b, t, 2, d_inner)
+        y = torch.stack(
+            [way.norm(y[:, :, i].flatten(-2), z[:, :, i]) for i, way in enumerate(ways)], 2
+        )  # (b, t, 2, d_inner)
         y = F.linear(y.flatten(-2), torch.cat([way.out_proj.weight for way in ways], 1))
         return y, Mamba2State(conv.to(state.conv.dtype), ssm)

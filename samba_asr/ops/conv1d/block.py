@@ -62,7 +62,9 @@ def block_conv1d(
 
 def _state(x: Tensor, initial_state: Tensor, blocks: Blocks) -> Tensor:
     """(b, past, d) the inputs before the step that comes next."""
-    return tail(torch.cat([initial_state.to(x.dtype), mask(x, blocks.ragged)], dim=1), blocks.kept, initial_state.shape[1])
+    return tail(
+        torch.cat([initial_state.to(x.dtype), mask(x, blocks.ragged)], dim=1), blocks.kept, initial_state.shape[1]
+    )
 
 
 def _block_conv1d_torch(
@@ -75,7 +77,9 @@ def _block_conv1d_torch(
     if blocks.start is None:  # one block: nothing to hide from anyone
         x = torch.cat([initial_state.to(x.dtype), mask(x, ragged)], dim=1)  # (b, past + t, d)
         return depthwise_conv1d(F.pad(x, (0, 0, 0, future)), weight, bias), tail(x, ragged, past)
-    y, state = causal_conv1d(x, weight[:, : past + 1], bias, initial_state=initial_state, lengths=ragged, backend="torch")
+    y, state = causal_conv1d(
+        x, weight[:, : past + 1], bias, initial_state=initial_state, lengths=ragged, backend="torch"
+    )
     # In reversed time the steps ahead are the past; the current step has had its turn, so its tap is 0.
     ahead = F.pad(weight[:, past + 1 :].flip(1), (0, 1))  # (d, future + 1)
     back, _ = causal_conv1d(flip(x, blocks), ahead, lengths=ragged, reset=blocks.start)

@@ -93,7 +93,9 @@ def causal_conv1d(
         from samba_asr.ops.conv1d.triton import block_conv1d_triton
 
         whole = torch.full((b,), t, device=x.device)  # a tap ahead would look at it; there is none
-        return block_conv1d_triton(x, weight, bias, initial_state=initial_state, lengths=lengths, sizes=whole, silu=silu)
+        return block_conv1d_triton(
+            x, weight, bias, initial_state=initial_state, lengths=lengths, sizes=whole, silu=silu
+        )
     if backend != "torch":
         raise UserError(f"causal_conv1d has no backend {backend!r}: use 'auto', 'torch' or 'triton'")
     y, state = _causal_conv1d_torch(x, weight, bias, initial_state, lengths, reset)

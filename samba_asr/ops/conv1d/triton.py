@@ -47,9 +47,25 @@ def _tap(x, initial, i_b, step, j: tl.constexpr, d, in_d, length, size, T, D_, S
 
 @triton.jit
 def _convolve(
-    x, weight, bias, initial, i_b, step, d, in_d, length, size, T, D_, SX,
-    HAS_BIAS: tl.constexpr, PAST: tl.constexpr, K: tl.constexpr, Q: tl.constexpr, BD: tl.constexpr,
-):  # fmt: skip
+    x,
+    weight,
+    bias,
+    initial,
+    i_b,
+    step,
+    d,
+    in_d,
+    length,
+    size,
+    T,
+    D_,
+    SX,
+    HAS_BIAS: tl.constexpr,
+    PAST: tl.constexpr,
+    K: tl.constexpr,
+    Q: tl.constexpr,
+    BD: tl.constexpr,
+):
     total = tl.zeros([Q, BD], tl.float32)
     if HAS_BIAS:
         total += tl.load(bias + d, in_d, other=0.0).to(tl.float32)[None, :]
@@ -61,10 +77,26 @@ def _convolve(
 
 @triton.jit
 def _forward(
-    x, weight, bias, initial, lengths, sizes, y, final, T, D_, SX,
-    HAS_BIAS: tl.constexpr, HAS_LENGTHS: tl.constexpr, SILU: tl.constexpr, PAST: tl.constexpr, K: tl.constexpr,
-    Q: tl.constexpr, BP: tl.constexpr, BD: tl.constexpr,
-):  # fmt: skip
+    x,
+    weight,
+    bias,
+    initial,
+    lengths,
+    sizes,
+    y,
+    final,
+    T,
+    D_,
+    SX,
+    HAS_BIAS: tl.constexpr,
+    HAS_LENGTHS: tl.constexpr,
+    SILU: tl.constexpr,
+    PAST: tl.constexpr,
+    K: tl.constexpr,
+    Q: tl.constexpr,
+    BP: tl.constexpr,
+    BD: tl.constexpr,
+):
     i_b = tl.program_id(0).to(tl.int64)
     step, d = tl.program_id(1) * Q + tl.arange(0, Q), tl.program_id(2) * BD + tl.arange(0, BD)
     in_d = d < D_
@@ -73,7 +105,9 @@ def _forward(
     if SILU:
         y_ = y_ * tl.sigmoid(y_)
     y_ = tl.where((step < length)[:, None], y_, 0.0)
-    tl.store(y + (i_b * T + step)[:, None] * D_ + d[None, :], y_.to(y.dtype.element_ty), (step < T)[:, None] & in_d[None, :])
+    tl.store(
+        y + (i_b * T + step)[:, None] * D_ + d[None, :], y_.to(y.dtype.element_ty), (step < T)[:, None] & in_d[None, :]
+    )
     if tl.program_id(1) == 0:  # the state: the last steps, or what is left of the one before
         p = tl.arange(0, BP)
         at = length - PAST + p
@@ -88,10 +122,28 @@ def _forward(
 
 @triton.jit
 def _backward_weight(
-    x, weight, bias, initial, lengths, sizes, gy, g_before, gw, gb, T, D_, SX,
-    HAS_BIAS: tl.constexpr, HAS_LENGTHS: tl.constexpr, SILU: tl.constexpr, PAST: tl.constexpr, K: tl.constexpr,
-    Q: tl.constexpr, BK: tl.constexpr, BD: tl.constexpr,
-):  # fmt: skip
+    x,
+    weight,
+    bias,
+    initial,
+    lengths,
+    sizes,
+    gy,
+    g_before,
+    gw,
+    gb,
+    T,
+    D_,
+    SX,
+    HAS_BIAS: tl.constexpr,
+    HAS_LENGTHS: tl.constexpr,
+    SILU: tl.constexpr,
+    PAST: tl.constexpr,
+    K: tl.constexpr,
+    Q: tl.constexpr,
+    BK: tl.constexpr,
+    BD: tl.constexpr,
+):
     i_b = tl.program_id(0).to(tl.int64)
     d, k = tl.program_id(1) * BD + tl.arange(0, BD), tl.arange(0, BK)
     in_d = d < D_
@@ -102,7 +154,9 @@ def _backward_weight(
         place = (i_b * T + step)[:, None] * D_ + d[None, :]
         g = tl.load(gy + place, (step < length)[:, None] & in_d[None, :], other=0.0).to(tl.float32)
         if SILU:
-            v = _convolve(x, weight, bias, initial, i_b, step, d, in_d, length, size, T, D_, SX, HAS_BIAS, PAST, K, Q, BD)
+            v = _convolve(
+                x, weight, bias, initial, i_b, step, d, in_d, length, size, T, D_, SX, HAS_BIAS, PAST, K, Q, BD
+            )
             s = tl.sigmoid(v)
             g = g * s * (1 + v * (1 - s))
         tl.store(g_before + place, g, (step < T)[:, None] & in_d[None, :])
@@ -116,9 +170,21 @@ def _backward_weight(
 
 @triton.jit
 def _backward_input(
-    weight, lengths, sizes, g_before, g_final, gx, g_initial, T, D_,
-    HAS_LENGTHS: tl.constexpr, PAST: tl.constexpr, K: tl.constexpr, Q: tl.constexpr, BD: tl.constexpr,
-):  # fmt: skip
+    weight,
+    lengths,
+    sizes,
+    g_before,
+    g_final,
+    gx,
+    g_initial,
+    T,
+    D_,
+    HAS_LENGTHS: tl.constexpr,
+    PAST: tl.constexpr,
+    K: tl.constexpr,
+    Q: tl.constexpr,
+    BD: tl.constexpr,
+):
     i_b = tl.program_id(0).to(tl.int64)
     at, d = tl.program_id(1) * Q + tl.arange(0, Q) - PAST, tl.program_id(2) * BD + tl.arange(0, BD)  # from the state on
     in_d = d < D_
@@ -149,10 +215,26 @@ def _conv_forward(
     if b and d:
         with on_device(x):
             _forward[(b, max(1, triton.cdiv(t, STEPS)), triton.cdiv(d, CHANNELS))](
-                x, weight, bias, initial, lengths, sizes, y, final, t, d, x.stride(1),
-                HAS_BIAS=bias is not None, HAS_LENGTHS=lengths is not None, SILU=silu, PAST=past, K=k,
-                Q=STEPS, BP=triton.next_power_of_2(max(1, past)), BD=CHANNELS,
-            )  # fmt: skip
+                x,
+                weight,
+                bias,
+                initial,
+                lengths,
+                sizes,
+                y,
+                final,
+                t,
+                d,
+                x.stride(1),
+                HAS_BIAS=bias is not None,
+                HAS_LENGTHS=lengths is not None,
+                SILU=silu,
+                PAST=past,
+                K=k,
+                Q=STEPS,
+                BP=triton.next_power_of_2(max(1, past)),
+                BD=CHANNELS,
+            )
     return y, final
 
 
@@ -163,9 +245,16 @@ def _(x, weight, bias, initial, lengths, sizes, silu):
 
 @torch.library.custom_op("samba_asr::block_conv1d_backward", mutates_args=())
 def _conv_backward(
-    x: Tensor, weight: Tensor, bias: Tensor | None, initial: Tensor, lengths: Tensor | None, sizes: Tensor,
-    gy: Tensor, g_final: Tensor, silu: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    initial: Tensor,
+    lengths: Tensor | None,
+    sizes: Tensor,
+    gy: Tensor,
+    g_final: Tensor,
+    silu: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, weight, bias and the initial state, all float32."""
     (b, t, d), past, k = x.shape, initial.shape[1], weight.shape[1]
     new = lambda *shape: x.new_empty(shape, dtype=torch.float32)  # noqa: E731
@@ -174,9 +263,24 @@ def _conv_backward(
         flags = {"HAS_LENGTHS": lengths is not None, "PAST": past, "K": k, "Q": STEPS, "BD": CHANNELS}
         with on_device(x):
             _backward_weight[(b, triton.cdiv(d, CHANNELS))](
-                x, weight, bias, initial, lengths, sizes, gy, g_before, gw, gb, t, d, x.stride(1),
-                HAS_BIAS=bias is not None, SILU=silu, BK=triton.next_power_of_2(k), **flags,
-            )  # fmt: skip
+                x,
+                weight,
+                bias,
+                initial,
+                lengths,
+                sizes,
+                gy,
+                g_before,
+                gw,
+                gb,
+                t,
+                d,
+                x.stride(1),
+                HAS_BIAS=bias is not None,
+                SILU=silu,
+                BK=triton.next_power_of_2(k),
+                **flags,
+            )
             _backward_input[(b, triton.cdiv(past + t, STEPS), triton.cdiv(d, CHANNELS))](
                 weight, lengths, sizes, g_before, g_final, gx, g_initial, t, d, **flags
             )

@@ -47,9 +47,27 @@ def _ends(i_b, step, lengths, sizes, T, HAS_LENGTHS: tl.constexpr):
 
 @triton.jit
 def _forward(
-    forth, back, last, x, skip, z, weight, lengths, sizes, y, T, D_, H, P, SX, SZ, EPS,
-    HAS_LENGTHS: tl.constexpr, Q: tl.constexpr, BD: tl.constexpr,
-):  # fmt: skip
+    forth,
+    back,
+    last,
+    x,
+    skip,
+    z,
+    weight,
+    lengths,
+    sizes,
+    y,
+    T,
+    D_,
+    H,
+    P,
+    SX,
+    SZ,
+    EPS,
+    HAS_LENGTHS: tl.constexpr,
+    Q: tl.constexpr,
+    BD: tl.constexpr,
+):
     i_b, d = tl.program_id(0).to(tl.int64), tl.arange(0, BD)
     in_d = d < D_
     weight_ = tl.load(weight + d, in_d, other=0.0).to(tl.float32)
@@ -65,9 +83,34 @@ def _forward(
 
 @triton.jit
 def _backward(
-    forth, back, last, x, skip, z, weight, lengths, sizes, gy, g_forth, g_back, g_last, gx, g_skip, gz, gw,
-    T, D_, H, P, SX, SZ, EPS, HAS_LENGTHS: tl.constexpr, Q: tl.constexpr, BD: tl.constexpr,
-):  # fmt: skip
+    forth,
+    back,
+    last,
+    x,
+    skip,
+    z,
+    weight,
+    lengths,
+    sizes,
+    gy,
+    g_forth,
+    g_back,
+    g_last,
+    gx,
+    g_skip,
+    gz,
+    gw,
+    T,
+    D_,
+    H,
+    P,
+    SX,
+    SZ,
+    EPS,
+    HAS_LENGTHS: tl.constexpr,
+    Q: tl.constexpr,
+    BD: tl.constexpr,
+):
     i_b, d = tl.program_id(0).to(tl.int64), tl.arange(0, BD)
     in_d = d < D_
     weight_ = tl.load(weight + d, in_d, other=0.0).to(tl.float32)
@@ -102,17 +145,43 @@ def _backward(
 
 @torch.library.custom_op("samba_asr::join_and_gate_forward", mutates_args=())
 def _join_forward(
-    forth: Tensor, back: Tensor, last: Tensor, x: Tensor, skip: Tensor, z: Tensor, weight: Tensor,
-    lengths: Tensor | None, sizes: Tensor, eps: float,
-) -> Tensor:  # fmt: skip
+    forth: Tensor,
+    back: Tensor,
+    last: Tensor,
+    x: Tensor,
+    skip: Tensor,
+    z: Tensor,
+    weight: Tensor,
+    lengths: Tensor | None,
+    sizes: Tensor,
+    eps: float,
+) -> Tensor:
     (b, t, d), h = x.shape, skip.shape[2]
     y = x.new_empty(x.shape)
     if y.numel():
         with on_device(x):
             _forward[(b, triton.cdiv(t, STEPS))](
-                forth, back, last, x, skip, z, weight, lengths, sizes, y, t, d, h, d // h, x.stride(1), z.stride(1), eps,
-                HAS_LENGTHS=lengths is not None, Q=STEPS, BD=triton.next_power_of_2(d),
-            )  # fmt: skip
+                forth,
+                back,
+                last,
+                x,
+                skip,
+                z,
+                weight,
+                lengths,
+                sizes,
+                y,
+                t,
+                d,
+                h,
+                d // h,
+                x.stride(1),
+                z.stride(1),
+                eps,
+                HAS_LENGTHS=lengths is not None,
+                Q=STEPS,
+                BD=triton.next_power_of_2(d),
+            )
     return y
 
 
@@ -123,9 +192,18 @@ def _(forth, back, last, x, skip, z, weight, lengths, sizes, eps):
 
 @torch.library.custom_op("samba_asr::join_and_gate_backward", mutates_args=())
 def _join_backward(
-    forth: Tensor, back: Tensor, last: Tensor, x: Tensor, skip: Tensor, z: Tensor, weight: Tensor,
-    lengths: Tensor | None, sizes: Tensor, gy: Tensor, eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    forth: Tensor,
+    back: Tensor,
+    last: Tensor,
+    x: Tensor,
+    skip: Tensor,
+    z: Tensor,
+    weight: Tensor,
+    lengths: Tensor | None,
+    sizes: Tensor,
+    gy: Tensor,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of forth, back, last, x, skip, z and weight, all float32."""
     (b, t, d), h = x.shape, skip.shape[2]
     new = lambda *shape: x.new_empty(shape, dtype=torch.float32)  # noqa: E731
@@ -135,10 +213,34 @@ def _join_backward(
     if x.numel():
         with on_device(x):
             _backward[(b, programs)](
-                forth, back, last, x, skip, z, weight, lengths, sizes, gy, g_forth, g_back, g_last, gx, g_skip, gz, gw,
-                t, d, h, d // h, x.stride(1), z.stride(1), eps,
-                HAS_LENGTHS=lengths is not None, Q=STEPS_BACK, BD=triton.next_power_of_2(d),
-            )  # fmt: skip
+                forth,
+                back,
+                last,
+                x,
+                skip,
+                z,
+                weight,
+                lengths,
+                sizes,
+                gy,
+                g_forth,
+                g_back,
+                g_last,
+                gx,
+                g_skip,
+                gz,
+                gw,
+                t,
+                d,
+                h,
+                d // h,
+                x.stride(1),
+                z.stride(1),
+                eps,
+                HAS_LENGTHS=lengths is not None,
+                Q=STEPS_BACK,
+                BD=triton.next_power_of_2(d),
+            )
     return g_forth, g_back, g_last, gx, g_skip.unflatten(2, (h, -1)).sum(3), gz, gw.sum((0, 1))
 
 

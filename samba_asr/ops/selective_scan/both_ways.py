@@ -42,11 +42,27 @@ def selective_scan_both_ways(
         return BACKENDS["triton"](x, dt, A, B, C, D=D, z=z, dt_bias=dt_bias, **where)
     x, dt, B, C, z = (v.unbind(2) for v in (x, dt, B, C, z))
     forth, state = selective_scan(
-        x[0], dt[0], A[0], B[0], C[0], D=D[0], z=z[0], dt_bias=dt_bias[0],
-        initial_state=initial_state, lengths=blocks.ragged, backend=backend,
-    )  # fmt: skip
+        x[0],
+        dt[0],
+        A[0],
+        B[0],
+        C[0],
+        D=D[0],
+        z=z[0],
+        dt_bias=dt_bias[0],
+        initial_state=initial_state,
+        lengths=blocks.ragged,
+        backend=backend,
+    )
     back, _ = selective_scan(
-        *(flip(v[1], blocks) for v in (x, dt)), A[1], *(flip(v[1], blocks) for v in (B, C)),
-        D=D[1], z=flip(z[1], blocks), dt_bias=dt_bias[1], lengths=blocks.ragged, reset=blocks.start, backend=backend,
-    )  # fmt: skip
+        *(flip(v[1], blocks) for v in (x, dt)),
+        A[1],
+        *(flip(v[1], blocks) for v in (B, C)),
+        D=D[1],
+        z=flip(z[1], blocks),
+        dt_bias=dt_bias[1],
+        lengths=blocks.ragged,
+        reset=blocks.start,
+        backend=backend,
+    )
     return torch.stack([forth, flip(back, blocks)], 2), state

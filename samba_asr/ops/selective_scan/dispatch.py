@@ -95,7 +95,9 @@ def choose(device: torch.device, dtype: torch.dtype, t: int) -> tuple[str, str]:
         return "triton", why
     if t <= 2:
         return "naive", "one or two steps: a loop over them has nothing to set up"
-    return "chunk", "chunks of time side by side, a loop over chunks instead of over steps" + HINT * (device.type == "cuda")
+    return "chunk", "chunks of time side by side, a loop over chunks instead of over steps" + HINT * (
+        device.type == "cuda"
+    )
 
 
 def _check(name: str, value: Tensor | None, shape: tuple[int, ...]) -> None:

@@ -50,9 +50,21 @@ def _row(begin, step, length, size, WAYS: tl.constexpr):
 
 @triton.jit
 def _decay(
-    dt, dt_bias, A, reset, begin, step, in_d, d, length, size, D_,
-    HAS_DT_BIAS: tl.constexpr, HAS_RESET: tl.constexpr, WAYS: tl.constexpr,
-):  # fmt: skip
+    dt,
+    dt_bias,
+    A,
+    reset,
+    begin,
+    step,
+    in_d,
+    d,
+    length,
+    size,
+    D_,
+    HAS_DT_BIAS: tl.constexpr,
+    HAS_RESET: tl.constexpr,
+    WAYS: tl.constexpr,
+):
     """exp(dt A) (q, d, n) of these steps: 1 behind the end, 0 where the state is forgotten; and dt (q, d)."""
     valid = (step >= 0) & (step < length)
     row = _row(begin, step, length, size, WAYS) * WAYS
@@ -89,11 +101,37 @@ def _states(decay, inputs, state):
 
 @triton.jit
 def _forward(
-    x, dt, A, B, C, D, z, dt_bias, initial, lengths, offsets, reset, sizes, y, final, states, T, D_, N,
-    HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_DT_BIAS: tl.constexpr, HAS_INITIAL: tl.constexpr,
-    HAS_LENGTHS: tl.constexpr, HAS_OFFSETS: tl.constexpr, HAS_RESET: tl.constexpr, WAYS: tl.constexpr,
-    Q: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr,
-):  # fmt: skip
+    x,
+    dt,
+    A,
+    B,
+    C,
+    D,
+    z,
+    dt_bias,
+    initial,
+    lengths,
+    offsets,
+    reset,
+    sizes,
+    y,
+    final,
+    states,
+    T,
+    D_,
+    N,
+    HAS_D: tl.constexpr,
+    HAS_Z: tl.constexpr,
+    HAS_DT_BIAS: tl.constexpr,
+    HAS_INITIAL: tl.constexpr,
+    HAS_LENGTHS: tl.constexpr,
+    HAS_OFFSETS: tl.constexpr,
+    HAS_RESET: tl.constexpr,
+    WAYS: tl.constexpr,
+    Q: tl.constexpr,
+    BD: tl.constexpr,
+    BN: tl.constexpr,
+):
     i_b = tl.program_id(0).to(tl.int64)
     q, d, n = tl.arange(0, Q), tl.program_id(1) * BD + tl.arange(0, BD), tl.arange(0, BN)
     in_d, in_n = d < D_, n < N
@@ -119,7 +157,9 @@ def _forward(
         step = i_c * Q + q
         row = _row(begin, step, length, size, WAYS) * WAYS
         wide, narrow = (step < length)[:, None] & in_d[None, :], (step < length)[:, None] & in_n[None, :]
-        decay, dt_ = _decay(dt, dt_bias, A_, reset, begin, step, in_d, d, length, size, D_, HAS_DT_BIAS, HAS_RESET, WAYS)
+        decay, dt_ = _decay(
+            dt, dt_bias, A_, reset, begin, step, in_d, d, length, size, D_, HAS_DT_BIAS, HAS_RESET, WAYS
+        )
         x_ = tl.load(x + row[:, None] * D_ + d[None, :], wide, other=0.0).to(tl.float32)
         B_ = tl.load(B + row[:, None] * N + n[None, :], narrow, other=0.0).to(tl.float32)
         C_ = tl.load(C + row[:, None] * N + n[None, :], narrow, other=0.0).to(tl.float32)
@@ -138,12 +178,45 @@ def _forward(
 
 @triton.jit
 def _backward(
-    x, dt, A, B, C, D, z, dt_bias, lengths, offsets, reset, sizes, states, gy, g_final,
-    gx, g_dt, gA, gB, gC, gD, gz, g_bias, g_initial, T, D_, N, blocks,
-    HAS_D: tl.constexpr, HAS_Z: tl.constexpr, HAS_DT_BIAS: tl.constexpr,
-    HAS_LENGTHS: tl.constexpr, HAS_OFFSETS: tl.constexpr, HAS_RESET: tl.constexpr, WAYS: tl.constexpr,
-    Q: tl.constexpr, BD: tl.constexpr, BN: tl.constexpr,
-):  # fmt: skip
+    x,
+    dt,
+    A,
+    B,
+    C,
+    D,
+    z,
+    dt_bias,
+    lengths,
+    offsets,
+    reset,
+    sizes,
+    states,
+    gy,
+    g_final,
+    gx,
+    g_dt,
+    gA,
+    gB,
+    gC,
+    gD,
+    gz,
+    g_bias,
+    g_initial,
+    T,
+    D_,
+    N,
+    blocks,
+    HAS_D: tl.constexpr,
+    HAS_Z: tl.constexpr,
+    HAS_DT_BIAS: tl.constexpr,
+    HAS_LENGTHS: tl.constexpr,
+    HAS_OFFSETS: tl.constexpr,
+    HAS_RESET: tl.constexpr,
+    WAYS: tl.constexpr,
+    Q: tl.constexpr,
+    BD: tl.constexpr,
+    BN: tl.constexpr,
+):
     i_b, i_d = tl.program_id(0).to(tl.int64), tl.program_id(1)
     q, d, n = tl.arange(0, Q), i_d * BD + tl.arange(0, BD), tl.arange(0, BN)
     in_d, in_n = d < D_, n < N
@@ -171,8 +244,12 @@ def _backward(
         step = i_c * Q + q
         row = _row(begin, step, length, size, WAYS) * WAYS
         wide, narrow = (step < length)[:, None] & in_d[None, :], (step < length)[:, None] & in_n[None, :]
-        decay, dt_ = _decay(dt, dt_bias, A_, reset, begin, step, in_d, d, length, size, D_, HAS_DT_BIAS, HAS_RESET, WAYS)
-        after, _ = _decay(dt, dt_bias, A_, reset, begin, step + 1, in_d, d, length, size, D_, HAS_DT_BIAS, HAS_RESET, WAYS)
+        decay, dt_ = _decay(
+            dt, dt_bias, A_, reset, begin, step, in_d, d, length, size, D_, HAS_DT_BIAS, HAS_RESET, WAYS
+        )
+        after, _ = _decay(
+            dt, dt_bias, A_, reset, begin, step + 1, in_d, d, length, size, D_, HAS_DT_BIAS, HAS_RESET, WAYS
+        )
         x_ = tl.load(x + row[:, None] * D_ + d[None, :], wide, other=0.0).to(tl.float32)
         gy_ = tl.load(gy + row[:, None] * D_ + d[None, :], wide, other=0.0).to(tl.float32)
         B_ = tl.load(B + row[:, None] * N + n[None, :], narrow, other=0.0).to(tl.float32)
@@ -241,9 +318,20 @@ def _backward(
 
 @torch.library.custom_op("samba_asr::selective_scan_forward", mutates_args=())
 def _scan_forward(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None, dt_bias: Tensor | None,
-    initial: Tensor | None, lengths: Tensor | None, offsets: Tensor | None, reset: Tensor | None, sizes: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    initial: Tensor | None,
+    lengths: Tensor | None,
+    offsets: Tensor | None,
+    reset: Tensor | None,
+    sizes: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """y (b, t, d), the final states (b, d, n), and those that enter each chunk (c, d, n); states in float32.
 
     With `sizes`, both ways: x, dt, z and y (b, t, 2, d), B and C (b, t, 2, n), A (2, d, n), D and dt_bias (2, d).
@@ -255,12 +343,38 @@ def _scan_forward(
     if final.numel():
         with on_device(x):
             _forward[(b, triton.cdiv(d, size), ways)](
-                x, dt, A, B, C, D, z, dt_bias, initial, lengths, offsets, reset, sizes, y, final, states, t, d, n,
-                HAS_D=D is not None, HAS_Z=z is not None, HAS_DT_BIAS=dt_bias is not None,
-                HAS_INITIAL=initial is not None, HAS_LENGTHS=lengths is not None,
-                HAS_OFFSETS=offsets is not None, HAS_RESET=reset is not None, WAYS=ways,
-                Q=CHUNK, BD=size, BN=triton.next_power_of_2(n), num_warps=WARPS,
-            )  # fmt: skip
+                x,
+                dt,
+                A,
+                B,
+                C,
+                D,
+                z,
+                dt_bias,
+                initial,
+                lengths,
+                offsets,
+                reset,
+                sizes,
+                y,
+                final,
+                states,
+                t,
+                d,
+                n,
+                HAS_D=D is not None,
+                HAS_Z=z is not None,
+                HAS_DT_BIAS=dt_bias is not None,
+                HAS_INITIAL=initial is not None,
+                HAS_LENGTHS=lengths is not None,
+                HAS_OFFSETS=offsets is not None,
+                HAS_RESET=reset is not None,
+                WAYS=ways,
+                Q=CHUNK,
+                BD=size,
+                BN=triton.next_power_of_2(n),
+                num_warps=WARPS,
+            )
     return y, final, states
 
 
@@ -274,10 +388,22 @@ def _(x, dt, A, B, C, D, z, dt_bias, initial, lengths, offsets, reset, sizes):
 
 @torch.library.custom_op("samba_asr::selective_scan_backward", mutates_args=())
 def _scan_backward(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None, dt_bias: Tensor | None,
-    lengths: Tensor | None, offsets: Tensor | None, reset: Tensor | None, sizes: Tensor | None, states: Tensor, gy: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    lengths: Tensor | None,
+    offsets: Tensor | None,
+    reset: Tensor | None,
+    sizes: Tensor | None,
+    states: Tensor,
+    gy: Tensor,
     g_final: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, dt, A, B, C, D, z, dt_bias (empty where there is none) and the initial state, all float32."""
     t, (d, n), ways = x.shape[1], A.shape[-2:], 1 if sizes is None else 2
     size, rows = _tile(d), count_rows(x, offsets)
@@ -290,12 +416,46 @@ def _scan_backward(
     if g_initial.numel():
         with on_device(x):
             _backward[(rows, blocks, ways)](
-                x, dt, A, B, C, D, z, dt_bias, lengths, offsets, reset, sizes, states, gy, g_final,
-                gx, g_dt, gA, gB, gC, gD, gz, g_bias, g_initial, t, d, n, blocks,
-                HAS_D=D is not None, HAS_Z=z is not None, HAS_DT_BIAS=dt_bias is not None,
-                HAS_LENGTHS=lengths is not None, HAS_OFFSETS=offsets is not None, HAS_RESET=reset is not None,
-                WAYS=ways, Q=CHUNK, BD=size, BN=triton.next_power_of_2(n), num_warps=WARPS,
-            )  # fmt: skip
+                x,
+                dt,
+                A,
+                B,
+                C,
+                D,
+                z,
+                dt_bias,
+                lengths,
+                offsets,
+                reset,
+                sizes,
+                states,
+                gy,
+                g_final,
+                gx,
+                g_dt,
+                gA,
+                gB,
+                gC,
+                gD,
+                gz,
+                g_bias,
+                g_initial,
+                t,
+                d,
+                n,
+                blocks,
+                HAS_D=D is not None,
+                HAS_Z=z is not None,
+                HAS_DT_BIAS=dt_bias is not None,
+                HAS_LENGTHS=lengths is not None,
+                HAS_OFFSETS=offsets is not None,
+                HAS_RESET=reset is not None,
+                WAYS=ways,
+                Q=CHUNK,
+                BD=size,
+                BN=triton.next_power_of_2(n),
+                num_warps=WARPS,
+            )
     return gx, g_dt, gA.sum(0), gB.sum(-2), gC.sum(-2), gD.sum(0), gz, g_bias.sum(0), g_initial
 
 
@@ -338,7 +498,9 @@ def selective_scan_triton(
     sizes: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`dispatch.selective_scan` (contract there), `selective_scan_both_ways` for `sizes`.  float32 inside; not for float64."""
-    y, final, _ = _scan_forward(*contiguous(x, dt, A, B, C, D, z, dt_bias, initial_state, lengths, offsets, reset, sizes))
+    y, final, _ = _scan_forward(
+        *contiguous(x, dt, A, B, C, D, z, dt_bias, initial_state, lengths, offsets, reset, sizes)
+    )
     return y, final
 
 

@@ -53,7 +53,14 @@ def ssd_both_ways(
     ragged, start = blocks.ragged, blocks.start
     if A.dim() == 2:
         forth, state = ssd(
-            x[:, :, 0], dt[:, :, 0], A[0], B[:, :, 0], C[:, :, 0], initial_state=initial_state, lengths=ragged, backend=backend
+            x[:, :, 0],
+            dt[:, :, 0],
+            A[0],
+            B[:, :, 0],
+            C[:, :, 0],
+            initial_state=initial_state,
+            lengths=ragged,
+            backend=backend,
         )
         x, dt, B, C = (flip(v[:, :, 1], blocks) for v in (x, dt, B, C))
         back, _ = ssd(x, dt, A[1], B, C, lengths=ragged, reset=start, backend=backend)

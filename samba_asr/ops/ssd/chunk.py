@@ -73,7 +73,9 @@ def ssd_chunk(
     if reset is not None:
         to_end = to_end * (resets == resets[..., -1:])[..., None]  # steps that reach the chunk's last state
         from_start = from_start * (resets == 0)[..., None]  # steps that the chunk's first state reaches
-    columns = (x * to_end.to(x.dtype)[..., None]).view(b, c, q, g, h // g * p).transpose(2, 3)  # (b, c, g, q, h / g * p)
+    columns = (
+        (x * to_end.to(x.dtype)[..., None]).view(b, c, q, g, h // g * p).transpose(2, 3)
+    )  # (b, c, g, q, h / g * p)
     # The same product, written so that backward need not transpose its operands, or so that forward need not.
     added = (B.mT @ columns).mT if torch.is_grad_enabled() else columns.mT @ B
     added = added.to(initial_state.dtype).reshape(b, c, h, p, n)
@@ -100,4 +102,3 @@ def _split(x: Tensor, c: int, q: int) -> Tensor:
     if padding:
         x = F.pad(x, (0, 0) * (x.dim() - 2) + (0, padding))
     return x.reshape(x.shape[0], c, q, *x.shape[2:])
-

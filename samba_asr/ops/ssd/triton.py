@@ -45,9 +45,29 @@ def _way(pid, H, R, sizes, T, HAS_BLOCKS: tl.constexpr):
 
 @triton.jit
 def _load_chunk(
-    x, dt, B, C, reset, begin, i_h, i_g, i_c, length, size, P, N, SX, SDT, SB, SC,
-    HAS_BLOCKS: tl.constexpr, HAS_RESET: tl.constexpr, Q: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr,
-):  # fmt: skip
+    x,
+    dt,
+    B,
+    C,
+    reset,
+    begin,
+    i_h,
+    i_g,
+    i_c,
+    length,
+    size,
+    P,
+    N,
+    SX,
+    SDT,
+    SB,
+    SC,
+    HAS_BLOCKS: tl.constexpr,
+    HAS_RESET: tl.constexpr,
+    Q: tl.constexpr,
+    BP: tl.constexpr,
+    BN: tl.constexpr,
+):
     """One chunk in float32, zeros where a step is not valid; row is where each step lies, r counts the resets so far."""
     q, p, n = tl.arange(0, Q), tl.arange(0, BP), tl.arange(0, BN)
     step = i_c * Q + q
@@ -85,11 +105,44 @@ def _decays(exponent, r, Q: tl.constexpr):
 
 @triton.jit
 def _forward(
-    x, dt, A, B, C, initial, lengths, offsets, reset, sizes, y, final, states,
-    R, T, H, G, P, N, SX, SDT, SB, SC, WX, WA, WDT, WB, WC,
-    HAS_INITIAL: tl.constexpr, HAS_LENGTHS: tl.constexpr, HAS_OFFSETS: tl.constexpr, HAS_RESET: tl.constexpr,
-    HAS_BLOCKS: tl.constexpr, PRECISION: tl.constexpr, Q: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr,
-):  # fmt: skip
+    x,
+    dt,
+    A,
+    B,
+    C,
+    initial,
+    lengths,
+    offsets,
+    reset,
+    sizes,
+    y,
+    final,
+    states,
+    R,
+    T,
+    H,
+    G,
+    P,
+    N,
+    SX,
+    SDT,
+    SB,
+    SC,
+    WX,
+    WA,
+    WDT,
+    WB,
+    WC,
+    HAS_INITIAL: tl.constexpr,
+    HAS_LENGTHS: tl.constexpr,
+    HAS_OFFSETS: tl.constexpr,
+    HAS_RESET: tl.constexpr,
+    HAS_BLOCKS: tl.constexpr,
+    PRECISION: tl.constexpr,
+    Q: tl.constexpr,
+    BP: tl.constexpr,
+    BN: tl.constexpr,
+):
     pid = tl.program_id(0)
     i_h = pid % H
     i_g = i_h // (H // G)
@@ -111,7 +164,28 @@ def _forward(
     for i_c in range(tl.cdiv(room, Q)):
         tl.store(states + ((slot + i_c) * H + i_h) * P * N + place, state, in_state)
         row, _, x_, dt_, B_, C_, r = _load_chunk(
-            x, dt, B, C, reset, begin, i_h, i_g, i_c, length, size, P, N, SX, SDT, SB, SC, HAS_BLOCKS, HAS_RESET, Q, BP, BN
+            x,
+            dt,
+            B,
+            C,
+            reset,
+            begin,
+            i_h,
+            i_g,
+            i_c,
+            length,
+            size,
+            P,
+            N,
+            SX,
+            SDT,
+            SB,
+            SC,
+            HAS_BLOCKS,
+            HAS_RESET,
+            Q,
+            BP,
+            BN,
         )
         between, from_start, to_end, through = _decays(tl.maximum(dt_ * A_, LEAST), r, Q)
         u = x_ * dt_[:, None]
@@ -126,11 +200,48 @@ def _forward(
 
 @triton.jit
 def _backward(
-    x, dt, A, B, C, lengths, offsets, reset, sizes, states, gy, g_final, gx, g_dt, gA, gB, gC, g_initial,
-    R, T, H, G, P, N, SX, SDT, SB, SC, WX, WA, WDT, WB, WC,
-    HAS_LENGTHS: tl.constexpr, HAS_OFFSETS: tl.constexpr, HAS_RESET: tl.constexpr,
-    HAS_BLOCKS: tl.constexpr, PRECISION: tl.constexpr, Q: tl.constexpr, BP: tl.constexpr, BN: tl.constexpr,
-):  # fmt: skip
+    x,
+    dt,
+    A,
+    B,
+    C,
+    lengths,
+    offsets,
+    reset,
+    sizes,
+    states,
+    gy,
+    g_final,
+    gx,
+    g_dt,
+    gA,
+    gB,
+    gC,
+    g_initial,
+    R,
+    T,
+    H,
+    G,
+    P,
+    N,
+    SX,
+    SDT,
+    SB,
+    SC,
+    WX,
+    WA,
+    WDT,
+    WB,
+    WC,
+    HAS_LENGTHS: tl.constexpr,
+    HAS_OFFSETS: tl.constexpr,
+    HAS_RESET: tl.constexpr,
+    HAS_BLOCKS: tl.constexpr,
+    PRECISION: tl.constexpr,
+    Q: tl.constexpr,
+    BP: tl.constexpr,
+    BN: tl.constexpr,
+):
     pid = tl.program_id(0)
     i_h = pid % H
     i_g = i_h // (H // G)
@@ -155,7 +266,28 @@ def _backward(
         i_c = chunks - 1 - back
         state = tl.load(states + ((slot + i_c) * H + i_h) * P * N + place, in_state, other=0.0)
         row, valid, x_, dt_, B_, C_, r = _load_chunk(
-            x, dt, B, C, reset, begin, i_h, i_g, i_c, length, size, P, N, SX, SDT, SB, SC, HAS_BLOCKS, HAS_RESET, Q, BP, BN
+            x,
+            dt,
+            B,
+            C,
+            reset,
+            begin,
+            i_h,
+            i_g,
+            i_c,
+            length,
+            size,
+            P,
+            N,
+            SX,
+            SDT,
+            SB,
+            SC,
+            HAS_BLOCKS,
+            HAS_RESET,
+            Q,
+            BP,
+            BN,
         )
         in_p = valid[:, None] & (p < P)[None, :]
         gy_ = tl.load(gy + ((row * H + i_h) * P)[:, None] + p[None, :], in_p, other=0.0).to(tl.float32)
@@ -182,7 +314,9 @@ def _backward(
 
         inside = i_c * Q + q < room
         wide = inside[:, None] & (n < N)[None, :]
-        tl.store(gx + ((row * H + i_h) * P)[:, None] + p[None, :], gu * dt_[:, None], inside[:, None] & (p < P)[None, :])
+        tl.store(
+            gx + ((row * H + i_h) * P)[:, None] + p[None, :], gu * dt_[:, None], inside[:, None] & (p < P)[None, :]
+        )
         tl.store(g_dt + row * H + i_h, g_dt_, inside)
         tl.store(gB + ((row * H + i_h) * N)[:, None] + n[None, :], gB_, wide)
         tl.store(gC + ((row * H + i_h) * N)[:, None] + n[None, :], gC_, wide)
@@ -193,9 +327,17 @@ def _backward(
 
 @torch.library.custom_op("samba_asr::ssd_forward", mutates_args=())
 def _ssd_forward(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, initial: Tensor | None,
-    lengths: Tensor | None, offsets: Tensor | None, reset: Tensor | None, sizes: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    initial: Tensor | None,
+    lengths: Tensor | None,
+    offsets: Tensor | None,
+    reset: Tensor | None,
+    sizes: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """y, the final states (b, h, p, n), and those that enter each chunk (c, h, p, n); states in float32.
 
     With `sizes`, both ways: dt (b, t, 2, h), B and C (b, t, 2, g, n), y (2, b, t, h, p); else dt (b, t, h) and so on.  Then x
@@ -210,12 +352,37 @@ def _ssd_forward(
     if final.numel():
         with on_device(x):
             _forward[(ways * rows * h,)](
-                x, dt, A, B, C, initial, lengths, offsets, reset, sizes, y, final, states,
-                b, t, h, g, p, n, *_strides(x, dt, A, B, C, sizes),
-                HAS_INITIAL=initial is not None, HAS_LENGTHS=lengths is not None, HAS_OFFSETS=offsets is not None,
-                HAS_RESET=reset is not None, HAS_BLOCKS=sizes is not None,
-                PRECISION=_precision(x), Q=_chunk(t), BP=_tile(p), BN=_tile(n), num_warps=WARPS,
-            )  # fmt: skip
+                x,
+                dt,
+                A,
+                B,
+                C,
+                initial,
+                lengths,
+                offsets,
+                reset,
+                sizes,
+                y,
+                final,
+                states,
+                b,
+                t,
+                h,
+                g,
+                p,
+                n,
+                *_strides(x, dt, A, B, C, sizes),
+                HAS_INITIAL=initial is not None,
+                HAS_LENGTHS=lengths is not None,
+                HAS_OFFSETS=offsets is not None,
+                HAS_RESET=reset is not None,
+                HAS_BLOCKS=sizes is not None,
+                PRECISION=_precision(x),
+                Q=_chunk(t),
+                BP=_tile(p),
+                BN=_tile(n),
+                num_warps=WARPS,
+            )
     return y, final, states
 
 
@@ -230,9 +397,19 @@ def _(x, dt, A, B, C, initial, lengths, offsets, reset, sizes):
 
 @torch.library.custom_op("samba_asr::ssd_backward", mutates_args=())
 def _ssd_backward(
-    x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, lengths: Tensor | None, offsets: Tensor | None,
-    reset: Tensor | None, sizes: Tensor | None, states: Tensor, gy: Tensor, g_final: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    lengths: Tensor | None,
+    offsets: Tensor | None,
+    reset: Tensor | None,
+    sizes: Tensor | None,
+    states: Tensor,
+    gy: Tensor,
+    g_final: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of x, dt, A, B, C and the initial state, all float32."""
     (b, t), (h, p) = x.shape[:2], x.shape[-2:]
     g, n = B.shape[-2:]
@@ -243,11 +420,41 @@ def _ssd_backward(
     if g_initial.numel():
         with on_device(x):
             _backward[(ways * rows * h,)](
-                x, dt, A, B, C, lengths, offsets, reset, sizes, states, gy, g_final, gx, g_dt, gA, gB, gC, g_initial,
-                b, t, h, g, p, n, *_strides(x, dt, A, B, C, sizes),
-                HAS_LENGTHS=lengths is not None, HAS_OFFSETS=offsets is not None, HAS_RESET=reset is not None,
-                HAS_BLOCKS=sizes is not None, PRECISION=_precision(x), Q=_chunk(t), BP=_tile(p), BN=_tile(n), num_warps=WARPS,
-            )  # fmt: skip
+                x,
+                dt,
+                A,
+                B,
+                C,
+                lengths,
+                offsets,
+                reset,
+                sizes,
+                states,
+                gy,
+                g_final,
+                gx,
+                g_dt,
+                gA,
+                gB,
+                gC,
+                g_initial,
+                b,
+                t,
+                h,
+                g,
+                p,
+                n,
+                *_strides(x, dt, A, B, C, sizes),
+                HAS_LENGTHS=lengths is not None,
+                HAS_OFFSETS=offsets is not None,
+                HAS_RESET=reset is not None,
+                HAS_BLOCKS=sizes is not None,
+                PRECISION=_precision(x),
+                Q=_chunk(t),
+                BP=_tile(p),
+                BN=_tile(n),
+                num_warps=WARPS,
+            )
     gB, gC = (v.unflatten(3, (g, -1)).sum(4) for v in (gB, gC))
     by_way = [v[0] if sizes is None else v.movedim(0, 2).contiguous() for v in (g_dt, gB, gC)]
     gx = gx.movedim(0, 2).contiguous() if x.dim() == 5 else gx.sum(0)
@@ -314,4 +521,3 @@ def _tile(size: int) -> int:
 def _precision(x: Tensor) -> str:
     """Of products: bfloat16 inputs carry fewer digits than TensorFloat32 keeps."""
     return "ieee" if x.dtype == torch.float32 else "tf32"
-
