@@ -17,6 +17,7 @@ What becomes known is told to the session's listener, a function that is called 
     Quiet(until)                   nothing was said since the last final; the first of two may be dropped
     Lag(seconds)                   so much of its audio waits for the model; the first of two may be dropped
     Flushed(name)           all audio from before `flush(name)` is told
+    Idle(seconds)           no audio and no order came for so long: the engine finishes the session, and tells what it heard
     Failed(reason)          the session is over, by an error in it; the others go on
     Done(seconds)           the session is over, all is told
 """
@@ -24,6 +25,7 @@ What becomes known is told to the session's listener, a function that is called 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -83,6 +85,11 @@ class Flushed:
 
 
 @dataclass(frozen=True)
+class Idle:
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Failed:
     reason: str
 
@@ -92,7 +99,7 @@ class Done:
     seconds: float  # of audio heard
 
 
-Event = Partial | Final | Quiet | Lag | Flushed | Failed | Done
+Event = Partial | Final | Quiet | Lag | Flushed | Idle | Failed | Done
 Listener = Callable[[Event], None]
 
 
@@ -122,6 +129,7 @@ class LiveSession:
         self.shown = ""  # the last partial
         self.begin = 0.0  # frame where the open segment began when it was last told
         self.over = False
+        self.active = time.monotonic()  # when audio or an order last came, or was last worked on
 
     @property
     def backlog(self) -> float:
@@ -159,11 +167,13 @@ class LiveSession:
 
     def _add(self, samples: np.ndarray) -> None:
         if len(samples):
+            self.active = time.monotonic()
             self.queue.append(samples)
             self.waiting += len(samples)
             self.engine.wake.notify()
 
     def _end(self, order: Order) -> None:
+        self.active = time.monotonic()
         self._add(self.framer.finish())
         order.seconds = self.framer.seconds
         self.queue.append(order)
@@ -218,12 +228,21 @@ def check(recognizer: Recognizer) -> None:
 
 
 class Engine:
-    def __init__(self, recognizer: Recognizer, *, max_sessions: int = 64, counts: Counts | None = None):
-        """counts: of an engine that this one takes over from."""
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        *,
+        max_sessions: int = 64,
+        idle_seconds: float = math.inf,
+        counts: Counts | None = None,
+    ):
+        """idle_seconds: a session that brings no audio and no order for so long is finished, whatever transport holds it.
+        counts: of an engine that this one takes over from.
+        """
         if max_sessions < 1:
             raise UserError(f"an engine for {max_sessions} sessions: give 1 or more")
         check(recognizer)
-        self.recognizer, self.max_sessions = recognizer, max_sessions
+        self.recognizer, self.max_sessions, self.idle_seconds = recognizer, max_sessions, idle_seconds
         self.lock = threading.RLock()
         self.wake = threading.Condition(self.lock)
         self.sessions: list[LiveSession] = []
@@ -294,9 +313,11 @@ class Engine:
     def _run(self) -> None:
         while True:
             with self.lock:
+                self._end_idle()
                 while not self._ended and not any(s.due() for s in self.sessions):
                     self.wake.wait(timeout=0.5)
                     self.counts.last = time.monotonic()
+                    self._end_idle()
                 if self._ended:
                     return
             time.sleep(GATHER)
@@ -304,10 +325,20 @@ class Engine:
                 work = [(s, *s.take()) for s in self.sessions if s.due()]
             began = time.monotonic()
             self._tick(work)
+            for session, *_ in work:
+                session.active = time.monotonic()
             self.counts.ticks += 1
             self.counts.rows += len(work)
             self.counts.busy += time.monotonic() - began
             self.counts.last = time.monotonic()
+
+    def _end_idle(self) -> None:
+        """Finish sessions that nobody feeds: a transport that failed to let go of one would keep its place for ever."""
+        now = time.monotonic()
+        for s in list(self.sessions):
+            if now - s.active > self.idle_seconds and s.framer is not None and not s.due():
+                self._tell(s, Idle(self.idle_seconds))
+                s.finish()
 
     def _tick(self, work: list[tuple[LiveSession, np.ndarray, Order | None]]) -> None:
         """Sessions of one block size go through the model together; one that fails goes alone."""

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Query, Request
 from fastapi.responses import Response
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from samba_asr.engine import Full, Over
 from samba_asr.errors import UserError
@@ -56,43 +55,46 @@ async def lines(request: Request, asked: Annotated[protocol.Audio, Query()]) -> 
     except UserError as error:
         await drain(request.receive)
         raise HTTPException(400, str(error)) from None
-    return Lines(_lines(request, session))
+    return Lines(request, session)
 
 
 class Lines(NdJson):
     """Sends lines while the body is still being read: Starlette's own streaming response would read the body too, to see
-    whether the client is gone, and lose what it reads."""
+    whether the client is gone, and lose what it reads.
 
-    def __init__(self, source: AsyncIterator[str]):
+    The session ends with the response, however that ends: after a malformed chunk not even its head can be sent.
+    """
+
+    def __init__(self, request: Request, session: Session):
         super().__init__()
         del self.headers["content-length"]
-        self.source = source
+        self.request, self.session = request, session
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        reading: asyncio.Task | None = None
         try:
-            async for line in self.source:
-                await send({"type": "http.response.body", "body": line.encode(), "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
+            await self._send(send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            reading = asyncio.create_task(_read(self.request, self.session))
+            while True:
+                message = await self.session.out.get()
+                line = json.dumps(message, ensure_ascii=False) + "\n"
+                await self._send(send, {"type": "http.response.body", "body": line.encode(), "more_body": True})
+                if message["type"] == "done" or message.get("code") in ("failed", "gone"):
+                    break
+            await self._send(send, {"type": "http.response.body", "body": b""})
+        except TimeoutError:
+            self.session.outcome = "reads nothing"
         finally:
-            await self.source.aclose()
+            if reading is not None:
+                reading.cancel()
+            self.session.close()
 
-
-async def _lines(request: Request, session: Session) -> AsyncIterator[str]:
-    reading = asyncio.create_task(_read(request, session))
-    try:
-        while True:
-            message = await session.out.get()
-            yield json.dumps(message, ensure_ascii=False) + "\n"
-            if message["type"] == "done" or message.get("code") in ("failed", "gone"):
-                return
-    finally:
-        reading.cancel()
-        session.close()
+    async def _send(self, send: Send, message: Message) -> None:
+        await asyncio.wait_for(send(message), self.session.settings.idle_seconds)
 
 
 async def _read(request: Request, session: Session) -> None:
-    """The body to the session; what is wrong with it to the client."""
+    """Pass the body to the session, and what is wrong with it to the client."""
     chunks = request.stream().__aiter__()
     try:
         while True:
@@ -106,7 +108,7 @@ async def _read(request: Request, session: Session) -> None:
     except Over:
         return
     except TimeoutError:
-        session.out.put(protocol.error("idle", f"nothing for {session.settings.idle_seconds:g} s"))
+        session.tell_idle()
     except TooLong as error:
         session.out.put(protocol.error("limit", str(error)))
     except UserError as error:

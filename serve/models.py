@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from samba_asr import collector
-from samba_asr.engine import Engine, Full, Listener, LiveSession, check
+from samba_asr.engine import Counts, Engine, Full, Listener, LiveSession, check
 from samba_asr.errors import UserError
 from samba_asr.recognizer import Phrases, Recognizer
 from samba_asr.serve.settings import Settings
@@ -41,12 +41,16 @@ class Models:
         if not recognizers:
             raise UserError("a service needs a model")
         self.settings = settings
-        self._engines = {name: Engine(one, max_sessions=settings.max_sessions) for name, one in recognizers.items()}
+        self._engines = {name: self._start(one) for name, one in recognizers.items()}
         self._retired: list[tuple[str, Engine]] = []
         self._reloading, self._lock = threading.Lock(), threading.Lock()
         self._closed = False
         self.refused = 0
         collector.settle()
+
+    def _start(self, recognizer: Recognizer, counts: Counts | None = None) -> Engine:
+        bounds = {"max_sessions": self.settings.max_sessions, "idle_seconds": self.settings.idle_seconds}
+        return Engine(recognizer, **bounds, counts=counts)
 
     @property
     def names(self) -> list[str]:
@@ -103,7 +107,7 @@ class Models:
                     if self._closed:
                         return
                     old = self._engines[name]
-                    self._engines[name] = Engine(recognizer, max_sessions=self.settings.max_sessions, counts=old.counts)
+                    self._engines[name] = self._start(recognizer, old.counts)
                     self._retired.append((name, old))
                     old.retire()
                 logger.info("model read anew", extra={"fields": {"model": name}})

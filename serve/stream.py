@@ -11,7 +11,7 @@ from typing import Any
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
-from samba_asr.engine import Done, Event, Failed, Final, Flushed, Full, Lag, LiveSession, Over, Partial, Quiet
+from samba_asr.engine import Done, Event, Failed, Final, Flushed, Full, Idle, Lag, LiveSession, Over, Partial, Quiet
 from samba_asr.errors import UserError
 from samba_asr.serve import protocol
 from samba_asr.serve.models import Models
@@ -120,6 +120,7 @@ class Session(Audio):
         super().__init__(models, settings)
         self.out = Outbox(asyncio.get_running_loop())
         self.words, self.segments = True, 0
+        self.code = 1001  # to close with when the engine ends the session unasked: the service goes down
 
     def hear(self, event: Event) -> None:
         match event:
@@ -136,12 +137,21 @@ class Session(Audio):
                 self.out.put({"type": "lag", "seconds": seconds})
             case Flushed(name):
                 self.out.put({"type": "flushed", "id": name})
+            case Idle():
+                self.tell_idle()
             case Failed(reason):
                 self.outcome = "failed"
                 self.out.put(protocol.error("failed", reason))
             case Done(seconds):
-                self.outcome = "done"
+                self.outcome = "done" if self.outcome == "left" else self.outcome
                 self.out.put({"type": "done", "seconds": round(seconds, 3)})
+
+    def tell_idle(self) -> None:
+        """Tell a client that it brings nothing, once: both the engine and the transport see it."""
+        if self.code != IDLE:
+            self.outcome, self.code = "idle", IDLE
+            told = f"no audio and no order for {self.settings.idle_seconds:g} s"
+            self.out.put(protocol.error("idle", told))
 
     def start(self, asked: protocol.Audio) -> None:
         """Open it, and say so."""
@@ -178,7 +188,7 @@ class Client(Session):
             try:
                 message = await asyncio.wait_for(self.socket.receive(), self.settings.idle_seconds)
             except TimeoutError:
-                self.out.put(protocol.error("idle", f"no message for {self.settings.idle_seconds:g} s"))
+                self.tell_idle()
                 return IDLE
             if message["type"] == "websocket.disconnect":
                 raise WebSocketDisconnect(message.get("code") or 1006)
@@ -259,8 +269,8 @@ async def _until_over(client: Client, listening: asyncio.Task[int]) -> None:
             await asyncio.wait_for(client.socket.send_json(message), client.settings.idle_seconds)
             if message["type"] == "error" and message["code"] == "failed":
                 return await client.socket.close(1011)
-            if message["type"] == "done":  # not asked for: the service is going down
-                return await client.socket.close(1001)
+            if message["type"] == "done":  # not asked for
+                return await client.socket.close(client.code)
     if getting is not None:
         getting.cancel()
     code = listening.result()  # raises if the client is gone

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 
 import numpy as np
 import pytest
 import torch
 
 from samba_asr.config import DecodeConfig
-from samba_asr.engine import Done, Engine, Failed, Final, Flushed, Full, Lag, Partial
+from samba_asr.engine import Done, Engine, Failed, Final, Flushed, Full, Idle, Lag, Over, Partial
 from samba_asr.errors import UserError
 from samba_asr.models.folder import LoadedModel
 from samba_asr.recognizer import Recognizer
@@ -272,3 +273,38 @@ def test_an_engine_that_retires_ends_with_its_last_session(engine):
     assert ear.text == alone(engine.recognizer, noise(1.0), latency_ms=320).text
     engine._thread.join(timeout=WAIT)
     assert not engine._thread.is_alive()
+
+
+def test_a_session_that_nobody_feeds_is_finished(recognizer):  # noqa: F811
+    engine, ears, samples = Engine(recognizer, max_sessions=2, idle_seconds=1.0), [Ear(), Ear()], noise(1.0)
+    try:
+        kept, left = (engine.open(ear, 16000, latency_ms=320) for ear in ears)
+        for session in (kept, left):
+            session.accept(samples)
+        deadline = time.monotonic() + WAIT
+        while left in engine.sessions:
+            assert time.monotonic() < deadline
+            kept.accept(samples[:3200])  # audio keeps a session alive
+            time.sleep(0.1)
+        assert kept in engine.sessions
+        ears[1].until(Done)
+        assert [e.seconds for e in ears[1].events if isinstance(e, Idle)] == [1.0]
+        assert ears[1].text == alone(recognizer, samples, latency_ms=320).text  # what it brought is not lost
+        with pytest.raises(Over):
+            left.accept(samples)
+    finally:
+        engine.close(grace=0)
+
+
+def test_a_session_whose_audio_waits_is_not_idle(recognizer, monkeypatch):  # noqa: F811
+    engine, ear = Engine(recognizer, idle_seconds=0.2), Ear()
+    step = engine._step
+    monkeypatch.setattr(engine, "_step", lambda *args: (time.sleep(0.3), step(*args)))  # slower than the bound
+    try:
+        session = engine.open(ear, 16000, latency_ms=320)
+        session.accept(noise(7.0))
+        session.finish()
+        ear.until(Done)
+        assert not any(isinstance(event, Idle) for event in ear.events)
+    finally:
+        engine.close(grace=0)
