@@ -16,6 +16,7 @@ import samba_asr
 from samba_asr.engine import Engine
 from samba_asr.recognizer import Recognizer
 from samba_asr.serve import access, files, lines, stream, vosk
+from samba_asr.serve.lobby import Lobby
 from samba_asr.serve.models import Models, load
 from samba_asr.serve.settings import Settings
 
@@ -33,6 +34,7 @@ def create_app(settings: Settings | None = None, recognizers: Mapping[str, Recog
         nonlocal recognizers
         given, recognizers = recognizers, None  # so that models that were read anew can go
         app.state.models = Models(settings, given or await asyncio.to_thread(load, settings))
+        app.state.lobby = Lobby(max(1, settings.max_connections // 2))
         app.state.uploads = files.Uploads(settings.max_uploads)
         del given
         yield

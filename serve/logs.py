@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
+import time
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -17,7 +19,8 @@ class Text(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         fields = "".join(f" {key}={json.dumps(value)}" for key, value in _fields(record).items())
-        return f"{_time(record)} {record.levelname} {record.getMessage()}{fields}"
+        message = " ".join(record.getMessage().splitlines())
+        return f"{_time(record)} {record.levelname} {message}{fields}"
 
 
 class Json(logging.Formatter):
@@ -37,6 +40,42 @@ def _time(record: logging.LogRecord) -> str:
     return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+class Seldom(logging.Filter):
+    """One line a minute of what repeats, with the number of those that were left out: hostile clients must not fill a disk.
+
+    As a filter of a logger, of all that it is given; `warning` writes a line of our own.
+    """
+
+    def __init__(self, logger: logging.Logger | None = None, seconds: float = 60.0):
+        super().__init__()
+        self._logger, self._seconds = logger, seconds
+        self._seen: dict[str, tuple[float, int]] = {}  # when a line was last written, and how many were left out since
+
+    def warning(self, event: str, **fields: Any) -> None:
+        if (left_out := self._due(event)) is not None:
+            fields |= {"left_out": left_out} if left_out else {}
+            self._logger.warning(event, extra={"fields": fields})
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = repr(record.exc_info[1]) if record.exc_info else ""
+        left_out = self._due(f"{str(record.msg).splitlines()[:1]} {error[:200]}")
+        if left_out:
+            record.fields = {**getattr(record, "fields", {}), "left_out": left_out}
+        return left_out is not None
+
+    def _due(self, key: str) -> int | None:
+        """None: not now; else how many were left out."""
+        now = time.monotonic()
+        last, left_out = self._seen.get(key, (-math.inf, 0))
+        if now - last < self._seconds:
+            self._seen[key] = last, left_out + 1
+            return None
+        if len(self._seen) > 1000:
+            self._seen.clear()
+        self._seen[key] = now, 0
+        return left_out
+
+
 def set_up(form: Literal["text", "json"], level: str = "INFO") -> None:
     """For the process: everything goes to stderr in this form."""
     handler = logging.StreamHandler(sys.stderr)
@@ -45,3 +84,5 @@ def set_up(form: Literal["text", "json"], level: str = "INFO") -> None:
     logging.getLogger("uvicorn").handlers.clear()
     # It writes the whole address of each WebSocket, in whose query a token may stand.
     logging.getLogger("uvicorn.error").setLevel("WARNING")
+    for name in ("uvicorn.error", "asyncio"):  # malformed HTTP; no file descriptor for a new connection
+        logging.getLogger(name).addFilter(Seldom())

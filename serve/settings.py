@@ -19,7 +19,9 @@ class Settings:
     max_sessions: int = 64  # live ones, of all models; beyond, clients are told when to come again
     max_session_seconds: float = 4 * 3600.0  # of audio
     max_backlog_seconds: float = 30.0  # audio of a live session that waits for the model: then reading stops
-    idle_seconds: float = 60.0  # without a message: the session is over
+    max_connections: int = 1000  # of all kinds, or fewer if the process may not open so many files
+    head_seconds: float = 10.0  # for a request's head to come
+    idle_seconds: float = 60.0  # without audio or an order, or without a client reading: the session is over
     max_message_bytes: int = 1 << 20
     max_uploads: int = 2  # files that are transcribed at a time
     max_upload_bytes: int = 256 << 20
@@ -30,6 +32,6 @@ class Settings:
     grace_seconds: float = 20.0  # for sessions to finish when the service goes down
 
     def __post_init__(self):
-        for name in ("max_sessions", "max_uploads"):
+        for name in ("max_sessions", "max_uploads", "max_connections"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name}={getattr(self, name)}: 1 or more")

@@ -14,6 +14,7 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from samba_asr.engine import Done, Event, Failed, Final, Flushed, Full, Idle, Lag, LiveSession, Over, Partial, Quiet
 from samba_asr.errors import UserError
 from samba_asr.serve import protocol
+from samba_asr.serve.lobby import Patience
 from samba_asr.serve.models import Models
 from samba_asr.serve.settings import Settings
 
@@ -180,13 +181,17 @@ class Client(Session):
 
     def __init__(self, socket: WebSocket, models: Models, settings: Settings):
         super().__init__(models, settings)
-        self.socket = socket
+        self.socket, self.patience = socket, Patience(settings.idle_seconds, socket.app.state.lobby)
 
     async def listen(self) -> int:
         """Read messages to the end; the code to close with where the client is at fault, else 1000."""
+        with self.patience:
+            return await self._listen()
+
+    async def _listen(self) -> int:
         while True:
             try:
-                message = await asyncio.wait_for(self.socket.receive(), self.settings.idle_seconds)
+                message = await self.patience.receive(self.socket)
             except TimeoutError:
                 self.tell_idle()
                 return IDLE
@@ -197,6 +202,8 @@ class Client(Session):
                     if self.live is None:
                         self.start(protocol.Start())
                     await self.audio(data)
+                    if data:
+                        self.patience.renew(session=True)
                 elif self.command(protocol.parse(message.get("text") or "")):
                     return 1000
             except Full as error:
@@ -218,12 +225,14 @@ class Client(Session):
                 raise UserError("start comes once, before the first audio")
             case protocol.Start():
                 self.start(message)
+                self.patience.renew(session=True)
             case protocol.Ping():
                 self.out.put({"type": "pong"})
             case protocol.Flush():
                 if self.live is None:
                     self.start(protocol.Start())
                 self.live.flush(message.id)
+                self.patience.renew(session=True)
             case protocol.Stop():
                 return True
         return False

@@ -18,6 +18,7 @@ from samba_asr.decoding.transcript import Segment
 from samba_asr.engine import Done, Event, Failed, Final, Full, Over, Partial
 from samba_asr.errors import UserError
 from samba_asr.serve import protocol
+from samba_asr.serve.lobby import Patience
 from samba_asr.serve.models import Models
 from samba_asr.serve.settings import Settings
 from samba_asr.serve.stream import Audio
@@ -79,10 +80,11 @@ async def vosk(socket: WebSocket) -> None:
     settings: Settings = socket.app.state.settings
     await socket.accept()
     ear, asked = Ear(socket.app.state.models, settings), Asked()
-    code = 1000
+    patience, code = Patience(settings.idle_seconds, socket.app.state.lobby), 1000
+    patience.lobby.enter(patience)
     try:
         while True:
-            message = await asyncio.wait_for(socket.receive(), settings.idle_seconds)
+            message = await patience.receive(socket)
             if message["type"] == "websocket.disconnect":
                 return
             data, told = message.get("bytes"), {}
@@ -97,6 +99,8 @@ async def vosk(socket: WebSocket) -> None:
                 ear.open(protocol.Audio(model=asked.model, sample_rate=int(asked.sample_rate)))
             if data is not None:
                 await ear.audio(data)
+            if data or told.keys() & {"eof", "reset"}:
+                patience.renew(session=True)
             if told.get("eof"):
                 ear.live.finish()
                 await ear.over.wait()
@@ -115,6 +119,7 @@ async def vosk(socket: WebSocket) -> None:
     except (WebSocketDisconnect, TimeoutError, RuntimeError, OSError):
         code = 1011
     finally:
+        patience.lobby.leave(patience)
         ear.close()
         with suppress(RuntimeError, OSError):
             await socket.close(code)

@@ -13,10 +13,9 @@ import soundfile
 import torch
 
 pytest.importorskip("fastapi")
-uvicorn = pytest.importorskip("uvicorn")
+pytest.importorskip("uvicorn")
 pytest.importorskip("websockets")
 
-# ruff: noqa: E402
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
@@ -25,6 +24,7 @@ from samba_asr.commands import stream
 from samba_asr.errors import UserError
 from samba_asr.recognizer import Recognizer
 from samba_asr.serve.app import create_app
+from samba_asr.serve.server import Server
 from samba_asr.serve.settings import Settings
 from tests.test_recognizer import noise, recognizer  # noqa: F401
 
@@ -34,7 +34,7 @@ class Service:
         app = create_app(Settings(**{"latency_ms": 320.0, "grace_seconds": 0.1, **changes}), {"toy": recognizer})
         self.socket = socket.create_server(("127.0.0.1", port))
         self.port = self.socket.getsockname()[1]
-        self.server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+        self.server = Server(app, log_level="error", timeout_graceful_shutdown=1)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]})
         self.thread.start()
         while not self.server.started:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import logging
 import os
 import re
 import signal
@@ -13,8 +11,6 @@ from pathlib import Path
 
 from samba_asr.commands.search_options import add_settings
 from samba_asr.errors import UserError, missing_extra
-
-logger = logging.getLogger(__name__)
 
 NAME = re.compile(r"[\w.-]{1,100}", re.ASCII)
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -57,9 +53,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     try:
-        import uvicorn
-
         from samba_asr.serve.app import create_app
+        from samba_asr.serve.server import Server
     except ImportError as error:
         raise missing_extra(error.name or "fastapi", "serve") from error
     from samba_asr.serve.logs import set_up
@@ -85,36 +80,7 @@ def run(args: argparse.Namespace) -> int:
     )
     app = create_app(settings, load(settings))  # what is wrong with a model is told before a port is taken
     set_up(args.log)
-
-    class Server(uvicorn.Server):
-        async def startup(self, sockets=None) -> None:
-            await super().startup(sockets)
-            for server in self.servers:
-                for host, port, *_ in (socket.getsockname() for socket in server.sockets):
-                    logger.info(
-                        "listening", extra={"fields": {"host": host, "port": port, "models": list(settings.models)}}
-                    )
-            if hasattr(signal, "SIGHUP"):
-                loop, models = asyncio.get_running_loop(), app.state.models
-                loop.add_signal_handler(signal.SIGHUP, lambda: loop.run_in_executor(None, models.reload))
-
-        async def shutdown(self, sockets=None) -> None:
-            """Uvicorn would close live sessions first; here they are told what they are owed before."""
-            await asyncio.to_thread(app.state.models.close)
-            await asyncio.sleep(0.2)  # for the last messages to leave
-            await super().shutdown(sockets)
-
-    config = uvicorn.Config(
-        app,
-        host=args.host,
-        port=args.port,
-        ws_max_size=settings.max_message_bytes,
-        ws_per_message_deflate=False,
-        timeout_graceful_shutdown=5,
-        log_config=None,
-        access_log=False,
-    )
-    Server(config).run()
+    Server(app, host=args.host, port=args.port).run()
     return 0
 
 

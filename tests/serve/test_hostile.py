@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
+import subprocess
+import sys
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 import torch
@@ -14,9 +17,12 @@ pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 pytest.importorskip("websockets")
 
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from samba_asr.client import Client
+from samba_asr.errors import UserError
+from samba_asr.serve import connections, logs
 from tests.test_client import Service, alone
 from tests.test_recognizer import noise, recognizer  # noqa: F401
 
@@ -93,3 +99,156 @@ class TestPlacesAreFreed:
                     live.send(json.dumps({"type": "start"}))
                     assert json.loads(live.recv())["type"] == "ready"
                 eventually(lambda: not service.engine.sessions)
+
+
+HALF = b"GET / HTTP/1.1\r\nHost: x\r\nX-"
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: x\r\n"
+
+
+def healthy(service) -> bool:
+    return b"200 OK" in read_all(sent(service, HEALTH + b"Connection: close\r\n\r\n"))
+
+
+def closed(connection: socket.socket) -> bool:
+    """Whether the service has closed it, now."""
+    connection.setblocking(False)
+    try:
+        return connection.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def trickle_until_closed(connection: socket.socket, seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    with suppress(OSError):
+        while time.monotonic() < deadline:
+            connection.sendall(b"a")
+            time.sleep(0.05)
+        pytest.fail("it is still open")
+
+
+class TestConnections:
+    def test_half_open_ones_keep_nobody_out(self, recognizer, caplog):  # noqa: F811
+        with serving(recognizer, max_connections=8) as service:
+            held = [sent(service, HALF) for _ in range(40)]
+            eventually(lambda: len(service.server.server_state.connections) == 8)
+            assert healthy(service)
+            with Client(service.url) as client:
+                client.send(noise(1.0))
+                assert client.finish() == alone(recognizer, noise(1.0))
+            eventually(lambda: sum(map(closed, held)) >= 32)
+            lines = [r for r in caplog.records if "longest without a request" in r.getMessage()]
+            assert len(lines) == 1  # a minute
+
+    def test_a_head_has_a_deadline(self, recognizer):  # noqa: F811
+        with serving(recognizer, head_seconds=0.5) as service:
+            quiet, half, second = sent(service, b""), sent(service, HALF), sent(service, HEALTH + b"\r\n" + HALF)
+            began = time.monotonic()
+            for connection in (quiet, half, second):
+                read_all(connection)
+            assert time.monotonic() - began < 5
+            trickle_until_closed(sent(service, HALF))
+
+    def test_what_trickles_in_after_the_answer_does_not_keep_a_connection(self, recognizer):  # noqa: F811
+        with serving(recognizer, head_seconds=0.5) as service:
+            trickle_until_closed(sent(service, b"POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"))
+
+    def test_requests_that_are_served_are_not_closed(self, recognizer):  # noqa: F811
+        with serving(recognizer, max_connections=2, head_seconds=0.3, idle_seconds=10) as service:
+            live = [sent(service, CHUNKED + GOOD) for _ in range(2)]
+            eventually(lambda: len(service.engine.sessions) == 2)
+            assert read_all(sent(service, b"")).startswith(b"HTTP/1.1 503 ")  # there is none to give way
+            time.sleep(0.5)
+            for connection in live:
+                connection.sendall(b"0\r\n\r\n")
+                data = b""
+                while b'"done"' not in data:
+                    data += connection.recv(1 << 16)
+            eventually(lambda: not service.server.server_state.connections)  # and now they are late
+            assert healthy(service)
+
+    def test_a_malformed_request_gets_400_and_no_traceback(self, recognizer, caplog):  # noqa: F811
+        upload = b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        with serving(recognizer) as service:
+            for data in (b"rubbish\r\n\r\n", upload + BAD, CHUNKED + BAD):
+                assert read_all(sent(service, data)).startswith(b"HTTP/1.1 400 ")
+            read_all(sent(service, CHUNKED + GOOD + BAD))
+        assert not [r for r in caplog.records if r.exc_info]
+
+    def test_a_client_that_reads_nothing_is_put_out(self, recognizer):  # noqa: F811
+        with serving(recognizer, idle_seconds=0.5) as service:
+            page = sent(service, b"GET /page.js HTTP/1.1\r\nHost: x\r\n\r\n" * 2000)
+            eventually(lambda: service.server.server_state.connections)
+            eventually(lambda: not service.server.server_state.connections)
+            page.close()
+
+
+class TestSocketsThatBringNothing:
+    @pytest.mark.parametrize("path", ["/v1/stream", "/vosk"])
+    def test_they_are_closed_though_they_talk(self, recognizer, path):  # noqa: F811
+        message = json.dumps({"type": "ping"} if path == "/v1/stream" else {"config": {}})
+        with serving(recognizer, idle_seconds=0.5) as service, connect(service.url + path) as idle:
+            began = time.monotonic()
+            with suppress(ConnectionClosed):
+                while time.monotonic() - began < 5:
+                    idle.send(message)
+                    time.sleep(0.1)
+                pytest.fail("it is still open")
+
+    def test_the_longest_one_gives_way(self, recognizer):  # noqa: F811
+        with serving(recognizer, max_connections=8) as service, ExitStack() as stack:
+            held = [stack.enter_context(connect(f"{service.url}/v1/stream")) for _ in range(7)]
+            for one in held[:3]:
+                assert json.loads(one.recv(timeout=5))["code"] == "idle"
+            with Client(service.url) as client:
+                client.send(noise(1.0))
+                assert client.finish() == alone(recognizer, noise(1.0))
+            held[-1].send(json.dumps({"type": "ping"}))
+            assert json.loads(held[-1].recv(timeout=5)) == {"type": "pong"}
+
+
+class TestSeldom:
+    def test_a_line_a_minute_with_the_number_of_those_left_out(self, caplog):
+        logger, now = logging.getLogger("test.seldom"), [0.0]
+        seldom = logs.Seldom()
+        logger.addFilter(seldom)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(logs.time, "monotonic", lambda: now[0])
+            for _ in range(50):
+                logger.error("socket.accept() out of system resource\nsocket: %s", "x", exc_info=OSError(24, "many"))
+                logger.error("another")
+            now[0] = 61.0
+            logger.error("another")
+        assert [r.getMessage()[:7] for r in caplog.records] == ["socket.", "another", "another"]
+        assert caplog.records[-1].fields == {"left_out": 49}
+
+    def test_the_service_filters_what_hostile_clients_cause(self):
+        script = "from samba_asr.serve import logs; import logging; logs.set_up('text')\n"
+        script += "for _ in range(9): logging.getLogger('asyncio').error('accept\\nx'); "
+        script += "logging.getLogger('uvicorn.error').warning('invalid')"
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        assert len(done.stderr.splitlines()) == 2
+
+
+class TestFileLimit:
+    def test_connections_fit_into_it(self, caplog):
+        assert connections.bound(1000, None) == connections.bound(1000, 4096) == 1000
+        assert connections.bound(1000, 1024) == 1024 - connections.RESERVE
+        assert "fewer connections" in caplog.text
+        with pytest.raises(UserError, match="64 open files are too few"):
+            connections.bound(1000, 64)
+
+    def test_the_soft_limit_is_raised(self):
+        resource = pytest.importorskip("resource")
+        script = "import resource; from samba_asr.serve.connections import raise_file_limit; "
+        script += "print(raise_file_limit(), *resource.getrlimit(resource.RLIMIT_NOFILE))"
+        done = subprocess.run(
+            [sys.executable, "-c", script],
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (100, 200)),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.split() == ["200", "200", "200"]

@@ -1,0 +1,211 @@
+"""Bounds on connections, below HTTP: how many there are, and how long one may keep the service waiting.
+
+Uvicorn bounds neither: a connection that sends half of a request's head, or reads nothing of an answer, is held for ever, and a
+thousand of them leave no file descriptors for anybody else.  Here a request's head has a deadline, and so has an answer that is
+not read.  At the bound the connection that has waited longest without a request gives way, so that who has something to ask
+is served at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from samba_asr.errors import UserError
+from samba_asr.serve.logs import Seldom
+from samba_asr.serve.settings import Settings
+
+try:
+    import resource
+except ImportError:  # not on Windows
+    resource = None
+
+logger = logging.getLogger(__name__)
+
+RESERVE = 96  # file descriptors for models, uploads, logs and what libraries open
+FULL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: %d\r\n"
+    b"Content-Type: text/plain\r\nContent-Length: 29\r\n\r\nall connections are taken now"
+)
+
+
+def raise_file_limit() -> int | None:
+    """Raise the process's limit of open files to its hard value, and return it; None where there is none."""
+    if resource is None:
+        return None
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    except (ValueError, OSError):  # macOS refuses "unlimited"
+        return soft
+    return None if hard == resource.RLIM_INFINITY else hard
+
+
+def bound(wanted: int, file_limit: int | None) -> int:
+    """The connections that the limit of open files leaves room for, at most `wanted`; UserError if there are none."""
+    if file_limit is None or wanted <= file_limit - RESERVE:
+        return wanted
+    if file_limit <= RESERVE:
+        raise UserError(f"{file_limit} open files are too few for a service: raise the limit (ulimit -n 1024)")
+    logger.warning(
+        "fewer connections: the limit of open files",
+        extra={"fields": {"wanted": wanted, "connections": file_limit - RESERVE, "open_files": file_limit}},
+    )
+    return file_limit - RESERVE
+
+
+class Deadline:
+    """A clock that starts and stops, and acts when it runs out."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, act: Callable[[], None]):
+        self._loop, self._seconds, self._act = loop, seconds, act
+        self._handle: asyncio.TimerHandle | None = None
+
+    def run(self, whether: bool) -> None:
+        """Start it if it does not run, or stop it."""
+        if whether and self._handle is None:
+            self._handle = self._loop.call_later(self._seconds, self._act)
+        elif not whether and self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+
+@dataclass
+class Connections:
+    """What the connections of a server share."""
+
+    most: int
+    head_seconds: float  # for a request's head to come
+    unread_seconds: float  # for an answer to be read
+    retry_seconds: int
+    waiting: dict[Http, None] = field(
+        default_factory=dict
+    )  # without a request, in the order in which they began to wait
+    refused: int = 0
+    seldom: Seldom = field(default_factory=lambda: Seldom(logger))
+
+    def protocols(self) -> dict[str, Any]:
+        """Uvicorn's settings for them."""
+        return {"http": partial(Http, self), "ws": partial(WebSocket, self)}
+
+    def make_room(self, new: Http) -> bool:
+        """Close the connection that has waited longest without a request; False if there is none but the new one."""
+        oldest = next((one for one in self.waiting if one is not new), None)
+        if oldest is None:
+            return False
+        self.waiting.pop(oldest)
+        self.seldom.warning("too many connections: the longest without a request is closed", most=self.most)
+        oldest.transport.abort()
+        return True
+
+
+class Http(H11Protocol):
+    """A connection that speaks HTTP, until it becomes a WebSocket."""
+
+    def __init__(self, shared: Connections, **keywords: Any):
+        super().__init__(**keywords)
+        self._shared, self._upgraded = shared, False
+        self._head = Deadline(self.loop, shared.head_seconds, self._late)
+        self._unread = Deadline(self.loop, shared.unread_seconds, partial(_put_out, self, shared))
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        if len(self.connections) > self._shared.most and not self._shared.make_room(self):
+            self._shared.refused += 1
+            self._shared.seldom.warning("too many connections: new ones are refused", most=self._shared.most)
+            transport.write(FULL % self._shared.retry_seconds)
+            transport.close()
+            return
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._shared.waiting.pop(self, None)
+        self._head.run(False)
+        self._unread.run(False)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch()
+
+    def handle_websocket_upgrade(self, event: Any) -> None:
+        self._upgraded = True
+        super().handle_websocket_upgrade(event)
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer malformed HTTP.  If it comes within a request, its handler sees that the client is gone."""
+        if self.cycle is None or self.cycle.response_complete:
+            return super().send_400_response(msg) if not self.transport.is_closing() else None
+        self.cycle.disconnected = True
+        self.cycle.message_event.set()
+        if self.cycle.response_started:  # there is no second answer
+            self.transport.close()
+        else:
+            super().send_400_response(msg)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread.run(True)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._unread.run(False)
+
+    def _watch(self) -> None:
+        """The clock runs while no request is being served, whatever bytes trickle in."""
+        idle = self.cycle is None or self.cycle.response_complete
+        waits = idle and not self._upgraded and not self.transport.is_closing()
+        self._head.run(waits)
+        if not waits:
+            self._shared.waiting.pop(self, None)
+        elif self not in self._shared.waiting:
+            self._shared.waiting[self] = None
+
+    def _late(self) -> None:
+        self._shared.seldom.warning("a connection without a request is closed", seconds=self._shared.head_seconds)
+        self.transport.abort()
+
+
+class WebSocket(WebSocketsSansIOProtocol):
+    """A connection that has become a WebSocket."""
+
+    def __init__(self, shared: Connections, **keywords: Any):
+        super().__init__(**keywords)
+        self._unread = Deadline(self.loop, shared.unread_seconds, partial(_put_out, self, shared))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._unread.run(False)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._unread.run(True)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._unread.run(False)
+
+
+def _put_out(connection: Http | WebSocket, shared: Connections) -> None:
+    shared.seldom.warning("a client that does not read is put out", seconds=shared.unread_seconds)
+    connection.transport.abort()
+
+
+def connections(settings: Settings, file_limit: int | None) -> Connections:
+    return Connections(
+        bound(settings.max_connections, file_limit),
+        settings.head_seconds,
+        settings.idle_seconds,
+        settings.retry_seconds,
+    )

@@ -1,0 +1,54 @@
+"""The service on a socket: uvicorn, with bounds on connections and an end that owes nobody anything."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import threading
+from typing import Any
+
+import uvicorn
+from fastapi import FastAPI
+
+from samba_asr.serve.connections import connections, raise_file_limit
+from samba_asr.serve.models import Models
+from samba_asr.serve.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+
+class Server(uvicorn.Server):
+    def __init__(self, app: FastAPI, **changes: Any):
+        """changes: of uvicorn's settings, such as host and port."""
+        settings: Settings = app.state.settings
+        self.bounds = connections(settings, raise_file_limit())
+        config = {
+            **self.bounds.protocols(),
+            "ws_max_size": settings.max_message_bytes,
+            "ws_per_message_deflate": False,
+            "timeout_graceful_shutdown": 5,
+            "log_config": None,
+            "access_log": False,
+        }
+        super().__init__(uvicorn.Config(app, **{**config, **changes}))
+        self.app = app
+
+    @property
+    def models(self) -> Models:
+        return self.app.state.models
+
+    async def startup(self, sockets=None) -> None:
+        await super().startup(sockets)
+        for server in self.servers:
+            for host, port, *_ in (socket.getsockname() for socket in server.sockets):
+                logger.info("listening", extra={"fields": {"host": host, "port": port, "models": self.models.names}})
+        if hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread():
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGHUP, lambda: loop.run_in_executor(None, self.models.reload))
+
+    async def shutdown(self, sockets=None) -> None:
+        """Uvicorn would close live sessions first; here they receive what they are owed before."""
+        await asyncio.to_thread(self.models.close)
+        await asyncio.sleep(0.2)  # for the last messages to leave
+        await super().shutdown(sockets)
