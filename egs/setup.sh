@@ -1,4 +1,4 @@
-# Sourced by tests/run.sh and egs/*/run.sh:  source egs/setup.sh EXTRAS     (such as `train,av`; see pyproject.toml)
+# Sourced by tests/run.sh and egs/*/run.sh:  source egs/setup.sh EXTRAS     (such as `train,plot`; see pyproject.toml)
 #
 # Makes the Python environment .venv in the checkout, installs samba_asr[EXTRAS] from the checkout into it, and puts it
 # first in PATH.  The next time that takes no time, unless pyproject.toml has changed.

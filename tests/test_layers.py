@@ -36,7 +36,7 @@ MODELS = {"ops", "nn", "models", "decoding", "training", "recognizer", "engine"}
 
 EVERYWHERE = {"torch", "numpy"}
 AT_IMPORT = {  # other packages that a file may import when it is imported; all else is imported inside a function
-    "audio/read.py": {"soundfile"},
+    "audio/sound_file.py": {"soundfile"},
     "audio/resample.py": {"soxr"},
     "serve": {"fastapi", "pydantic", "starlette", "uvicorn", "websockets"},  # any file of the room
     "ops": {"triton"},  # any file called triton.py

@@ -22,6 +22,7 @@ REQUIRED = {
     "omegaconf": "omegaconf",
     "sentencepiece": "sentencepiece",
     "soundfile": "soundfile",
+    "av": "av",
     "soxr": "soxr",
     "safetensors": "safetensors",
     "jiwer": "jiwer",
@@ -35,7 +36,6 @@ class Optional(NamedTuple):
 
 
 OPTIONAL = {
-    "av": Optional("av", "av", "m4a, webm, video"),
     "tensorboard": Optional("tensorboard", "train", "curves of a training run"),
     "rich": Optional("rich", "train", "the progress display"),
     "matplotlib": Optional("matplotlib", "plot", "plots of scores"),

@@ -1,0 +1,139 @@
+"""libsndfile's view of a file (package soundfile): WAV, FLAC, Ogg, AIFF, AU and their kin."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from samba_asr.audio.ogg import Ogg
+from samba_asr.audio.source import AudioError, Truncated
+
+log = logging.getLogger(__name__)
+
+SLACK_SECONDS = 0.1  # by so much may a header promise too much: encoder delay, last partial frame
+_CHUNK = 4096  # samples of one call: so much is lost where a call fails
+_UNKNOWN_SIZE = 0x7FFFF000  # WAV sizes from here on are what sox, FFmpeg and others write into a pipe
+_UNKNOWN_FRAMES = 2**62  # libsndfile's answer for a FLAC stream of unknown length
+# libsndfile's log of a header that promises more bytes than the file has.  RIFF sizes are often wrong and harmless.
+_PROMISE = re.compile(r"(?:data|SSND|BODY|Data Size|Riff size|riff)\s*: (\d+) \(should be (\d+)\)")
+
+
+def open_sound(name: str, file: Any, size: int, stack: contextlib.ExitStack) -> SoundFile | None:
+    """The decoder, or None where FFmpeg is better: what libsndfile cannot read, or not to its end.
+
+    That is MP3, whose frame count is an estimate here; streams of unknown length; Ogg of several links, one after
+    another, of which libsndfile reads the first; and Vorbis with pages missing, whose time it loses.
+    """
+    ogg = Ogg.scan(file)
+    if _begins_as_mpeg(file) or (ogg and ogg.for_ffmpeg):
+        return None
+    try:
+        sound = stack.enter_context(_Sequential(os.fsencode(file) if isinstance(file, str) else file))
+    except soundfile.LibsndfileError as error:
+        log.debug("%s: libsndfile: %s", name, error)
+        return None
+    except TypeError:  # soundfile takes a name that ends in .raw for headerless samples
+        raise AudioError(f"{name}: raw samples without a header: convert them to WAV first") from None
+    unknown = sound.frames >= _UNKNOWN_FRAMES or (sound.frames == 0 and sound.format in ("WAV", "OGG") and size > 1000)
+    if unknown or sound.subtype.startswith("MPEG"):
+        return None
+    return SoundFile(name, sound, ogg)
+
+
+def head_of(file: Any, count: int) -> bytes:
+    """The first bytes of a path or of a file object, which then stands at its beginning."""
+    if isinstance(file, str):
+        with open(file, "rb") as opened:
+            return opened.read(count)
+    file.seek(0)
+    head = file.read(count)
+    file.seek(0)
+    return head
+
+
+def _begins_as_mpeg(file: Any) -> bool:
+    """Frame sync of MPEG audio: libsndfile's decoder of it writes to standard error by itself."""
+    head = head_of(file, 3)
+    return head == b"ID3" or (len(head) > 1 and head[0] == 0xFF and head[1] >= 0xE0)
+
+
+class _Sequential(soundfile.SoundFile):
+    """soundfile seeks after every read of a file that says that it can seek, which makes the decoders of lossy formats
+    start afresh there: Opus becomes inexact.  This one says that it cannot."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+class SoundFile:
+    """Samples of a file that libsndfile has opened."""
+
+    def __init__(self, name: str, sound: soundfile.SoundFile, ogg: Ogg | None):
+        self.name, self._sound, self._ogg = name, sound, ogg
+        self.rate, self.channels = sound.samplerate, sound.channels
+
+    def duration(self) -> float:
+        """Seconds."""
+        return self._sound.frames / self.rate
+
+    def check_header(self) -> None:
+        """Raise Truncated if the header promises more than the file holds."""
+        text, readable = self._sound.extra_info, self.duration()
+        if self._ogg and self._ogg.broken:
+            raise Truncated(self.name, readable, "in the middle of an Ogg page")
+        for said, have in (map(int, found) for found in _PROMISE.findall(text)):
+            if have < said < _UNKNOWN_SIZE:
+                promised = readable * said / max(have, 1)
+                if not self._sound.frames or promised - readable > SLACK_SECONDS:
+                    raise Truncated(self.name, readable, f"before the {promised:.2f} s that its header promises")
+
+    def blocks(self, first: int, last: int | None, size: int) -> Iterator[np.ndarray]:
+        """Blocks (s, c) of at most `size` samples, of samples `first` to `last`.  Truncated comes after what is whole."""
+        frames = self._sound.frames
+        end = frames if last is None else min(last, frames)
+        position = min(first, end)
+        error = None
+        if position:
+            error = self._tried(lambda: self._sound.seek(position))
+        while position < end and error is None:
+            block = np.empty((min(size, end - position), self.channels), np.float32)  # (s, c)
+            filled = 0
+            while filled < len(block) and error is None:
+                into = block[filled : filled + _CHUNK]
+                before = filled
+                error = self._tried(lambda into=into: len(self._sound.read(out=into)))
+                filled += self._count
+                if filled - before < len(into):
+                    break
+            position += filled
+            if filled:
+                yield block[:filled]
+            if filled < len(block):
+                break
+        if error is not None:
+            log.debug("%s: libsndfile: %s", self.name, error)
+            raise Truncated(
+                self.name, position / self.rate, f"or is damaged before the {frames / self.rate:.2f} s it promises"
+            )
+        if (end - position) / self.rate > SLACK_SECONDS:
+            raise Truncated(
+                self.name, position / self.rate, f"before the {frames / self.rate:.2f} s that its header promises"
+            )
+        if last is None or last > frames:
+            self.check_header()
+
+    def _tried(self, call: Any) -> soundfile.LibsndfileError | None:
+        """The error of a call, if it has one; `_count` is what it returns otherwise."""
+        self._count = 0
+        try:
+            self._count = call()
+        except soundfile.LibsndfileError as error:
+            return error
+        return None
