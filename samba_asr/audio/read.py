@@ -34,6 +34,7 @@ from typing import Protocol
 import numpy as np
 
 from samba_asr.audio.container import Container
+from samba_asr.audio.samples import PEAK
 from samba_asr.audio.sound_file import open_sound
 from samba_asr.audio.source import AudioError, Source, Truncated, as_file
 from samba_asr.errors import UserError
@@ -43,7 +44,6 @@ __all__ = ["Audio", "AudioError", "AudioInfo", "Source", "Truncated", "info", "r
 log = logging.getLogger(__name__)
 
 _BLOCK_SECONDS = 60.0  # what `read` decodes at a time
-_PEAK = 16.0  # above it, float samples are integers that nobody divided
 _RATES = range(1000, 768_001)
 _WINDOW_SECONDS = 0.5  # of the file, in which channels are mixed, or one is taken
 _CANCELLED = 0.05  # of the channels' mean energy: a mix with less has lost the speech
@@ -233,7 +233,7 @@ def _checked(samples: np.ndarray, block: np.ndarray, decoder: Decoder, position:
             "the file is damaged or was written wrongly; make it again"
         )
     peak = np.abs(samples).max(initial=0.0)
-    if peak > _PEAK:
+    if peak > PEAK:
         raise AudioError(
             f"{decoder.name}: float samples up to {peak:g} where [-1, 1] is meant: divide them by the full scale "
             "(32768 for 16 bits) when writing the file"

@@ -1,0 +1,69 @@
+"""Samples that callers hand over from memory: checked, and scaled by their type."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from samba_asr.errors import UserError
+
+PEAK = 16.0  # above it, float samples are integers that nobody divided: a sound that overshoots stays far below
+_SCALES = {"int8": 2.0**7, "int16": 2.0**15, "int32": 2.0**31, "uint8": 2.0**7}
+
+
+def as_samples(x: object, *, received: int = 0, rate: int | None = None) -> np.ndarray:
+    """One channel of audio as float32 (s,) in [-1, 1]; a float32 array comes back as it is.
+
+    x: an array, a tensor on the CPU or a list.  Integers of 8, 16 and 32 bits are divided by their full scale
+    (unsigned bytes are centered at 128, as in WAV); floats are taken as they are.
+    received: samples that came before these, and rate: samples a second; both only for the messages.
+    UserError, with the fix, for text and bytes, integers of a width without a usual scale, floats that were never
+    scaled, samples that are not finite, and any shape but (s,).
+    """
+    if isinstance(x, bytes | bytearray | memoryview):
+        raise UserError(
+            f"{len(x)} bytes where samples are meant: np.frombuffer(chunk, np.int16) makes samples of raw audio, "
+            "and transcribe(io.BytesIO(content)) reads the content of a file"
+        )
+    try:
+        samples = np.asarray(x)
+    except (TypeError, ValueError, RuntimeError) as error:  # a tensor with gradients or on a GPU, a ragged list
+        raise UserError(
+            f"no samples can be made of this {type(x).__name__} ({_short(error)}): give float32 or int16 of shape "
+            "(samples,); of a tensor, .detach().cpu()"
+        ) from None
+    if samples.dtype.kind not in "fiu":
+        raise UserError(
+            f"{type(x).__name__} of {samples.dtype} where samples are meant: give float32 in [-1, 1] or int16 of shape "
+            "(samples,); a file's path goes to transcribe"
+        )
+    if samples.ndim != 1:
+        axis = 0 if samples.ndim > 1 and samples.shape[0] < samples.shape[-1] else 1
+        fix = f"samples.mean(axis={axis})" if samples.ndim == 2 else "shape (samples,)"
+        raise UserError(f"audio of shape {samples.shape}: mix it to one channel, {fix}")
+    if samples.dtype.kind != "f":
+        scale = _SCALES.get(samples.dtype.name)
+        if scale is None and len(samples):
+            raise UserError(
+                f"integer samples of type {samples.dtype.name} have no usual full scale: use .astype(np.int16) if they lie "
+                "in the range of 16 bits, or divide them to float32 in [-1, 1]"
+            )
+        center = 128.0 if samples.dtype.kind == "u" else 0.0
+        return ((samples.astype(np.float64) - center) / (scale or 1.0)).astype(np.float32)
+    finite = np.isfinite(samples)
+    if not finite.all():
+        at = int(np.argmin(finite))
+        second = f" ({(received + at) / rate:.3f} s)" if rate else ""
+        raise UserError(
+            f"sample {received + at}{second} is {samples[at]}, not a finite number: leave it out, or make it 0"
+        )
+    peak = float(np.abs(samples).max(initial=0.0))
+    if peak > PEAK:
+        raise UserError(
+            f"float samples up to {peak:g} where [-1, 1] is meant: divide them by the full scale (samples / 32768 for "
+            "16 bits), or give them as int16"
+        )
+    return samples.astype(np.float32, copy=False)
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:120]
