@@ -103,6 +103,7 @@ class LossConfig:
 @dataclass(frozen=True)
 class DataConfig:
     train: tuple[str, ...] = ()  # manifests (JSONL)
+    weights: tuple[float, ...] = ()  # how often an epoch takes each of them, fractions too; (): once
     valid: tuple[str, ...] = ()
     noise: tuple[str, ...] = ()  # manifests of noises to mix in, beside the synthetic ones
     teacher: str = ""  # folder of what a teacher hears in the training speech (`samba-asr augment teach`)

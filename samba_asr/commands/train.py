@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -121,12 +122,37 @@ def with_teacher(config: configs.Config) -> configs.Config:
 
 
 def speech(config: configs.DataConfig) -> tuple[list[Utterance], list[Utterance], list[Utterance]]:
-    """The utterances of data.train, data.valid and data.noise; UserError if there are none to train on."""
+    """The utterances of data.train, with data.weights, of data.valid and data.noise.
+
+    UserError if there are none to train on, or if the weights do not fit the manifests.
+    """
     if not config.train:
         raise UserError("data.train is empty: give one manifest or more, such as 'data.train=[data/train.jsonl]'")
-    return tuple(
+    check_weights(config)
+    train, valid, noise = (
         [u for path in paths for u in read_manifest(path)] for paths in (config.train, config.valid, config.noise)
     )
+    if config.weights:
+        train = [
+            dataclasses.replace(u, weight=u.weight * weight)
+            for path, weight in zip(config.train, config.weights, strict=True)
+            for u in read_manifest(path)
+        ]
+    return train, valid, noise
+
+
+def check_weights(config: configs.DataConfig) -> None:
+    """UserError unless data.weights is empty, or as long as data.train, finite, not negative and not all 0."""
+    weights, fix = config.weights, "give a number for each manifest, such as data.weights=[1,3]"
+    if not weights:
+        return
+    if len(weights) != len(config.train):
+        raise UserError(f"data.weights has {len(weights)} numbers, data.train has {len(config.train)} manifests: {fix}")
+    for weight, path in zip(weights, config.train, strict=True):
+        if not (math.isfinite(weight) and weight >= 0):
+            raise UserError(f"data.weights: {weight} of {path} is not a number from 0 on: {fix}")
+    if not any(weights):
+        raise UserError(f"data.weights are all 0, so there is nothing to train on: {fix}")
 
 
 def initial_model(folder: Path, config: configs.Config, tokenizer: Tokenizer, new_tokenizer: bool = False) -> AsrModel:

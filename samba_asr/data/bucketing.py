@@ -26,6 +26,18 @@ def choose_speed(speeds: Sequence[float], *, seed: int, epoch: int, utterance: s
     return speeds[derive_seed("speed", seed, epoch, utterance) % len(speeds)]
 
 
+def epoch_counts(weights: Sequence[float] | np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
+    """How often epoch `epoch` takes each utterance: (n,) whole numbers; weights (n,), at least 0.
+
+    Each comes floor(weight) or ceil(weight) times.  Successive epochs take turns: over any number of them, an utterance comes
+    as often as its weights add up to, within 1.  The seed draws whose turn it is.
+    """
+    weights = np.asarray(weights, dtype=np.float64)
+    n = len(weights)
+    turns = (np.random.default_rng(seed).permutation(n) + 0.5) / max(n, 1)  # (n,) in (0, 1)
+    return (np.floor(weights * epoch + turns) - np.floor(weights * (epoch - 1) + turns)).astype(int)
+
+
 def bucket_batches(
     seconds: Sequence[float] | np.ndarray, *, batch_seconds: float, buckets: int, seed: int, ranks: int = 1
 ) -> list[list[int]]:

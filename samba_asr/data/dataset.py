@@ -14,7 +14,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from samba_asr.audio import augment
 from samba_asr.audio.read import AudioError, read
 from samba_asr.audio.resample import resample
 from samba_asr.config import Config
-from samba_asr.data.bucketing import bucket_batches, choose_speed, derive_seed, sorted_batches
+from samba_asr.data.bucketing import bucket_batches, choose_speed, derive_seed, epoch_counts, sorted_batches
 from samba_asr.data.durations import read_headers, with_durations
 from samba_asr.data.manifest import Utterance
 from samba_asr.data.teacher import TeacherFrames
@@ -33,6 +33,7 @@ from samba_asr.text.tokenizer import UNK_ID, Tokenizer
 
 logger = logging.getLogger(__name__)
 
+U = TypeVar("U")
 FRAME = 640  # samples of an encoder frame (of 40 ms) at 16 kHz, the unit that padding is rounded to
 
 
@@ -106,13 +107,13 @@ def collate(
 
 
 def make_batch(
-    rows: Iterable[tuple[Utterance, Sequence[int]]],
-    load: Callable[[Utterance], np.ndarray],
+    rows: Iterable[tuple[U, Sequence[int]]],
+    load: Callable[[U], np.ndarray],
     *,
     few_sizes: bool = False,
-    teach: Callable[[Utterance, int], np.ndarray] | None = None,
+    teach: Callable[[U, int], np.ndarray] | None = None,
 ) -> Batch:
-    """Utterances and their tokens, read by `load`.  Those that cannot be read are reported and left out.
+    """Utterances (whatever has an `id`) and their tokens, read by `load`.  Those that cannot be read are reported and left out.
 
     teach: gives (t, w) of a teacher, of an utterance as long as so many samples.
     """
@@ -179,8 +180,22 @@ class _Voices(Sequence):
         return self.store.load(self.utterances[i])
 
 
+class Draw(NamedTuple):
+    """An utterance as one epoch takes it, once of perhaps several times."""
+
+    utterance: Utterance
+    tokens: list[int]
+    name: str  # seeds its augmentation: the utterance's id, with a number from the second time on
+
+    @property
+    def id(self) -> str:
+        return self.utterance.id
+
+
 class TrainingSet:
     """The utterances that training can use, with their tokens; `epoch(n)` gives the batches of one epoch.
+
+    An epoch takes an utterance as often as its weight says, each copy with augmentation of its own.
 
     Left out, and counted in `left_out` by reason: those shorter or longer than data.min_seconds, data.max_seconds,
     without text, and those whose tokens (with a blank between equal neighbours) outnumber the encoder's frames at the
@@ -269,31 +284,40 @@ class TrainingSet:
     @property
     def fingerprint(self) -> int:
         """Changes with the utterances, their order and durations: a resumed run must find its batches again."""
-        return derive_seed(*(f"{u.id} {u.duration:.3f}" for u in self.utterances))
+        weights = (f" x {u.weight}" if u.weight != 1 else "" for u in self.utterances)
+        return derive_seed(*(f"{u.id} {u.duration:.3f}{w}" for u, w in zip(self.utterances, weights, strict=True)))
 
     def epoch(self, epoch: int, *, ranks: int = 1) -> Epoch:
         """The batches of epoch `epoch` (any whole number), the same for every rank and every call."""
         seed = self.config.train.seed
-        speeds = np.array([self.speed(epoch, u) for u in self.utterances])
+        weights = [u.weight for u in self.utterances]
+        counts = epoch_counts(weights, seed=derive_seed("weights", seed), epoch=epoch)
+        draws = [
+            Draw(u, tokens, f"{u.id} {number}" if number else u.id)
+            for u, tokens, count in zip(self.utterances, self.tokens, counts.tolist(), strict=True)
+            for number in range(count)
+        ]
+        speeds = np.array([self.speed(epoch, draw.name) for draw in draws])
         batches = bucket_batches(
-            self.seconds / speeds + 2 * self.config.augment.pad_seconds,
+            np.repeat(self.seconds, counts) / speeds + 2 * self.config.augment.pad_seconds,
             batch_seconds=self.config.data.batch_seconds,
             buckets=self.config.data.buckets,
             seed=derive_seed("batches", seed, epoch),
             ranks=ranks,
         )
-        return Epoch(self, epoch, batches)
+        return Epoch(self, epoch, [[draws[i] for i in batch] for batch in batches])
 
-    def speed(self, epoch: int, utterance: Utterance) -> float:
+    def speed(self, epoch: int, name: str) -> float:
+        """The speed factor of the draw of this name."""
         if epoch <= self.config.train.easy_epochs:
             return 1.0
-        return choose_speed(self.speeds, seed=self.config.train.seed, epoch=epoch, utterance=utterance.id)
+        return choose_speed(self.speeds, seed=self.config.train.seed, epoch=epoch, utterance=name)
 
 
 class Epoch:
     """`epoch[k]` is batch k of all ranks', read and augmented: a function of (seed, epoch, k) alone."""
 
-    def __init__(self, data: TrainingSet, number: int, batches: list[list[int]]):
+    def __init__(self, data: TrainingSet, number: int, batches: list[list[Draw]]):
         self.data, self.number, self.batches = data, number, batches
 
     def __len__(self) -> int:
@@ -301,31 +325,30 @@ class Epoch:
 
     def __getitem__(self, k: int) -> Batch:
         """A batch without the utterances that cannot be read, which are reported; it may hold none."""
-        utterances = [self.data.utterances[i] for i in self.batches[k]]
-        texts = ([] if self._silent(self.data.utterances[i]) else self.data.tokens[i] for i in self.batches[k])
+        rows = ((draw, [] if self._silent(draw) else draw.tokens) for draw in self.batches[k])
         teach = self._taught if self.data.teacher else None
-        return make_batch(zip(utterances, texts, strict=True), self._waveform, few_sizes=True, teach=teach)
+        return make_batch(rows, self._waveform, few_sizes=True, teach=teach)
 
-    def _taught(self, utterance: Utterance, samples: int) -> np.ndarray:
+    def _taught(self, draw: Draw, samples: int) -> np.ndarray:
         """(t, w) of the teacher, (0, w) where background alone is heard."""
-        frames = self.data.teacher.load(utterance, samples // self.data.frame)
-        return frames[:0] if self._silent(utterance) else frames
+        frames = self.data.teacher.load(draw.utterance, samples // self.data.frame)
+        return frames[:0] if self._silent(draw) else frames
 
-    def _silent(self, utterance: Utterance) -> bool:
+    def _silent(self, draw: Draw) -> bool:
         """Whether this epoch hears background in its place."""
         config = self.data.config
         if self.number <= config.train.easy_epochs or config.augment.silence_prob == 0:
             return False
-        seed = derive_seed("silence", config.train.seed, self.number, utterance.id)
+        seed = derive_seed("silence", config.train.seed, self.number, draw.name)
         return np.random.default_rng(seed).random() < config.augment.silence_prob
 
-    def _waveform(self, utterance: Utterance) -> np.ndarray:
+    def _waveform(self, draw: Draw) -> np.ndarray:
         data = self.data
         if self.number <= data.config.train.easy_epochs:
-            return data.store.load(utterance)
-        rng = np.random.default_rng(derive_seed("augment", data.config.train.seed, self.number, utterance.id))
-        x = augment.speed_perturb(data.store.load(utterance), data.speed(self.number, utterance))
-        if self._silent(utterance):
+            return data.store.load(draw.utterance)
+        rng = np.random.default_rng(derive_seed("augment", data.config.train.seed, self.number, draw.name))
+        x = augment.speed_perturb(data.store.load(draw.utterance), data.speed(self.number, draw.name))
+        if self._silent(draw):
             return augment.make_background(len(x), rng)
         options = data.augment
         if data.noise and options.noise_prob and rng.random() < 0.5:  # half of the noise is recorded, half synthetic

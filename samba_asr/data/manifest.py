@@ -26,6 +26,7 @@ class Utterance:
     start     seconds into the audio file
     rate      samples a second of the file, None where not measured yet
     split     the corpus's own set, such as "train" or "test"; "" where it names none
+    weight    how often an epoch of training takes it, 0.5 for every other epoch
     """
 
     id: str
@@ -36,6 +37,7 @@ class Utterance:
     start: float = 0.0
     rate: int | None = None
     split: str = ""
+    weight: float = 1.0
 
 
 _DEFAULTS = {field.name: field.default for field in fields(Utterance)}

@@ -42,10 +42,13 @@ def save_model(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    # Whoever trains on from here chooses a teacher anew.
+    # Whoever trains on from here chooses a teacher and weights of manifests anew.
     model_config, data, loss = config.model, config.data, config.loss
     config = replace(
-        config, model=replace(model_config, teacher=0), data=replace(data, teacher=""), loss=replace(loss, teacher=0.0)
+        config,
+        model=replace(model_config, teacher=0),
+        data=replace(data, teacher="", weights=()),
+        loss=replace(loss, teacher=0.0),
     )
     save(config, folder / "config.yaml")
     save_weights(model, folder / "model.safetensors", dtype)

@@ -245,3 +245,32 @@ def test_average_wants_a_run(exp, tmp_path):
         call("average", "--exp", folder, "--out", tmp_path / "model", "--best", 0)
     with pytest.raises(UserError, match="there is no such checkpoint"):
         call("average", "--exp", folder, "--out", tmp_path / "model", tmp_path / "epoch-009.pt")
+
+
+@pytest.mark.parametrize(
+    ("weights", "says"),
+    [
+        ("[1,2,3]", "data.weights has 3 numbers, data.train has 2 manifests"),
+        ("[1,-1]", "-1.0 of .* is not a number from 0 on"),
+        ("[1,.nan]", "nan of .* is not a number from 0 on"),
+        ("[.inf,1]", "inf of .* is not a number from 0 on"),
+        ("[0,0]", "all 0"),
+    ],
+)
+def test_weights_that_do_not_fit_the_manifests_are_refused(exp, tmp_path, weights, says):
+    folder, options = exp
+    manifest = folder.parent / "corpus.jsonl"
+    with pytest.raises(UserError, match=says):
+        call("train", "--exp", tmp_path, *options, f"data.train=[{manifest},{manifest}]", f"data.weights={weights}")
+
+
+def test_weights_are_of_a_run_and_do_not_travel_with_its_model(exp, tmp_path):
+    folder, options = exp
+    manifest = folder.parent / "corpus.jsonl"
+    two = [f"data.train=[{manifest},{manifest}]", "data.weights=[1,0.5]"]
+    assert call("train", "--exp", tmp_path / "a", *options, *two, "train.epochs=1") == 0
+    with pytest.raises(UserError, match=r"data\.weights"):
+        call("train", "--exp", tmp_path / "a", *options, two[0], "data.weights=[1,1]", "train.epochs=2")
+    assert call("average", "--exp", tmp_path / "a", "--out", tmp_path / "model", "--last", 1) == 0
+    more = ["--init", tmp_path / "model", f"data.train=[{manifest}]", "train.epochs=1"]
+    assert call("train", "--exp", tmp_path / "b", *more) == 0

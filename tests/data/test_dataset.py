@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import threading
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -271,3 +272,54 @@ def test_prefetch_hands_on_errors_and_stops_when_left():
     assert len(loaded) <= 5
     time.sleep(0.05)
     assert not [t for t in threading.enumerate() if t.name == "samba_asr-prefetch"]
+
+
+# ---- weights ---------------------------------------------------------------------------------------------------------
+
+
+def weighted(corpus, *weights):
+    return [dataclasses.replace(u, weight=w) for u, w in zip(corpus, weights, strict=False)]
+
+
+def heard(data, epochs):
+    return Counter(i for epoch in epochs for batch in batches(data, epoch) for i in batch.ids)
+
+
+def test_an_epoch_takes_an_utterance_as_often_as_its_weight_says(corpus):
+    data = TrainingSet(weighted(corpus, 3, 1, 0, 0.5, 2.5), TOKENIZER, config())
+    assert heard(data, range(1, 5)) == {"u0": 12, "u1": 4, "u3": 2, "u4": 10}
+    for epoch in range(1, 5):
+        counts = heard(data, [epoch])
+        assert (counts["u0"], counts["u1"]) == (3, 1)
+        assert counts["u3"] in (0, 1)
+        assert counts["u4"] in (2, 3)
+
+
+def test_utterances_of_a_fractional_weight_take_turns(corpus):
+    data = TrainingSet(weighted(corpus, *[0.25] * 8), TOKENIZER, config())
+    assert [sum(heard(data, [epoch]).values()) for epoch in range(1, 5)] == [2, 2, 2, 2]
+    assert set(heard(data, range(1, 5)).values()) == {1}
+
+
+def test_copies_of_an_utterance_are_augmented_each_for_itself(corpus):
+    data = TrainingSet(weighted(corpus, 3), TOKENIZER, config("augment.volume_db=6", "augment.speed=[1.0]"))
+    waves = [tuple(x[:100].tolist()) for batch in batches(data) for x in batch.audio]
+    assert len(set(waves)) == 3
+
+
+def test_weights_of_1_are_none(corpus):
+    plain, ones = (TrainingSet(us, TOKENIZER, config()) for us in (corpus, weighted(corpus, *[1.0] * 10)))
+    assert ones.fingerprint == plain.fingerprint
+    for x, y in zip(batches(plain), batches(ones), strict=True):
+        assert x.ids == y.ids
+        assert torch.equal(x.audio, y.audio)
+    assert TrainingSet(weighted(corpus, *[2] * 10), TOKENIZER, config()).fingerprint != plain.fingerprint
+
+
+def test_a_weighted_batch_does_not_depend_on_those_before_it_and_ranks_share_the_epoch(corpus):
+    us = weighted(corpus, *[1.5, 0.5] * 5)
+    in_order = batches(TrainingSet(us, TOKENIZER, config()), epoch=3, ranks=2)
+    alone = TrainingSet(us, TOKENIZER, config()).epoch(3, ranks=2)
+    assert len(alone) == len(in_order)
+    assert len(alone) % 2 == 0
+    assert torch.equal(alone[2].audio, in_order[2].audio)
