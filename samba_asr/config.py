@@ -127,6 +127,8 @@ class AugmentConfig:
     noise_snr_db: tuple[float, float] = (10.0, 30.0)
     reverb_prob: float = 0.0
     rt60: tuple[float, float] = (0.1, 0.6)  # seconds
+    channel_prob: float = 0.0  # of sounding as if a reader of augment.channels had recorded it
+    channels: str = ""  # file of readers' spectra and noise floors (`samba-asr augment channels`)
     narrow_prob: float = 0.0  # of hearing it as by telephone, without what lies above 4 kHz
     vocal_tract: float = 0.0  # frequencies times a factor drawn from 1 +- this: other voices; 0: off
     equalizer_db: float = 0.0  # a smooth filter over the spectrum, within +- this: other microphones and rooms; 0: off

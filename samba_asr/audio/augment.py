@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from samba_asr.audio.channels import Channels, match
 from samba_asr.config import AugmentConfig
 from samba_asr.errors import UserError
 
@@ -28,20 +29,30 @@ DIRECT_DB = (0.0, 12.0)  # in a room drawn by augment_waveform: direct sound ove
 
 
 def augment_waveform(
-    samples: np.ndarray, rate: int, config: AugmentConfig, rng: np.random.Generator, others: Sequence[np.ndarray] = ()
+    samples: np.ndarray,
+    rate: int,
+    config: AugmentConfig,
+    rng: np.random.Generator,
+    others: Sequence[np.ndarray] = (),
+    channels: Channels | None = None,
 ) -> np.ndarray:
-    """One augmented copy of an utterance: speed, room, background before and behind, noise over it all, telephone, volume.
+    """One augmented copy of an utterance: speed, room, channel, background before and behind, noise over it all, telephone,
+    volume.
 
-    samples (s,) float32 -> (s / speed,) float32, and the background.  `others` are utterances at the same rate, from
-    which babble is mixed; without any, babble is not drawn.  Values may leave [-1, 1]: they are not clipped, because the
-    features are taken from floats.
+    samples (s,) float32 -> (s / speed,) float32, and the background.  `others` are utterances at the same rate, from which
+    babble is mixed; without any, babble is not drawn.  `channels` are what `channel_prob` draws from.  Values may leave
+    [-1, 1]: they are not clipped, because the features are taken from floats.
     """
     _check(config)
+    if config.channel_prob and channels is None:
+        raise UserError(f"channel_prob={config.channel_prob} needs channels: samba-asr augment channels measures some")
     factor = config.speed[rng.integers(len(config.speed))]
     samples = speed_perturb(samples, factor)
     if rng.random() < config.reverb_prob:
         response = make_impulse_response(rng, rate, rng.uniform(*config.rt60), direct_db=rng.uniform(*DIRECT_DB))
         samples = reverberate(samples, response)
+    if config.channel_prob and rng.random() < config.channel_prob:
+        samples = match(samples, rate, channels, rng)
     if config.pad_seconds:
         most = round(config.pad_seconds * rate)
         before, behind = rng.integers(-most, most, endpoint=True, size=2).clip(min=0)
@@ -271,7 +282,7 @@ def _check(config: AugmentConfig) -> None:
     """UserError for a value that augment_waveform cannot mean anything by."""
     if not config.speed or min(config.speed) <= 0:
         raise UserError(f"speed={config.speed}: give one factor or more, each above 0 (1.0 leaves the speed alone)")
-    for name in ("noise_prob", "reverb_prob", "silence_prob", "narrow_prob"):
+    for name in ("noise_prob", "reverb_prob", "silence_prob", "channel_prob", "narrow_prob"):
         if not 0 <= getattr(config, name) <= 1:
             raise UserError(f"{name}={getattr(config, name)}: it must lie between 0 and 1")
     for name in ("volume_db", "pad_seconds"):

@@ -1,4 +1,4 @@
-"""`samba-asr augment`: more to train on: texts for speech, speech for texts, and what a teacher hears."""
+"""`samba-asr augment`: more to train on: texts for speech, speech for texts, what a teacher hears, readers' channels."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ EVERY = 10.0  # seconds between lines of progress
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
-        "augment", help="more to train on: pseudo-labels, synthetic speech, a teacher's frames"
+        "augment", help="more to train on: pseudo-labels, synthetic speech, a teacher's frames, readers' channels"
     )
     kinds = parser.add_subparsers(dest="augment", metavar="WHAT", required=True)
     _add_label(kinds)
     _add_tts(kinds)
     _add_teach(kinds)
+    _add_channels(kinds)
     return parser
 
 
@@ -164,6 +165,53 @@ def run_teach(args: argparse.Namespace) -> int:
         whisper.encode, store.load, utterances, args.out, "whisper tiny.en", Progress(len(utterances), "utterances")
     )
     print(f"{count} of {len(utterances)} utterances: {args.out}")
+    return 0
+
+
+def _add_channels(kinds) -> None:
+    parser = kinds.add_parser(
+        "channels",
+        help="how real readers' recordings sound, for synthetic and other speech to sound so too",
+        description="Measure each reader's channel, the long-term spectra of speech and of pauses and the ratio of both, and "
+        "write them to a file.  With augment.channels=FILE augment.channel_prob=0.5 training gives half of its utterances the "
+        "filter and the noise of a reader drawn from it.  A few utterances of each of many readers are best.  Left out: "
+        "utterances without a speaker, and readers with less than a second of pauses, who are named.",
+    )
+    parser.add_argument("data", type=Path, nargs="+", metavar="MANIFEST", help="utterances with speakers, JSONL")
+    parser.add_argument("--out", type=Path, required=True, metavar="NPZ", help="the file to write")
+    parser.add_argument(
+        "--utterances", type=int, default=10, metavar="N", help="the first N of each reader (default: %(default)s)"
+    )
+    parser.set_defaults(run=run_channels)
+
+
+def run_channels(args: argparse.Namespace) -> int:
+    import numpy as np
+
+    from samba_asr.audio.channels import RATE, SHORTEST_PAUSES, measure_readers
+    from samba_asr.data.dataset import AudioStore, measured
+    from samba_asr.data.manifest import Utterance, read_manifest
+
+    if args.utterances < 1:
+        raise UserError(f"--utterances {args.utterances}: 1 or more")
+    readers: dict[str, list[Utterance]] = {}
+    for utterance in measured(u for path in args.data for u in read_manifest(path)):
+        if utterance.speaker and len(of := readers.setdefault(utterance.speaker, [])) < args.utterances:
+            of.append(utterance)
+    store, progress = AudioStore(RATE, cache=False), Progress(len(readers), "readers")
+
+    def recordings():
+        for n, (name, utterances) in enumerate(readers.items(), 1):
+            yield name, (store.load(u) for u in utterances)
+            progress(n)
+
+    channels, left_out = measure_readers(recordings(), RATE)
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    channels.write(args.out)
+    if left_out:
+        print(f"left out, less than {SHORTEST_PAUSES:g} s of pauses: {', '.join(left_out)}")
+    low, middle, high = np.percentile(channels.snr_db, [10, 50, 90])
+    print(f"{len(channels)} readers, speech over pauses {middle:.0f} dB ({low:.0f} to {high:.0f}): {args.out}")
     return 0
 
 

@@ -21,9 +21,10 @@ import torch
 from torch import Tensor
 
 from samba_asr.audio import augment
+from samba_asr.audio.channels import Channels
 from samba_asr.audio.read import AudioError, read
 from samba_asr.audio.resample import resample
-from samba_asr.config import Config
+from samba_asr.config import AugmentConfig, Config
 from samba_asr.data.bucketing import bucket_batches, choose_speed, derive_seed, epoch_counts, sorted_batches
 from samba_asr.data.durations import read_headers, with_durations
 from samba_asr.data.manifest import Utterance
@@ -251,6 +252,16 @@ class TrainingSet:
         options = {f.name: getattr(config.augment, f.name) for f in dataclasses.fields(config.augment)}
         self.speeds = config.augment.speed
         self.augment = augment.AugmentConfig(**{**options, "speed": (1.0,)})  # speed is ours: batches depend on it
+        self.channels = self._read_channels(config.augment)
+
+    @staticmethod
+    def _read_channels(config: AugmentConfig) -> Channels | None:
+        if bool(config.channels) != bool(config.channel_prob):
+            raise UserError(
+                f"augment.channels={config.channels!r} with augment.channel_prob={config.channel_prob}: give both, a file that "
+                "samba-asr augment channels wrote and a probability above 0, or neither"
+            )
+        return Channels.read(config.channels) if config.channels else None
 
     def _check_teacher(self, teacher: TeacherFrames) -> None:
         if self.config.augment.pad_seconds:
@@ -357,7 +368,7 @@ class Epoch:
                 x = augment.add_noise(x, noise, rng.uniform(*options.noise_snr_db))
             options = dataclasses.replace(options, noise_prob=0.0)
         voices = _Voices(data.store, data.utterances)
-        return augment.augment_waveform(x, data.store.rate, options, rng, voices)
+        return augment.augment_waveform(x, data.store.rate, options, rng, voices, data.channels)
 
 
 def measured(utterances: Iterable[Utterance]) -> list[Utterance]:

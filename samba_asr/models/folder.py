@@ -42,12 +42,13 @@ def save_model(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    # Whoever trains on from here chooses a teacher and weights of manifests anew.
-    model_config, data, loss = config.model, config.data, config.loss
+    # Whoever trains on from here chooses a teacher, weights of manifests and channels anew.
+    model_config, data, augment, loss = config.model, config.data, config.augment, config.loss
     config = replace(
         config,
         model=replace(model_config, teacher=0),
         data=replace(data, teacher="", weights=()),
+        augment=replace(augment, channels="", channel_prob=0.0),
         loss=replace(loss, teacher=0.0),
     )
     save(config, folder / "config.yaml")

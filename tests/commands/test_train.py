@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from samba_asr.audio.channels import BANDS, Channels
 from samba_asr.audio.read import read
 from samba_asr.commands import average, train
 from samba_asr.data import teacher
@@ -264,8 +265,10 @@ def test_weights_that_do_not_fit_the_manifests_are_refused(exp, tmp_path, weight
         call("train", "--exp", tmp_path, *options, f"data.train=[{manifest},{manifest}]", f"data.weights={weights}")
 
 
-def test_weights_are_of_a_run_and_do_not_travel_with_its_model(exp, tmp_path):
+def test_weights_and_channels_are_of_a_run_and_do_not_travel_with_its_model(exp, tmp_path):
     folder, options = exp
+    Channels(np.zeros((2, BANDS)), np.zeros((2, BANDS)), np.full(2, 30.0)).write(tmp_path / "c.npz")
+    options = [*options, f"augment.channels={tmp_path / 'c.npz'}", "augment.channel_prob=0.5"]
     manifest = folder.parent / "corpus.jsonl"
     two = [f"data.train=[{manifest},{manifest}]", "data.weights=[1,0.5]"]
     assert call("train", "--exp", tmp_path / "a", *options, *two, "train.epochs=1") == 0
@@ -274,3 +277,4 @@ def test_weights_are_of_a_run_and_do_not_travel_with_its_model(exp, tmp_path):
     assert call("average", "--exp", tmp_path / "a", "--out", tmp_path / "model", "--last", 1) == 0
     more = ["--init", tmp_path / "model", f"data.train=[{manifest}]", "train.epochs=1"]
     assert call("train", "--exp", tmp_path / "b", *more) == 0
+    assert load_model(tmp_path / "model").config.augment.channels == ""
