@@ -49,7 +49,7 @@ class OwnTeacher:
         self.by = {"model": str(recognizer.folder), "decode": asdict(recognizer.decode)}
 
     def label(self, samples: np.ndarray) -> Label:
-        result = self.recognizer.recognise(samples)
+        result = self.recognizer.recognize(samples)
         sure = [word.confidence for word in result.words]
         return Label(result.text, round(sum(sure) / len(sure), 4) if sure else 0.0)
 
@@ -97,7 +97,7 @@ def recognised(
     store = AudioStore(recognizer.rate, cache=False)
     for utterance in utterances:
         if (samples := loaded(store, utterance)) is not None:
-            yield utterance, recognizer.recognise(samples, latency_ms=latency_ms)
+            yield utterance, recognizer.recognize(samples, latency_ms=latency_ms)
 
 
 def loaded(store: AudioStore, utterance: Utterance) -> np.ndarray | None:

@@ -1,7 +1,11 @@
-"""Recognizer and Stream: from audio to text with times.
+"""Recognizer: from audio to text with times, of whole files and live.
 
     recognizer = Recognizer.load()                      # the model in the box, or Recognizer.load("folder")
     print(recognizer.transcribe("speech.flac").text)
+
+    for event in recognizer.listen(microphone):         # events of `samba_asr.session`, as they come
+        if isinstance(event, Final):
+            print(event.segment.text)
 
     stream = recognizer.stream(rate=48000, latency_ms=640)
     for samples in microphone:                          # float32 (s,), chunks of any length
@@ -9,27 +13,27 @@
         print(stream.segments, stream.partial)          # what is over, and what is being said
     print(stream.finish().text)
 
-A recogniser holds weights, tokenizer and search and never changes; a stream holds one session's state.  `transcribe` is a
-stream that is fed a file piece by piece, so both give the same text at the same latency, and memory does not grow with the
-file (but for the text).
+A recognizer holds weights, tokenizer and search and never changes; a session (`samba_asr.session`) holds everything that
+belongs to one stream of audio, its latency included.  All ways in stand on it, so a file, a stream and the service give the
+same text at the same latency, and memory does not grow with the file (but for the text).
 """
 
 from __future__ import annotations
 
+import copy
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from samba_asr import config as configs
 from samba_asr.audio.read import stream as read_stream
-from samba_asr.audio.resample import Resampler
-from samba_asr.audio.vad import Gate, Piece
+from samba_asr.audio.vad import Gate
 from samba_asr.config import DecodeConfig
 from samba_asr.decoding.align import align
 from samba_asr.decoding.build import tokenizer_of, two_pass
@@ -39,14 +43,16 @@ from samba_asr.decoding.segmenter import Segmenter
 from samba_asr.decoding.transcript import Segment, Word, words_of
 from samba_asr.device import choose_device
 from samba_asr.errors import UserError
-from samba_asr.models.encoder_stream import MAX_CHUNK, EncoderStream, checked
 from samba_asr.models.folder import LoadedModel, load_model
-from samba_asr.ops.device import wants_triton
+from samba_asr.runtime.base import AcousticRuntime, Latency, latency_of
+from samba_asr.runtime.torch import TorchRuntime
+from samba_asr.session import MAX_STEP, Done, Event, Final, Session, advance, log_probs
 from samba_asr.text.tokenizer import UNK_ID, Tokenizer
+
+logger = logging.getLogger(__name__)
 
 Phrases = Mapping[str, float] | Sequence[str] | Hotwords | None
 """Hotwords: phrases with their weights, or without, or as `Recognizer.hotwords` makes them once for many sessions."""
-
 
 DEFAULT = "english"  # of the models in the box
 
@@ -56,7 +62,19 @@ class Result:
     """segments: what was said between two pauses; the text and the words are theirs, one after another."""
 
     segments: tuple[Segment, ...]
-    duration: float  # seconds of audio heard
+    duration: float  # seconds of audio received
+
+    @classmethod
+    def of(cls, events: Iterable[Event], on_segment: Callable[[Segment], None] = lambda segment: None) -> Result:
+        """What a session's events come to.  on_segment: called with each segment when it is over."""
+        segments, duration = [], 0.0
+        for event in events:
+            if isinstance(event, Final):
+                segments.append(event.segment)
+                on_segment(event.segment)
+            elif isinstance(event, Done):
+                duration = event.seconds
+        return cls(tuple(segments), duration)
 
     @property
     def text(self) -> str:
@@ -68,25 +86,31 @@ class Result:
 
 
 class Recognizer:
-    """Weights, tokenizer and search; shared by any number of streams."""
+    """Weights, tokenizer and search; shared by any number of sessions."""
 
     def __init__(
-        self, loaded: LoadedModel, decode: DecodeConfig | None = None, sure: Callable[[Evidence], float] | None = None
+        self,
+        loaded: LoadedModel,
+        decode: DecodeConfig | None = None,
+        sure: Callable[[Evidence], float] | None = None,
+        *,
+        endpoints: bool = True,
     ):
         """decode: search settings, default those of the model's own configuration.
 
-        sure: what makes words' confidences of evidence, default the model folder's calibration, if it has one.
+        sure: makes words' confidences of evidence, default the model folder's calibration, if it has one.
+        endpoints: False: all audio of a session is one segment, and none of it is withheld.
         """
         self.model, self.tokenizer, self.config, _ = loaded
         self.decode = decode or self.config.decode
-        self.rate = self.model.config.features.sample_rate
-        self.frame = self.model.acoustic.stride / self.rate  # seconds of an encoder frame
-        self.model.acoustic.set_overlap(self.decode.overlap)
-        search = two_pass(loaded, self.decode)
+        self.runtime = TorchRuntime(self.model)
+        self.latency(None)  # wrong settings are reported now
+        search = two_pass(loaded, self.decode, self.runtime.second_pass)
         if self.decode.vad:
-            Gate(self.decode.vad, self.rate)  # a wrong one is told now
+            Gate(self.decode.vad, self.rate)
         sure = sure or (loaded.folder and Calibration.read(loaded.folder)) or raw
-        self.segmenter = Segmenter(search, self.tokenizer, self.decode.endpoint, self.frame, sure)
+        rules = self.decode.endpoint if endpoints else None
+        self.segmenter = Segmenter(search, self.tokenizer, rules, self.frame, sure)
         self._loaded = loaded
 
     @classmethod
@@ -97,21 +121,34 @@ class Recognizer:
         device: str = "auto",
         settings: Sequence[str] = (),
         sure: Callable[[Evidence], float] | None = None,
+        endpoints: bool = True,
     ) -> Recognizer:
         """Read a model folder, or one of those in the box by its name (default: english).
 
         device: auto (CUDA where there is one), cpu, cuda, cuda:1.
         settings: over the model's own search, such as "decode.beam=256"; UserError for one of anything but the search.
+        sure, endpoints: as for `Recognizer`.
         """
         foreign = [text for text in settings if not text.startswith("decode.")]
         if foreign:
             raise UserError(f"--set {foreign[0]}: only decode.* can be set here")
         folder = box_folder(folder)
         loaded = load_model(folder, choose_device(device))
-        weight = loaded.model.ctc.linear.weight
-        if weight.is_cuda and wants_triton(weight.device, weight.dtype):
-            loaded.model.acoustic.encoder.record_steps()
-        return cls(loaded, configs.load([folder / "config.yaml"], settings).decode, sure)
+        return cls(loaded, configs.load([folder / "config.yaml"], settings).decode, sure, endpoints=endpoints)
+
+    def __repr__(self) -> str:
+        name = self.folder or "a model in memory"
+        return f"Recognizer({str(name)!r}, {self.decode.method}, {self.runtime.device}, {self.rate} Hz)"
+
+    @property
+    def rate(self) -> int:
+        """Samples a second that the model takes; sessions resample what comes at other rates."""
+        return self.runtime.rate
+
+    @property
+    def frame(self) -> float:
+        """Seconds of an encoder frame."""
+        return self.runtime.frame
 
     @property
     def folder(self) -> Path | None:
@@ -123,14 +160,139 @@ class Recognizer:
         """The tokenizer with all words of decode.lexicon; seconds of work, and for hotwords alone."""
         return tokenizer_of(self._loaded, self.decode)
 
-    def stream(self, rate: int | None = None, *, latency_ms: float | None = None, hotwords: Phrases = None) -> Stream:
-        """A new session for audio of `rate` samples a second (default the model's).
+    def latency(self, ms: float | None) -> Latency:
+        """The encoder blocks of a session; None: the setting of the search.  UserError if there are no such blocks."""
+        return blocks(self.decode, self.runtime, ms)
 
-        latency_ms: audio in one encoder block, a multiple of 40; the text lags by at most this.  None: the setting of the
-        search (decode.block), which is offline unless the model says otherwise.
+    # ---- live --------------------------------------------------------------------------------------------------------
+
+    def session(
+        self,
+        rate: int | None = None,
+        *,
+        latency_ms: float | None = None,
+        hotwords: Phrases = None,
+        partials: bool = True,
+    ) -> Session:
+        """A new session for audio of `rate` samples a second (default the model's), for `samba_asr.session.advance`.
+
+        latency_ms: audio in one encoder block, a multiple of an encoder frame; the text lags by at most this.  None: the
+            setting of the search, which is offline unless the model says otherwise.
         hotwords: phrases to expect, in place of those of decode.hotwords.
+        partials: whether it has `Partial` events.
         """
-        return Stream(self, rate or self.rate, self.block(latency_ms), self.hotwords(hotwords))
+        return Session(
+            self,
+            rate or self.rate,
+            self.latency(latency_ms),
+            hotwords=self.hotwords(hotwords),
+            vad=self.decode.vad,
+            partials=partials,
+        )
+
+    def stream(self, rate: int | None = None, *, latency_ms: float | None = None, hotwords: Phrases = None) -> Stream:
+        """A new session that computes as it is fed; arguments as for `session`."""
+        return Stream(self, self.session(rate, latency_ms=latency_ms, hotwords=hotwords, partials=False))
+
+    def listen(
+        self,
+        source: Any,
+        *,
+        rate: int | None = None,
+        latency_ms: float | None = None,
+        chunk_ms: float | None = None,
+        hotwords: Phrases = None,
+        partials: bool = True,
+        longest: float | None = None,
+    ) -> Iterator[Event]:
+        """The events of audio, as they come; the last one is `Done`.
+
+        source: a path, bytes or a file object of any container, rate and number of channels; or an array (s,), or an iterable
+            of arrays such as `samba_asr.audio.microphone.Microphone`.
+        rate: samples a second of arrays; default that of the iterable, or else the model's.
+        chunk_ms: how much of a file goes in at a time (default 10 s); it never changes the result.
+        longest: seconds; UserError as soon as more are decoded.
+        AudioError (a UserError) if a file cannot be read to its end.
+        """
+        seconds = MAX_STEP if chunk_ms is None else chunk_ms / 1000
+        if not seconds > 0:
+            raise UserError(f"a chunk of {chunk_ms:g} ms holds no audio: it must be positive")
+        session: Session | None = None
+        for given, samples in pieces(source, rate or self.rate, min(seconds, MAX_STEP)):
+            session = session or self.session(given, latency_ms=latency_ms, hotwords=hotwords, partials=partials)
+            session.feed(samples)
+            if longest is not None and session.seconds > longest:
+                raise UserError(f"the file holds more than {longest:g} s of audio, which is the most here")
+            yield from self.events(session)
+        session = session or self.session(rate, latency_ms=latency_ms, hotwords=hotwords)
+        session.end()
+        yield from self.events(session)
+
+    def events(self, session: Session) -> Iterator[Event]:
+        """Advance one session as long as it is due, and give its events as they come."""
+        while session.due() and not session.over:
+            advance(self, [session])
+            yield from session.events()
+
+    # ---- whole files -------------------------------------------------------------------------------------------------
+
+    def transcribe(
+        self,
+        source: Any,
+        *,
+        rate: int | None = None,
+        latency_ms: float | None = None,
+        chunk_ms: float | None = None,
+        hotwords: Phrases = None,
+        on_segment: Callable[[Segment], None] = lambda segment: None,
+        longest: float | None = None,
+    ) -> Result:
+        """The text of a file, or of whatever `listen` takes, with its arguments.
+
+        on_segment: called with each segment when it is over.
+        """
+        events = self.listen(
+            source,
+            rate=rate,
+            latency_ms=latency_ms,
+            chunk_ms=chunk_ms,
+            hotwords=hotwords,
+            partials=False,
+            longest=longest,
+        )
+        return Result.of(events, on_segment)
+
+    def recognize(self, samples: np.ndarray, *, rate: int | None = None, latency_ms: float | None = None) -> Result:
+        """The text of audio that is in memory: float32 (s,) in [-1, 1]; rate: samples a second, default the model's."""
+        stream = self.stream(rate, latency_ms=latency_ms)
+        stream.accept(samples)
+        return stream.finish()
+
+    recognise = recognize  # the old spelling, for one version
+
+    def align(self, source: Any, text: str, *, latency_ms: float | None = None) -> Result:
+        """Where each word of a known text lies in a file, with how sure the CTC head is of it.
+
+        UserError for a text that is empty, or holds a character that the model's tokenizer does not know, or is too long
+        for the audio; AudioError as from `transcribe`.
+        """
+        tokens = self._tokens(text)
+        rate, found = self.rate, []
+        for given, samples in pieces(source, self.rate, MAX_STEP):
+            rate = given
+            found.append(samples)
+        scores, seconds = self.log_probs(found, rate, latency_ms)
+        spans = align(scores, tokens)
+        words = words_of(tokens, spans, self.tokenizer, self.frame)  # not calibrated: that is for what was recognized
+        return Result((Segment(self.tokenizer.decode(tokens), words[0].start, words[-1].end, words, seconds),), seconds)
+
+    def log_probs(
+        self, pieces: Iterable[np.ndarray], rate: int, latency_ms: float | None = None
+    ) -> tuple[np.ndarray, float]:
+        """Log-probabilities (t, v) of the CTC head, and the seconds of audio.  pieces: float32 (s,), of any lengths."""
+        return log_probs(self.runtime, pieces, rate, self.latency(latency_ms))
+
+    # ---- settings ----------------------------------------------------------------------------------------------------
 
     def hotwords(self, phrases: Phrases) -> Hotwords | None:
         """Phrases as a session takes them: each with its weight in nats a unit, or with decode.hotword_weight.
@@ -145,100 +307,13 @@ class Recognizer:
             phrases = dict.fromkeys(phrases, self.decode.hotword_weight)
         return Hotwords(self._writer, phrases)
 
-    def block(self, latency_ms: float | None) -> int:
-        """Frames in a block for this latency; UserError if there is no such block."""
-        if latency_ms is None:
-            return self.decode.block
-        frame_ms, longest = self.frame * 1000, self.model.config.max_block
-        frames = latency_ms / frame_ms
-        if frames != round(frames) or not 1 <= frames <= longest:
-            raise UserError(
-                f"latency of {latency_ms:g} ms: it must be a multiple of {frame_ms:g} ms, "
-                f"from {frame_ms:g} to {longest * frame_ms:g}"
-            )
-        return round(frames)
-
-    def hop(self, block: int) -> int:
-        """Frames that each block tells: all of it, or less where blocks overlap."""
-        encoder = self.model.acoustic.encoder
-        return int(encoder.hop_size(encoder.block_size(block, 1, None)))
-
-    def transcribe(
-        self,
-        source,
-        *,
-        latency_ms: float | None = None,
-        chunk_ms: float | None = None,
-        hotwords: Phrases = None,
-        on_partial: Callable[[str], None] | None = None,
-        on_segment: Callable[[Segment], None] | None = None,
-        longest: float | None = None,
-    ) -> Result:
-        """The text of a file: a path, bytes or a file object of any container, rate and number of channels.
-
-        chunk_ms: how much audio goes in at a time (default 10 s); it never changes the result.
-        hotwords: as in `stream`.
-        on_partial: called with the text of the segment that is being said whenever it has changed, and when it is over.
-        on_segment: called with each segment when it is over.
-        longest: seconds; UserError as soon as more are decoded.
-        AudioError (a UserError) if the file cannot be read to its end.
-        """
-        seconds = MAX_CHUNK if chunk_ms is None else chunk_ms / 1000
-        if not seconds > 0:
-            raise UserError(f"a chunk of {chunk_ms:g} ms holds no audio: it must be positive")
-        stream, shown, over = None, "", 0
-        for audio in read_stream(source, min(seconds, MAX_CHUNK)):
-            stream = stream or self.stream(audio.rate, latency_ms=latency_ms, hotwords=hotwords)
-            stream.accept(audio.samples)
-            if longest is not None and stream.seconds > longest:
-                raise UserError(f"the file holds more than {longest:g} s of audio, which is the most here")
-            new = stream.segments[over:]
-            over += len(new)
-            if on_partial:
-                for text in (*(segment.text for segment in new), stream.partial):
-                    if text != shown:
-                        shown = text
-                        on_partial(text)
-            if on_segment:
-                for segment in new:
-                    on_segment(segment)
-        result = (stream or self.stream(latency_ms=latency_ms)).finish()
-        if on_segment:
-            for segment in result.segments[over:]:
-                on_segment(segment)
-        return result
-
-    def recognise(self, samples: np.ndarray, *, latency_ms: float | None = None) -> Result:
-        """The text of audio that is in memory: float32 (s,) in [-1, 1], at the model's rate."""
-        stream = self.stream(latency_ms=latency_ms)
-        stream.accept(samples)
-        return stream.finish()
-
-    def align(self, source, text: str, *, latency_ms: float | None = None) -> Result:
-        """Where each word of a known text lies in a file, with how sure the CTC head is of it.
-
-        UserError for a text that is empty, or holds a character that the model's tokenizer does not know, or is too long
-        for the audio; AudioError as from `transcribe`.
-        """
-        tokens = self._tokens(text)
-        rate, pieces = self.rate, []
-        for audio in read_stream(source, MAX_CHUNK):
-            rate = audio.rate
-            pieces.append(audio.samples)
-        log_probs, seconds = self.log_probs(pieces, rate, latency_ms)
-        spans = align(log_probs, tokens)
-        words = words_of(tokens, spans, self.tokenizer, self.frame)  # not calibrated: that is for what was recognised
-        return Result((Segment(self.tokenizer.decode(tokens), words[0].start, words[-1].end, words, seconds),), seconds)
-
-    def log_probs(
-        self, pieces: Iterable[np.ndarray], rate: int, latency_ms: float | None = None
-    ) -> tuple[np.ndarray, float]:
-        """What the CTC head says of audio, (t, v), and its seconds.  pieces: float32 (s,), of any lengths."""
-        encoder, found = EncoderStream(self.model, rate, self.block(latency_ms)), []
-        for samples in pieces:
-            found += self._log_probs(encoder.accept(samples))
-        found += self._log_probs(encoder.finish())
-        return np.concatenate(found), encoder.seconds
+    def in_float64(self) -> Recognizer:
+        """The same in float64, where rounding decides nothing; slow, for checks."""
+        other = copy.copy(self)
+        other.runtime = self.runtime.in_float64()
+        other.segmenter = copy.copy(self.segmenter)
+        other.segmenter.search = self.segmenter.search.over(other.runtime.second_pass)
+        return other
 
     def _tokens(self, text: str) -> list[int]:
         unknown = [word for word in text.split() if UNK_ID in self.tokenizer.encode(word)]
@@ -251,89 +326,77 @@ class Recognizer:
             raise UserError("the text to align is empty")
         return tokens
 
-    def _log_probs(self, found: list[tuple[Tensor, Tensor]]) -> list[np.ndarray]:
-        with torch.inference_mode():
-            return [
-                self.model.ctc(frames, lengths)[0][0, : int(lengths[0])].float().cpu().numpy()
-                for frames, lengths in found
-            ]
-
 
 class Stream:
-    """One session.  `accept` audio, read `partial`, and `finish` once."""
+    """A session that computes as it is fed: `accept` audio, read `partial` and `segments`, and `finish` once."""
 
-    def __init__(self, recognizer: Recognizer, rate: int, block: int, hotwords: Hotwords | None = None):
-        self.recognizer, self.rate, self.block = recognizer, rate, block
-        self._heard = 0  # samples
-        self._session = recognizer.segmenter.open(hotwords)
+    def __init__(self, recognizer: Recognizer, session: Session):
+        self.recognizer, self._session = recognizer, session
+        self._segments: list[Segment] = []
         self._result: Result | None = None
-        self._gate: Gate | None = None
-        self._encoder: EncoderStream | None = None  # while the gate is shut, there is none
-        if recognizer.decode.vad:
-            self._gate = Gate(recognizer.decode.vad, recognizer.rate)
-            self._resampler = Resampler(rate, recognizer.rate)
-        else:
-            self._encoder = EncoderStream(recognizer.model, rate, block)
 
     def accept(self, samples: np.ndarray) -> None:
-        """Hear more: float32 (s,) in [-1, 1], any length.  UserError, and nothing heard, if a sample is not finite."""
+        """The next chunk: float32 (s,) in [-1, 1], any length.  UserError, and nothing taken, if a sample is not finite."""
         if self._result is not None:
             raise RuntimeError("accept after finish: a session ends once, make a new stream")
-        samples = checked(samples, self._heard, self.rate)
-        self._heard += len(samples)
-        if self._gate is None:
-            self._read(self._encoder.accept(samples))
-        else:
-            self._pass(self._gate.accept(self._resampler.step(samples)))
+        self._session.feed(samples)
+        self._advance()
 
     @property
     def seconds(self) -> float:
-        """Of audio heard."""
-        return self._heard / self.rate
+        """Seconds of audio received."""
+        return self._session.seconds
 
     @property
     def segments(self) -> tuple[Segment, ...]:
         """Those that are over: final, with the second pass."""
-        return self._result.segments if self._result else tuple(self._session.segments)
+        return tuple(self._segments)
 
     @property
     def partial(self) -> str:
         """The text of the segment that is being said, by the first pass; its end may still change."""
-        return "" if self._result else self.recognizer.segmenter.text(self._session)
+        return "" if self._result else self.recognizer.segmenter.text(self._session.search)
 
     @property
     def stable(self) -> str:
         """The beginning of `partial` that will not change: whole words."""
-        return "" if self._result else self.recognizer.segmenter.stable(self._session)
+        return "" if self._result else self.recognizer.segmenter.stable(self._session.search)
 
     def finish(self) -> Result:
         """The end of the audio: the final text.  A second call returns the same."""
         if self._result is None:
-            if self._gate is None:
-                self._read(self._encoder.finish())
-                self.recognizer.segmenter.finish(self._session)
-            else:
-                self._pass(self._gate.accept(self._resampler.finish()) + self._gate.finish())
-            self._result = Result(tuple(self._session.segments), self._heard / self.rate)
-            self._encoder = self._session = self._gate = None  # a finished session holds no state
+            self._session.end()
+            self._advance()
+            self._result = Result(tuple(self._segments), self._session.seconds)
         return self._result
 
-    def _pass(self, pieces: list[Piece]) -> None:
-        """What the gate lets through: each time that it opens, the encoder begins anew."""
-        for piece in pieces:
-            if self._encoder is None:
-                self._encoder = EncoderStream(self.recognizer.model, self.recognizer.rate, self.block)
-                self._session.begin = piece.at / self.recognizer.model.acoustic.stride
-            self._read(self._encoder.accept(piece.samples))
-            if piece.last:
-                self._read(self._encoder.finish())
-                self.recognizer.segmenter.finish(self._session)
-                self._encoder = None
+    def _advance(self) -> None:
+        for event in self.recognizer.events(self._session):
+            if isinstance(event, Final):
+                self._segments.append(event.segment)
 
-    def _read(self, found: list[tuple[Tensor, Tensor]]) -> None:
-        with torch.inference_mode():
-            for frames, lengths in found:
-                self.recognizer.segmenter.step([self._session], frames, lengths)
+
+def blocks(decode: DecodeConfig, runtime: AcousticRuntime, ms: float | None = None) -> Latency:
+    """The encoder blocks of this latency, or of the one in the settings.  UserError if there are no such blocks."""
+    if ms is None and decode.block >= 0:
+        ms = max(1, min(decode.block, runtime.max_block)) * runtime.frame * 1000
+    return latency_of(ms, decode.overlap, runtime.frame, runtime.max_block)
+
+
+def pieces(source: Any, rate: int, seconds: float) -> Iterator[tuple[int, np.ndarray]]:
+    """Audio as (samples a second, float32 (s,)): of a file in pieces of at most `seconds`, of arrays as they come.
+
+    rate: of arrays that do not say theirs.
+    """
+    if hasattr(source, "__array__") or (isinstance(source, list | tuple) and source and np.isscalar(source[0])):
+        yield rate, source
+    elif isinstance(source, str | bytes | Path) or hasattr(source, "read"):
+        for audio in read_stream(source, seconds):
+            yield audio.rate, audio.samples
+    else:
+        rate = getattr(source, "rate", rate)
+        for samples in source:
+            yield rate, samples
 
 
 def box_folder(model: Path | str | None = None) -> Path:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from samba_asr import collector
-from samba_asr.engine import Counts, Engine, Full, Listener, LiveSession, check
+from samba_asr.engine import Counts, Engine, Full, Listener, LiveSession
 from samba_asr.errors import UserError
 from samba_asr.recognizer import Phrases, Recognizer
 from samba_asr.serve.settings import Settings
@@ -28,8 +28,7 @@ def load(settings: Settings) -> dict[str, Recognizer]:
 def _load(name: str, folder: Path | None, settings: Settings) -> Recognizer:
     try:
         found = Recognizer.load(folder, device=settings.device, settings=settings.decode)
-        found.block(settings.latency_ms)  # a wrong one is told now
-        check(found)
+        found.latency(settings.latency_ms)  # a wrong one is reported now
     except UserError as error:
         raise UserError(f"model {name}: {error}") from None
     return found

@@ -78,15 +78,16 @@ def awake(module: nn.Module) -> nn.Module:
 
 
 class AtBlock(StreamingModule):
-    """A streaming module with a `block` argument (Encoder, AcousticModel), at one block size or one for each row."""
+    """A streaming module with `block` and `hop` arguments (Encoder, AcousticModel), at one size or one for each row."""
 
-    def __init__(self, module: StreamingModule, block: int | Sequence[int]):
+    def __init__(self, module: StreamingModule, block: int | Sequence[int], hop: int | Sequence[int] | None = None):
         super().__init__()
         self.module, self.stride = module, module.stride
-        self.block = block if isinstance(block, int) else torch.tensor(block)
+        self.block = torch.tensor(block) if isinstance(block, Sequence) else block
+        self.hop = torch.tensor(hop) if isinstance(hop, Sequence) else hop
 
     def init_state(self, batch, *, device=None, dtype=None):
-        return self.module.init_state(batch, block=self.block, device=device, dtype=dtype)
+        return self.module.init_state(batch, block=self.block, hop=self.hop, device=device, dtype=dtype)
 
     def step(self, x, lengths, state):
         return self.module.step(x, lengths, state)
@@ -95,7 +96,7 @@ class AtBlock(StreamingModule):
         return self.module.finish(state)
 
     def forward(self, x, lengths):
-        return self.module(x, lengths, self.block)
+        return self.module(x, lengths, self.block, self.hop)
 
 
 class InBlocks(StreamingModule):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import queue
 import threading
 import time
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from samba_asr.config import DecodeConfig
+from samba_asr import session as sessions_
 from samba_asr.engine import Done, Engine, Failed, Final, Flushed, Full, Idle, Lag, Over, Partial
 from samba_asr.errors import UserError
 from samba_asr.models.folder import LoadedModel
@@ -56,9 +57,15 @@ def alone(recognizer, samples, rate=16000, latency_ms=None):  # noqa: F811
     return stream.finish()
 
 
+def changed(recognizer, **decode) -> Recognizer:  # noqa: F811
+    """The same model with other search settings."""
+    loaded = LoadedModel(recognizer.model, recognizer.tokenizer, recognizer.config)
+    return Recognizer(loaded, dataclasses.replace(recognizer.decode, **decode))
+
+
 @pytest.mark.parametrize("overlap", [0.0, 0.5])
 def test_sessions_together_read_what_each_reads_alone(engine, overlap, monkeypatch):
-    monkeypatch.setattr(engine.recognizer.model.acoustic.encoder, "overlap", overlap)
+    monkeypatch.setattr(engine, "recognizer", changed(engine.recognizer, overlap=overlap))
     rng = np.random.default_rng(0)
     clients = [
         (rate, ms, noise(2.0 + n / 3, rate, n))
@@ -101,25 +108,6 @@ def test_partials_come_while_audio_does(engine):
     session.finish()
     ear.until(Done)
     assert ear.text.startswith(partial.stable)
-
-
-def test_with_blocks_that_overlap_there_is_news_with_every_hop(engine, monkeypatch):
-    monkeypatch.setattr(engine.recognizer.model.acoustic.encoder, "overlap", 0.75)
-    session = engine.open(Ear(), 16000, latency_ms=640)  # a block of 16 frames of 640 samples, then 4 at a time
-    with engine.lock:
-        for fed, waiting, due in [
-            (0, 15, 0),
-            (0, 16, 1),
-            (4, 11, 0),
-            (4, 12, 1),
-            (16, 3, 0),
-            (16, 4, 1),
-            (21, 2, 0),
-            (21, 3, 1),
-        ]:
-            session.fed, session.waiting = fed, 640 * waiting
-            assert session.due() == bool(due), (fed, waiting)
-        session.waiting = 0
 
 
 def test_a_flush_makes_final_what_was_heard_and_time_goes_on(engine):
@@ -168,23 +156,24 @@ def test_bad_audio_is_refused_and_the_session_lives_on(engine):
         session.accept(noise(1.0))
 
 
-@pytest.mark.parametrize("part", ["_step", "_drain"])
+@pytest.mark.parametrize("part", ["step", "drain", "conclude"])
 def test_a_session_that_fails_takes_no_other_with_it(engine, monkeypatch, part):
     ears = [Ear(), Ear()]
     sessions = [engine.open(ear, 16000, latency_ms=320) for ear in ears]
-    act = getattr(engine, part)
+    act = getattr(sessions_, part)
 
-    def fail(some, *samples):
-        act(some, *samples)
-        if sessions[0] in some:
+    def fail(parts, work):
+        act(parts, work)
+        if sessions[0].session in [one.session for one in (work if isinstance(work, list) else [work])]:
             raise ValueError("planted")
 
-    monkeypatch.setattr(engine, part, fail)
+    monkeypatch.setattr(sessions_, part, fail)
     samples = noise(2.0)
-    for session in sessions:
-        session.accept(samples)
-        session.finish()
+    for live in sessions:
+        live.accept(samples)
+        live.finish()
     ears[1].until(Done)
+    monkeypatch.undo()
     assert ears[1].text == alone(engine.recognizer, samples, latency_ms=320).text
     assert ears[0]._queue.get(timeout=WAIT) == Failed("internal error")
     assert engine.counts.failed == 1
@@ -242,11 +231,21 @@ def test_a_long_file_does_not_keep_a_live_session_waiting(engine):
 def test_what_an_engine_cannot_be(recognizer):  # noqa: F811
     with pytest.raises(UserError, match="give 1 or more"):
         Engine(recognizer, max_sessions=0)
-    gated = Recognizer(
-        LoadedModel(recognizer.model, recognizer.tokenizer, recognizer.config), DecodeConfig(vad="energy")
+
+
+def test_behind_a_gate_a_session_reads_what_a_stream_reads(engine, monkeypatch):
+    gated = changed(engine.recognizer, vad="energy")
+    monkeypatch.setattr(engine, "recognizer", gated)
+    silence, ear = np.zeros(48000, np.float32), Ear()
+    samples = np.concatenate([silence, noise(1.5), silence, noise(1.0, seed=1), silence])
+    live = engine.open(ear, 16000, latency_ms=320)
+    for piece in np.array_split(samples, 17):
+        live.accept(piece)
+    live.finish()
+    assert ear.until(Done).seconds == pytest.approx(11.5)
+    assert [e.segment for e in ear.events if isinstance(e, Final)] == list(
+        alone(gated, samples, latency_ms=320).segments
     )
-    with pytest.raises(UserError, match=r"decode.vad=energy"):
-        Engine(gated)
 
 
 def test_a_session_that_waits_is_told_so(engine):
@@ -298,13 +297,13 @@ def test_a_session_that_nobody_feeds_is_finished(recognizer):  # noqa: F811
 
 def test_a_session_whose_audio_waits_is_not_idle(recognizer, monkeypatch):  # noqa: F811
     engine, ear = Engine(recognizer, idle_seconds=0.2), Ear()
-    step = engine._step
-    monkeypatch.setattr(engine, "_step", lambda *args: (time.sleep(0.3), step(*args)))  # slower than the bound
+    step = sessions_.step
+    monkeypatch.setattr(sessions_, "step", lambda *args: (time.sleep(0.3), step(*args)))  # slower than the bound
     try:
         session = engine.open(ear, 16000, latency_ms=320)
         session.accept(noise(7.0))
-        session.finish()
-        ear.until(Done)
+        while session.session.due(2.0) or not ear.until(Partial).until > 6:
+            time.sleep(0.01)
         assert not any(isinstance(event, Idle) for event in ear.events)
     finally:
         engine.close(grace=0)

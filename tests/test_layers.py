@@ -23,8 +23,9 @@ LEVELS = (  # a room imports itself and rooms of lower levels, never one beside 
     {"ops", "audio", "text", "metrics", "conf"},
     {"nn", "data"},
     {"models", "recipes"},
+    {"runtime"},
     {"decoding"},
-    {"training"},
+    {"session", "training"},
     {"client", "recognizer", "whisper"},
     {"engine", "bench", "formats", "label"},
     {"serve"},
@@ -32,7 +33,10 @@ LEVELS = (  # a room imports itself and rooms of lower levels, never one beside 
     {"cli"},
 )
 NO_MODELS = {"audio", "text", "data", "metrics", "recipes"}  # (audio.features knows the law)
-MODELS = {"ops", "nn", "models", "decoding", "training", "recognizer", "engine"}
+MODELS = {"ops", "nn", "models", "runtime", "decoding", "training", "session", "recognizer", "engine"}
+PARTS = {"acoustic", "ctc", "decoder"}  # of a model, which only these rooms reach into
+INSIDE_MODELS = {"models", "training", "runtime"}
+MAY_REACH = {"commands/train.py"}  # until training/finetune.py
 
 EVERYWHERE = {"torch", "numpy"}
 AT_IMPORT = {  # other packages that a file may import when it is imported; all else is imported inside a function
@@ -122,6 +126,25 @@ def test_audio_text_data_and_metrics_know_no_models():
     assert wrong == []
 
 
+def reaches(file: str, tree: ast.AST) -> Iterator[str]:
+    """Places where `model.acoustic`, `x.model.ctc` and the like stand."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in PARTS:
+            owner = node.value.attr if isinstance(node.value, ast.Attribute) else getattr(node.value, "id", "")
+            if owner == "model":
+                yield f"{file}:{node.lineno} reaches into {ast.unparse(node)}"
+
+
+def test_nobody_reaches_through_the_runtime():
+    wrong = [
+        found
+        for file, path in files()
+        if room(file) not in INSIDE_MODELS and file not in MAY_REACH
+        for found in reaches(file, ast.parse(path.read_text()))
+    ]
+    assert wrong == []
+
+
 # --- other people's packages
 
 
@@ -183,6 +206,12 @@ def test_importing_the_package_alone_loads_none_of_its_rooms():
 )
 def test_imports_are_found(code, want):
     assert [(found.name, found.when) for found in imports_of("x.py", ast.parse(code))] == want
+
+
+@pytest.mark.parametrize("code", ["model.acoustic", "self.model.ctc.linear", "f(loaded.model.decoder)"])
+def test_reaching_into_a_model_is_found(code):
+    assert len(list(reaches("x.py", ast.parse(code)))) == 1
+    assert list(reaches("x.py", ast.parse("config.model_decoder, loss.ctc, self.decoder, runtime.model"))) == []
 
 
 def test_a_relative_import_is_refused():

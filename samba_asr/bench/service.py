@@ -77,4 +77,4 @@ def clips(manifest: Path | None, rate: int, seconds: float) -> list[np.ndarray]:
 
 def texts(recognizer: Recognizer, speech: Sequence[np.ndarray], latency_ms: float) -> list[str]:
     """What the recogniser alone reads."""
-    return [recognizer.recognise(clip, latency_ms=latency_ms).text for clip in speech]
+    return [recognizer.recognize(clip, latency_ms=latency_ms).text for clip in speech]

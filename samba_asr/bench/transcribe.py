@@ -36,13 +36,9 @@ def main(
     import torch
 
     from samba_asr import collector
-    from samba_asr import config as configs
-    from samba_asr.device import choose_device
-    from samba_asr.models.folder import load_model
     from samba_asr.recognizer import Recognizer
 
-    loaded = load_model(model, choose_device(device))
-    recognizer = Recognizer(loaded, configs.load([f"{model}/config.yaml"], overrides).decode)
+    recognizer = Recognizer.load(model, device=device, settings=overrides)
     collector.settle()
     rate = recognizer.rate
     waves = load_audio(audio, rate, snr_db)
@@ -50,7 +46,7 @@ def main(
     steps: list[float] = []
     result = {
         **timed(lambda wave: _transcribe(recognizer, wave, latency_ms, steps), waves, rate, rounds),
-        "device": str(recognizer.model.ctc.linear.weight.device),
+        "device": str(recognizer.runtime.device),
         "threads": torch.get_num_threads(),
         "parameters": sum(p.numel() for p in recognizer.model.parameters()),
     }
@@ -62,8 +58,7 @@ def main(
 def _transcribe(recognizer, wave: np.ndarray, latency_ms: int, steps: list[float]) -> str:
     """The text of one waveform; live, the time of every step is added to `steps`."""
     stream = recognizer.stream(latency_ms=latency_ms or None)
-    hop = recognizer.hop(recognizer.block(latency_ms)) if latency_ms else 0
-    size = hop * recognizer.model.acoustic.stride or len(wave)
+    size = recognizer.latency(latency_ms).hop * recognizer.runtime.stride if latency_ms else len(wave)
     for at in range(0, len(wave), size):
         began = time.perf_counter()
         stream.accept(wave[at : at + size])

@@ -54,9 +54,7 @@ def run(args: argparse.Namespace) -> int:
                 print(_line(rows[-1]), flush=True)
             time.sleep(1.0)
     if args.json:
-        print(
-            json.dumps({"hardware": hardware(str(recognizer.model.ctc.linear.weight.device)), "rows": rows}, indent=2)
-        )
+        print(json.dumps({"hardware": hardware(str(recognizer.runtime.device)), "rows": rows}, indent=2))
     return 0
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import copy
 import dataclasses
 import datetime
 import json
@@ -28,9 +27,7 @@ from samba_asr.text.normalize import NAMES, normalizer
 
 if TYPE_CHECKING:
     from samba_asr.data.dataset import Batch
-    from samba_asr.decoding.rescore import TwoPass
-    from samba_asr.models.asr import AsrModel
-    from samba_asr.models.folder import LoadedModel
+    from samba_asr.recognizer import Recognizer
 
 logger = logging.getLogger(__name__)
 
@@ -107,10 +104,9 @@ class Recognised(NamedTuple):
 
 def run(args: argparse.Namespace) -> int:
     """0; 1 if some utterance cannot be read, or is recognised differently from chunks."""
-    from samba_asr.decoding.build import two_pass
     from samba_asr.device import choose_device
     from samba_asr.models.folder import load_model, record_result
-    from samba_asr.recognizer import box_folder
+    from samba_asr.recognizer import Recognizer, box_folder
 
     utterances = _read(args.data)
     rules = normalizer(args.normalize)
@@ -119,8 +115,7 @@ def run(args: argparse.Namespace) -> int:
     device = choose_device(args.device)
     loaded = load_model(args.model, device)
     config = _config(args, loaded.config)
-    loaded.model.acoustic.set_overlap(config.decode.overlap)
-    search = two_pass(loaded, config.decode)
+    recognizer = Recognizer(loaded, config.decode, endpoints=False)  # a manifest says where utterances end
     collector.settle()
     try:
         args.out.mkdir(parents=True, exist_ok=True)
@@ -128,14 +123,14 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--out {args.out}: cannot make this folder ({error.strerror})") from None
 
     clock = Clock()
-    found = {r.id: r for r in recognise(loaded, config, search, utterances, args.streaming_check, clock)}
+    found = {r.id: r for r in recognise(recognizer, config, utterances, args.streaming_check, clock)}
     if not found:
         raise UserError(f"{args.data}: none of its {len(utterances)} utterances can be read; the reasons are above")
     found = {u.id: found[u.id] for u in utterances if u.id in found}  # back in the order of the manifest
     _write_texts(args.out / "hyp.txt", {r.id: r.text for r in found.values()})
     _write_texts(args.out / "ref.txt", {u.id: u.text for u in utterances})
     if config.decode.nbest > 1:
-        _write_nbest(args.out / "nbest.jsonl", found.values(), loaded)
+        _write_nbest(args.out / "nbest.jsonl", found.values(), recognizer)
 
     unread = [u.id for u in utterances if u.id not in found]
     differing = [r for r in found.values() if r.streamed not in (None, r.text) and not r.tie]
@@ -182,81 +177,74 @@ class Clock:
 
 
 def recognise(
-    loaded: LoadedModel, config: Config, search: TwoPass, utterances: Sequence[Utterance], check: bool, clock: Clock
+    recognizer: Recognizer, config: Config, utterances: Sequence[Utterance], check: bool, clock: Clock
 ) -> Iterator[Recognised]:
     """Those that can be read, the longest first; the others are reported in the log.  In float32."""
-    import torch
-
     from samba_asr.data.dataset import AudioStore, evaluation_batches
 
-    model, tokenizer, decode = loaded.model, loaded.tokenizer, config.decode
-    device = next(model.parameters()).device
-    rate = model.config.features.sample_rate
-    store = AudioStore(rate, cache=False)
+    tokenizer, nbest = recognizer.tokenizer, config.decode.nbest
+    store = AudioStore(recognizer.rate, cache=False)
     batches = evaluation_batches(utterances, tokenizer, store, batch_seconds=config.data.batch_seconds)
-    told, began, count = time.monotonic(), time.perf_counter(), 0
+    reported, began, count = time.monotonic(), time.perf_counter(), 0
     for batch in batches:
         if not batch.ids:
             continue
-        batch = batch.to(device)
-        with torch.inference_mode():
-            nbest = offline(model, search, batch, decode.block, decode.nbest)
-            clock.busy += time.perf_counter() - began
-            texts, streamed = [text_of(some[0], tokenizer) for some in nbest], [None] * len(batch.ids)
-            if check:
-                streamed = [text_of(h, tokenizer) for h in in_chunks(model, search, batch, decode.block)]
-            ties = [
-                check and text != other and equal_in_float64(model, search, batch.rows(i, i + 1), decode.block)
-                for i, (text, other) in enumerate(zip(texts, streamed, strict=True))
-            ]
-        clock.audio += float(batch.lengths.sum()) / rate
-        yield from map(Recognised, batch.ids, nbest, texts, streamed, ties)
+        found = offline(recognizer, batch, nbest)
+        clock.busy += time.perf_counter() - began
+        texts, streamed = [text_of(some[0], tokenizer) for some in found], [None] * len(batch.ids)
+        if check:
+            streamed = in_chunks(recognizer, batch)
+        ties = [
+            check and text != other and equal_in_float64(recognizer, batch.rows(i, i + 1))
+            for i, (text, other) in enumerate(zip(texts, streamed, strict=True))
+        ]
+        clock.audio += float(batch.lengths.sum()) / recognizer.rate
+        yield from map(Recognised, batch.ids, found, texts, streamed, ties)
         count += len(batch.ids)
-        if time.monotonic() - told > 30:
-            told = time.monotonic()
+        if time.monotonic() - reported > 30:
+            reported = time.monotonic()
             logger.info("%d of %d utterances", count, len(utterances))
         began = time.perf_counter()
 
 
-def offline(model: AsrModel, search: TwoPass, batch: Batch, block: int, nbest: int) -> list[list[Hypothesis]]:
+def offline(recognizer: Recognizer, batch: Batch, nbest: int) -> list[list[Hypothesis]]:
     """Whole utterances at once."""
-    frames, lengths = model.acoustic(batch.audio.unsqueeze(-1), batch.lengths, block)
-    state = search.step(frames, lengths, search.init_state(len(batch.ids)))
-    return search.hypotheses(search.finish(state), nbest)
-
-
-def in_chunks(model: AsrModel, search: TwoPass, batch: Batch, block: int) -> list[Hypothesis]:
-    """The same as sessions in one batch, each fed with chunks of its own random sizes, seeded by its id."""
-    import numpy as np
     import torch
 
+    search = recognizer.segmenter.search
+    with torch.inference_mode():
+        frames = recognizer.runtime.forward(batch.audio, batch.lengths, recognizer.latency(None))
+        return search.hypotheses(search.finish(search.step(frames, search.init_state(len(batch.ids)))), nbest)
+
+
+def in_chunks(recognizer: Recognizer, batch: Batch) -> list[str]:
+    """The texts of the same as live sessions, fed together with chunks of random sizes, each seeded by its id."""
+    import numpy as np
+
     from samba_asr.data.bucketing import derive_seed
-    from samba_asr.streaming import take_time
+    from samba_asr.session import Final, advance
 
-    b, stride = len(batch.ids), model.acoustic.stride
+    stride = recognizer.runtime.stride
     draws = [np.random.default_rng(derive_seed("chunks", name)) for name in batch.ids]
-    ends = batch.lengths // stride  # (b,) in encoder frames: what does not fill one is never heard
-    at = torch.zeros_like(ends)
-    state = model.acoustic.init_state(b, block=block, device=ends.device, dtype=batch.audio.dtype)
-    heard = search.init_state(b)
-    while bool((at < ends).any()):
-        n = torch.tensor([int(LONGEST_CHUNK ** rng.random()) for rng in draws], device=ends.device)
-        n = torch.minimum(n, ends - at)  # (b,) frames; 0 for those that are through
-        index = at[:, None] * stride + torch.arange(int(n.max()) * stride, device=ends.device)
-        chunk = take_time(batch.audio, index.clamp(max=batch.audio.shape[1] - 1))  # (b, s)
-        frames, lengths, state = model.acoustic.step(chunk.unsqueeze(-1), n * stride, state)
-        heard = search.step(frames, lengths, heard)
-        at = at + n
-    heard = search.step(*model.acoustic.finish(state), heard)
-    return [some[0] for some in search.hypotheses(search.finish(heard))]
+    sessions = [recognizer.session(partials=False) for _ in batch.ids]
+    # What does not fill a frame is left out, as the whole utterance leaves it out.
+    waiting = [x[: n // stride * stride].numpy() for x, n in zip(batch.audio, batch.lengths.tolist(), strict=True)]
+    texts: dict[int, list[str]] = {i: [] for i in range(len(sessions))}
+    while not all(session.over for session in sessions):
+        for i, (session, rng) in enumerate(zip(sessions, draws, strict=True)):
+            n = int(LONGEST_CHUNK ** rng.random()) * stride
+            session.feed(waiting[i][:n]) if len(waiting[i]) else session.end()
+            waiting[i] = waiting[i][n:]
+        advance(recognizer, sessions)
+        for i, session in enumerate(sessions):
+            texts[i] += [event.segment.text for event in session.events() if isinstance(event, Final)]
+    return [" ".join(some) for some in texts.values()]
 
 
-def equal_in_float64(model: AsrModel, search: TwoPass, batch: Batch, block: int) -> bool:
+def equal_in_float64(recognizer: Recognizer, batch: Batch) -> bool:
     """Is one utterance the same from the whole and from chunks where rounding cannot matter?"""
-    model, batch = copy.deepcopy(model).double(), batch._replace(audio=batch.audio.double())
-    search = search.over(model)
-    (whole,), (streamed,) = offline(model, search, batch, block, 1), in_chunks(model, search, batch, block)
-    return (whole[0].tokens, whole[0].words) == (streamed.tokens, streamed.words)
+    exact = recognizer.in_float64()
+    return [text_of(some[0], exact.tokenizer) for some in offline(exact, batch, 1)] == in_chunks(exact, batch)
 
 
 # ---- what goes in ----------------------------------------------------------------------------------------------------
@@ -339,25 +327,25 @@ def _write_texts(path: Path, texts: dict[str, str]) -> None:
     path.write_text("".join(f"{name} {text}".rstrip() + "\n" for name, text in texts.items()), encoding="utf-8")
 
 
-def _write_nbest(path: Path, found: Iterable[Recognised], loaded: LoadedModel) -> None:
+def _write_nbest(path: Path, found: Iterable[Recognised], recognizer: Recognizer) -> None:
     """An utterance a line: {id, nbest: [{text, score, share, words: [{word, start}]}]}, best first.
 
     score in nats; share of the n-best by their scores, 1 in all; start of a word in seconds.
     """
     from samba_asr.decoding.transcript import grouped
 
-    frame = loaded.model.acoustic.stride / loaded.model.config.features.sample_rate
+    frame, tokenizer = recognizer.frame, recognizer.tokenizer
     with path.open("w", encoding="utf-8") as file:
         for r in found:
             worths = [math.exp(h.score - max(h.score for h in r.nbest)) for h in r.nbest]
             nbest = [
                 {
-                    "text": text_of(h, loaded.tokenizer),
+                    "text": text_of(h, tokenizer),
                     "score": round(h.score, 4),
                     "share": round(worth / sum(worths), 4),
                     "words": [
                         {"word": word, "start": round(times[0] * frame, 3)}
-                        for word, times in grouped(h.tokens, h.times, loaded.tokenizer, h.words)
+                        for word, times in grouped(h.tokens, h.times, tokenizer, h.words)
                     ],
                 }
                 for h, worth in zip(r.nbest, worths, strict=True)

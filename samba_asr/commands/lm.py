@@ -249,6 +249,8 @@ def run_tune(args: argparse.Namespace) -> int:
     from samba_asr.device import choose_device
     from samba_asr.metrics.wer import score
     from samba_asr.models.folder import load_model
+    from samba_asr.recognizer import blocks
+    from samba_asr.runtime.torch import TorchRuntime
 
     loaded = load_model(args.model, choose_device(args.device))
     config = configs.load([args.model / "config.yaml"], ["decode.method=beam", *args.overrides])
@@ -258,7 +260,8 @@ def run_tune(args: argparse.Namespace) -> int:
     references = {u.id: u.text for u in utterances}
     if not any(references.values()):
         raise UserError(f"{args.data} has no texts to compare with")
-    loaded.model.acoustic.set_overlap(config.decode.overlap)
+    runtime = TorchRuntime(loaded.model)
+    latency = blocks(config.decode, runtime)
     guide = word_guide(loaded, config.decode)
     guides, reader = neural_lm(loaded, config.decode, alone=False)
     if guides:
@@ -270,9 +273,8 @@ def run_tune(args: argparse.Namespace) -> int:
     store = AudioStore(config.model.features.sample_rate, cache=False)
     with torch.inference_mode():
         for batch in evaluation_batches(utterances, loaded.tokenizer, store, batch_seconds=config.data.batch_seconds):
-            batch = batch.to(next(loaded.model.parameters()).device)
-            log_probs, lengths = loaded.model.log_probs(batch.audio, batch.lengths, block=config.decode.block)
-            frames.append((batch.ids, log_probs.cpu(), lengths.cpu()))
+            found = runtime.forward(batch.audio, batch.lengths, latency)
+            frames.append((batch.ids, found.log_probs.cpu(), found.lengths.cpu()))
 
     def search(weight: float, bonus: float, nbest: int = 1) -> dict[str, list[Hypothesis]]:
         beam = beam_search(config.decode, guide.weighted(weight=weight, bonus=bonus))

@@ -7,14 +7,19 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from samba_asr.commands.search_options import MODEL_HELP
 from samba_asr.errors import UserError
 
+if TYPE_CHECKING:
+    from samba_asr.recognizer import Recognizer
+    from samba_asr.session import Session
+
 Hear = Callable[[str, str], None]
-"""Told "partial" or "final", and the text of it."""
+"""Called with "partial" or "final", and its text."""
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -42,7 +47,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     from samba_asr.audio.microphone import Microphone, devices
-    from samba_asr.commands.transcribe import Partial
+    from samba_asr.commands.transcribe import Line
     from samba_asr.config import DecodeConfig
     from samba_asr.decoding.hotwords import parse
 
@@ -52,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     if args.seconds is not None and not args.seconds > 0:
         raise UserError(f"--seconds {args.seconds:g} must be positive")
     device = int(args.microphone) if (args.microphone or "").isdigit() else args.microphone
-    show = Partial()
+    show = Line()
 
     def hear(kind: str, text: str) -> None:
         if kind == "partial":
@@ -106,28 +111,30 @@ def local(args: argparse.Namespace, rate: int, hotwords: Mapping[str, float], he
     from samba_asr.commands.search_options import load_recognizer
 
     recognizer = load_recognizer(args.model, args.device, ["decode.method=beam"] if hotwords else [])
-    return Local(recognizer.stream(rate, latency_ms=args.latency_ms, hotwords=hotwords or None), hear)
+    return Local(recognizer, recognizer.session(rate, latency_ms=args.latency_ms, hotwords=hotwords or None), hear)
 
 
 class Local:
-    """A stream of a recogniser, used like a client."""
+    """A session of a recognizer in this process, used like a client."""
 
-    def __init__(self, stream, hear: Hear):
-        self.stream, self.hear = stream, hear
-        self._told, self._shown = 0, ""
+    def __init__(self, recognizer: Recognizer, session: Session, hear: Hear):
+        self.recognizer, self.session, self.hear = recognizer, session, hear
 
     def send(self, samples: np.ndarray) -> None:
-        self.stream.accept(samples)
-        self._tell()
+        """The next chunk, float32 (s,)."""
+        self.session.feed(samples)
+        self._advance()
 
     def finish(self) -> None:
-        self.stream.finish()
-        self._tell()
+        """The end of the audio."""
+        self.session.end()
+        self._advance()
 
-    def _tell(self) -> None:
-        for segment in self.stream.segments[self._told :]:
-            self.hear("final", segment.text)
-            self._told += 1
-        if (text := self.stream.partial) and text != self._shown:
-            self._shown = text
-            self.hear("partial", text)
+    def _advance(self) -> None:
+        from samba_asr.session import Final, Partial
+
+        for event in self.recognizer.events(self.session):
+            if isinstance(event, Final):
+                self.hear("final", event.segment.text)
+            elif isinstance(event, Partial) and event.text:
+                self.hear("partial", event.text)

@@ -48,5 +48,5 @@ def run(args: argparse.Namespace) -> int:
     if ranks.rank == 0 and not result.signal:
         model = Pretraining(config.model, config.pretrain)
         model.load_state_dict(checkpoint.average(checkpoint.choose(args.exp, best=0, last=1)))
-        save_encoder(args.exp / "model", model.acoustic, config)
+        save_encoder(args.exp / "model", model, config)
     return 128 + result.signal if result.signal else 0

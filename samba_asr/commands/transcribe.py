@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from samba_asr.commands.search_options import MODEL_HELP, add_settings, load_recognizer
 from samba_asr.errors import UserError
+
+if TYPE_CHECKING:
+    from samba_asr.session import Event
 
 STREAM_LATENCY_MS = 640.0
 FORMATS = ("text", "json", "srt", "vtt", "ctm", "textgrid")  # samba_asr.formats.FORMATS, by test
@@ -53,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
     """0; 1 if a file failed."""
     from samba_asr.decoding.hotwords import parse
     from samba_asr.formats import render
+    from samba_asr.recognizer import Result
 
     beam = ["decode.method=beam"] if args.hotwords else []
     recognizer = load_recognizer(args.model, args.device, [*beam, *args.overrides])
@@ -60,14 +66,17 @@ def run(args: argparse.Namespace) -> int:
     hotwords = recognizer.hotwords(parse(args.hotwords, weight) if args.hotwords else None)
     latency = args.latency_ms if args.latency_ms is not None or not args.stream else STREAM_LATENCY_MS
     chunk = args.chunk_ms if args.chunk_ms is not None or not args.stream else latency
-    recognizer.block(latency)  # a wrong latency is the user's error once, not once a file
+    recognizer.latency(latency)  # a wrong latency is the user's error once, not once a file
     if chunk is not None and not chunk > 0:
         raise UserError(f"--chunk-ms {chunk:g} must be positive")
     failed = 0
     for file in args.files:
-        show = Partial() if args.stream else None
+        show = Line() if args.stream else None
         try:
-            result = recognizer.transcribe(file, latency_ms=latency, chunk_ms=chunk, hotwords=hotwords, on_partial=show)
+            events = recognizer.listen(
+                file, latency_ms=latency, chunk_ms=chunk, hotwords=hotwords, partials=args.stream
+            )
+            result = Result.of(shown(events, show) if show else events)
         except UserError as error:
             failed += 1
             print(f"samba-asr transcribe: error: {error}", file=sys.stderr)
@@ -81,7 +90,20 @@ def run(args: argparse.Namespace) -> int:
     return int(failed > 0)
 
 
-class Partial:
+def shown(events: Iterator[Event], show: Line) -> Iterator[Event]:
+    """The same events; texts that are being said, and those that are over, go to `show` whenever they have changed."""
+    from samba_asr.session import Final, Partial
+
+    before = ""
+    for event in events:
+        text = event.segment.text if isinstance(event, Final) else event.text if isinstance(event, Partial) else before
+        if text != before:
+            before = text
+            show(text)
+        yield event
+
+
+class Line:
     """Partial results on stderr: one line that is rewritten on a terminal, a line each elsewhere."""
 
     def __init__(self):

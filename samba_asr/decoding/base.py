@@ -14,12 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 
 from samba_asr.text.units import Tokenizer
+
+if TYPE_CHECKING:
+    from samba_asr.decoding.hotwords import Hotwords
 
 BLANK = 0
 
@@ -52,8 +55,8 @@ def text_of(hypothesis: Hypothesis, tokenizer: Tokenizer) -> str:
 class Decoder(Protocol[State]):
     """A search over frames (b, t, v) of log-probabilities; see the head of this file for what holds."""
 
-    def init_state(self, batch: int) -> State:
-        """The state of `batch` rows that have seen no frame; of prefix beam search with `hotwords`, if there are some."""
+    def init_state(self, batch: int, hotwords: Hotwords | None = None) -> State:
+        """The state of `batch` rows that have seen no frame.  A search without a beam takes no hotwords: ValueError."""
         ...
 
     def step(self, log_probs: torch.Tensor, lengths: torch.Tensor, state: State) -> State:

@@ -18,6 +18,7 @@ from samba_asr.decoding.words import WordGuide
 from samba_asr.errors import UserError
 from samba_asr.models.folder import LoadedModel
 from samba_asr.models.lm_folder import load_lm
+from samba_asr.runtime.base import SecondPass
 from samba_asr.text.lexicon import Lexicon
 from samba_asr.text.phones import PhoneTokenizer
 from samba_asr.text.units import Tokenizer
@@ -34,8 +35,11 @@ has something to choose from.  Narrower ones have no room for that: on dev-5h a 
 
 
 @collector.paused()
-def two_pass(loaded: LoadedModel, config: DecodeConfig) -> TwoPass:
-    """Both passes as `config` has them; UserError for what does not go together, or a file that is not what it should be."""
+def two_pass(loaded: LoadedModel, config: DecodeConfig, decoder: SecondPass | None = None) -> TwoPass:
+    """Both passes as `config` has them; UserError for what does not go together, or a file that is not what it should be.
+
+    decoder: of the second pass.
+    """
     if config.method not in ("greedy", "beam"):
         raise UserError(f"decode.method={config.method!r}: write greedy or beam")
     if config.method == "greedy":
@@ -52,7 +56,7 @@ def two_pass(loaded: LoadedModel, config: DecodeConfig) -> TwoPass:
     if config.block < -1:
         raise UserError(f"decode.block={config.block}: encoder frames, or -1 for the model's largest block")
     if config.method == "greedy":
-        return TwoPass(loaded.model, Greedy())
+        return TwoPass(Greedy())
     words, hotwords, phrases = word_guide(loaded, config), HotwordGuide(), None
     if config.hotwords:
         path = _find(config.hotwords, loaded.folder, "hotwords")
@@ -62,7 +66,7 @@ def two_pass(loaded: LoadedModel, config: DecodeConfig) -> TwoPass:
     guide = Guides(guides) if len(guides) > 1 else hotwords
     search = beam_search(config, guide, recombine=words is not None)
     return TwoPass(
-        loaded.model, search, weight=config.rescore, nbest=min(config.beam, READ), hotwords=phrases, reader=reader
+        search, decoder, weight=config.rescore, nbest=min(config.beam, READ), hotwords=phrases, reader=reader
     )
 
 

@@ -6,12 +6,15 @@ which need not belong to the most probable text: `prefix_beam` adds up alignment
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
 from samba_asr.decoding.base import BLANK, Hypothesis, checked_lengths
+
+if TYPE_CHECKING:
+    from samba_asr.decoding.hotwords import Hotwords
 
 
 class GreedyState(NamedTuple):
@@ -28,7 +31,9 @@ class Greedy:
     Ties between ids go to the lower one.  There is one hypothesis a row whatever `nbest` says.
     """
 
-    def init_state(self, batch: int) -> GreedyState:
+    def init_state(self, batch: int, hotwords: Hotwords | None = None) -> GreedyState:
+        if hotwords is not None:
+            raise ValueError("greedy search has one hypothesis: hotwords need a beam")
         tokens, times = np.empty(batch, dtype=object), np.empty(batch, dtype=object)
         for row in range(batch):
             tokens[row] = times[row] = ()

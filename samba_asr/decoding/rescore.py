@@ -19,21 +19,19 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import Tensor
 
 from samba_asr.decoding.base import Decoder, Hypothesis, stack, take
 from samba_asr.decoding.hotwords import Hotwords
 from samba_asr.errors import UserError
-from samba_asr.streaming import State, stack_rows, take_rows
+from samba_asr.runtime.base import Frames, SecondPass
+from samba_asr.streaming import State, leaves, stack_rows, take_rows
 
 if TYPE_CHECKING:
     from samba_asr.decoding.neural import TextScorer
-    from samba_asr.models.asr import AsrModel
-    from samba_asr.models.decoder import MambaDecoder
 
 
 def rescore(
-    decoder: MambaDecoder | None, hypotheses: list[list[Hypothesis]], memory: State, weight: float
+    decoder: SecondPass | None, hypotheses: list[list[Hypothesis]], memory: State, weight: float
 ) -> list[list[Hypothesis]]:
     """Each row's hypotheses with their joint score, best first; equals stay in the order of the first pass.
 
@@ -42,12 +40,12 @@ def rescore(
     weight:     0 (CTC alone) to 1 (decoder alone).
     UserError if there is no decoder or the weight is out of range.
     """
-    check(decoder, weight)
+    decoder = check(decoder, weight)
     rows = [row for row, some in enumerate(hypotheses) for _ in some]
     texts = [h.tokens for some in hypotheses for h in some]
     if not texts:
         return [[] for _ in hypotheses]
-    device = decoder.output.weight.device
+    device = leaves(memory)[0].device
     lengths = torch.tensor([len(text) for text in texts], device=device)  # (n,)
     width = max(len(text) for text in texts)
     tokens = torch.tensor([[*text, *[0] * (width - len(text))] for text in texts], dtype=torch.long, device=device)
@@ -58,8 +56,8 @@ def rescore(
     return [sorted(some, key=lambda h: -h.score) for some in joint]
 
 
-def check(decoder: MambaDecoder | None, weight: float) -> None:
-    """UserError unless this decoder can rescore with this weight."""
+def check(decoder: SecondPass | None, weight: float) -> SecondPass:
+    """The decoder; UserError unless it can rescore with this weight."""
     if not 0 <= weight <= 1:
         raise UserError(f"decode.rescore={weight} is the decoder's share of the score: 0 (CTC alone) to 1")
     if decoder is None:
@@ -67,18 +65,20 @@ def check(decoder: MambaDecoder | None, weight: float) -> None:
             f"decode.rescore={weight} needs a decoder, and this model has none (model.decoder.layers=0): "
             "use decode.rescore=0, or a model trained with a decoder"
         )
+    return decoder
 
 
 class TwoPassState(NamedTuple):
     search: Any  # of the first pass
-    memory: State  # what the decoder holds of the speech; () without a second pass
+    memory: State  # what the second pass holds of the speech; () without one
 
 
 class TwoPass:
-    """CTC head, search and, where `weight` is above 0, the second pass: from encoder frames to hypotheses.
+    """Search and, where `weight` is above 0, the second pass: from frames of a runtime to hypotheses.
 
-    Used like a search (`samba_asr.decoding.base.Decoder`) on encoder frames (b, t, d) in place of log-probabilities:
-    frames may come in chunks cut anywhere, and the decoder listens along, so at the end only the texts cost anything.
+    Used like a search (`samba_asr.decoding.base.Decoder`) on `Frames` in place of log-probabilities: frames may come in
+    chunks cut anywhere, and the decoder reads along, so at the end only the texts cost anything.
+    decoder: of the second pass.
     nbest: hypotheses of the first pass that the second one reads.
     reader: a language model that reads the texts of the first pass, before the decoder does.
     hotwords: phrases that every session expects, but for those with phrases of their own; they need a beam with a guide.
@@ -86,46 +86,39 @@ class TwoPass:
 
     def __init__(
         self,
-        model: AsrModel,
         search: Decoder,
+        decoder: SecondPass | None = None,
         *,
         weight: float = 0.0,
         nbest: int = 8,
         hotwords: Hotwords | None = None,
         reader: TextScorer | None = None,
     ):
-        self.model, self.search, self.weight, self.nbest, self.hotwords = model, search, weight, nbest, hotwords
+        self.search, self.decoder, self.weight, self.nbest, self.hotwords = search, decoder, weight, nbest, hotwords
         self.reader = reader
         if weight:
-            check(model.decoder, weight)
+            check(decoder, weight)
 
-    def over(self, model: AsrModel) -> TwoPass:
-        """The same with other weights."""
+    def over(self, decoder: SecondPass | None) -> TwoPass:
+        """The same with another decoder."""
         other = copy.copy(self)
-        other.model = model
+        other.decoder = decoder
         return other
 
     def init_state(self, batch: int, hotwords: Hotwords | None = None) -> TwoPassState:
-        weight = self.model.ctc.linear.weight
-        memory = self.model.decoder.init_memory(batch, device=weight.device, dtype=weight.dtype) if self.weight else ()
-        hotwords = self.hotwords if hotwords is None else hotwords
-        search = self.search.init_state(batch) if hotwords is None else self.search.init_state(batch, hotwords)
-        return TwoPassState(search, memory)
+        """The state of `batch` rows that have seen no frame."""
+        memory = self.decoder.init_memory(batch) if self.weight and self.decoder else ()
+        return TwoPassState(self.search.init_state(batch, self.hotwords if hotwords is None else hotwords), memory)
 
-    def log_probs(self, frames: Tensor, lengths: Tensor) -> Tensor:
-        """What the CTC head says of encoder frames: (b, t, v)."""
-        return self.model.ctc(frames, lengths)[0]
-
-    def step(
-        self, frames: Tensor, lengths: Tensor, state: TwoPassState, log_probs: Tensor | None = None
-    ) -> TwoPassState:
-        """log_probs: those of `frames`, where they are known already."""
-        if log_probs is None:
-            log_probs = self.log_probs(frames, lengths)
-        memory = self.model.decoder.absorb(frames, lengths, state.memory) if self.weight else ()
-        return TwoPassState(self.search.step(log_probs, lengths, state.search), memory)
+    def step(self, frames: Frames, state: TwoPassState) -> TwoPassState:
+        """Read the next frames of each row."""
+        memory = ()
+        if self.weight and self.decoder:
+            memory = self.decoder.absorb(frames.encoder, frames.lengths, state.memory)
+        return TwoPassState(self.search.step(frames.log_probs, frames.lengths, state.search), memory)
 
     def finish(self, state: TwoPassState) -> TwoPassState:
+        """The state after the end of input."""
         return state._replace(search=self.search.finish(state.search))
 
     def take(self, state: TwoPassState, rows: Sequence[int]) -> TwoPassState:
@@ -145,4 +138,4 @@ class TwoPass:
             found = self.reader(found)
         if not self.weight:
             return [some[:nbest] for some in found]
-        return [some[:nbest] for some in rescore(self.model.decoder, found, state.memory, self.weight)]
+        return [some[:nbest] for some in rescore(self.decoder, found, state.memory, self.weight)]

@@ -37,8 +37,10 @@ from samba_asr.decoding.hotwords import Hotwords
 from samba_asr.decoding.rescore import TwoPass, TwoPassState
 from samba_asr.decoding.transcript import Segment, grouped, words_of
 from samba_asr.errors import UserError
+from samba_asr.runtime.base import Frames
 from samba_asr.text.units import SPACE, Tokenizer
 
+NEVER = 1 << 60  # frames
 GAP = 4  # the share of `pause` that has to be silent for a cut: 0.3 s of 1.2
 NBEST = 8  # hypotheses that words' confidences are taken from
 ALONE = 0.4
@@ -56,10 +58,10 @@ class Silence:
 
 
 @dataclass
-class Session:
-    """What is known of one session; made by `Segmenter.open`."""
+class SegmentState:
+    """The search of one session; made by `Segmenter.open`."""
 
-    state: TwoPassState  # of one row: the search over the open segment
+    state: TwoPassState  # of one row: over the open segment
     hotwords: Hotwords | None = None
     segments: list[Segment] = field(default_factory=list)  # those that are over; the caller may take them away
     begin: float = 0  # the frame where the open segment begins; not whole where a gate opened between frames
@@ -70,8 +72,8 @@ class Session:
     spoken: bool = False  # whether any is not
     gap: Silence | None = None  # the longest in the second half of what a segment may last
 
-    def copy(self) -> Session:
-        """What goes on from here without it."""
+    def copy(self) -> SegmentState:
+        """A state that goes on from here independently."""
         lists = {name: list(getattr(self, name)) for name in ("segments", "frames", "log_probs")}
         return replace(self, **lists)
 
@@ -83,15 +85,19 @@ class Segmenter:
         self,
         search: TwoPass,
         tokenizer: Tokenizer,
-        rules: EndpointConfig,
+        rules: EndpointConfig | None,
         frame: float,
         sure: Callable[[Evidence], float] = raw,
     ):
-        """frame: seconds of an encoder frame.  sure: makes words' confidences.
+        """rules: None: the whole session is one segment, and none of it is withheld.
+        frame: seconds of an encoder frame.  sure: makes words' confidences.
 
         UserError for rules that would never end a segment, or at once.
         """
         self.search, self.tokenizer, self.frame, self.sure = search, tokenizer, frame, sure
+        self.least, self.silence, self.pause, self.longest = 0.0, NEVER, NEVER, NEVER
+        if rules is None:
+            return
         for name in ("silence", "pause"):
             if not getattr(rules, name) >= frame:
                 raise UserError(f"decode.endpoint.{name}={getattr(rules, name)}: seconds, at least {frame:g}")
@@ -104,14 +110,13 @@ class Segmenter:
             round(seconds / frame) for seconds in (rules.silence, rules.pause, rules.longest)
         )
 
-    def open(self, hotwords: Hotwords | None = None) -> Session:
+    def open(self, hotwords: Hotwords | None = None) -> SegmentState:
         """A new session, with its own phrases or those of the search."""
-        return Session(self.search.init_state(1, hotwords), hotwords)
+        return SegmentState(self.search.init_state(1, hotwords), hotwords)
 
-    def step(self, sessions: Sequence[Session], frames: Tensor, lengths: Tensor) -> None:
-        """Read `lengths` (b,) of `frames` (b, t, d), a row a session; segments that are over appear in `segments`."""
-        log_probs = self.search.log_probs(frames, lengths)
-        log_probs = log_probs.float().cpu()
+    def step(self, sessions: Sequence[SegmentState], found: Frames) -> None:
+        """Read the next frames, a row a session; segments that are over appear in `segments`."""
+        frames, lengths, log_probs = found.encoder, found.lengths, found.log_probs.cpu()
         silent = (log_probs.argmax(-1) == BLANK).numpy()  # (b, t)
         at, ends = np.zeros(len(sessions), dtype=np.int64), lengths.cpu().numpy()
         while (at < ends).any():
@@ -128,15 +133,15 @@ class Segmenter:
                     s.gap = Silence(s.state, s.length, s.silent)
                 self._end(s)
 
-    def finish(self, session: Session) -> None:
+    def finish(self, session: SegmentState) -> None:
         """The end of the session's audio."""
         self._close(session)
 
-    def text(self, session: Session) -> str:
+    def text(self, session: SegmentState) -> str:
         """The text of the open segment, by the first pass."""
         return text_of(self.search.search.hypotheses(session.state.search, timed=False)[0][0], self.tokenizer)
 
-    def stable(self, session: Session) -> str:
+    def stable(self, session: SegmentState) -> str:
         """The beginning of `text` that cannot change any more."""
         found = self.search.search.hypotheses(session.state.search, nbest=1 << 30, timed=False)[0]
         words = [h.words or text_of(h, self.tokenizer).split() for h in found]
@@ -146,7 +151,7 @@ class Segmenter:
             same += 1
         return " ".join(words[0][:same])
 
-    def _until_end(self, s: Session, silent: np.ndarray) -> int:
+    def _until_end(self, s: SegmentState, silent: np.ndarray) -> int:
         """How many frames, up to the one at which a rule holds or a cut may come to be; notes what they are."""
         for n, quiet in enumerate(silent.tolist(), 1):
             s.length += 1
@@ -156,27 +161,27 @@ class Segmenter:
                 return n
         return len(silent)
 
-    def _longest_yet(self, s: Session) -> bool:
+    def _longest_yet(self, s: SegmentState) -> bool:
         """Whether this frame ends the longest silence so far: of `pause` frames of a segment at most, so it hardly holds up the
         search."""
         least = s.gap.silent + 1 if s.gap else max(2, self.pause // GAP)
         return s.length >= self.longest // 2 and s.silent >= least
 
-    def _over(self, s: Session) -> bool:
+    def _over(self, s: SegmentState) -> bool:
         return s.length >= self.longest or s.silent >= (self.pause if s.spoken else self.silence)
 
-    def _search(self, sessions: Sequence[Session], frames: Sequence[Tensor], log_probs: Sequence[Tensor]) -> None:
+    def _search(self, sessions: Sequence[SegmentState], frames: Sequence[Tensor], log_probs: Sequence[Tensor]) -> None:
         lengths = torch.tensor([len(x) for x in frames], device=frames[0].device)
         padded, rated = (torch.nn.utils.rnn.pad_sequence(list(x), batch_first=True) for x in (frames, log_probs))
         states = self.search.stack([s.state for s in sessions])
-        states = self.search.step(padded, lengths, states, rated)
+        states = self.search.step(Frames(padded, rated, lengths), states)
         for row, s in enumerate(sessions):
             s.state = self.search.take(states, [row])
             # Copies: a view would hold the frames of all sessions of this step as long as this one's segment is open.
             s.frames.append(frames[row].clone())
             s.log_probs.append(log_probs[row].numpy().copy())
 
-    def _end(self, s: Session) -> None:
+    def _end(self, s: SegmentState) -> None:
         if not self._over(s):
             return
         if s.silent >= (self.pause if s.spoken else self.silence):
@@ -184,7 +189,7 @@ class Segmenter:
         else:
             self._split(s)
 
-    def _close(self, s: Session) -> None:
+    def _close(self, s: SegmentState) -> None:
         """The open segment is over; a new one begins with the next frame."""
         nbest, spans = self._nbest(s)
         best, heard = nbest[0], [self._heard(h) for h in nbest]
@@ -197,7 +202,7 @@ class Segmenter:
             s.segments.append(Segment(text_of(best, self.tokenizer), words[0].start, words[-1].end, words, until))
         self._restart(s)
 
-    def _split(self, s: Session) -> None:
+    def _split(self, s: SegmentState) -> None:
         frames, log_probs = torch.cat(s.frames), torch.from_numpy(np.concatenate(s.log_probs))
         silent = s.silent
         if s.gap:
@@ -214,7 +219,7 @@ class Segmenter:
         quiet = log_probs[cut:].argmax(-1).numpy() == BLANK
         s.silent, s.spoken = min(silent, s.length), not quiet.all()
 
-    def _again(self, s: Session, frames: Tensor, log_probs: Tensor) -> None:
+    def _again(self, s: SegmentState, frames: Tensor, log_probs: Tensor) -> None:
         """Search these frames from the start."""
         s.state, s.frames, s.log_probs = self.search.init_state(1, s.hotwords), [], []
         if len(frames):
@@ -232,7 +237,7 @@ class Segmenter:
         end, first = max(gaps, key=lambda gap: gap[1] - gap[0])
         return (end + first + 1) // 2
 
-    def _nbest(self, s: Session) -> tuple[list[Hypothesis], list[Span]]:
+    def _nbest(self, s: SegmentState) -> tuple[list[Hypothesis], list[Span]]:
         """Hypotheses of the open segment, best first, and where the tokens of the best lie."""
         nbest = self.search.hypotheses(self.search.finish(s.state), NBEST)[0]
         tokens = nbest[0].tokens
@@ -242,7 +247,7 @@ class Segmenter:
         """Words with their first frames."""
         return [(text, times[0]) for text, times in grouped(h.tokens, h.times, self.tokenizer, h.words)]
 
-    def _restart(self, s: Session) -> None:
+    def _restart(self, s: SegmentState) -> None:
         s.begin += s.length
         s.state, s.frames, s.log_probs = self.search.init_state(1, s.hotwords), [], []
         s.length, s.silent, s.spoken, s.gap = 0, 0, False, None

@@ -56,7 +56,9 @@ class MambaDecoder(nn.Module):
         self.output = nn.Linear(config.d_model, vocab_size)
 
     def init_memory(self, batch: int, *, device=None, dtype=None) -> State:
-        """The decoder's view of no speech at all: one cross-mixer state a layer."""
+        """The decoder's view of no speech at all: one cross-mixer state a layer; by default where its weights are."""
+        weight = self.output.weight
+        device, dtype = device or weight.device, dtype or weight.dtype
         return tuple(layer.cross_mixer.init_state(batch, device=device, dtype=dtype) for layer in self.layers)
 
     def absorb(self, frames: Tensor, lengths: Tensor, memory: State) -> State:

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from samba_asr.audio.features import LogMel
 from samba_asr.config import ModelConfig
 from samba_asr.errors import UserError
-from samba_asr.models.graphs import LayerGraphs, record_cuda
 from samba_asr.nn.blocks import BlockModule
 from samba_asr.nn.conv import ConvolutionModule, subsampling
 from samba_asr.nn.dropout import Dropout
@@ -97,27 +96,26 @@ class EncoderLayer(BlockModule):
 
 
 class EncoderState(NamedTuple):
-    waiting: Tensor  # (b, capacity, d) frames of a block that is not yet whole; zeros behind them
-    held: Tensor  # (b,) how many
+    waiting: Tensor  # (b, capacity, d) frames of a block that is not yet whole; zeros after them
+    held: Tensor  # (b,) how many of them are valid
     size: Tensor  # (b,) frames in a block
-    hop: Tensor  # (b,) of them that are told; the others are heard again with the next block
+    hop: Tensor  # (b,) frames from the start of a block to that of the next: so many does each block emit
     layers: tuple[LayerState, ...]
 
 
 class Encoder(StreamingModule):
     """(b, t, d) -> (b, t, d): N layers behind one buffer.
 
-    `block`, frames in a block, is an argument of `forward` and of `init_state`: an int, or (b,) one for each row.
-
-    With `overlap`, the share of a block that is heard again as the beginning of the next, every frame is told when at least so
-    much of what follows it has been seen; its latency is a block's all the same.  States are handed on from where the next
-    block begins.  It costs 1 / (1 - overlap) times the work, and nothing has to be trained for it: each frame lies in a block
-    such as training draws.  "Offline", the largest block, knows none.
+    `block` and `hop` are arguments of `forward` and of `init_state`, an int or (b,) one for each row: frames in a block, and
+    frames from the start of a block to that of the next.  By default (`hop=None`) blocks lie side by side.  A smaller hop
+    makes them overlap: each block then emits its first `hop` frames alone, all of which have seen at least `block - hop`
+    frames of what follows, and states are handed on from where the next block begins.  The latency is a block's all the same.
+    It costs block / hop times the work, and nothing has to be trained for it: each frame lies in a block such as training draws.
     """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.d_model, self.max_block, self.overlap = config.d_model, config.max_block, 0.0
+        self.d_model, self.max_block = config.d_model, config.max_block
         self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
         beyond = [i for i in config.self_conditioning if not 0 < i < config.layers]
         if beyond:
@@ -127,26 +125,29 @@ class Encoder(StreamingModule):
         self.conditioning = nn.ModuleDict(
             {str(i): SelfConditioning(config.d_model, config.vocab_size) for i in config.self_conditioning}
         )
-        self.graphs: LayerGraphs | None = None  # of live steps; `record_steps` asks for them
+        # A faster way through the layers where every row is one whole block (samba_asr.runtime.graphs), without gradients alone:
+        # (x (b, t, d), the layers' states, frames after which states are handed on) -> y, states.
+        self.live_step: Callable[[Tensor, State, int], tuple[Tensor, State]] | None = None
 
-    def record_steps(self, record: Callable = record_cuda) -> None:
-        """From now on, live steps of one whole block in every row are recorded and replayed (samba_asr.models.graphs).
-
-        The weights must stay where they are; without gradients alone.
-        """
-        self.graphs = LayerGraphs(lambda x, states, blocks: self._through(x, states, blocks)[:2], record)
+    def one_block(self, x: Tensor, states: Sequence[LayerState], blocks: Blocks) -> tuple[Tensor, State]:
+        """The layers over x (b, t, d), all of it valid, whose rows are the blocks that `blocks` lays out."""
+        return self._through(x, states, blocks)[:2]
 
     def block_size(self, block: int | Tensor, batch: int, device: torch.device | None) -> Tensor:
         """(b,) frames in a block: -1 means max_block ("offline"), 0 and 1 are causal."""
         size = torch.as_tensor(block, device=device).expand(batch)
         return torch.where(size < 0, self.max_block, size.clamp(1, self.max_block))
 
-    def hop_size(self, size: Tensor) -> Tensor:
-        """(b,) frames from the beginning of a block of `size` frames to that of the next."""
-        hop = (size - (size * self.overlap).long()).clamp(min=1)
-        return torch.where(size < self.max_block, hop, size)
-
-    def init_state(self, batch, *, block: int | Tensor = -1, capacity: int | None = None, device=None, dtype=None):
+    def init_state(
+        self,
+        batch,
+        *,
+        block: int | Tensor = -1,
+        hop: int | Tensor | None = None,
+        capacity: int | None = None,
+        device=None,
+        dtype=None,
+    ):
         """capacity: room for waiting frames; default what these rows need.  States to be stacked need one capacity."""
         size = self.block_size(block, batch, device)
         if capacity is None:
@@ -155,22 +156,22 @@ class Encoder(StreamingModule):
             torch.zeros(batch, capacity, self.d_model, device=device, dtype=dtype),
             torch.zeros(batch, dtype=torch.long, device=device),
             size,
-            self.hop_size(size),
+            _hop_size(hop, size),
             tuple(layer.init_state(batch, device=device, dtype=dtype) for layer in self.layers),
         )
 
     def step(self, x: Tensor, lengths: Tensor, state: EncoderState) -> Step:
         x, total = concat((state.waiting, state.held), (x.to(state.waiting.dtype), lengths))
         run = self._apart if bool((state.hop == state.size).all()) else self._overlapping
-        y, told, layers = run(x, total, state)
-        held = total - told
+        y, emitted, layers = run(x, total, state)
+        held = total - emitted
         waiting = state.waiting
         if waiting.shape[1]:
-            waiting = mask(_from(x, told, waiting.shape[1]), held)
-        return Step(y, told, EncoderState(waiting, held, state.size, state.hop, layers))
+            waiting = mask(_from(x, emitted, waiting.shape[1]), held)
+        return Step(y, emitted, EncoderState(waiting, held, state.size, state.hop, layers))
 
     def _apart(self, x: Tensor, total: Tensor, state: EncoderState) -> tuple[Tensor, Tensor, tuple[LayerState, ...]]:
-        """All whole blocks at once: what they tell, how many frames that is, and the layers' states."""
+        """Emit all whole blocks at once: the frames, how many they are (b,), and the layers' states."""
         whole = total // state.size * state.size  # (b,) frames that form whole blocks
         y, layers = self._live(x[:, : int(whole.max())], whole, state.layers, state.size)
         return y, whole, layers
@@ -179,37 +180,38 @@ class Encoder(StreamingModule):
         self, x: Tensor, total: Tensor, state: EncoderState
     ) -> tuple[Tensor, Tensor, tuple[LayerState, ...]]:
         """The same, block by block."""
-        told, layers, longest = torch.zeros_like(total), state.layers, int(state.size.max())
-        found = x[:, :0], told
-        while bool((whole := total - told >= state.size).any()):
+        emitted, layers, longest = torch.zeros_like(total), state.layers, int(state.size.max())
+        found = x[:, :0], emitted
+        while bool((whole := total - emitted >= state.size).any()):
             keep = torch.where(whole, state.hop, 0)
-            block = _from(x, told, longest)
+            block = _from(x, emitted, longest)
             y, layers = self._live(block, torch.where(whole, state.size, 0), layers, state.size, keep)
             found = concat(found, (y[:, : int(keep.max())], keep))
-            told = told + keep
-        return found[0], told, layers
+            emitted = emitted + keep
+        return found[0], emitted, layers
 
     def _live(self, x: Tensor, lengths: Tensor, layers, size: Tensor, keep: Tensor | None = None):
-        """What the layers tell and their states, replayed where each row is one whole block and all keep as much of it."""
+        """Run the layers, by `live_step` where each row is one whole block and all rows hand on states after as much of it."""
         t = x.shape[1]
-        if self.graphs and t and not torch.is_grad_enabled():
+        if self.live_step and t and not torch.is_grad_enabled():
             kept = size if keep is None else keep
             if bool(((lengths == t) & (size == t) & (kept == kept[0])).all()):
-                return self.graphs(x, layers, int(kept[0]))
+                return self.live_step(x, layers, int(kept[0]))
         return self._layers(x, lengths, layers, size, keep)[:2]
 
     def finish(self, state: EncoderState) -> tuple[Tensor, Tensor]:
         y, _, _ = self._layers(state.waiting[:, : int(state.held.max())], state.held, state.layers, state.size)
         return y, state.held
 
-    def forward(self, x: Tensor, lengths: Tensor, block: int | Tensor = -1) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, lengths: Tensor, block: int | Tensor = -1, hop: int | Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The whole utterance at once: the same layers, from their first state, with nothing held back."""
         size = self.block_size(block, x.shape[0], x.device)
-        if bool((self.hop_size(size) < size).any()):  # one block begins where another has left the states
-            y, told, state = self.step(
-                x, lengths, self.init_state(x.shape[0], block=size, device=x.device, dtype=x.dtype)
-            )
-            return concat((y, told), self.finish(state))
+        if bool((_hop_size(hop, size) < size).any()):  # one block begins where another has left the states
+            start = self.init_state(x.shape[0], block=size, hop=hop, device=x.device, dtype=x.dtype)
+            y, emitted, state = self.step(x, lengths, start)
+            return concat((y, emitted), self.finish(state))
         y, lengths, _ = self.read(x, lengths, block)
         return y, lengths
 
@@ -237,8 +239,13 @@ class Encoder(StreamingModule):
         return x, tuple(new), read
 
 
+def _hop_size(hop: int | Tensor | None, size: Tensor) -> Tensor:
+    """(b,) frames between the starts of blocks of `size` (b,) frames: from 1 to a whole block, which None means."""
+    return size if hop is None else torch.as_tensor(hop, device=size.device).expand_as(size).clamp(min=1).minimum(size)
+
+
 def _from(x: Tensor, begin: Tensor, t: int) -> Tensor:
-    """t steps of x (b, s, d) from `begin` (b,) on; unspecified behind its end."""
+    """t steps of x (b, s, d) from `begin` (b,) on; unspecified after its end."""
     index = begin[:, None] + torch.arange(t, device=x.device)
     return take_time(x, index.clamp(max=max(x.shape[1] - 1, 0)))
 
@@ -261,10 +268,19 @@ class AcousticModel(StreamingModule):
         self.encoder = Encoder(config)
         self.stride = self.front.stride
 
-    def init_state(self, batch, *, block: int | Tensor = -1, capacity: int | None = None, device=None, dtype=None):
+    def init_state(
+        self,
+        batch,
+        *,
+        block: int | Tensor = -1,
+        hop: int | Tensor | None = None,
+        capacity: int | None = None,
+        device=None,
+        dtype=None,
+    ):
         return AcousticState(
             self.front.init_state(batch, device=device, dtype=dtype),
-            self.encoder.init_state(batch, block=block, capacity=capacity, device=device, dtype=dtype),
+            self.encoder.init_state(batch, block=block, hop=hop, capacity=capacity, device=device, dtype=dtype),
         )
 
     def step(self, x: Tensor, lengths: Tensor, state: AcousticState) -> Step:
@@ -273,19 +289,13 @@ class AcousticModel(StreamingModule):
         x, lengths, encoder = self.encoder.step(x, lengths, state.encoder)
         return Step(x, lengths, AcousticState(front, encoder))
 
-    def set_overlap(self, share: float) -> None:
-        """Of new sessions' blocks (`Encoder`); UserError for what is no share."""
-        if not 0 <= share < 1:
-            raise UserError(
-                f"decode.overlap={share:g}: the share of a block that is heard again, from 0 to less than 1"
-            )
-        self.encoder.overlap = share
-
     def finish(self, state: AcousticState) -> tuple[Tensor, Tensor]:
         return self.encoder.finish(state.encoder)
 
-    def forward(self, x: Tensor, lengths: Tensor, block: int | Tensor = -1) -> tuple[Tensor, Tensor]:
-        return self.encoder(*self.front(x, lengths), block)
+    def forward(
+        self, x: Tensor, lengths: Tensor, block: int | Tensor = -1, hop: int | Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        return self.encoder(*self.front(x, lengths), block, hop)
 
     @property
     def features(self) -> LogMel:

@@ -22,6 +22,7 @@ from samba_asr import collector
 from samba_asr.config import VERSION, Config, load, save
 from samba_asr.errors import UserError
 from samba_asr.models.asr import AsrModel
+from samba_asr.models.pretrain import Pretraining
 from samba_asr.text.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -71,12 +72,12 @@ def copy_search_files(config: Config, source: Path, target: Path) -> None:
             shutil.copyfile(source / name, target / name)
 
 
-def save_encoder(folder: Path, acoustic: nn.Module, config: Config) -> None:
+def save_encoder(folder: Path, model: AsrModel | Pretraining, config: Config) -> None:
     """Write what `samba-asr train --init-encoder` reads: config.yaml and encoder.safetensors."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save(config, folder / "config.yaml")
-    save_weights(acoustic, folder / "encoder.safetensors")
+    save_weights(model.acoustic, folder / "encoder.safetensors")
 
 
 def read_encoder(folder: Path, model: AsrModel) -> list[str]:

@@ -296,7 +296,7 @@ class TestTune:
         loaded = load_model(tmp_path / "model")
         assert loaded.config.decode.neural_lm == "mamba_lm"
         assert f"decode.neural_weight={loaded.config.decode.neural_weight:g}" in best
-        assert two_pass(loaded, loaded.config.decode).reader is not None
+        assert two_pass(loaded, loaded.config.decode, loaded.model.decoder).reader is not None
 
     def test_it_climbs_to_where_no_neighbour_is_better(self):
         asked = []

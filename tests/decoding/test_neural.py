@@ -20,6 +20,7 @@ from samba_asr.errors import UserError
 from samba_asr.models.folder import load_model
 from samba_asr.models.lm import MambaLm
 from samba_asr.models.lm_folder import LoadedLm, load_lm, save_lm
+from samba_asr.runtime.base import Frames
 from samba_asr.text.tokenizer import CharTokenizer
 from tests.commands.test_decode import make_model
 from tests.decoding.test_prefix_beam import brute_force
@@ -144,10 +145,11 @@ class TestFolder:
         assert guide is None
         assert isinstance(reader, TextScorer)
         for name in ("same", "other"):
-            search = two_pass(loaded, dataclasses.replace(settings, neural_lm=str(place / name)))
-            frames = torch.randn(2, 7, 16, generator=torch.Generator().manual_seed(0))
+            search = two_pass(loaded, dataclasses.replace(settings, neural_lm=str(place / name)), loaded.model.decoder)
+            frames, lengths = torch.randn(2, 7, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([7, 5])
             with torch.inference_mode():
-                state = search.step(frames, torch.tensor([7, 5]), search.init_state(2))
+                found = Frames(frames, loaded.model.ctc(frames, lengths)[0], lengths)
+                state = search.step(found, search.init_state(2))
                 nbest = search.hypotheses(search.finish(state), nbest=3)
             assert all(row == sorted(row, key=lambda h: -h.score) for row in nbest)
         assert not same_units(LoadedLm(guide, PHONES), PHONES)

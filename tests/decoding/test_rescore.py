@@ -12,6 +12,7 @@ from samba_asr.decoding.prefix_beam import PrefixBeam
 from samba_asr.decoding.rescore import TwoPass, rescore
 from samba_asr.errors import UserError
 from samba_asr.models.asr import AsrModel
+from samba_asr.runtime.base import Frames
 from samba_asr.streaming import take_rows
 from tests.contract import awake
 
@@ -91,20 +92,26 @@ def test_what_cannot_be_done_is_told(model, memory):
     with pytest.raises(UserError, match=r"decode\.rescore=1\.5"):
         rescore(model.decoder, NBEST, memory, 1.5)
     with pytest.raises(UserError, match=r"decode\.rescore=-0\.1"):
-        TwoPass(model, PrefixBeam(4), weight=-0.1)
+        TwoPass(PrefixBeam(4), model.decoder, weight=-0.1)
+
+
+def read(model, frames, lengths) -> Frames:
+    return Frames(frames, model.ctc(frames, lengths)[0], lengths)
 
 
 @pytest.mark.parametrize(("search", "weight"), [(PrefixBeam(4), 0.6), (PrefixBeam(4), 0.0), (Greedy(), 0.0)])
 def test_both_passes_on_chunks_give_what_they_give_on_the_whole(model, search, weight):
-    passes = TwoPass(model, search, weight=weight, nbest=4)
+    passes = TwoPass(search, model.decoder, weight=weight, nbest=4)
     frames = torch.randn(2, 12, 8, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     lengths = torch.tensor([12, 7])
     with torch.inference_mode():
-        whole = passes.hypotheses(passes.finish(passes.step(frames, lengths, passes.init_state(2))), nbest=3)
+        whole = passes.hypotheses(
+            passes.finish(passes.step(read(model, frames, lengths), passes.init_state(2))), nbest=3
+        )
         state = passes.init_state(2)
         for start, end in ((0, 5), (5, 5), (5, 8), (8, 12)):
             part = (lengths - start).clamp(0, end - start)
-            state = passes.step(frames[:, start:end], part, state)
+            state = passes.step(read(model, frames[:, start:end], part), state)
         chunks = passes.hypotheses(passes.finish(state), nbest=3)
     for a, b in zip(whole, chunks, strict=True):
         assert [h.tokens for h in a] == [h.tokens for h in b]
@@ -113,10 +120,10 @@ def test_both_passes_on_chunks_give_what_they_give_on_the_whole(model, search, w
 
 
 def test_the_second_pass_can_change_the_winner(model):
-    passes = TwoPass(model, PrefixBeam(6), weight=1.0, nbest=6)
+    passes = TwoPass(PrefixBeam(6), model.decoder, weight=1.0, nbest=6)
     frames = torch.randn(1, 12, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     with torch.inference_mode():
-        state = passes.step(frames, torch.tensor([12]), passes.init_state(1))
+        state = passes.step(read(model, frames, torch.tensor([12])), passes.init_state(1))
         first = passes.search.hypotheses(state.search, 6)[0]
         second = passes.hypotheses(state, nbest=6)[0]
         by_decoder = sorted(first, key=lambda h: -decoder_score(model, h.tokens, state.memory))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +17,7 @@ from samba_asr.decoding.rescore import TwoPass
 from samba_asr.decoding.segmenter import ALONE, Segmenter
 from samba_asr.decoding.words import WordGuide
 from samba_asr.errors import UserError
+from samba_asr.runtime.base import Frames
 from samba_asr.text.tokenizer import CharTokenizer
 from tests.decoding.toys import PHONES, model
 
@@ -27,17 +27,13 @@ BLANK, SPACE, A, B = 0, 2, 3, 4
 RULES = EndpointConfig(silence=0.8, pause=0.4, longest=2.0)  # 8, 4 and 20 frames
 
 
-class Heads:
-    """A model whose encoder frames are the log-probabilities themselves."""
-
-    linear = SimpleNamespace(weight=torch.zeros(1))
-
-    def __call__(self, frames, lengths):
-        return frames, lengths
+def segmenter(search=None, rules=RULES, tokenizer=TOKENIZER) -> Segmenter:
+    return Segmenter(TwoPass(search or Greedy()), tokenizer, rules, FRAME)
 
 
-def segmenter(search=None, rules=RULES) -> Segmenter:
-    return Segmenter(TwoPass(SimpleNamespace(ctc=Heads(), decoder=None), search or Greedy()), TOKENIZER, rules, FRAME)
+def step(driver: Segmenter, sessions, x: torch.Tensor, lengths) -> None:
+    """Frames that are the log-probabilities themselves, x (b, t, v)."""
+    driver.step(sessions, Frames(x, x, torch.tensor(lengths)))
 
 
 def frames(ids, seed: int = 0, sure: float = 6.0) -> torch.Tensor:
@@ -51,7 +47,7 @@ def heard(driver: Segmenter, x: torch.Tensor, sizes=()) -> list:
     session, at = driver.open(), 0
     for n in [*sizes, len(x)]:
         n = min(n, len(x) - at)
-        driver.step([session], x[None, at : at + n], torch.tensor([n]))
+        step(driver, [session], x[None, at : at + n], [n])
         at += n
     driver.finish(session)
     return session.segments
@@ -128,7 +124,7 @@ def test_sessions_of_a_batch_do_not_know_each_other(data, seed):
         chunk = torch.full((3, max(n) + 1, 5), torch.nan)
         for r, x in enumerate(whole):
             chunk[r, : n[r]] = x[at[r] : at[r] + n[r]]
-        driver.step(sessions, chunk, torch.tensor(n))
+        step(driver, sessions, chunk, n)
         at = [a + more for a, more in zip(at, n, strict=True)]
     for session, x in zip(sessions, whole, strict=True):
         driver.finish(session)
@@ -158,8 +154,7 @@ def test_a_long_segment_may_be_cut_anywhere_and_the_text_is_the_same(search):
 @settings(max_examples=60, deadline=None)
 def test_words_of_a_lexicon_even_where_the_audio_ends_amid_one(lm, seed, length):
     search = PrefixBeam(6, guide=WordGuide(PHONES, lm, ["ab"], weight=0.5, bonus=1.0))
-    passes = TwoPass(SimpleNamespace(ctc=Heads(), decoder=None), search)
-    driver = Segmenter(passes, PHONES, RULES, FRAME)
+    driver = segmenter(search, tokenizer=PHONES)
     x = torch.randn(length, PHONES.vocab_size, generator=torch.Generator().manual_seed(seed)).mul(3).log_softmax(-1)
     for segment in heard(driver, x):
         assert segment.text == " ".join(word.text for word in segment.words)
@@ -170,10 +165,10 @@ class TestRules:
     def test_a_pause_ends_a_segment_at_its_frame(self):
         driver = segmenter()
         session = driver.open()
-        driver.step([session], frames([A, A, BLANK, BLANK, BLANK])[None], torch.tensor([5]))
+        step(driver, [session], frames([A, A, BLANK, BLANK, BLANK])[None], [5])
         assert session.segments == []
         assert (driver.text(session), driver.stable(session)) == ("a", "")
-        driver.step([session], frames([BLANK])[None], torch.tensor([1]))
+        step(driver, [session], frames([BLANK])[None], [1])
         (segment,) = session.segments
         assert (segment.text, segment.start, segment.end) == ("a", 0.0, 0.2)
         assert (driver.text(session), driver.stable(session)) == ("", "")
@@ -186,9 +181,9 @@ class TestRules:
         driver = segmenter()
         session = driver.open()
         said = [A, SPACE, BLANK] * 3 + [A] + [BLANK] * 3 + [SPACE, B, B, B] + [BLANK] * 3
-        driver.step([session], frames(said)[None], torch.tensor([20]))
+        step(driver, [session], frames(said)[None], [20])
         assert len(session.segments) == 1  # too long; what is left of it ends in three silent frames
-        driver.step([session], frames([BLANK])[None], torch.tensor([1]))
+        step(driver, [session], frames([BLANK])[None], [1])
         assert len(session.segments) == 2
 
     def test_a_long_segment_is_cut_behind_its_longest_silence_and_only_the_rest_is_searched_again(self):
@@ -202,7 +197,7 @@ class TestRules:
         driver = segmenter(Counting())
         session = driver.open()
         said = [A, B] * 5 + [SPACE, A, BLANK, BLANK, BLANK, SPACE, B, BLANK, BLANK, A]
-        driver.step([session], frames(said)[None], torch.tensor([20]))
+        step(driver, [session], frames(said)[None], [20])
         (segment,) = session.segments
         assert segment.until == 1.5
         assert sum(searched) == 20 + 5
@@ -212,7 +207,7 @@ class TestRules:
         driver = segmenter()
         session = driver.open()
         for n in range(40):
-            driver.step([session], frames([A, B, SPACE, A, BLANK] * 3, n)[None], torch.tensor([15]))
+            step(driver, [session], frames([A, B, SPACE, A, BLANK] * 3, n)[None], [15])
             assert sum(map(len, session.frames)) == sum(map(len, session.log_probs)) == session.length < 20
         assert len(session.segments) > 20
 
@@ -227,13 +222,21 @@ class TestRules:
             segmenter(rules=EndpointConfig(**rules))
 
 
+def test_without_rules_the_session_is_one_segment():
+    x = frames([A, B] + [BLANK] * 40 + [SPACE, B] + [A, B] * 20)
+    (segment,) = heard(segmenter(rules=None), x)
+    greedy = Greedy()
+    (whole,) = greedy.hypotheses(greedy.step(x[None], torch.tensor([len(x)]), greedy.init_state(1)))[0]
+    assert segment.text == TOKENIZER.decode(whole.tokens)
+
+
 def test_what_is_stable_never_changes():
     driver = segmenter(BEAM)
     for seed in range(30):
         session, sure = driver.open(), ""
         x = frames([A, SPACE, B, A, SPACE, A, BLANK, B, SPACE, B, A], seed, 1.5)
         for t in range(len(x)):
-            driver.step([session], x[None, t : t + 1], torch.tensor([1]))
+            step(driver, [session], x[None, t : t + 1], [1])
             text, stable = driver.text(session), driver.stable(session)
             assert (stable + " ").startswith(sure + " " if sure else "")
             assert text.startswith(stable)

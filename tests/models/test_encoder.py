@@ -62,27 +62,26 @@ def test_with_ctc_in_the_middle_the_law_holds(block):
 @pytest.mark.parametrize("overlap", [0.5, 0.3, 0.9])
 @pytest.mark.parametrize("block", [4, (2, 5, 6, 3)])
 def test_with_blocks_that_overlap_the_law_holds(mixer, block, overlap):
-    encoder = Encoder(tiny(mixer))  # the largest block, 6, does not overlap
-    encoder.overlap = overlap
-    verify_streaming(AtBlock(encoder, block), frames(), seeds=[0])
+    hop = tuple(n - int(n * overlap) for n in (block if isinstance(block, tuple) else (block,)))
+    verify_streaming(AtBlock(Encoder(tiny(mixer)), block, hop if len(hop) > 1 else hop[0]), frames(), seeds=[0])
 
 
 def test_from_waveform_to_log_probabilities_the_law_holds_with_blocks_that_overlap():
     model = AsrModel(tiny(layers=3, self_conditioning=(1,)))
-    model.acoustic.set_overlap(0.5)
-    verify_streaming(Stack(AtBlock(model.acoustic, (4, 5, 6, 3)), model.ctc), noise(4, 13 * FRAME, 1), seeds=[0])
+    verify_streaming(
+        Stack(AtBlock(model.acoustic, (4, 5, 6, 3), (2, 3, 6, 2)), model.ctc), noise(4, 13 * FRAME, 1), seeds=[0]
+    )
 
 
 @MIXERS
 def test_every_frame_has_seen_what_the_overlap_promises(mixer):
-    """Blocks of 5, of which 3 are told: frames 0 to 2 have seen up to 4, 3 to 5 up to 7, and so on."""
+    """Blocks of 5, of which 3 are emitted: frames 0 to 2 have seen up to 4, 3 to 5 up to 7, and so on."""
     torch.manual_seed(0)
     encoder = awake(Encoder(tiny(mixer))).double().eval()
-    encoder.overlap = 0.4
     x, lengths = frames(1, 14), torch.tensor([14])
     x.requires_grad_()
-    y, told = encoder(x, lengths, 5)
-    assert told.tolist() == [14]
+    y, emitted = encoder(x, lengths, 5, 3)
+    assert emitted.tolist() == [14]
     for i, seen in ((0, 4), (2, 4), (3, 7), (5, 7), (6, 10), (9, 13), (11, 13)):
         (gradient,) = torch.autograd.grad((y[0, i] * torch.arange(8)).sum(), x, retain_graph=True)
         assert int(gradient[0].abs().sum(-1).nonzero().max()) == seen
@@ -106,12 +105,6 @@ def test_states_are_those_where_the_next_block_begins(mixer):
     short = layer.mixer.step(inside, keep, state.mixer, lay_blocks(keep, 6, 6)).state
     for a, b in zip(leaves(after.mixer), leaves(short), strict=True):
         torch.testing.assert_close(a, b)
-
-
-@pytest.mark.parametrize("share", [-0.1, 1.0])
-def test_an_overlap_is_a_share_of_a_block(share):
-    with pytest.raises(UserError, match=rf"decode.overlap={share:g}: the share of a block"):
-        AcousticModel(tiny()).set_overlap(share)
 
 
 def test_what_ctc_reads_in_the_middle_reaches_the_layers_above():

@@ -1,0 +1,63 @@
+"""A session's audio, of any rate and in chunks of any length, as whole encoder frames of samples at the model's rate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from samba_asr.audio.resample import Resampler
+from samba_asr.audio.samples import as_samples
+from samba_asr.audio.vad import Gate, Piece
+
+
+class Framer:
+    """Resample, let a gate take out what holds no speech, and cut into whole frames.
+
+    `accept` audio, then `finish` once.  Both return pieces of whole frames; a piece says where it begins, in samples at the
+    model's rate since the start, and whether it is the last of a stretch, after which the model begins anew.  Without a gate
+    all audio is one stretch.  The last frame of a stretch is filled up with silence, so no sample is lost.
+    """
+
+    def __init__(self, rate: int, target: int, stride: int, gate: Gate | None = None):
+        """rate, target: samples a second of the input and of the model.  stride: samples of an encoder frame."""
+        self.rate, self.stride = rate, stride
+        self._resampler, self._gate = Resampler(rate, target), gate
+        self._rest = np.zeros(0, np.float32)  # less than a frame
+        self._at = 0  # where it begins
+        self._received = 0  # samples at the input's rate
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of audio received."""
+        return self._received / self.rate
+
+    def accept(self, samples: np.ndarray) -> list[Piece]:
+        """The next chunk, (s,) of any length: float32 in [-1, 1], or integers.  UserError, and nothing taken, else."""
+        samples = as_samples(samples, received=self._received, rate=self.rate)
+        self._received += len(samples)
+        return self._frames(self._open(self._resampler.step(samples)))
+
+    def finish(self) -> list[Piece]:
+        """The end of the audio."""
+        samples = self._resampler.finish()
+        if self._gate is not None:
+            return self._frames([*self._gate.accept(samples), *self._gate.finish()])
+        return self._frames([Piece(self._at, samples, True)])
+
+    def _open(self, samples: np.ndarray) -> list[Piece]:
+        return self._gate.accept(samples) if self._gate is not None else [Piece(self._at, samples, False)]
+
+    def _frames(self, pieces: Iterable[Piece]) -> list[Piece]:
+        found = []
+        for piece in pieces:
+            if not len(self._rest):
+                self._at = piece.at
+            samples = np.concatenate([self._rest, piece.samples])
+            if piece.last:
+                samples = np.pad(samples, (0, -len(samples) % self.stride))
+            n = len(samples) // self.stride * self.stride
+            if n or piece.last:
+                found.append(Piece(self._at, samples[:n], piece.last))
+            self._rest, self._at = samples[n:], self._at + n
+        return found

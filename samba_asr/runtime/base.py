@@ -1,0 +1,116 @@
+"""The interface between a trained model and whatever runs it: samples in, frames and log-probabilities out.
+
+A runtime knows nothing of words, searches or sessions.  Everything above it (search, session, recognizer, engine) uses
+`AcousticRuntime` alone, so another way to run a model, such as an exported graph, is one more class with these methods.
+
+The law of `samba_asr.streaming` holds across the interface: the frames of successive `step`s, then of `finish`, are those of
+`forward` over the whole audio.
+
+    b rows (sessions)     s samples     t encoder frames     d channels     v units, 0 is the CTC blank
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from samba_asr.errors import UserError
+
+
+@dataclass(frozen=True)
+class Latency:
+    """How a session's audio is cut into encoder blocks; both in encoder frames.
+
+    block: frames in a block: text lags behind speech by at most so much.
+    hop: frames from the start of a block to that of the next, 1 to `block`.  Below `block` the blocks overlap: every frame is
+        emitted once, by the first block that holds at least `block - hop` frames after it.
+    """
+
+    block: int
+    hop: int
+
+
+class Frames(NamedTuple):
+    """Encoder frames of some rows, left-aligned."""
+
+    encoder: Tensor  # (b, t, d), which a second pass reads
+    log_probs: Tensor  # (b, t, v) of the CTC head, float32 or wider
+    lengths: Tensor  # (b,) valid frames of each row
+
+
+class SecondPass(Protocol):
+    """A decoder that scores texts by the encoder frames that it has read (`samba_asr.models.decoder.MambaDecoder`)."""
+
+    def init_memory(self, batch: int) -> Any:
+        """The memory of `batch` rows that have read nothing, on the decoder's device."""
+        ...
+
+    def absorb(self, frames: Tensor, lengths: Tensor, memory: Any) -> Any:
+        """The memory after `lengths` (b,) more of `frames` (b, t, d)."""
+        ...
+
+    def loss(self, tokens: Tensor, lengths: Tensor, memory: Any) -> Tensor:
+        """(b,) -log p(text, end | frames) of tokens (b, u), in nats."""
+        ...
+
+
+class AcousticRuntime(Protocol):
+    rate: int  # samples a second of the audio that it takes
+    stride: int  # samples of an encoder frame; audio comes in multiples of it
+    max_block: int  # frames in the largest block, the one of offline recognition
+    device: torch.device
+    second_pass: SecondPass | None
+
+    @property
+    def frame(self) -> float:
+        """Seconds of an encoder frame."""
+        ...
+
+    def start(self, latency: Latency) -> Any:
+        """The state of one session that has received nothing."""
+        ...
+
+    def step(self, audio: Sequence[np.ndarray], states: Sequence[Any]) -> tuple[Frames, list[Any]]:
+        """Process the next chunk of each session: float32 (s,), a multiple of `stride`; the old states stay valid.
+
+        The sessions of one call have blocks of one size.
+        """
+        ...
+
+    def finish(self, states: Sequence[Any]) -> Frames:
+        """The frames that wait for audio that will not come."""
+        ...
+
+    def forward(self, audio: Tensor, lengths: Tensor, latency: Latency) -> Frames:
+        """Whole utterances at once: audio (b, s), lengths (b,) in samples."""
+        ...
+
+
+def latency_of(ms: float | None, overlap: float, frame: float, max_block: int) -> Latency:
+    """The blocks for a latency in ms; None: the largest block.
+
+    overlap: share of a block that is computed again as the beginning of the next, from 0 to less than 1.  The largest block
+        has none: it is for offline use, where a live latency buys nothing.
+    frame: seconds of an encoder frame.
+    UserError for a latency that is no whole number of frames or longer than the largest block, and for a wrong share.
+    """
+    if not 0 <= overlap < 1:
+        raise UserError(
+            f"decode.overlap={overlap:g}: the share of a block that is computed again, from 0 to less than 1"
+        )
+    if ms is None:
+        return Latency(max_block, max_block)
+    frame_ms = frame * 1000
+    frames = ms / frame_ms
+    if not (1 <= frames <= max_block and abs(frames - round(frames)) < 1e-6):
+        raise UserError(
+            f"latency of {ms:g} ms: it must be a multiple of {frame_ms:g} ms, "
+            f"from {frame_ms:g} to {max_block * frame_ms:g}"
+        )
+    block = round(frames)
+    return Latency(block, block if block == max_block else max(1, block - int(block * overlap)))

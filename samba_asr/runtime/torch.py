@@ -1,0 +1,67 @@
+"""The model as it is, run by torch; on a GPU with its live steps as CUDA graphs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from samba_asr.models.asr import AsrModel
+from samba_asr.models.encoder import AcousticState
+from samba_asr.ops.device import wants_triton
+from samba_asr.runtime.base import AcousticRuntime, Frames, Latency
+from samba_asr.runtime.graphs import LayerGraphs
+from samba_asr.streaming import stack_rows, take_rows
+
+
+class TorchRuntime(AcousticRuntime):
+    def __init__(self, model: AsrModel):
+        """model: in evaluation mode; its weights must stay where they are."""
+        weight = model.ctc.linear.weight
+        self.model, self.device, self.dtype = model, weight.device, weight.dtype
+        self.rate, self.stride = model.config.features.sample_rate, model.acoustic.stride
+        self.max_block = model.config.max_block
+        self.second_pass = model.decoder
+        if weight.is_cuda and wants_triton(weight.device, weight.dtype):
+            encoder = model.acoustic.encoder
+            encoder.live_step = LayerGraphs(encoder.one_block)
+
+    @property
+    def frame(self) -> float:
+        return self.stride / self.rate
+
+    @torch.inference_mode()
+    def start(self, latency: Latency) -> AcousticState:
+        return self.model.acoustic.init_state(
+            1, block=latency.block, hop=latency.hop, device=self.device, dtype=self.dtype
+        )
+
+    @torch.inference_mode()
+    def step(self, audio: Sequence[np.ndarray], states: Sequence[Any]) -> tuple[Frames, list[Any]]:
+        padded = torch.zeros(len(audio), max(map(len, audio)))  # (b, s)
+        for row, samples in enumerate(audio):
+            padded[row, : len(samples)] = torch.from_numpy(samples)
+        lengths = torch.tensor([len(samples) for samples in audio], device=self.device)
+        x = padded.to(self.device, self.dtype).unsqueeze(-1)
+        frames, lengths, state = self.model.acoustic.step(x, lengths, stack_rows(states))
+        return self._frames(frames, lengths), [take_rows(state, [row]) for row in range(len(audio))]
+
+    @torch.inference_mode()
+    def finish(self, states: Sequence[Any]) -> Frames:
+        return self._frames(*self.model.acoustic.finish(stack_rows(states)))
+
+    @torch.inference_mode()
+    def forward(self, audio: Tensor, lengths: Tensor, latency: Latency) -> Frames:
+        x = audio.to(self.device, self.dtype).unsqueeze(-1)
+        return self._frames(*self.model.acoustic(x, lengths.to(self.device), latency.block, latency.hop))
+
+    def _frames(self, frames: Tensor, lengths: Tensor) -> Frames:
+        return Frames(frames, self.model.ctc(frames, lengths)[0], lengths)
+
+    def in_float64(self) -> TorchRuntime:
+        """The same weights in float64, where rounding decides nothing."""
+        return TorchRuntime(copy.deepcopy(self.model).double())

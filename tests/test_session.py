@@ -1,0 +1,193 @@
+"""Session and `advance`: many streams of audio in one step, each with its own latency and its own events."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from samba_asr.decoding.transcript import Segment
+from samba_asr.errors import UserError
+from samba_asr.models.folder import LoadedModel
+from samba_asr.recognizer import Recognizer
+from samba_asr.runtime.base import Latency, latency_of
+from samba_asr.session import Done, Final, Flushed, Over, Partial, Quiet, Session, advance
+from tests.test_recognizer import noise, recognizer  # noqa: F401
+
+
+def changed(recognizer: Recognizer, **decode) -> Recognizer:  # noqa: F811
+    """Another recognizer on the same loaded model, with other search settings."""
+    loaded = LoadedModel(recognizer.model, recognizer.tokenizer, recognizer.config)
+    return Recognizer(loaded, dataclasses.replace(recognizer.decode, **decode))
+
+
+def alone(recognizer: Recognizer, samples, rate=16000, latency_ms=None) -> list[Segment]:  # noqa: F811
+    stream = recognizer.stream(rate, latency_ms=latency_ms)
+    stream.accept(samples)
+    return list(stream.finish().segments)
+
+
+def finals(events) -> list[Segment]:
+    return [event.segment for event in events if isinstance(event, Final)]
+
+
+# --- latency belongs to a session
+
+
+def test_a_second_recognizer_on_the_same_model_changes_nothing_for_the_first(recognizer):  # noqa: F811
+    samples, before = noise(4.0), changed(recognizer, overlap=0.0)
+    running = before.stream(latency_ms=640)
+    running.accept(samples[:20000])
+    want = alone(before, samples, latency_ms=640)
+    other = changed(recognizer, overlap=0.75)
+    assert alone(other, samples, latency_ms=640) != want  # it does matter
+    assert alone(before, samples, latency_ms=640) == want
+    running.accept(samples[20000:])
+    assert list(running.finish().segments) == want
+
+
+def test_sessions_of_one_step_may_have_any_latency(recognizer):  # noqa: F811
+    samples, latencies = noise(3.0), [40, 320, None, 640, 320]
+    sessions = [recognizer.session(latency_ms=ms) for ms in latencies]
+    for session in sessions:
+        session.feed(samples)
+        session.end()
+    while not all(session.over for session in sessions):
+        advance(recognizer, sessions)
+    for session, ms in zip(sessions, latencies, strict=True):
+        assert finals(session.events()) == alone(recognizer, samples, latency_ms=ms)
+
+
+@pytest.mark.parametrize(
+    ("ms", "overlap", "want"),
+    [
+        (None, 0.0, Latency(50, 50)),
+        (None, 0.5, Latency(50, 50)),  # the largest block never overlaps
+        (2000, 0.5, Latency(50, 50)),
+        (640, 0.0, Latency(16, 16)),
+        (640, 0.5, Latency(16, 8)),
+        (40, 0.9, Latency(1, 1)),
+    ],
+)
+def test_blocks_of_a_latency(ms, overlap, want):
+    assert latency_of(ms, overlap, 0.04, 50) == want
+
+
+@pytest.mark.parametrize("overlap", [-0.1, 1.0, float("nan")])
+def test_an_overlap_is_a_share_of_a_block(recognizer, overlap):  # noqa: F811
+    with pytest.raises(UserError, match=rf"overlap={overlap:g}: the share of a block"):
+        changed(recognizer, overlap=overlap)
+
+
+@pytest.mark.parametrize("ms", [float("nan"), float("inf"), 0, 30, 2040])
+def test_a_latency_that_no_block_has_is_refused(recognizer, ms):  # noqa: F811
+    with pytest.raises(UserError, match="multiple of 40 ms"):
+        recognizer.session(latency_ms=ms)
+
+
+def test_with_blocks_that_overlap_there_is_news_with_every_hop(recognizer):  # noqa: F811
+    session = changed(recognizer, overlap=0.75).session(latency_ms=640)  # 16 frames of 640 samples, then 4 at a time
+    frame = np.zeros(640, np.float32)
+    due = []
+    for _ in range(28):
+        session.feed(frame)
+        due.append(session.due())
+        if due[-1]:
+            advance(recognizer, [session])
+    assert [i for i, now in enumerate(due, 1) if now] == [16, 20, 24, 28]
+
+
+# --- events
+
+
+@settings(max_examples=10, deadline=None)
+@given(rates=st.lists(st.sampled_from([8000, 16000, 44100]), min_size=1, max_size=4), seed=st.integers(0, 1000))
+def test_sessions_that_share_steps_read_what_each_reads_alone(recognizer, rates, seed):  # noqa: F811
+    rng = np.random.default_rng(seed)
+    audio = [noise(1.0 + n / 2, rate, n) for n, rate in enumerate(rates)]
+    sessions = [recognizer.session(rate, latency_ms=320) for rate in rates]
+    events: list[list] = [[] for _ in sessions]
+    at = [0] * len(sessions)
+    while not all(session.over for session in sessions):
+        for i, session in enumerate(sessions):
+            n = int(rng.integers(0, rates[i]))
+            session.feed(audio[i][at[i] : at[i] + n]) if at[i] < len(audio[i]) else session.end()
+            at[i] += n
+        advance(recognizer, sessions)
+        for some, session in zip(events, sessions, strict=True):
+            some += session.events()
+            assert session.events() == []  # each once
+    for some, samples, rate in zip(events, audio, rates, strict=True):
+        assert finals(some) == alone(recognizer, samples, rate, 320)
+        assert [event for event in some if isinstance(event, Done)] == [some[-1]]
+        assert some[-1].seconds == pytest.approx(len(samples) / rate)
+
+
+def test_partials_only_where_they_are_wanted(recognizer):  # noqa: F811
+    for wanted in (True, False):
+        session = recognizer.session(latency_ms=320, partials=wanted)
+        session.feed(noise(2.0))
+        advance(recognizer, [session])
+        assert any(isinstance(event, Partial) for event in session.events()) == wanted
+
+
+def test_silence_is_reported_as_quiet_in_order(recognizer):  # noqa: F811
+    gated = changed(recognizer, vad="energy")
+    silence = np.zeros(3 * 16000, np.float32)
+    events = list(gated.listen(np.concatenate([silence, noise(1.5), silence]), latency_ms=320))
+    assert len(finals(events)) == 1
+    quiet = list(recognizer.listen(np.zeros(16000 * 6, np.float32), latency_ms=320, partials=False))
+    times = [event.until for event in quiet if isinstance(event, Quiet)]
+    assert times == sorted(times)
+
+
+def test_a_flush_ends_a_stretch_and_the_times_go_on(recognizer):  # noqa: F811
+    samples, session = noise(3.0), recognizer.session(latency_ms=640, partials=False)
+    session.feed(samples[:16100])
+    session.flush("here")
+    session.feed(samples[16100:])
+    session.end()
+    while session.due() and not session.over:
+        advance(recognizer, [session])
+    events = session.events()
+    cut = events.index(Flushed("here"))
+    assert finals(events[:cut]) == alone(recognizer, samples[:16100], latency_ms=640)
+    second = alone(recognizer, samples[16100:], latency_ms=640)
+    assert [s.text for s in finals(events[cut:])] == [s.text for s in second]
+    assert finals(events[cut:])[0].start == pytest.approx(second[0].start + 16100 / 16000, abs=0.002)
+    assert events[-1] == Done(pytest.approx(3.0))
+    with pytest.raises(Over):
+        session.feed(samples)
+
+
+def test_listen_takes_arrays_blocks_and_files_alike(recognizer, tmp_path):  # noqa: F811
+    import soundfile
+
+    samples = noise(2.0, 8000)
+    soundfile.write(tmp_path / "a.wav", samples, 8000, subtype="FLOAT")
+
+    class Blocks:
+        rate = 8000
+
+        def __iter__(self):
+            return iter(np.array_split(samples, 7))
+
+    want = alone(recognizer, samples, 8000, 320)
+    for source, rate in ((tmp_path / "a.wav", None), (Blocks(), None), (samples, 8000), (list(Blocks()), 8000)):
+        assert finals(recognizer.listen(source, rate=rate, latency_ms=320)) == want
+
+
+def test_behind_a_gate_a_session_holds_no_encoder_state_in_a_pause(recognizer):  # noqa: F811
+    session: Session = changed(recognizer, vad="energy").session(latency_ms=320)
+    for piece, inside in (
+        (np.zeros(32000, np.float32), False),
+        (noise(1.5), True),
+        (np.zeros(48000, np.float32), False),
+    ):
+        session.feed(piece)
+        while session.due():
+            advance(recognizer, [session])
+        assert (session.state is not None) == inside
