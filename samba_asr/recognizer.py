@@ -25,14 +25,13 @@ import functools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from samba_asr import config as configs
-from samba_asr.audio.read import stream as read_stream
+from samba_asr.audio.inputs import pieces
 from samba_asr.audio.vad import Gate
 from samba_asr.config import DecodeConfig
 from samba_asr.decoding.align import align
@@ -43,18 +42,18 @@ from samba_asr.decoding.segmenter import Segmenter
 from samba_asr.decoding.transcript import Segment, Word, words_of
 from samba_asr.device import choose_device
 from samba_asr.errors import UserError
+from samba_asr.models.box import box_folder
 from samba_asr.models.folder import LoadedModel, load_model
-from samba_asr.runtime.base import AcousticRuntime, Latency, latency_of
+from samba_asr.runtime.base import MAX_STEP, AcousticRuntime, Latency, latency_of
 from samba_asr.runtime.torch import TorchRuntime
-from samba_asr.session import MAX_STEP, Done, Event, Final, Session, advance, log_probs
+from samba_asr.runtime.whole import log_probs
+from samba_asr.session import Done, Event, Final, Session, advance
 from samba_asr.text.tokenizer import UNK_ID, Tokenizer
 
 logger = logging.getLogger(__name__)
 
 Phrases = Mapping[str, float] | Sequence[str] | Hotwords | None
 """Hotwords: phrases with their weights, or without, or as `Recognizer.hotwords` makes them once for many sessions."""
-
-DEFAULT = "english"  # of the models in the box
 
 
 @dataclass(frozen=True)
@@ -381,35 +380,3 @@ def blocks(decode: DecodeConfig, runtime: AcousticRuntime, ms: float | None = No
     if ms is None and decode.block >= 0:
         ms = max(1, min(decode.block, runtime.max_block)) * runtime.frame * 1000
     return latency_of(ms, decode.overlap, runtime.frame, runtime.max_block)
-
-
-def pieces(source: Any, rate: int, seconds: float) -> Iterator[tuple[int, np.ndarray]]:
-    """Audio as (samples a second, float32 (s,)): of a file in pieces of at most `seconds`, of arrays as they come.
-
-    rate: of arrays that do not say theirs.
-    """
-    if hasattr(source, "__array__") or (isinstance(source, list | tuple) and source and np.isscalar(source[0])):
-        yield rate, source
-    elif isinstance(source, str | bytes | Path) or hasattr(source, "read"):
-        for audio in read_stream(source, seconds):
-            yield audio.rate, audio.samples
-    else:
-        rate = getattr(source, "rate", rate)
-        for samples in source:
-            yield rate, samples
-
-
-def box_folder(model: Path | str | None = None) -> Path:
-    """A folder as it is, or that of a model in the box by its name; without either, the default there."""
-    if model is not None and (Path(model).exists() or len(Path(model).parts) != 1):
-        return Path(model)
-    box = Path(str(resources.files("samba_asr"))) / "box"
-    names = sorted(folder.parent.name for folder in box.glob("*/config.yaml"))
-    name = DEFAULT if model is None else str(model)
-    if name in names:
-        return box / name
-    if model is None:
-        raise UserError(
-            "this installation carries no model: name one with --model FOLDER (egs/digits/run.sh trains one)"
-        )
-    raise UserError(f"{model}: neither a folder nor a model in the box ({', '.join(names) or 'which is empty'})")

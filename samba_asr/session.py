@@ -31,10 +31,7 @@ from samba_asr.audio.vad import Gate
 from samba_asr.decoding.hotwords import Hotwords
 from samba_asr.decoding.segmenter import Segmenter, SegmentState
 from samba_asr.decoding.transcript import Segment
-from samba_asr.runtime.base import AcousticRuntime, Latency
-
-MAX_STEP = 10.0
-"""Seconds of a session's audio that go through the model in one step, at most: longer input is cut, to bound memory."""
+from samba_asr.runtime.base import MAX_STEP, AcousticRuntime, Latency
 
 
 class Over(RuntimeError):
@@ -251,17 +248,13 @@ class Session:
         """Whole frames in `seconds`, one at least."""
         return max(1, int(seconds * self._model_rate) // self._stride)
 
-    def snapshot(self) -> Session:
-        """A copy of what steps change, for `restore`; the states are values, so only lists are copied."""
-        copy = object.__new__(Session)
-        copy.state, copy.search, copy._fed, copy._began = self.state, self.search.copy(), self._fed, self._began
-        copy._open_at = self._open_at
-        return copy
+    def snapshot(self) -> tuple[Any, ...]:
+        """What steps change, for `restore`; the states are values, so only lists are copied."""
+        return self.state, self.search.copy(), self._fed, self._began, self._open_at
 
-    def restore(self, before: Session) -> None:
-        """Undo the steps since `before`."""
-        self.state, self.search, self._fed, self._began = before.state, before.search, before._fed, before._began
-        self._open_at = before._open_at
+    def restore(self, before: tuple[Any, ...]) -> None:
+        """Undo the steps since a snapshot."""
+        self.state, self.search, self._fed, self._began, self._open_at = before
 
     # ---- events out --------------------------------------------------------------------------------------------------
 
@@ -358,25 +351,3 @@ def drain(recognizer: Parts, work: Sequence[Work]) -> None:
 def conclude(recognizer: Parts, work: Work) -> None:
     """Carry out the cut, if there is one, and add to the session's events."""
     work.session._conclude(recognizer.segmenter, work.cut)
-
-
-def log_probs(
-    runtime: AcousticRuntime, pieces: Iterable[np.ndarray], rate: int, latency: Latency
-) -> tuple[np.ndarray, float]:
-    """Log-probabilities (t, v) of audio, without a search, and its seconds.  pieces: float32 (s,), of any lengths."""
-    framer, state, found = Framer(rate, runtime.rate, runtime.stride), runtime.start(latency), []
-    most = int(MAX_STEP * runtime.rate) // runtime.stride * runtime.stride
-
-    def run(samples: np.ndarray) -> None:
-        nonlocal state
-        for at in range(0, len(samples), most):
-            frames, (state,) = runtime.step([samples[at : at + most]], [state])
-            found.append(frames)
-
-    for samples in pieces:
-        for piece in framer.accept(samples):
-            run(piece.samples)
-    for piece in framer.finish():
-        run(piece.samples)
-    found.append(runtime.finish([state]))
-    return np.concatenate([f.log_probs[0, : int(f.lengths[0])].float().cpu().numpy() for f in found]), framer.seconds

@@ -11,7 +11,8 @@ import torch
 from samba_asr.data.readers import read_corpus
 from samba_asr.errors import UserError
 from samba_asr.metrics.wer import score
-from samba_asr.recognizer import Recognizer, box_folder
+from samba_asr.models.box import box_folder
+from samba_asr.recognizer import Recognizer
 from tests.shared import needs_shared, shared
 
 

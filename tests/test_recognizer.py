@@ -18,8 +18,9 @@ from samba_asr.decoding.align import Span
 from samba_asr.decoding.transcript import words_of
 from samba_asr.errors import UserError
 from samba_asr.models.asr import AsrModel
+from samba_asr.models.box import box_folder
 from samba_asr.models.folder import LoadedModel
-from samba_asr.recognizer import Recognizer, Stream, box_folder
+from samba_asr.recognizer import Recognizer, Stream
 from samba_asr.text.tokenizer import train_tokenizer
 from tests.contract import awake
 

@@ -80,8 +80,8 @@ def _average_with(model: AsrModel, tokenizer: Tokenizer, folders: Sequence[Path]
 
     UserError for one of another tokenizer or shape.
     """
+    from samba_asr.models.box import box_folder
     from samba_asr.models.folder import load_model
-    from samba_asr.recognizer import box_folder
 
     own = {name: x for name, x in model.state_dict().items() if not name.startswith("pupil.")}
     weights = [("the run", own)]

@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace, scratch: Path) -> int:
     from samba_asr.bench.measure import apart, hardware
-    from samba_asr.recognizer import box_folder
+    from samba_asr.models.box import box_folder
 
     model = box_folder(args.model)
     overrides = [text for text in args.inputs if "=" in text and not Path(text).exists()]

@@ -105,8 +105,9 @@ class Recognised(NamedTuple):
 def run(args: argparse.Namespace) -> int:
     """0; 1 if some utterance cannot be read, or is recognised differently from chunks."""
     from samba_asr.device import choose_device
+    from samba_asr.models.box import box_folder
     from samba_asr.models.folder import load_model, record_result
-    from samba_asr.recognizer import Recognizer, box_folder
+    from samba_asr.recognizer import Recognizer
 
     utterances = _read(args.data)
     rules = normalizer(args.normalize)

@@ -184,8 +184,8 @@ def ops() -> dict[str, dict[str, dict[str, str]]]:
 
 def box() -> dict[str, Any]:
     """The model that commands take where none is named, loaded."""
+    from samba_asr.models.box import box_folder
     from samba_asr.models.folder import load_model
-    from samba_asr.recognizer import box_folder
 
     try:
         folder = box_folder()

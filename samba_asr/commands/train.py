@@ -64,8 +64,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """0; 130 or 143 when SIGINT or SIGTERM ended training early, after saving."""
+    from samba_asr.models.box import box_folder
     from samba_asr.models.folder import copy_search_files
-    from samba_asr.recognizer import box_folder
     from samba_asr.training import distributed
     from samba_asr.training.trainer import train
 

@@ -21,6 +21,9 @@ from torch import Tensor
 
 from samba_asr.errors import UserError
 
+MAX_STEP = 10.0
+"""Seconds of a session's audio that go through the model in one step, at most: longer input is cut, to bound memory."""
+
 
 @dataclass(frozen=True)
 class Latency:

@@ -18,7 +18,7 @@ CLIP = next(u for u in read_manifest(CORPUS) if u.split == "test")
 @pytest.fixture(autouse=True)
 def digits(monkeypatch):
     """The small model of the box: it loads at once, and knows these clips' words alone."""
-    monkeypatch.setattr("samba_asr.recognizer.DEFAULT", "digits")
+    monkeypatch.setattr("samba_asr.models.box.DEFAULT", "digits")
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ import torch
 
 from samba_asr.commands import explain
 from samba_asr.errors import UserError
-from samba_asr.recognizer import Recognizer, box_folder
+from samba_asr.models.box import box_folder
+from samba_asr.recognizer import Recognizer
 from tests.commands.test_decode import make_model
 
 pytest.importorskip("matplotlib")

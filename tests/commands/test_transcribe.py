@@ -16,7 +16,7 @@ from samba_asr.cli import main
 from samba_asr.commands.transcribe import FORMATS
 from samba_asr.data.manifest import read_manifest
 from samba_asr.metrics.wer import score
-from samba_asr.recognizer import box_folder
+from samba_asr.models.box import box_folder
 
 CORPUS = Path(__file__).parents[2] / "egs" / "digits" / "data" / "manifest.jsonl"
 CLIPS = [u for u in read_manifest(CORPUS) if u.split == "test"][::8]
@@ -25,7 +25,7 @@ CLIPS = [u for u in read_manifest(CORPUS) if u.split == "test"][::8]
 @pytest.fixture(autouse=True)
 def digits(monkeypatch):
     """The small model of the box: it loads at once, and knows these clips' words alone."""
-    monkeypatch.setattr("samba_asr.recognizer.DEFAULT", "digits")
+    monkeypatch.setattr("samba_asr.models.box.DEFAULT", "digits")
 
 
 @pytest.fixture

@@ -1,0 +1,26 @@
+"""The models that are shipped with the package, by name."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from samba_asr.errors import UserError
+
+DEFAULT = "english"
+
+
+def box_folder(model: Path | str | None = None) -> Path:
+    """A folder as it is, or that of a model in the box by its name; without either, the default there."""
+    if model is not None and (Path(model).exists() or len(Path(model).parts) != 1):
+        return Path(model)
+    box = Path(str(resources.files("samba_asr"))) / "box"
+    names = sorted(folder.parent.name for folder in box.glob("*/config.yaml"))
+    name = DEFAULT if model is None else str(model)
+    if name in names:
+        return box / name
+    if model is None:
+        raise UserError(
+            "this installation carries no model: name one with --model FOLDER (egs/digits/run.sh trains one)"
+        )
+    raise UserError(f"{model}: neither a folder nor a model in the box ({', '.join(names) or 'which is empty'})")
