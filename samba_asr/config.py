@@ -167,7 +167,7 @@ class TrainConfig:
     max_minutes: float = 0.0  # 0: no limit; the schedule then follows the clock
     ema: float = 0.0  # decay of the averaged weights; 0: none
     save_minutes: float = 5.0  # a checkpoint to resume from, beside the one after each epoch
-    keep_best: int = 5  # checkpoints kept by validation WER, for averaging
+    keep_best: int = 5  # checkpoints kept by validation score, for averaging
     keep_last: int = 2
     valid_every: int = 1  # epochs
     examples: int = 3  # validation utterances shown, decoded, in the log
@@ -192,8 +192,9 @@ class LmConfig:
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Pretraining on speech alone (samba_asr.models.pretrain)."""
+    """Pretraining on speech alone (samba_asr.training.objectives)."""
 
+    name: str = "best_rq"  # the objective
     codes: int = 1024  # that a frame may have
     dim: int = 16  # of the space they lie in
     span: int = 10  # encoder frames hidden together: 400 ms

@@ -145,6 +145,12 @@ def test_nobody_reaches_through_the_runtime():
     assert wrong == []
 
 
+def test_models_are_nets_without_losses_and_augmentation():
+    models = [(file, path.read_text()) for file, path in files() if room(file) == "models"]
+    names = re.compile(r"\b(audio\.augment|LossConfig|AugmentConfig)\b")
+    assert [f"{file}: {name}" for file, text in models for name in names.findall(text)] == []
+
+
 # --- other people's packages
 
 

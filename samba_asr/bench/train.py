@@ -52,28 +52,24 @@ def synthetic(folder: Path, rate: int) -> list[Utterance]:
 def _measure(config: Config, utterances: list[Utterance], folder: Path, seconds: float) -> dict[str, Any]:
     import torch
 
-    from samba_asr.data.dataset import TrainingSet
-    from samba_asr.models.asr import AsrModel
-    from samba_asr.models.crf import trigram
     from samba_asr.text.tokenizer import train_tokenizer
     from samba_asr.training import distributed
     from samba_asr.training.optim import learning_rate
     from samba_asr.training.step import Stepper, Work
+    from samba_asr.training.tasks import SpeechTask
 
     wanted = config.tokenizer
     size = wanted.vocab_size if wanted.kind == "bpe" else None
     tokenizer = train_tokenizer((u.text for u in utterances), wanted.kind, size, folder)
     config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size))
-    data = TrainingSet(utterances, tokenizer, config)
+    task = SpeechTask(config, tokenizer, utterances, [])
     ranks = distributed.start(config.train.device)
     torch.manual_seed(config.train.seed)
-    model = AsrModel(config.model).to(ranks.device).train()
-    if config.loss.crf > 0:
-        model.trigram = trigram(data.tokens, config.model.vocab_size)
-    stepper = Stepper(model, config, ranks)
+    objective = task.objective(task.new_net()).to(ranks.device).train()
+    stepper = Stepper(objective, config, ranks)
 
     audio, began, steps = 0.0, time.perf_counter(), 0
-    batches = _batches(data, config)
+    batches = _batches(task.data, config)
     for number in itertools.count(1):
         group = itertools.islice(batches, max(config.optim.accumulate, 1))
         work = [Work(batch, derive_seed(number, i)) for i, batch in enumerate(group)]
@@ -92,7 +88,7 @@ def _measure(config: Config, utterances: list[Utterance], folder: Path, seconds:
         "audio_seconds": audio,
         "seconds": took,
         "seconds_per_step": took / steps,
-        "parameters": sum(p.numel() for p in stepper.model.parameters()),
+        "parameters": sum(p.numel() for p in objective.parameters()),
         "batch_seconds": config.data.batch_seconds * config.optim.accumulate,
         "device": str(ranks.device),
         "dtype": str(stepper.dtype).removeprefix("torch."),

@@ -25,12 +25,12 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "average",
         help="average checkpoints into a model folder",
         description="Average the weights of checkpoints of a run and write a model folder, which transcribe takes. "
-        "Without --best, --last or files: as many of the best by validation WER as the run keeps.",
+        "Without --best, --last or files: as many of the best by validation score as the run keeps.",
     )
     parser.add_argument("--exp", type=Path, required=True, metavar="DIR", help="folder of the run")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="model folder to write")
     chosen = parser.add_mutually_exclusive_group()
-    chosen.add_argument("--best", type=int, metavar="N", help="the N checkpoints of lowest validation WER")
+    chosen.add_argument("--best", type=int, metavar="N", help="the N checkpoints of best validation score")
     chosen.add_argument("--last", type=int, metavar="N", help="the last N checkpoints")
     chosen.add_argument("files", type=Path, nargs="*", default=[], metavar="epoch-NNN.pt", help="these checkpoints")
     parser.add_argument(
@@ -76,18 +76,17 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _average_with(model: AsrModel, tokenizer: Tokenizer, folders: Sequence[Path]) -> None:
-    """Move `model` to the mean of itself and the models of `folders`, but for what training alone needs.
+    """Move `model` to the mean of itself and the models of `folders`.
 
     UserError for one of another tokenizer or shape.
     """
     from samba_asr.models.box import box_folder
     from samba_asr.models.folder import load_model
 
-    own = {name: x for name, x in model.state_dict().items() if not name.startswith("pupil.")}
-    weights = [("the run", own)]
+    weights = [("the run", model.state_dict())]
     for folder in folders:
         other = load_model(box_folder(folder))
         if not same_pieces(other.tokenizer, tokenizer):
             raise UserError(f"--with {folder}: its tokenizer is another, so its weights mean other things")
         weights.append((f"--with {folder}", other.model.state_dict()))
-    model.load_state_dict(model.state_dict() | checkpoint.mean(weights))
+    model.load_state_dict(checkpoint.mean(weights))

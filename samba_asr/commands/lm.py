@@ -225,7 +225,8 @@ def run_mamba(args: argparse.Namespace) -> int:
         model = MambaLm(config.lm, config.model.vocab_size)
         model.load_state_dict(checkpoint.average(checkpoint.choose(args.exp, best=1, last=0)))
         dtype = torch.bfloat16 if args.bfloat16 else torch.float32
-        save_lm(args.exp / "model", model, config, tokenizer, perplexity=result.best_wer, dtype=dtype)
+        perplexity = result.best.value if result.best else math.nan
+        save_lm(args.exp / "model", model, config, tokenizer, perplexity=perplexity, dtype=dtype)
     return 128 + result.signal if result.signal else 0
 
 

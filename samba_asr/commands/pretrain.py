@@ -1,4 +1,4 @@
-"""`samba-asr pretrain`: an encoder that has heard much, before it is told what is said."""
+"""`samba-asr pretrain`: self-supervised pretraining of the encoder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "pretrain",
         help="train an encoder on speech alone",
-        description="Train an encoder on speech without texts, or go on: it guesses what lies under hidden spans (BEST-RQ).  "
+        description="Train an encoder on speech without texts, or go on: pretrain.name=best_rq guesses what hidden spans hold.  "
         "Then `samba-asr train --init-encoder EXP/model` with the same model.* trains the rest.  Under torchrun, on every "
         "process it starts.",
     )
@@ -36,8 +36,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     """0; 130 or 143 when SIGINT or SIGTERM ended training early, after saving."""
     from samba_asr.models.folder import save_encoder
-    from samba_asr.models.pretrain import Pretraining
     from samba_asr.training import checkpoint, distributed
+    from samba_asr.training.objectives.pretraining import new_encoder
     from samba_asr.training.tasks import PretrainTask
     from samba_asr.training.trainer import run as train
 
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     ranks = distributed.start(config.train.device)
     result = train(config, args.exp, None, lambda config: PretrainTask(config, data, valid, noise))
     if ranks.rank == 0 and not result.signal:
-        model = Pretraining(config.model, config.pretrain)
-        model.load_state_dict(checkpoint.average(checkpoint.choose(args.exp, best=0, last=1)))
-        save_encoder(args.exp / "model", model, config)
+        encoder = new_encoder(config.model)
+        encoder.load_state_dict(checkpoint.average(checkpoint.choose(args.exp, best=0, last=1)))
+        save_encoder(args.exp / "model", encoder, config)
     return 128 + result.signal if result.signal else 0

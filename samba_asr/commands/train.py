@@ -180,7 +180,6 @@ def initial_model(folder: Path, config: configs.Config, tokenizer: Tokenizer, ne
         afresh = sorted(_sized_by_vocabulary(config.model) & weights.keys())
         logger.info("--new-tokenizer: these start afresh: %s", ", ".join(afresh))
         weights |= {name: own[name] for name in afresh if name in own}
-    weights |= {name: own[name] for name in own if name.startswith("pupil.")}  # no folder has it
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

@@ -48,6 +48,7 @@ class Batch(NamedTuple):
     ids: list[str]
     teacher: Tensor | None = None  # (b, t, w) float32, what a teacher hears in them
     teacher_lengths: Tensor | None = None  # (b,) long, frames; 0 for what it has not heard
+    frames: Tensor | None = None  # (b,) long, where there are no texts: encoder frames as recorded; 0 for background
 
     def to(self, device: torch.device) -> Batch:
         return Batch(*(x.to(device, non_blocking=True) if isinstance(x, Tensor) else x for x in self))
@@ -83,10 +84,11 @@ def collate(
     *,
     few_sizes: bool = False,
     frames: Sequence[np.ndarray] | None = None,
+    counts: Sequence[int] | None = None,
 ) -> Batch:
     """Pad waveforms (s,), token ids and a teacher's frames (t, w) to one batch; no utterances give tensors with b = 0.
 
-    few_sizes: pad on to a size that many batches share (`round_up`).
+    few_sizes: pad on to a size that many batches share (`round_up`).  counts: `Batch.frames`.
     """
     lengths = torch.tensor([len(x) for x in samples], dtype=torch.long)
     token_lengths = torch.tensor([len(x) for x in tokens], dtype=torch.long)
@@ -99,7 +101,8 @@ def collate(
     for i, (x, y) in enumerate(zip(samples, tokens, strict=True)):
         audio[i, : len(x)] = torch.from_numpy(x)
         padded[i, : len(y)] = torch.tensor(y, dtype=torch.long)
-    batch = Batch(audio, lengths, padded, token_lengths, list(ids))
+    counted = None if counts is None else torch.tensor(counts, dtype=torch.long)
+    batch = Batch(audio, lengths, padded, token_lengths, list(ids), frames=counted)
     if not frames:
         return batch
     teacher_lengths = torch.tensor([len(x) for x in frames], dtype=torch.long)
@@ -113,12 +116,13 @@ def make_batch(
     *,
     few_sizes: bool = False,
     teach: Callable[[U, int], np.ndarray] | None = None,
+    count: Callable[[U], int] | None = None,
 ) -> Batch:
     """Utterances (whatever has an `id`) and their tokens, read by `load`.  Those that cannot be read are reported and left out.
 
-    teach: gives (t, w) of a teacher, of an utterance as long as so many samples.
+    teach: gives (t, w) of a teacher, of an utterance as long as so many samples.  count: gives `Batch.frames`.
     """
-    samples, tokens, ids, frames = [], [], [], []
+    samples, tokens, ids, frames, counts = [], [], [], [], []
     for utterance, ys in rows:
         try:
             samples.append(load(utterance))
@@ -129,7 +133,9 @@ def make_batch(
         ids.append(utterance.id)
         if teach:
             frames.append(teach(utterance, len(samples[-1])))
-    return collate(samples, tokens, ids, few_sizes=few_sizes, frames=frames)
+        if count:
+            counts.append(count(utterance))
+    return collate(samples, tokens, ids, few_sizes=few_sizes, frames=frames, counts=counts if count else None)
 
 
 class AudioStore:
@@ -202,7 +208,7 @@ class TrainingSet:
     without text, and those whose tokens (with a blank between equal neighbours) outnumber the encoder's frames at the
     fastest speed, where CTC has no path.  UserError if none remain.
 
-    Without a tokenizer the speech alone counts: an utterance has as many tokens, all 0, as encoder frames.
+    Without a tokenizer the speech alone counts: no utterance has tokens, and batches have `frames`.
     """
 
     def __init__(
@@ -220,14 +226,14 @@ class TrainingSet:
         self.tokens: list[list[int]] = []
         self.left_out: Counter[str] = Counter()
         for utterance in measured(utterances):
-            frames = int(utterance.duration * self.store.rate / self.frame)
-            tokens = tokenizer.encode(utterance.text) if tokenizer else [0] * frames
-            reason = self._unusable(utterance, tokens, bool(tokenizer))
+            tokens = tokenizer.encode(utterance.text) if tokenizer else None
+            reason = self._unusable(utterance, tokens)
             if reason:
                 self.left_out[reason] += 1
                 continue
             self.utterances.append(utterance)
-            self.tokens.append(tokens)
+            self.tokens.append(tokens or [])
+        self.texts = tokenizer is not None
         unknown = Counter(
             word
             for utterance, tokens in zip(self.utterances, self.tokens, strict=True)
@@ -277,14 +283,19 @@ class TrainingSet:
         if heard < len(self.utterances):
             logger.warning("data.teacher has not heard %d of the training utterances", len(self.utterances) - heard)
 
-    def _unusable(self, utterance: Utterance, tokens: list[int], with_text: bool) -> str:
+    def frames(self, utterance: Utterance) -> int:
+        """Encoder frames of an utterance as recorded, before its speed is changed."""
+        return int(utterance.duration * self.store.rate / self.frame)
+
+    def _unusable(self, utterance: Utterance, tokens: list[int] | None) -> str:
+        """Why training cannot use it, "" if it can.  tokens: None where the speech alone counts."""
         data, features = self.config.data, self.config.model.features
         if utterance.duration < data.min_seconds:
             return f"shorter than data.min_seconds={data.min_seconds}"
         if utterance.duration > data.max_seconds:
             return f"longer than data.max_seconds={data.max_seconds}"
-        if not with_text:
-            return "" if tokens else "without a frame"
+        if tokens is None:
+            return "" if self.frames(utterance) else "without a frame"
         if not tokens:
             return "without text"
         samples = utterance.duration * features.sample_rate / max(self.config.augment.speed)
@@ -338,7 +349,12 @@ class Epoch:
         """A batch without the utterances that cannot be read, which are reported; it may hold none."""
         rows = ((draw, [] if self._silent(draw) else draw.tokens) for draw in self.batches[k])
         teach = self._taught if self.data.teacher else None
-        return make_batch(rows, self._waveform, few_sizes=True, teach=teach)
+        count = None if self.data.texts else self._frames
+        return make_batch(rows, self._waveform, few_sizes=True, teach=teach, count=count)
+
+    def _frames(self, draw: Draw) -> int:
+        """As recorded; 0 where background alone is heard, which teaches nothing."""
+        return 0 if self._silent(draw) else self.data.frames(draw.utterance)
 
     def _taught(self, draw: Draw, samples: int) -> np.ndarray:
         """(t, w) of the teacher, (0, w) where background alone is heard."""

@@ -22,7 +22,6 @@ from samba_asr import collector
 from samba_asr.config import VERSION, Config, load, save
 from samba_asr.errors import UserError
 from samba_asr.models.asr import AsrModel
-from samba_asr.models.pretrain import Pretraining
 from samba_asr.text.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -36,8 +35,7 @@ class LoadedModel(NamedTuple):
 def save_model(
     folder: Path, model: AsrModel, config: Config, tokenizer: Tokenizer, dtype: torch.dtype = torch.float32
 ) -> None:
-    """Write a model folder, without scores and without what training alone needs; files of the same name are replaced, but not
-    README.md.
+    """Write a model folder, without scores; files of the same name are replaced, but not README.md.
 
     dtype: of matrices in the file; vectors stay as they are, for they are few, and decays and steps must be exact.
     """
@@ -72,12 +70,12 @@ def copy_search_files(config: Config, source: Path, target: Path) -> None:
             shutil.copyfile(source / name, target / name)
 
 
-def save_encoder(folder: Path, model: AsrModel | Pretraining, config: Config) -> None:
+def save_encoder(folder: Path, acoustic: nn.Module, config: Config) -> None:
     """Write what `samba-asr train --init-encoder` reads: config.yaml and encoder.safetensors."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save(config, folder / "config.yaml")
-    save_weights(model.acoustic, folder / "encoder.safetensors")
+    save_weights(acoustic, folder / "encoder.safetensors")
 
 
 def read_encoder(folder: Path, model: AsrModel) -> list[str]:
@@ -107,7 +105,7 @@ def save_weights(model: nn.Module, path: Path, dtype: torch.dtype = torch.float3
     """dtype: of matrices, see `save_model`.  Readable by whoever may read config.yaml beside it."""
     from safetensors.torch import save_file
 
-    weights = {k: v for k, v in model.state_dict().items() if not k.startswith("pupil.")}
+    weights = model.state_dict()
     save_file({k: (v.to(dtype) if v.dim() > 1 else v).contiguous() for k, v in weights.items()}, path)
     # safetensors makes it readable by its owner alone; a server may run as another user
     shutil.copymode(path.with_name("config.yaml"), path)

@@ -6,14 +6,11 @@ Shapes: b batch, u units, d d_model, v vocabulary.
 
 from __future__ import annotations
 
-import random
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samba_asr.config import AugmentConfig, LmConfig, LossConfig, MixerConfig
-from samba_asr.models.asr import Losses
+from samba_asr.config import LmConfig, MixerConfig
 from samba_asr.models.decoder import BOUNDARY
 from samba_asr.models.encoder import FeedForward
 from samba_asr.nn.dropout import Dropout
@@ -66,19 +63,3 @@ class MambaLm(nn.Module):
         target = F.pad(tokens, (0, 1)).masked_fill(position == lengths[:, None], BOUNDARY)  # the text, then its end
         loss = F.cross_entropy(logits.float().transpose(1, 2), target, reduction="none")
         return loss.masked_fill(position > lengths[:, None], 0).sum(1)
-
-    def draw_block(self, rng: random.Random) -> int:
-        return -1
-
-    def forward(
-        self,
-        batch,
-        *,
-        block: int = -1,
-        loss: LossConfig | None = None,
-        augment: AugmentConfig | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Losses:
-        """Training losses of a batch, as the trainer asks for them; what concerns speech is of no use here."""
-        nats = self.loss(batch.tokens, batch.token_lengths)
-        return Losses(nats, *(torch.zeros_like(nats) for _ in range(5)))

@@ -3,8 +3,11 @@
 Both are plain trees of tensors, numbers, strings, lists and dicts, read with `torch.load(weights_only=True)`, and
 replaced atomically: whatever happens, a file is the old one or the new one.
 
-    last.pt        version, config, data, model, optimizer, ema, epoch, batch, step, elapsed, bad_steps, kept
-    epoch-NNN.pt   version, config, model, epoch, step, wer (what the task validates by, lower is better: a WER or another)
+    last.pt        version, config, data, objective, optimizer, ema, epoch, batch, step, elapsed, bad_steps, kept
+    epoch-NNN.pt   version, config, model, epoch, step, score
+
+`objective` are the weights of the whole objective, `model` those of its net alone, named as in a model folder.  `score` is a
+`Score` as a dict, None where an epoch was not validated.
 """
 
 from __future__ import annotations
@@ -13,15 +16,16 @@ import dataclasses
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from samba_asr.config import Config
 from samba_asr.errors import UserError
+from samba_asr.training.score import Score
 
-VERSION = 1
+VERSION = 2
 LAST = "last.pt"
 
 # What may change when a run is continued: how long it goes on, and what leaves the numbers alone.
@@ -56,8 +60,24 @@ def load(path: Path) -> dict[str, Any]:
     except Exception as error:  # torch gives KeyError, EOFError, RuntimeError, UnpicklingError, ...
         raise UserError(f"{path}: not a checkpoint, or damaged ({type(error).__name__}); delete it") from error
     version = content.get("version") if isinstance(content, dict) else None
+    if version == 1:
+        return _from_version_1(path, content)
     if version != VERSION:
         raise UserError(f"{path}: a checkpoint of version {version}, this is version {VERSION}; train again")
+    return content
+
+
+def _from_version_1(path: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """An epoch-NNN.pt of a run of before, whose model held a teacher's pupil too; UserError for its last.pt."""
+    if "optimizer" in content:
+        raise UserError(
+            f"{path}: a run of an older samba_asr (checkpoints of version 1, this is version {VERSION}) cannot continue; its "
+            "epoch-*.pt can be averaged (samba-asr average), and training can go on from that (samba-asr train --init)"
+        )
+    content = dict(content, version=VERSION)
+    wer = content.pop("wer", None)
+    content["score"] = None if wer is None else dataclasses.asdict(Score("score", wer))
+    content["model"] = {k: v for k, v in content.get("model", {}).items() if not k.startswith("pupil.")}
     return content
 
 
@@ -88,30 +108,52 @@ def check_same_config(saved: dict[str, Any], config: Config, folder: Path) -> No
             )
 
 
-def keep(kept: Sequence[dict], best: int, last: int) -> list[dict]:
-    """Those of `kept` ({"file", "epoch", "wer"}, wer None where not validated) to keep: the best and the last ones."""
+class Kept(NamedTuple):
+    """An epoch-NNN.pt."""
+
+    file: str  # its name
+    epoch: int
+    score: Score | None  # None where it was not validated
+
+    def plain(self) -> dict[str, Any]:
+        """As dicts and scalars, which `load` accepts."""
+        return {**self._asdict(), "score": plain_score(self.score)}
+
+    @classmethod
+    def of(cls, content: dict[str, Any], file: str | None = None) -> Kept:
+        """From `plain`, or from the content of the `file`."""
+        score = content["score"]
+        return cls(file or content["file"], content["epoch"], Score(**score) if score else None)
+
+
+def plain_score(score: Score | None) -> dict[str, Any] | None:
+    return dataclasses.asdict(score) if score else None
+
+
+def keep(kept: Sequence[Kept], best: int, last: int) -> list[Kept]:
+    """Those of `kept` to keep: the best and the last ones."""
     ranked = rank(kept)[:best]
-    recent = sorted(kept, key=lambda k: k["epoch"])[-last:] if last > 0 else []
+    recent = sorted(kept, key=lambda k: k.epoch)[-last:] if last > 0 else []
     return [k for k in kept if k in ranked or k in recent]
 
 
-def rank(kept: Sequence[dict]) -> list[dict]:
-    """The validated ones, lowest WER first; of equals, the later first."""
-    return sorted((k for k in kept if k["wer"] is not None), key=lambda k: (k["wer"], -k["epoch"]))
+def rank(kept: Sequence[Kept]) -> list[Kept]:
+    """The validated ones, best score first; of equals, the later first."""
+    validated = [(k.score.rank, -k.epoch, k) for k in kept if k.score is not None]
+    return [k for *_, k in sorted(validated, key=lambda v: v[:2])]
 
 
 def choose(folder: Path, *, best: int = 0, last: int = 0) -> list[Path]:
-    """The `best` checkpoints by validation WER, or the `last` ones, of a run's folder; UserError if there are none."""
+    """The `best` checkpoints by validation score, or the `last` ones, of a run's folder; UserError if there are none."""
     files = sorted(folder.glob("epoch-*.pt"))
     if not files:
         raise UserError(f"{folder}: no epoch-*.pt here; is it the folder of a run that has finished an epoch?")
     if last > 0:
         return files[-last:]
-    kept = [{"file": f, "epoch": c["epoch"], "wer": c["wer"]} for f in files for c in [load(f)]]
-    ranked = rank(kept)
+    ranked = rank([Kept.of(load(f), f.name) for f in files])
     if not ranked:
-        raise UserError(f"{folder}: no checkpoint has a validation WER; use --last")
-    return [k["file"] for k in ranked[:best]]
+        raise UserError(f"{folder}: no checkpoint has a validation score; use --last")
+    return [folder / k.file for k in ranked[:best]]
 
 
 def average(files: Sequence[Path]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""A model over the validation utterances: texts, WER and CTC loss."""
+"""A net over the validation utterances: texts, WER and CTC loss."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from samba_asr.data.dataset import AudioStore, evaluation_batches
 from samba_asr.data.manifest import Utterance
 from samba_asr.decoding.greedy import Greedy
 from samba_asr.metrics.wer import score
+from samba_asr.models.asr import AsrModel
 from samba_asr.text.tokenizer import Tokenizer
+from samba_asr.training.objectives.crf import CrfTerm
 
 
 @dataclass(frozen=True)
 class Validation:
     """wer in percent; loss: CTC's, crf: CTC-CRF's, natural logarithm per token; texts by utterance id.
 
-    crf is None where the model has no trigram, so learns nothing by it.
+    crf is None where it was not asked for.
     """
 
     wer: float
@@ -45,53 +47,54 @@ def greedy(log_probs: Tensor, lengths: Tensor, tokenizer: Tokenizer) -> list[str
 
 
 def validate(
-    model: nn.Module,
+    net: AsrModel,
     tokenizer: Tokenizer,
     utterances: Sequence[Utterance],
     *,
     block: int,
     batch_seconds: float,
     dtype: torch.dtype,
+    crf: CrfTerm | None = None,
     store: AudioStore | None = None,
     gather: Callable[[object], list] = lambda value: [value],
     check: Callable[[], None] = lambda: None,
 ) -> Validation:
-    """Greedy WER and losses, whole utterances at once, the longest first; the model is in evaluation mode meanwhile.
+    """Greedy WER and losses, whole utterances at once, the longest first; the net is in evaluation mode meanwhile.
 
+    crf: the CTC-CRF loss, to be measured too.
     `utterances` are this rank's; `gather` collects every rank's value; `check` is called after each batch and may raise
     to give up.  `store` reads the audio; without one, it is read at the model's rate and not kept.  An utterance that
     cannot be read is reported in the log and counts as deleted.
     """
     total, rival, tokens, texts = 0.0, 0.0, 0, {}
-    compete = getattr(model, "trigram", None) is not None
-    device, training = next(model.parameters()).device, model.training
-    store = store or AudioStore(model.config.features.sample_rate, cache=False)
-    model.eval()
+    device, training = next(net.parameters()).device, net.training
+    store = store or AudioStore(net.config.features.sample_rate, cache=False)
+    net.eval()
     try:
         for batch in evaluation_batches(utterances, tokenizer, store, batch_seconds=batch_seconds):
             check()
             if not batch.ids:
                 continue
             with torch.inference_mode(), autocast(device, dtype):
-                log_probs, lengths = model.log_probs(batch.audio.to(device), batch.lengths.to(device), block=block)
+                log_probs, lengths = net.log_probs(batch.audio.to(device), batch.lengths.to(device), block=block)
             texts.update(zip(batch.ids, greedy(log_probs, lengths, tokenizer), strict=True))
             frames = log_probs.float().transpose(0, 1).cpu()  # (t, b, v)
             sizes = lengths.cpu(), batch.token_lengths
             loss = F.ctc_loss(frames, batch.tokens, *sizes, reduction="none", zero_infinity=True)
             total, tokens = total + float(loss.sum()), tokens + int(batch.token_lengths.sum())
-            if compete:
+            if crf is not None:
                 on = (x.to(device) for x in (loss, log_probs.float(), lengths, batch.tokens, batch.token_lengths))
                 with torch.inference_mode():
-                    rival += float(model.crf_loss(*on).sum())
+                    rival += float(crf.loss(*on).sum())
     finally:
-        model.train(training)
+        net.train(training)
     references = {u.id: u.text for u in utterances}
     totals, rivals, counts, all_texts, all_references = zip(
         *gather((total, rival, tokens, texts, references)), strict=True
     )
     texts, references, count = _merge(all_texts), _merge(all_references), max(sum(counts), 1)
-    crf = sum(rivals) / count if compete else None
-    return Validation(100 * score(references, texts).wer, sum(totals) / count, texts, crf)
+    competing = sum(rivals) / count if crf is not None else None
+    return Validation(100 * score(references, texts).wer, sum(totals) / count, texts, competing)
 
 
 def _merge(parts: Iterable[dict[str, str]]) -> dict[str, str]:

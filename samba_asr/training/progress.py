@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from samba_asr.training.step import Outcome
+from samba_asr.training.step import StepResult
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +63,8 @@ class Signals:
 class Progress:
     """Step lines: on a terminal one line, rewritten in place; elsewhere logged every `every` steps, as in `log.txt`.
 
-    Losses are means per token, and the rate is hours of audio trained on in an hour, or of text the units a second, since
-    the last logged line.
+    Losses are means per unit (a token, a frame), and the rate is hours of audio trained on in an hour, or of text the units a
+    second, since the last logged line.
     """
 
     def __init__(self, every: int, tensorboard: Path | None, step: int = 0):
@@ -80,27 +80,27 @@ class Progress:
     def restart(self) -> None:
         """Begin to count again, after a time that was not training."""
         self._since, self._shown = time.monotonic(), 0.0
-        self._seconds = self._tokens = 0.0
+        self._seconds = self._units = 0.0
         self._sums: dict[str, float] = {}
 
-    def step(self, step: int, where: str, lr: float, done: float, outcome: Outcome) -> None:
+    def step(self, step: int, where: str, lr: float, done: float, outcome: StepResult) -> None:
         """After each step; `done` is the share of the run, 0 to 1."""
         now = time.monotonic()
         self._first = self._first or (now, done)
         self._seconds += outcome.seconds
-        self._tokens += outcome.tokens
+        self._units += outcome.units
         for name, value in outcome.losses.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
         due = step % self.every == 0
         if not due and not (self.live and now - self._shown > 0.2):
             return
         self._shown = now
-        means = {k: v / self._tokens for k, v in self._sums.items() if self._tokens and (v or k == "total")}
-        losses = " ".join(f"{'loss' if k == 'total' else k} {v:.4f}" for k, v in means.items())
+        means = {k: v / self._units for k, v in self._sums.items() if self._units and (v or k == "loss")}
+        losses = " ".join(f"{name} {value:.4f}" for name, value in means.items())
         hours = self._seconds / max(now - self._since, 1e-9)
         rate = f"audio {outcome.seconds:.0f} s, {hours:.0f} h/h"
         if not self._seconds:  # a language model's
-            rate = f"{self._tokens / max(now - self._since, 1e-9):.0f} units/s"
+            rate = f"{self._units / max(now - self._since, 1e-9):.0f} units/s"
         line = f"{where} step {step} {losses} lr {lr:.2e} norm {outcome.norm:.2f} {rate}, left {self._left(now, done)}"
         if self.live:
             sys.stderr.write(f"\r\033[K{line[: shutil.get_terminal_size().columns - 1]}")

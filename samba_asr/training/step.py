@@ -1,4 +1,4 @@
-"""One step of the optimiser: from batches to moved weights, whatever goes wrong with a batch."""
+"""One step of the optimizer: from batches to moved weights, whatever goes wrong with a batch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import random
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from samba_asr.config import Config
 from samba_asr.data.bucketing import derive_seed
@@ -17,74 +17,77 @@ from samba_asr.device import compute_dtype
 from samba_asr.nn.dropout import Dropout
 from samba_asr.training.distributed import Ranks
 from samba_asr.training.evaluate import autocast
+from samba_asr.training.objectives import Objective, Outcome
 from samba_asr.training.optim import MovingAverage, make_optimizer
 
 logger = logging.getLogger(__name__)
 
 WHOLE = -1  # block size: the whole utterance
-LOSSES = ("total", "ctc", "crf", "decoder", "cr", "teacher")  # models.asr.Losses
 
 
 class Work(NamedTuple):
     batch: Batch
     seed: int  # of its masks and its dropout
-    easy: bool = False  # without masks, dropout and blocks
+    easy: bool = False  # without augmentation of features, dropout and blocks
 
 
-class Outcome(NamedTuple):
-    """What a step did, summed over ranks."""
+class StepResult(NamedTuple):
+    """Sums over the batches of a step and over ranks."""
 
-    losses: dict[str, float]  # sums over tokens
-    tokens: float
+    losses: dict[str, float]  # `loss`, which is minimized, and its parts by name; sums over units
+    units: float  # tokens or frames: what the objective divides by
     seconds: float  # of audio
     bad: float  # batches, or gradients, that were not finite
     norm: float  # of the gradient before clipping; 0 if there was none
 
 
 class Stepper:
-    """Model, optimiser and moving average, on one rank of several."""
+    """Objective, optimizer and moving average, on one rank of several."""
 
-    def __init__(self, model: nn.Module, config: Config, ranks: Ranks):
-        self.model, self.config, self.ranks = model, config, ranks
+    def __init__(self, objective: Objective, config: Config, ranks: Ranks):
+        self.objective, self.config, self.ranks = objective, config, ranks
         self.dtype = compute_dtype(config.train.dtype, ranks.device)
-        self.optimizer = make_optimizer(model, config.optim)
-        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        self.optimizer = make_optimizer(objective, config.optim)
+        self.parameters = [p for p in objective.parameters() if p.requires_grad]
+        self.names = ("loss", *objective.parts)
         self.average: MovingAverage | None = None
 
-    def step(self, work: list[Work], *, number: int, lr: float) -> Outcome:
+    def step(self, work: list[Work], *, number: int, lr: float) -> StepResult:
         """Step `number` on this rank's `work`, together with the other ranks'.
 
-        The loss is the sum over all of it divided by all of its tokens.  A batch whose loss is not finite is left out
+        The loss is the sum over all of it divided by all of its units.  A batch whose loss is not finite is left out
         and reported; if none is left, or the gradient is not finite, the weights stay as they are.
         """
-        sums, tokens, seconds, bad = self._backward(work, number)
-        *sums, tokens, seconds, bad = self.ranks.sum([*sums, tokens, seconds, bad])
+        sums, seconds, bad = self._backward(work, number)
+        *sums, units, seconds, bad = self.ranks.sum([*sums, seconds, bad])
         norm = 0.0
-        if tokens > 0:
-            norm = self._update(tokens, number, lr)
+        if units > 0:
+            norm = self._update(units, number, lr)
             if not math.isfinite(norm):
                 bad += 1
                 ids = " ".join(i for w in work for i in w.batch.ids)
                 logger.warning("step %d is not taken: its gradient is not finite; utterances: %s", number, ids)
         self.optimizer.zero_grad(set_to_none=True)
-        return Outcome(dict(zip(LOSSES, sums, strict=True)), tokens, seconds, bad, norm)
+        return StepResult(dict(zip(self.names, sums, strict=True)), units, seconds, bad, norm)
 
-    def _update(self, tokens: float, number: int, lr: float) -> float:
-        """Divide the summed gradients by `tokens`, clip, move the weights; returns the norm before clipping."""
+    def _update(self, units: float, number: int, lr: float) -> float:
+        """Divide the summed gradients by `units`, clip, move the weights; returns the norm before clipping."""
         self.ranks.sum_gradients(self.parameters)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        torch._foreach_div_(gradients, tokens)
+        torch._foreach_div_(gradients, units)
         norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.optim.clip or math.inf))
         if math.isfinite(norm):
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             self.optimizer.step()
             if self.average:
-                self.average.update(self.model, number)
+                self.average.update(self.objective, number)
         return norm
 
-    def _backward(self, work: list[Work], number: int) -> tuple[list[float], int, float, int]:
-        """The gradient of the summed loss, left in .grad; returns losses, tokens, seconds of audio, batches not finite.
+    def _backward(self, work: list[Work], number: int) -> tuple[list[float], float, int]:
+        """The gradient of the summed loss, left in .grad; returns sums, seconds of audio, batches not finite.
+
+        Sums are those of `names`, then the units.
 
         A batch that is out of memory is cut in two and the whole step begun again, for backward may have left half a
         gradient behind.  An utterance that does not fit even alone is left out and reported.
@@ -92,41 +95,45 @@ class Stepper:
         pending = [w for w in work if len(w.batch.ids)]
         while True:
             self.optimizer.zero_grad(set_to_none=True)
-            sums, tokens, samples, bad = [0.0] * len(LOSSES), 0, 0, 0
+            sums, samples, bad = [0.0] * (len(self.names) + 1), 0, 0
             for i, w in enumerate(pending):
-                losses = self._forward_backward(w, number)
-                if losses == "out of memory":  # handled here, where the exception no longer holds the graph's tensors
+                found = self._forward_backward(w, number)
+                if found == "out of memory":  # handled here, where the exception no longer holds the graph's tensors
                     pending[i : i + 1] = self._halves(w, number)
                     break
-                if losses is None:
+                if found is None:
                     bad += 1
                     continue
-                sums = [a + b for a, b in zip(sums, losses, strict=True)]
-                tokens += int(w.batch.token_lengths.sum())
+                sums = [a + b for a, b in zip(sums, found, strict=True)]
                 samples += int(w.batch.lengths.sum())
             else:
-                return sums, tokens, samples / self.config.model.features.sample_rate, bad
+                return sums, samples / self.config.model.features.sample_rate, bad
 
     def _forward_backward(self, work: Work, number: int) -> list[float] | str | None:
-        """The batch's summed losses, after backward; None, without backward, if they are not finite."""
+        """The batch's sums, after backward; None, without backward, if its loss is not finite."""
         seed = derive_seed("block", self.config.train.seed, number)  # all batches of a step have one block size
-        block = WHOLE if work.easy else self.model.draw_block(random.Random(seed))
+        block = WHOLE if work.easy else self.objective.draw_block(random.Random(seed))
         generator = torch.Generator().manual_seed(derive_seed("masks", work.seed))
         torch.manual_seed(work.seed)  # dropout
-        batch, config = work.batch.to(self.ranks.device), self.config
+        batch = work.batch.to(self.ranks.device)
         try:
-            augment = None if work.easy else config.augment
-            with autocast(self.ranks.device, self.dtype), Dropout.off(self.model, work.easy):
-                losses = self.model(batch, block=block, augment=augment, loss=config.loss, generator=generator)
-            sums = torch.stack([x.detach().double().sum() for x in losses]).tolist()
+            with autocast(self.ranks.device, self.dtype), Dropout.off(self.objective, work.easy):
+                outcome = self.objective(batch, block=block, augment=not work.easy, generator=generator)
+            sums = torch.stack([x.detach().double().sum() for x in self._columns(outcome)]).tolist()
             if math.isfinite(sums[0]):
-                losses.total.sum().backward()
+                outcome.loss.sum().backward()
                 return sums
         except torch.OutOfMemoryError:
             return "out of memory"
-        bad = " ".join(i for i, ok in zip(batch.ids, losses.total.isfinite().tolist(), strict=True) if not ok)
+        bad = " ".join(i for i, ok in zip(batch.ids, outcome.loss.isfinite().tolist(), strict=True) if not ok)
         logger.warning("step %d: a batch is left out, its loss is not finite; utterances: %s", number, bad)
         return None
+
+    def _columns(self, outcome: Outcome) -> list[Tensor]:
+        """The loss, the parts in the order of `names` (zeros for those that this batch has not), the units."""
+        nothing = torch.zeros_like(outcome.loss)
+        parts = [outcome.parts.get(name, nothing) for name in self.names[1:]]
+        return [outcome.loss, *parts, outcome.units]
 
     def _halves(self, work: Work, number: int) -> list[Work]:
         if self.ranks.device.type == "cuda":

@@ -1,7 +1,7 @@
-"""What the one trainer can be asked to do: speech to text, by utterances; speech alone, for an encoder to begin with; text alone,
-for a language model.
+"""Tasks of the one trainer: speech to text, by utterances; speech alone, for an encoder to begin with; text alone, for a
+language model.
 
-A task makes the model and its batches and says how good the model is.  The trainer knows no more of it than `Task`.
+A task makes the net, its objective and its batches, and validates the net.  The trainer knows no more of it than `Task`.
 """
 
 from __future__ import annotations
@@ -11,24 +11,29 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from samba_asr.audio.features import Statistics
+from samba_asr.audio.features import LogMel, Statistics
 from samba_asr.config import Config
 from samba_asr.data.bucketing import derive_seed
 from samba_asr.data.dataset import Epoch, TrainingSet, evaluation_batches
 from samba_asr.data.manifest import Utterance
 from samba_asr.data.text import TextEpoch, TextSet
 from samba_asr.errors import UserError
-from samba_asr.models.crf import trigram
+from samba_asr.models.asr import AsrModel
+from samba_asr.models.encoder import AcousticModel
+from samba_asr.models.lm import MambaLm
 from samba_asr.text.tokenizer import Tokenizer
 from samba_asr.training.distributed import Ranks
 from samba_asr.training.evaluate import autocast, validate
+from samba_asr.training.objectives import Objective, Pretraining, objectives
+from samba_asr.training.objectives.crf import trigram
+from samba_asr.training.objectives.pretraining import new_encoder
+from samba_asr.training.score import Score
 
 logger = logging.getLogger(__name__)
 
@@ -44,25 +49,34 @@ class Data(Protocol):
         ...
 
 
+class Validated(NamedTuple):
+    """What validation found: the score that checkpoints are ranked by, and all numbers by name, for TensorBoard."""
+
+    score: Score
+    values: dict[str, float]
+
+
 class Task(Protocol):
     data: Data
-    metric: str  # what `validate` returns
-    unit: str  # and in what
 
     def describe(self) -> str:
         """What there is to train on and to validate on."""
         ...
 
-    def new_model(self) -> nn.Module: ...
+    def new_net(self) -> nn.Module: ...
 
-    def begin(self, model: nn.Module, device: torch.device, new: bool) -> None:
-        """Before a run's first step, a resumed one's too; `new`: the model has never learned anything."""
+    def objective(self, net: nn.Module) -> Objective:
+        """What `net` is trained for."""
+        ...
+
+    def begin(self, objective: Objective, device: torch.device, new: bool) -> None:
+        """Prepare for a run's first step, a resumed one's too; `new`: the net has never learned anything."""
         ...
 
     def validate(
-        self, model: nn.Module, ranks: Ranks, dtype: torch.dtype, check: Callable[[], None], where: str
-    ) -> dict[str, float] | None:
-        """Numbers by name, the metric's first; None without validation data.  Logs them, and calls `check` between batches."""
+        self, objective: Objective, ranks: Ranks, dtype: torch.dtype, check: Callable[[], None], where: str
+    ) -> Validated | None:
+        """Measure and log; None without validation data.  Calls `check` between batches."""
         ...
 
 
@@ -87,35 +101,36 @@ class SpeechTask:
                 f"data.valid: {len(twice)} ids occur more than once, such as {twice[0]!r}: make them unique"
             )
         self.config, self.tokenizer, self.valid = config, tokenizer, list(valid)
-        self.metric, self.unit = ("CTC-CRF loss", " nats a token") if config.loss.crf > 0 else ("WER", " %")
         self.data = TrainingSet(train, tokenizer, config, noise)
 
     def describe(self) -> str:
         hours = self.data.seconds.sum() / 3600
         return f"{len(self.data.utterances)} utterances ({hours:.2f} h) to train on, {len(self.valid)} to validate on"
 
-    def new_model(self) -> nn.Module:
-        from samba_asr.models.asr import AsrModel
-
+    def new_net(self) -> AsrModel:
         return AsrModel(self.config.model)
 
-    def begin(self, model: nn.Module, device: torch.device, new: bool) -> None:
-        if new:
-            set_statistics(model, self.data, device)
-        if self.config.loss.crf > 0:
-            model.trigram = trigram(self.data.tokens, self.config.model.vocab_size)
+    def objective(self, net: nn.Module) -> Objective:
+        config = self.config
+        table = trigram(self.data.tokens, config.model.vocab_size) if config.loss.crf > 0 else None
+        return objectives.build("speech", net, config, trigram=table)
 
-    def validate(self, model, ranks, dtype, check, where):
+    def begin(self, objective: Objective, device: torch.device, new: bool) -> None:
+        if new:
+            set_statistics(objective.net.features, self.data, device)
+
+    def validate(self, objective, ranks, dtype, check, where):
         if not self.valid:
             return None
         began = time.monotonic()
         result = validate(
-            model,
+            objective.net,
             self.tokenizer,
             self.valid[ranks.rank :: ranks.size],
             block=self.config.decode.block,
             batch_seconds=self.config.data.batch_seconds,
             dtype=dtype,
+            crf=objective.crf,
             store=self.data.store,
             gather=ranks.gather,
             check=check,
@@ -132,11 +147,13 @@ class SpeechTask:
             compete,
             time.monotonic() - began,
         )
-        scores = {"wer": result.wer, "ctc": result.loss}
-        return scores if result.crf is None else {"crf": result.crf, **scores}
+        values = {"wer": result.wer, "ctc": result.loss}
+        if result.crf is None:
+            return Validated(Score("WER", result.wer, "%"), values)
+        return Validated(Score("CTC-CRF loss", result.crf, "nats a token"), {"crf": result.crf, **values})
 
 
-def set_statistics(model: nn.Module, data: TrainingSet, device: torch.device) -> None:
+def set_statistics(front: LogMel, data: TrainingSet, device: torch.device) -> None:
     """Global CMVN: mean and standard deviation of each mel over some training utterances, unaugmented."""
     rng = np.random.default_rng(derive_seed("statistics", data.config.train.seed))
     chosen = rng.permutation(len(data.utterances))[:STATISTICS]
@@ -145,14 +162,12 @@ def set_statistics(model: nn.Module, data: TrainingSet, device: torch.device) ->
     with torch.no_grad():
         for batch in evaluation_batches(sample, None, data.store, batch_seconds=data.config.data.batch_seconds):
             audio, lengths = batch.audio.to(device), batch.lengths.to(device)
-            statistics.add(*model.features(audio.unsqueeze(-1), lengths))
-    model.features.set_statistics(*statistics.result())
+            statistics.add(*front(audio.unsqueeze(-1), lengths))
+    front.set_statistics(*statistics.result())
 
 
 class PretrainTask:
-    """Utterances without their texts; validated by the share of hidden frames whose code is not guessed."""
-
-    metric, unit = "error", " % of hidden frames"
+    """Utterances without their texts, for an encoder; the objective is the one that `pretrain.name` says."""
 
     def __init__(
         self, config: Config, train: Sequence[Utterance], valid: Sequence[Utterance], noise: Sequence[Utterance] = ()
@@ -162,53 +177,54 @@ class PretrainTask:
 
     def describe(self) -> str:
         hours = self.data.seconds.sum() / 3600
-        return f"{len(self.data.utterances)} utterances ({hours:.2f} h) to hear, {len(self.valid)} to validate on"
+        return f"{len(self.data.utterances)} utterances ({hours:.2f} h) to train on, {len(self.valid)} to validate on"
 
-    def new_model(self) -> nn.Module:
-        from samba_asr.models.pretrain import Pretraining
+    def new_net(self) -> AcousticModel:
+        return new_encoder(self.config.model)
 
-        return Pretraining(self.config.model, self.config.pretrain)
+    def objective(self, net: nn.Module) -> Objective:
+        name = self.config.pretrain.name
+        if not issubclass(objectives[name], Pretraining):
+            known = ", ".join(n for n in objectives if issubclass(objectives[n], Pretraining))
+            raise UserError(f"pretrain.name={name} is no objective of speech alone; there are: {known}")
+        return objectives.build(name, net, self.config)
 
-    def begin(self, model: nn.Module, device: torch.device, new: bool) -> None:
+    def begin(self, objective: Objective, device: torch.device, new: bool) -> None:
         if new:
-            set_statistics(model, self.data, device)
+            set_statistics(objective.net.features, self.data, device)
 
-    def validate(self, model, ranks, dtype, check, where):
+    def validate(self, objective, ranks, dtype, check, where):
         if not self.valid:
             return None
-        began, training = time.monotonic(), model.training
-        nats, wrong, hidden = 0.0, 0, 0
+        began, training = time.monotonic(), objective.training
+        sums: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         some, seconds = self.valid[ranks.rank :: ranks.size], self.config.data.batch_seconds
         same = torch.Generator().manual_seed(0)  # frames are hidden every time
-        model.eval()
+        objective.eval()
         try:
             for batch in evaluation_batches(some, None, self.data.store, batch_seconds=seconds):
                 check()
                 if not batch.ids:
                     continue
-                audio, lengths = batch.audio.to(ranks.device), batch.lengths.to(ranks.device)
                 with torch.inference_mode(), autocast(ranks.device, dtype):
-                    _, logits, truth = model.guess(audio, lengths, block=self.config.decode.block, generator=same)
-                nats += float(F.cross_entropy(logits.float(), truth, reduction="sum"))
-                wrong, hidden = wrong + int((logits.argmax(-1) != truth).sum()), hidden + len(truth)
+                    measured = objective.measure(batch.to(ranks.device), block=self.config.decode.block, generator=same)
+                for name, (value, count) in measured.items():
+                    sums[name] += value
+                    counts[name] += count
         finally:
-            model.train(training)
-        nats, wrong, hidden = (sum(some) for some in zip(*ranks.gather((nats, wrong, hidden)), strict=True))
-        error, nats = 100 * wrong / max(hidden, 1), nats / max(hidden, 1)
-        logger.info(
-            "%s: %.2f %% of the hidden frames not guessed, %.4f nats a frame (%.0f s)",
-            where,
-            error,
-            nats,
-            time.monotonic() - began,
-        )
-        return {"error": error, "nats": nats}
+            objective.train(training)
+        gathered = ranks.gather((sums, counts))
+        names = dict.fromkeys(name for some, _ in gathered for name in some)
+        if not names:
+            return None  # nothing was readable, as the log says
+        means = {k: sum(s[k] for s, _ in gathered) / max(sum(c[k] for _, c in gathered), 1) for k in names}
+        logger.info("%s: %s (%.0f s)", where, objective.describe(means), time.monotonic() - began)
+        return Validated(objective.score(means), means)
 
 
 class TextTask:
     """Lines of text; validated by perplexity a word."""
-
-    metric, unit = "perplexity", " a word"
 
     def __init__(self, config: Config, tokenizer: Tokenizer, train: TextSet, valid: Sequence[str]):
         self.config, self.data = config, train
@@ -219,31 +235,33 @@ class TextTask:
         lines = len(self.valid) if self.valid else 0
         return f"{len(self.data)} lines ({self.data.tokens / 1e6:.1f} M units) to train on, {lines} to validate on"
 
-    def new_model(self) -> nn.Module:
-        from samba_asr.models.lm import MambaLm
-
+    def new_net(self) -> MambaLm:
         return MambaLm(self.config.lm, self.config.model.vocab_size)
 
-    def begin(self, model: nn.Module, device: torch.device, new: bool) -> None:
+    def objective(self, net: nn.Module) -> Objective:
+        return objectives.build("language_model", net, self.config)
+
+    def begin(self, objective: Objective, device: torch.device, new: bool) -> None:
         pass
 
-    def validate(self, model, ranks, dtype, check, where):
+    def validate(self, objective, ranks, dtype, check, where):
         if self.valid is None:
             return None
-        began, training, total = time.monotonic(), model.training, 0.0
-        model.eval()
+        net = objective.net
+        began, training, total = time.monotonic(), net.training, 0.0
+        net.eval()
         try:
             for batch in self.valid.in_order(ranks.rank, ranks.size):
                 check()
                 batch = batch.to(ranks.device)
                 with torch.inference_mode(), autocast(ranks.device, dtype):
-                    total += float(model.loss(batch.tokens, batch.token_lengths).double().sum())
+                    total += float(net.loss(batch.tokens, batch.token_lengths).double().sum())
         finally:
-            model.train(training)
+            net.train(training)
         total = sum(ranks.gather(total))
         perplexity = math.exp(min(total / max(self.words, 1), 50.0))
         loss = total / max(self.valid.tokens, 1)
         logger.info(
             "%s: perplexity %.1f a word, %.4f nats a unit (%.0f s)", where, perplexity, loss, time.monotonic() - began
         )
-        return {"perplexity": perplexity, "nats": loss}
+        return Validated(Score("perplexity", perplexity, "a word"), {"perplexity": perplexity, "nats": loss})

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,6 +29,7 @@ from samba_asr.training import checkpoint, distributed
 from samba_asr.training.distributed import Ranks
 from samba_asr.training.optim import MovingAverage, learning_rate
 from samba_asr.training.progress import Progress, Signals, log_file
+from samba_asr.training.score import Score
 from samba_asr.training.step import Stepper, Work
 from samba_asr.training.tasks import SpeechTask, Task
 
@@ -40,9 +40,9 @@ MAX_BAD_STEPS = 20  # in a row, before training gives up
 
 @dataclasses.dataclass(frozen=True)
 class TrainResult:
-    """best_wer: percent, of the best checkpoint, NaN without one; signal: the number of the one that ended the run."""
+    """best: of the best checkpoint, None if none was validated; signal: the number of the one that ended the run."""
 
-    best_wer: float
+    best: Score | None
     steps: int
     folder: Path
     signal: int = 0
@@ -64,7 +64,7 @@ def train(
 ) -> TrainResult:
     """Train in `folder`, or continue the run that is there.
 
-    `model` is the one to train, by default a new AsrModel(config.model).  On SIGINT or SIGTERM the state is saved and
+    `model` is the net to train, by default a new AsrModel(config.model).  On SIGINT or SIGTERM the state is saved and
     the result returned with `signal` set.  UserError if `folder` holds a run with another configuration or other data.
     """
     return run(
@@ -116,13 +116,13 @@ class Trainer:
         self._new_model = model is None
         if model is None:
             torch.manual_seed(derive_seed("model", config.train.seed))
-            model = task.new_model()
-        self.model = model.to(ranks.device)
-        self.stepper = Stepper(self.model, config, ranks)
+            model = task.new_net()
+        self.objective = task.objective(model).to(ranks.device)
+        self.stepper = Stepper(self.objective, config, ranks)
         self.epoch, self.batch, self.step = 1, 0, 0  # batch: how many of the epoch are done, over all ranks
         self.elapsed = 0.0  # seconds, of this run and those it continues
         self.bad_steps = 0  # in a row
-        self.kept: list[dict] = []  # epoch-NNN.pt files: {"file", "epoch", "wer"}
+        self.kept: list[checkpoint.Kept] = []
         self.fraction = 0.0  # of the epoch that is done
         self._told = 0.0  # signals that the ranks had received when the step began, summed
 
@@ -144,11 +144,11 @@ class Trainer:
         finally:
             self.progress.close()
         ranked = checkpoint.rank(self.kept)
-        best = ranked[0]["wer"] if ranked else math.nan
+        best = ranked[0].score if ranked else None
         if ended_by:
             logger.info("stopped by a signal after step %d; the same command continues", self.step)
         else:
-            logger.info("done: %d steps, best validation %s %.4g%s", self.step, self.task.metric, best, self.task.unit)
+            logger.info("done: %d steps, %s", self.step, f"best validation {best}" if best else "never validated")
         return TrainResult(best, self.step, self.folder, ended_by)
 
     def _begin(self) -> None:
@@ -160,10 +160,10 @@ class Trainer:
         else:
             if any(self.folder.glob("epoch-*.pt")):
                 raise UserError(f"{self.folder}: has epoch-*.pt but no {checkpoint.LAST}: train in another folder")
-        self.task.begin(self.model, self.ranks.device, new=self._new_model and state is None)
-        self.ranks.broadcast(self.model.state_dict().values())
+        self.task.begin(self.objective, self.ranks.device, new=self._new_model and state is None)
+        self.ranks.broadcast(self.objective.state_dict().values())
         if self.stepper.average is None and self.config.train.ema > 0:
-            self.stepper.average = MovingAverage(self.model, self.config.train.ema)
+            self.stepper.average = MovingAverage(self.objective, self.config.train.ema)
         if self.ranks.rank == 0:
             configs.save(self.config, self.folder / "config.yaml")
             if self.tokenizer is not None:
@@ -171,7 +171,7 @@ class Trainer:
         logger.info(
             "%s; %.2f M parameters; %s, %s, %d process%s",
             self.task.describe(),
-            sum(p.numel() for p in self.model.parameters()) / 1e6,
+            sum(p.numel() for p in self.objective.parameters()) / 1e6,
             self.ranks.device,
             str(self.stepper.dtype).removeprefix("torch."),
             self.ranks.size,
@@ -229,19 +229,19 @@ class Trainer:
         limits = self.config.train
         last = self.epoch >= limits.epochs or self._out_of_time()
         if self.stepper.average:
-            self.stepper.average.swap(self.model)
+            self.stepper.average.swap(self.objective)
         try:
-            wer = None
+            score = None
             if last or self.epoch % max(limits.valid_every, 1) == 0:
-                wer = self._validate()
-            self._keep(wer)
+                score = self._validate()
+            self._keep(score)
         finally:
             if self.stepper.average:
-                self.stepper.average.swap(self.model)
+                self.stepper.average.swap(self.objective)
         self.epoch, self.batch, self.fraction = self.epoch + 1, 0, 0.0
         self._save()
         if self.ranks.rank == 0:
-            names = {k["file"] for k in self.kept}
+            names = {k.file for k in self.kept}
             for path in self.folder.glob("epoch-*.pt"):
                 if path.name not in names:
                     path.unlink()
@@ -268,12 +268,14 @@ class Trainer:
 
     # ---- signals -----------------------------------------------------------------------------------------------------
 
-    def _validate(self) -> float | None:
+    def _validate(self) -> Score | None:
         where = f"epoch {self.epoch} step {self.step}"
-        scores = self.task.validate(self.model, self.ranks, self.stepper.dtype, self._check_signal, where)
-        for name, value in (scores or {}).items():
+        found = self.task.validate(self.objective, self.ranks, self.stepper.dtype, self._check_signal, where)
+        if found is None:
+            return None
+        for name, value in found.values.items():
             self.progress.scalar(f"valid/{name}", value, self.step)
-        return next(iter(scores.values())) if scores else None
+        return found.score
 
     def _told_to_stop(self) -> bool:
         # One of several ranks may not stop alone, for the others would wait for it: it is what all knew in the step.
@@ -285,16 +287,17 @@ class Trainer:
 
     # ---- files -------------------------------------------------------------------------------------------------------
 
-    def _keep(self, wer: float | None) -> None:
+    def _keep(self, score: Score | None) -> None:
         """Write epoch-NNN.pt and note which are among the best or the last."""
         name = f"epoch-{self.epoch:03}.pt"
-        kept = [k for k in self.kept if k["epoch"] != self.epoch] + [{"file": name, "epoch": self.epoch, "wer": wer}]
+        kept = [k for k in self.kept if k.epoch != self.epoch] + [checkpoint.Kept(name, self.epoch, score)]
         self.kept = checkpoint.keep(kept, self.config.train.keep_best, self.config.train.keep_last)
         if self.ranks.rank:
             return
-        weights = {k: v.detach().cpu() for k, v in self.model.state_dict().items()}
+        weights = {k: v.detach().cpu() for k, v in self.objective.net.state_dict().items()}
         content = {"config": checkpoint.config_dict(self.config), "model": weights}
-        checkpoint.save(self.folder / name, {**content, "epoch": self.epoch, "step": self.step, "wer": wer})
+        content |= {"epoch": self.epoch, "step": self.step, "score": checkpoint.plain_score(score)}
+        checkpoint.save(self.folder / name, content)
 
     def _save(self) -> None:
         """Write last.pt."""
@@ -306,7 +309,7 @@ class Trainer:
             {
                 "config": checkpoint.config_dict(self.config),
                 "data": self.data.fingerprint,
-                "model": self.model.state_dict(),
+                "objective": self.objective.state_dict(),
                 "optimizer": self.stepper.optimizer.state_dict(),
                 "ema": self.stepper.average.weights if self.stepper.average else None,
                 "epoch": self.epoch,
@@ -314,7 +317,7 @@ class Trainer:
                 "step": self.step,
                 "elapsed": self.elapsed,
                 "bad_steps": self.bad_steps,
-                "kept": self.kept,
+                "kept": [k.plain() for k in self.kept],
             },
         )
 
@@ -322,13 +325,14 @@ class Trainer:
         checkpoint.check_same_config(state["config"], self.config, self.folder)
         if state["data"] != self.data.fingerprint:
             raise UserError(f"{self.folder}: this run began with other training data: train in another folder")
-        self.model.load_state_dict(state["model"])
+        self.objective.load_state_dict(state["objective"])
         self.stepper.optimizer.load_state_dict(state["optimizer"])
         if state["ema"] is not None:
-            self.stepper.average = MovingAverage(self.model, self.config.train.ema)
+            self.stepper.average = MovingAverage(self.objective, self.config.train.ema)
             self.stepper.average.weights = {k: v.to(self.ranks.device) for k, v in state["ema"].items()}
         self.epoch, self.batch, self.step = state["epoch"], state["batch"], state["step"]
-        self.elapsed, self.bad_steps, self.kept = state["elapsed"], state["bad_steps"], state["kept"]
+        self.elapsed, self.bad_steps = state["elapsed"], state["bad_steps"]
+        self.kept = [checkpoint.Kept.of(kept) for kept in state["kept"]]
 
 
 def _groups(items: Iterator, n: int) -> Iterator[list]:

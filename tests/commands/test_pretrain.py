@@ -50,7 +50,7 @@ def test_it_wants_no_texts_and_leaves_an_encoder(place):
     trained = checkpoint.load(place / "pre" / "epoch-002.pt")["model"]
     assert weights
     for name, value in weights.items():
-        assert torch.equal(value, trained[f"acoustic.{name}"])
+        assert torch.equal(value, trained[name])
     std = next(v for name, v in weights.items() if name.endswith(".std"))
     assert std.ne(1).all()  # CMVN was measured
 
@@ -74,9 +74,9 @@ def start(place, exp, *more) -> int:
 
 def test_training_begins_with_it(place, tmp_path):
     assert start(place, tmp_path / "exp", "model.self_conditioning=[]", "train.epochs=1", "optim.lr=1e-12") == 0
-    model = checkpoint.load(tmp_path / "exp" / "last.pt")["model"]
+    model = checkpoint.load(tmp_path / "exp" / "last.pt")["objective"]
     for name, value in load_file(place / "pre" / "model" / "encoder.safetensors").items():
-        torch.testing.assert_close(value, model[f"acoustic.{name}"])
+        torch.testing.assert_close(value, model[f"net.acoustic.{name}"])
 
 
 def test_what_depends_on_the_text_starts_afresh_and_is_named(place, tmp_path, caplog):
@@ -91,6 +91,11 @@ def test_what_depends_on_the_text_starts_afresh_and_is_named(place, tmp_path, ca
 def test_what_cannot_be(place, tmp_path):
     with pytest.raises(UserError, match=r"data\.train is empty"):
         call("pretrain", "--exp", tmp_path / "a", *SMALL)
+    speech = f"data.train=[{place / 'speech.jsonl'}]"
+    with pytest.raises(UserError, match=r"pretrain\.name=speech is no objective of speech alone; there are: best_rq"):
+        call("pretrain", "--exp", tmp_path / "e", *SMALL, speech, "pretrain.name=speech")
+    with pytest.raises(UserError, match=r"unknown objective 'best_qr' \(did you mean 'best_rq'\?\)"):
+        call("pretrain", "--exp", tmp_path / "e", *SMALL, speech, "pretrain.name=best_qr")
     with pytest.raises(UserError, match="does not fit the configuration"):
         start(place, tmp_path / "b", "model.d_model=24", "model.self_conditioning=[]")
     with pytest.raises(UserError, match="does not fit the configuration"):  # more layers than were pretrained

@@ -178,6 +178,26 @@ def test_equal_neighbours_need_a_frame_between_them(corpus):
         TrainingSet([dataclasses.replace(corpus[0], text="aaaaaaa")], TOKENIZER, config("augment.speed=[1.0]"))
 
 
+def test_without_a_tokenizer_batches_have_frames_and_no_tokens(corpus):
+    """Frames as recorded, whatever the speed of an utterance is; none of background."""
+    options = config("augment.speed=[0.5]", "augment.silence_prob=0.5", "data.max_seconds=1.25")
+    data = TrainingSet([*corpus, dataclasses.replace(corpus[0], id="short", duration=0.02)], None, options)
+    assert data.left_out == {"shorter than data.min_seconds=0.3": 1, "longer than data.max_seconds=1.25": 2}
+    recorded = {u.id: int(u.duration * 16000 / 640) for u in corpus}
+    found = {}
+    for batch in batches(data):
+        assert batch.tokens.shape[1] == 0
+        assert not batch.token_lengths.any()
+        found |= dict(zip(batch.ids, batch.frames.tolist(), strict=True))
+        half = batch.rows(0, 1)
+        assert half.frames.tolist() == batch.frames[:1].tolist()
+    assert len(found) == 8
+    silent = {name for name, frames in found.items() if frames == 0}
+    assert 0 < len(silent) < 8
+    assert all(frames == recorded[name] for name, frames in found.items() if name not in silent)
+    assert batches(TrainingSet(corpus, TOKENIZER, options))[0].frames is None
+
+
 def test_words_that_the_tokenizer_does_not_know_are_named(corpus, caplog):
     texts = ["ab a", "ab zebra a", "zebra", "quiz ab", "b"]
     TrainingSet(

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.training.toy import TOKENIZER, Toy, make_corpus, toy_config
+from tests.training.toy import Toy, ToyTask, make_corpus, toy_config, train_toy
 
 
 @pytest.fixture(scope="session")
@@ -14,13 +14,11 @@ def corpus(tmp_path_factory):
 @pytest.fixture
 def run(corpus):
     """run(folder, *overrides, model=None, valid=...) -> (result, model), in this process."""
-    from samba_asr.training.trainer import train
-
     torch.set_num_threads(1)
 
-    def run(folder, *overrides, model=None, data=corpus, valid=corpus[:5]):
+    def run(folder, *overrides, model=None, data=corpus, valid=corpus[:5], task=ToyTask):
         config = toy_config(*overrides)
         model = model or Toy(config)
-        return train(config, folder, tokenizer=TOKENIZER, train=data, valid=valid, model=model), model
+        return train_toy(config, folder, data, valid, model, task), model
 
     return run

@@ -8,6 +8,7 @@ import torch
 from samba_asr.config import Config, OptimConfig, TrainConfig
 from samba_asr.errors import UserError
 from samba_asr.training import checkpoint
+from samba_asr.training.score import Score
 
 
 def test_what_is_saved_is_loaded(tmp_path):
@@ -46,6 +47,38 @@ def test_another_version_is_refused(tmp_path):
         checkpoint.load(tmp_path / "last.pt")
 
 
+def test_a_run_of_version_1_cannot_continue_but_its_checkpoints_can_be_averaged(tmp_path):
+    """Its models held a teacher's pupil, and what it was validated by was called wer whatever it was."""
+    torch.save({"version": 1, "model": {}, "optimizer": {}, "kept": []}, tmp_path / "last.pt")
+    with pytest.raises(
+        UserError, match=r"last\.pt: a run of an older samba_asr .* cannot continue; .*samba-asr average"
+    ):
+        checkpoint.load(tmp_path / "last.pt")
+    for epoch, wer in ((1, 30.0), (2, 10.0), (3, None)):
+        weights = {"ctc.linear.weight": torch.full((1,), wer or 0.0), "pupil.weight": torch.ones(1)}
+        content = {"version": 1, "config": {}, "model": weights, "epoch": epoch, "step": epoch, "wer": wer}
+        torch.save(content, tmp_path / f"epoch-00{epoch}.pt")
+    files = checkpoint.choose(tmp_path, best=2)
+    assert [f.name for f in files] == ["epoch-002.pt", "epoch-001.pt"]
+    assert checkpoint.average(files) == {"ctc.linear.weight": torch.tensor([20.0])}
+
+
+def test_the_best_are_those_of_lowest_score_or_of_highest():
+    def kept(*values, **kind):
+        return [checkpoint.Kept(f"{i}", i, None if v is None else Score("it", v, **kind)) for i, v in enumerate(values)]
+
+    assert [k.file for k in checkpoint.rank(kept(3.0, None, 1.0, 2.0, 1.0))] == ["4", "2", "3", "0"]
+    assert [k.file for k in checkpoint.rank(kept(3.0, None, 1.0, 2.0, lower_is_better=False))] == ["0", "3", "2"]
+    some = kept(3.0, 1.0, 2.0, None)
+    assert [k.file for k in checkpoint.keep(some, best=1, last=1)] == ["1", "3"]
+    assert [checkpoint.Kept.of(k.plain()) for k in some] == some
+
+
+def test_a_score_has_words():
+    assert str(Score("WER", 12.3456, "%")) == "WER 12.35 %"
+    assert str(Score("accuracy", 0.5, lower_is_better=False)) == "accuracy 0.5"
+
+
 def test_a_pickle_that_runs_code_is_refused(tmp_path):
     class Evil:
         def __reduce__(self):
@@ -80,7 +113,7 @@ def test_the_average_is_the_mean_of_the_weights(tmp_path):
     for i, value in enumerate([1.0, 2.0, 6.0]):
         files.append(tmp_path / f"epoch-{i:03}.pt")
         weights = {"w": torch.full((2,), value), "n": torch.tensor(i), "h": torch.tensor(value, dtype=torch.bfloat16)}
-        checkpoint.save(files[-1], {"model": weights, "epoch": i, "wer": None})
+        checkpoint.save(files[-1], {"model": weights, "epoch": i, "score": None})
     mean = checkpoint.average(files)
     assert torch.equal(mean["w"], torch.full((2,), 3.0))
     assert mean["n"] == 0
@@ -90,7 +123,7 @@ def test_the_average_is_the_mean_of_the_weights(tmp_path):
 
 def test_averaging_different_models_is_refused(tmp_path):
     for i in range(2):
-        checkpoint.save(tmp_path / f"epoch-{i:03}.pt", {"model": {"w": torch.zeros(i + 1)}, "epoch": i, "wer": None})
+        checkpoint.save(tmp_path / f"epoch-{i:03}.pt", {"model": {"w": torch.zeros(i + 1)}, "epoch": i, "score": None})
     with pytest.raises(UserError, match=r"epoch-001\.pt: not the same model as"):
         checkpoint.average(sorted(tmp_path.glob("*.pt")))
     with pytest.raises(UserError, match="use --last"):

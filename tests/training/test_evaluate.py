@@ -5,12 +5,13 @@ import logging
 import pytest
 import torch
 
-from samba_asr.config import LossConfig, MixerConfig, ModelConfig
+from samba_asr.config import Config, LossConfig, MixerConfig, ModelConfig
 from samba_asr.data.dataset import AudioStore, evaluation_batches
 from samba_asr.data.manifest import Utterance
 from samba_asr.models.asr import AsrModel
-from samba_asr.models.crf import trigram
 from samba_asr.training.evaluate import greedy, validate
+from samba_asr.training.objectives.crf import trigram
+from samba_asr.training.objectives.speech import SpeechObjective
 from tests.training.toy import TOKENIZER, Toy
 
 
@@ -60,12 +61,14 @@ def test_where_texts_compete_the_loss_of_that_is_told_too(corpus):
     )
     model = AsrModel(config)
     assert validate(model, TOKENIZER, corpus, block=-1, batch_seconds=3, dtype=torch.float32).crf is None
-    model.trigram = trigram([TOKENIZER.encode(u.text) for u in corpus], TOKENIZER.vocab_size)
-    result = validate(model, TOKENIZER, corpus, block=-1, batch_seconds=3, dtype=torch.float32)
+    table = trigram([TOKENIZER.encode(u.text) for u in corpus], TOKENIZER.vocab_size)
+    objective = SpeechObjective(model, Config(model=config, loss=LossConfig(crf=1.0)), trigram=table).eval()
+    options = {"block": -1, "batch_seconds": 3, "dtype": torch.float32}
+    result = validate(model, TOKENIZER, corpus, crf=objective.crf, **options)
     total, tokens = 0.0, 0
     for batch in evaluation_batches(corpus, TOKENIZER, AudioStore(16000, cache=False), batch_seconds=3):
         with torch.no_grad():
-            total += float(model.eval()(batch, loss=LossConfig(crf=1.0)).crf.sum())
+            total += float(objective(batch).parts["crf"].sum())
         tokens += int(batch.token_lengths.sum())
     assert result.crf == pytest.approx(total / tokens, rel=1e-4)
 

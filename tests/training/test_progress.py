@@ -8,10 +8,10 @@ import signal
 import pytest
 
 from samba_asr.training.progress import Progress, Signals, log_file
-from samba_asr.training.step import Outcome
+from samba_asr.training.step import StepResult
 
-OUTCOME = Outcome(
-    {"total": 30.0, "ctc": 20.0, "crf": 0.0, "decoder": 10.0, "cr": 0.0}, tokens=10, seconds=36.0, bad=0, norm=1.5
+RESULT = StepResult(
+    {"loss": 30.0, "ctc": 20.0, "crf": 0.0, "decoder": 10.0, "cr": 0.0}, units=10, seconds=36.0, bad=0, norm=1.5
 )
 
 
@@ -20,11 +20,11 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_lines_are_logged_with_means_per_token(caplog, tmp_path):
+def test_lines_are_logged_with_means_per_unit(caplog, tmp_path):
     progress = Progress(every=2, tensorboard=None)
     with caplog.at_level(logging.INFO):
         for step in range(1, 5):
-            progress.step(step, "epoch 1/2", 0.001, step / 100, OUTCOME)
+            progress.step(step, "epoch 1/2", 0.001, step / 100, RESULT)
     progress.close()
     assert len(caplog.messages) == 2
     assert "epoch 1/2 step 2 loss 3.0000 ctc 2.0000 decoder 1.0000 lr 1.00e-03 norm 1.50" in caplog.messages[0]
@@ -36,8 +36,8 @@ def test_a_terminal_gets_one_line_in_place_and_the_file_the_log(monkeypatch, tmp
     monkeypatch.setattr("sys.stderr", terminal)
     with log_file(tmp_path / "log.txt"):
         progress = Progress(every=1, tensorboard=None)
-        progress.step(1, "epoch 1/2", 0.001, 0.1, OUTCOME)
-        progress.step(2, "epoch 1/2", 0.001, 0.2, OUTCOME)
+        progress.step(1, "epoch 1/2", 0.001, 0.1, RESULT)
+        progress.step(2, "epoch 1/2", 0.001, 0.2, RESULT)
         logging.getLogger("samba_asr.x").warning("careful")
         progress.close()
     shown = terminal.getvalue()
@@ -51,7 +51,7 @@ def test_a_terminal_gets_one_line_in_place_and_the_file_the_log(monkeypatch, tmp
 def test_tensorboard_is_written(tmp_path):
     pytest.importorskip("tensorboard")
     progress = Progress(every=1, tensorboard=tmp_path / "tensorboard")
-    progress.step(1, "epoch 1/2", 0.001, 0.1, OUTCOME)
+    progress.step(1, "epoch 1/2", 0.001, 0.1, RESULT)
     progress.close()
     assert list((tmp_path / "tensorboard").glob("events*"))
 
@@ -60,7 +60,7 @@ def test_without_tensorboard_training_goes_on_and_says_so(tmp_path, monkeypatch,
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
     with caplog.at_level(logging.INFO):
         progress = Progress(every=1, tensorboard=tmp_path)
-        progress.step(1, "epoch 1/2", 0.001, 0.1, OUTCOME)
+        progress.step(1, "epoch 1/2", 0.001, 0.1, RESULT)
         progress.close()
     assert caplog.text.count("TensorBoard is off") == 1
 

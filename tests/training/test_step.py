@@ -12,9 +12,10 @@ from samba_asr.errors import UserError
 from samba_asr.models.asr import AsrModel
 from samba_asr.nn.dropout import Dropout
 from samba_asr.training.distributed import Ranks
+from samba_asr.training.objectives.speech import SpeechObjective
 from samba_asr.training.step import Stepper, Work
 from tests.models.tiny import batch, tiny
-from tests.training.toy import Toy, toy_config
+from tests.training.toy import Toy, ToyObjective, ToyTask, toy_config
 
 CPU = Ranks(torch.device("cpu"))
 
@@ -27,25 +28,26 @@ def make_work(b: int = 4, seed: int = 1, name: str = "u") -> Work:
 
 def make_stepper() -> Stepper:
     config = toy_config("optim.clip=0")
-    model = Toy(config).eval()  # no dropout: the parts of a batch then add up to the batch
-    model.draw_block = lambda rng: 0
-    return Stepper(model, config, CPU)
+    objective = ToyObjective(Toy(config)).eval()  # no dropout: the parts of a batch then add up to the batch
+    objective.draw_block = lambda rng: 0
+    return Stepper(objective, config, CPU)
 
 
 def moved(stepper: Stepper, work: list[Work]) -> torch.Tensor:
-    before = stepper.model.head.weight.detach().clone()
+    head = stepper.objective.net.head
+    before = head.weight.detach().clone()
     stepper.step(work, number=1, lr=0.01)
-    return stepper.model.head.weight.detach() - before
+    return head.weight.detach() - before
 
 
 def spoil(stepper: Stepper, *ids: str, value: float = float("nan")) -> None:
     """The loss of these utterances becomes `value`."""
 
-    def change(losses, batch):
+    def change(outcome, batch):
         factor = torch.tensor([value if i in ids else 1.0 for i in batch.ids])
-        return losses._replace(total=losses.total * factor)
+        return outcome._replace(loss=outcome.loss * factor)
 
-    stepper.model.change = change
+    stepper.objective.change = change
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -67,12 +69,11 @@ def test_training_in_bfloat16_follows_float32():
     curves = {}
     for dtype in ("float32", "bfloat16"):
         torch.manual_seed(0)
-        model = AsrModel(whole)
         config = replace(Config(), model=whole, loss=LossConfig(decoder=0.3), train=TrainConfig(dtype=dtype))
-        stepper = Stepper(model, config, CPU)
+        stepper = Stepper(SpeechObjective(AsrModel(whole), config), config, CPU)
         assert stepper.dtype == getattr(torch, dtype)
         work = [Work(batch(), seed=1, easy=True)]
-        curves[dtype] = torch.tensor([stepper.step(work, number=i, lr=0.003).losses["total"] for i in range(60)])
+        curves[dtype] = torch.tensor([stepper.step(work, number=i, lr=0.003).losses["loss"] for i in range(60)])
     single, half = curves.values()
     assert single[-1] < 0.3 * single[0]
     assert not torch.equal(single, half)
@@ -81,19 +82,20 @@ def test_training_in_bfloat16_follows_float32():
 
 def test_an_easy_batch_is_whole_unmasked_and_without_dropout():
     stepper = make_stepper()
-    stepper.model.dropout, seen = Dropout(0.5), []
-    stepper.model.draw_block = lambda rng: 4
-    forward = stepper.model.forward
+    objective = stepper.objective
+    objective.net.dropout, seen = Dropout(0.5), []
+    objective.draw_block = lambda rng: 4
+    compute = objective.compute
 
-    def spy(batch, *, block, augment, loss, generator):
-        seen.append((block, augment is None, stepper.model.dropout.p))
-        return forward(batch, block=block, augment=augment, loss=loss, generator=generator)
+    def spy(batch, *, block, augment, generator):
+        seen.append((block, augment, objective.net.dropout.p))
+        return compute(batch, block=block, augment=augment, generator=generator)
 
-    stepper.model.forward = spy
+    objective.compute = spy
     work = make_work()
     stepper.step([work._replace(easy=True)], number=1, lr=0.01)
     stepper.step([work], number=2, lr=0.01)
-    assert seen == [(-1, True, 0.0), (4, False, 0.5)]
+    assert seen == [(-1, False, 0.0), (4, True, 0.5)]
 
 
 def test_a_step_of_nothing_but_bad_batches_moves_nothing(caplog):
@@ -105,7 +107,7 @@ def test_a_step_of_nothing_but_bad_batches_moves_nothing(caplog):
 
 def test_a_gradient_that_is_not_finite_moves_nothing(caplog):
     stepper = make_stepper()
-    stepper.model.head.weight.register_hook(lambda gradient: gradient * float("inf"))
+    stepper.objective.net.head.weight.register_hook(lambda gradient: gradient * float("inf"))
     with caplog.at_level(logging.WARNING):
         assert not moved(stepper, [make_work()]).any()
     assert "gradient is not finite" in caplog.text
@@ -113,24 +115,28 @@ def test_a_gradient_that_is_not_finite_moves_nothing(caplog):
 
 
 def test_training_gives_up_after_many_bad_steps_in_a_row(run, tmp_path):
-    model = Toy()
-    model.change = lambda losses, batch: losses._replace(total=losses.total * float("nan"))
+    class Never(ToyTask):
+        def objective(self, net):
+            objective = ToyObjective(net)
+            objective.change = lambda outcome, batch: outcome._replace(loss=outcome.loss * float("nan"))
+            return objective
+
     with pytest.raises(UserError, match=r"20 steps in a row .* optim\.lr=0\.01"):
-        run(tmp_path / "exp", "train.epochs=100", "train.valid_every=1000", model=model)
+        run(tmp_path / "exp", "train.epochs=100", "train.valid_every=1000", task=Never)
 
 
 def no_masks(stepper: Stepper) -> Stepper:
     """Masks are drawn for the batch as a whole, so without them halves add up to it."""
     original = torch.rand
-    stepper.model.forward = _without_rand(stepper.model.forward, original)
+    stepper.objective.compute = _without_rand(stepper.objective.compute, original)
     return stepper
 
 
-def _without_rand(forward, original):
+def _without_rand(compute, original):
     def call(*args, **kwargs):
         torch.rand = lambda *shape, generator=None: torch.ones(*shape)
         try:
-            return forward(*args, **kwargs)
+            return compute(*args, **kwargs)
         finally:
             torch.rand = original
 
@@ -144,7 +150,7 @@ def test_out_of_memory_splits_the_batch_and_takes_the_same_step(caplog):
 
     work = [make_work(5), make_work(2, seed=2)]
     stepper = no_masks(make_stepper())
-    stepper.model.before = too_big
+    stepper.objective.before = too_big
     with caplog.at_level(logging.WARNING):
         change = moved(stepper, work)
     assert "a batch of 5 utterances" in caplog.text
@@ -161,7 +167,7 @@ def test_out_of_memory_amid_backward_leaves_no_half_gradient():
             raise torch.OutOfMemoryError("simulated")
         return gradient
 
-    stepper.model.inside.weight.register_hook(hook)
+    stepper.objective.net.inside.weight.register_hook(hook)
     work = [make_work(4), make_work(2, seed=2)]
     assert torch.allclose(moved(stepper, work), moved(no_masks(make_stepper()), work), atol=1e-6)
     assert raised
@@ -173,7 +179,7 @@ def test_an_utterance_that_never_fits_is_left_out(caplog):
             raise torch.OutOfMemoryError("simulated")
 
     stepper = no_masks(make_stepper())
-    stepper.model.before = too_big
+    stepper.objective.before = too_big
     with caplog.at_level(logging.WARNING):
         change = moved(stepper, [make_work(4)])
     assert "u3 (0.7 s) is left out" in caplog.text
@@ -181,7 +187,7 @@ def test_an_utterance_that_never_fits_is_left_out(caplog):
     assert torch.allclose(change, moved(no_masks(make_stepper()), [Work(rest, 1)]), atol=1e-6)
 
 
-def test_the_loss_is_normalised_by_the_tokens_of_all_batches():
+def test_the_loss_is_divided_by_the_units_of_all_batches():
     a, b = make_work(2, seed=1), make_work(2, seed=2)
     joined = [make_stepper(), make_stepper()]
     for stepper in joined:

@@ -12,6 +12,7 @@ import torch
 
 from samba_asr.errors import UserError
 from samba_asr.training import checkpoint, tasks, trainer
+from samba_asr.training.score import Score
 from samba_asr.training.step import Stepper
 from tests.training.toy import Toy, record_losses, recorded
 
@@ -35,7 +36,7 @@ def start(folder, corpus, *args, **environment):
 
 
 def weights(folder):
-    return checkpoint.load(folder / "last.pt")["model"]
+    return checkpoint.load(folder / "last.pt")["objective"]
 
 
 def test_a_run_leaves_what_it_promises(run, tmp_path):
@@ -44,7 +45,8 @@ def test_a_run_leaves_what_it_promises(run, tmp_path):
     assert {"config.yaml", "log.txt", "last.pt", "epoch-001.pt", "epoch-002.pt", "tokenizer.json"} <= names
     assert result.steps > 4
     assert result.signal == 0
-    assert result.best_wer > 0
+    assert result.best.name == "WER"
+    assert result.best.value > 0
     log = (tmp_path / "exp" / "log.txt").read_text()
     for text in ("12 utterances", "epoch 1/2 step 1 loss", "h/h", "left", "ref u0:", "hyp u0:", "validation WER"):
         assert text in log
@@ -70,7 +72,7 @@ def test_killed_and_resumed_is_the_same_as_never_killed(run, corpus, tmp_path, l
         assert torch.equal(x, weights(tmp_path / "killed")[name])
     for name in ("epoch-001.pt", "epoch-002.pt"):
         a, b = (checkpoint.load(tmp_path / folder / name) for folder in ("whole", "killed"))
-        assert a["wer"] == b["wer"]
+        assert a["score"] == b["score"]
         assert all(torch.equal(x, b["model"][k]) for k, x in a["model"].items())
 
 
@@ -106,7 +108,7 @@ def test_killed_during_validation_validates_again(run, tmp_path, monkeypatch):
     run(tmp_path / "exp")
     run(tmp_path / "whole")
     a, b = (checkpoint.load(tmp_path / folder / "epoch-001.pt") for folder in ("exp", "whole"))
-    assert a["wer"] == b["wer"]
+    assert a["score"] == b["score"]
     assert a["step"] == b["step"]
 
 
@@ -126,7 +128,7 @@ def test_two_processes_are_one_that_accumulates(run, corpus, tmp_path, losses):
     for name, x in weights(tmp_path / "one").items():
         assert torch.allclose(x, weights(tmp_path / "two")[name], atol=1e-5), name
     a, b = (checkpoint.load(tmp_path / folder / "epoch-002.pt") for folder in ("one", "two"))
-    assert a["wer"] == b["wer"]
+    assert a["score"] == b["score"]
 
 
 def test_a_signal_to_one_of_two_processes_ends_both(corpus, tmp_path):
@@ -168,7 +170,7 @@ def test_more_epochs_continue_a_finished_run(run, tmp_path):
     first, _ = run(tmp_path / "exp", "train.epochs=1")
     again, _ = run(tmp_path / "exp", "train.epochs=1")
     assert again.steps == first.steps
-    assert again.best_wer == first.best_wer
+    assert again.best == first.best
     more, _ = run(tmp_path / "exp", "train.epochs=2")
     assert more.steps > first.steps
 
@@ -176,7 +178,7 @@ def test_more_epochs_continue_a_finished_run(run, tmp_path):
 def test_max_steps_ends_amid_an_epoch_and_validates(run, tmp_path):
     result, _ = run(tmp_path / "exp", "train.max_steps=2", "train.epochs=100")
     assert result.steps == 2
-    assert checkpoint.load(tmp_path / "exp" / "epoch-001.pt")["wer"] is not None
+    assert checkpoint.load(tmp_path / "exp" / "epoch-001.pt")["score"] is not None
     again, _ = run(tmp_path / "exp", "train.max_steps=2", "train.epochs=100")
     assert again.steps == 2
 
@@ -205,16 +207,18 @@ def test_the_clock_ends_a_run_and_rules_its_schedule(run, tmp_path, monkeypatch)
     assert again.steps == saved["step"]
 
 
-def test_only_the_best_and_the_last_checkpoints_stay(run, tmp_path, monkeypatch):
-    rates = iter([30.0, 10.0, 20.0, 40.0, 50.0])
-    monkeypatch.setattr(trainer.Trainer, "_validate", lambda self: next(rates))
+@pytest.mark.parametrize("lower_is_better", [True, False])
+def test_only_the_best_and_the_last_checkpoints_stay(run, tmp_path, monkeypatch, lower_is_better):
+    values = iter([30.0, 10.0, 20.0, 40.0, 50.0] if lower_is_better else [0.3, 0.9, 0.5, 0.2, 0.1])
+    found = lambda self: Score("it", next(values), lower_is_better=lower_is_better)  # noqa: E731
+    monkeypatch.setattr(trainer.Trainer, "_validate", found)
     result, _ = run(tmp_path / "exp", "train.epochs=5", "train.keep_best=2", "train.keep_last=1")
     assert sorted(p.name for p in (tmp_path / "exp").glob("epoch-*.pt")) == [
         "epoch-002.pt",
         "epoch-003.pt",
         "epoch-005.pt",
     ]
-    assert result.best_wer == 10.0
+    assert result.best.value == (10.0 if lower_is_better else 0.9)
     assert [p.name for p in checkpoint.choose(tmp_path / "exp", best=2)] == ["epoch-002.pt", "epoch-003.pt"]
     assert [p.name for p in checkpoint.choose(tmp_path / "exp", last=2)] == ["epoch-003.pt", "epoch-005.pt"]
 
@@ -231,9 +235,9 @@ def test_evaluation_sees_the_moving_average(run, tmp_path):
     _, model = run(tmp_path / "exp", "train.ema=0.9")
     kept = checkpoint.load(tmp_path / "exp" / "epoch-002.pt")["model"]
     last = checkpoint.load(tmp_path / "exp" / "last.pt")
-    assert torch.equal(kept["head.weight"], last["ema"]["head.weight"])
-    assert torch.equal(model.head.weight, last["model"]["head.weight"])
-    assert not torch.equal(kept["head.weight"], last["model"]["head.weight"])
+    assert torch.equal(kept["head.weight"], last["ema"]["net.head.weight"])
+    assert torch.equal(model.head.weight, last["objective"]["net.head.weight"])
+    assert not torch.equal(kept["head.weight"], last["objective"]["net.head.weight"])
 
 
 def test_an_id_twice_in_validation_is_refused(run, corpus, tmp_path):

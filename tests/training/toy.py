@@ -1,4 +1,4 @@
-"""A stand-in for AsrModel with its interface, and a corpus to train it on; run as a program, it trains (and dies).
+"""A stand-in for AsrModel and its objective, and a corpus to train it on; run as a program, it trains (and dies).
 
 python -m tests.training.toy FOLDER MANIFEST [--die-at STEP] [key=value ...]
 """
@@ -21,17 +21,18 @@ from torch import nn
 from samba_asr import config as configs
 from samba_asr.config import Config
 from samba_asr.data.manifest import Utterance, read_manifest, write_manifest
-from samba_asr.models.asr import Losses
 from samba_asr.text.tokenizer import CharTokenizer
 from samba_asr.training import trainer
+from samba_asr.training.objectives import Objective, Outcome
 from samba_asr.training.step import Stepper
+from samba_asr.training.tasks import SpeechTask
 
 FRAME = 640  # samples: 40 ms
 TOKENIZER = CharTokenizer(["▁", "a", "b"])
 
 
 class Toy(nn.Module):
-    """A classifier of frames; with dropout, masks from the generator, and parameters used sometimes or never."""
+    """A classifier of frames; with dropout, and parameters used sometimes or never."""
 
     def __init__(self, config: Config | None = None):
         super().__init__()
@@ -41,11 +42,6 @@ class Toy(nn.Module):
         self.head = nn.Linear(16, TOKENIZER.vocab_size)
         self.sometimes = nn.Parameter(torch.zeros(16))  # only by batches longer than 0.8 s
         self.never = nn.Linear(3, 3)
-        self.before = lambda batch: None  # called with each batch: a place to raise
-        self.change = lambda losses, batch: losses  # a place to spoil losses
-
-    def draw_block(self, rng) -> int:
-        return rng.choice([-1, 4])
 
     def frames(self, audio, lengths):
         t = audio.shape[1] // FRAME
@@ -58,15 +54,34 @@ class Toy(nn.Module):
         x, lengths = self.frames(audio, lengths)
         return self.head(x).log_softmax(-1), lengths
 
-    def forward(self, batch, *, block, augment, loss, generator):
+
+class ToyObjective(Objective):
+    """CTC, with masks from the generator."""
+
+    parts = ("ctc",)
+    crf = None
+
+    def __init__(self, net: Toy):
+        super().__init__(net)
+        self.before = lambda batch: None  # called with each batch: a place to raise
+        self.change = lambda outcome, batch: outcome  # a place to spoil losses
+
+    def draw_block(self, rng) -> int:
+        return rng.choice([-1, 4])
+
+    def compute(self, batch, *, block, augment, generator):
         self.before(batch)
-        x, lengths = self.frames(batch.audio, batch.lengths)
+        x, lengths = self.net.frames(batch.audio, batch.lengths)
         x = x * (torch.rand(x.shape[:2], generator=generator) > 0.1).unsqueeze(-1)
-        log_probs = self.head(x).log_softmax(-1).float()
+        log_probs = self.net.head(x).log_softmax(-1).float()
         ctc = F.ctc_loss(log_probs.transpose(0, 1), batch.tokens, lengths, batch.token_lengths, reduction="none")
         ctc = ctc + 0.01 * block
-        zeros = torch.zeros_like(ctc)
-        return self.change(Losses(ctc, ctc, zeros, zeros, zeros, zeros), batch)
+        return self.change(Outcome(ctc, {"ctc": ctc}, batch.token_lengths), batch)
+
+
+class ToyTask(SpeechTask):
+    def objective(self, net):
+        return ToyObjective(net)
 
 
 def toy_config(*overrides: str) -> Config:
@@ -101,14 +116,18 @@ def make_corpus(folder: Path, n: int = 12, rate: int = 16000) -> list[Utterance]
     return utterances
 
 
+def train_toy(config: Config, folder: Path, data, valid, net: Toy, task: type[SpeechTask] = ToyTask):
+    return trainer.run(config, folder, TOKENIZER, lambda config: task(config, TOKENIZER, data, valid), model=net)
+
+
 def record_losses(path: Path, die_at: int = 0) -> None:
-    """From now on each step appends [step, total loss, tokens] to `path`; step `die_at` is the process's last."""
+    """From now on each step appends [step, loss, units] to `path`; step `die_at` is the process's last."""
     original = Stepper.step
 
     def step(self, work, *, number, lr):
         outcome = original(self, work, number=number, lr=lr)
         with open(path, "a") as file:
-            file.write(json.dumps([number, outcome.losses["total"], outcome.tokens]) + "\n")
+            file.write(json.dumps([number, outcome.losses["loss"], outcome.units]) + "\n")
         if number == die_at:
             os.kill(os.getpid(), signal.SIGKILL)
         return outcome
@@ -132,7 +151,7 @@ def main() -> int:
     args.folder.mkdir(parents=True, exist_ok=True)
     record_losses(args.folder / f"losses-{os.environ.get('RANK', '0')}", args.die_at)
     data, config = read_manifest(args.manifest), toy_config(*args.overrides)
-    result = trainer.train(config, args.folder, tokenizer=TOKENIZER, train=data, valid=data[:5], model=Toy(config))
+    result = train_toy(config, args.folder, data, data[:5], Toy(config))
     return 128 + result.signal if result.signal else 0
 
 

@@ -8,10 +8,11 @@ import itertools
 import pytest
 import torch
 
-from samba_asr.config import LossConfig
+from samba_asr.config import Config, LossConfig
 from samba_asr.errors import UserError
 from samba_asr.models.asr import AsrModel
-from samba_asr.models.crf import text_log_prob, trigram
+from samba_asr.training.objectives.crf import text_log_prob, trigram
+from samba_asr.training.objectives.speech import SpeechObjective
 from tests.contract import awake
 from tests.models.tiny import FRAME, batch, tiny
 
@@ -48,15 +49,13 @@ def test_more_units_than_pairs_can_be_summed_over_are_refused():
         trigram([], 5000)
 
 
-@pytest.fixture
-def model():
+def objective(loss=CRF, trigram=trigram(TEXTS, 5)):  # noqa: B008  (a constant)
     torch.manual_seed(0)
-    model = awake(AsrModel(tiny())).double().eval()
-    model.trigram = trigram(TEXTS, 5).double()
-    return model
+    model = awake(AsrModel(tiny())).eval()
+    return SpeechObjective(model, Config(model=model.config, loss=loss), trigram=trigram).double()
 
 
-def test_the_probabilities_of_all_texts_sum_to_one(model):
+def test_the_probabilities_of_all_texts_sum_to_one():
     """Of the shortest audio, 4 frames: every text of up to 4 units of the 4 there are."""
     given = batch()
     texts = [text for u in range(5) for text in itertools.product(range(1, 5), repeat=u)]
@@ -67,24 +66,32 @@ def test_the_probabilities_of_all_texts_sum_to_one(model):
         tokens=tokens,
         token_lengths=torch.tensor([len(text) for text in texts]),
     )
-    losses = model(many, loss=CRF)
-    possible = losses.ctc != 0  # a repeated unit wants a blank between: some texts do not fit
-    assert float((-losses.crf[possible]).exp().sum().detach()) == pytest.approx(1.0)
+    parts = objective()(many).parts
+    possible = parts["ctc"] != 0  # a repeated unit wants a blank between: some texts do not fit
+    assert float((-parts["crf"][possible]).exp().sum().detach()) == pytest.approx(1.0)
 
 
-def test_it_has_its_weight_and_a_text_that_does_not_fit_counts_as_zero(model):
+def test_it_has_its_weight_and_a_text_that_does_not_fit_counts_as_zero():
     given = batch()
     given = given._replace(audio=given.audio.double(), lengths=torch.tensor([12, 9, 1]) * FRAME)
     given = given._replace(token_lengths=torch.tensor([3, 1, 2]))
-    losses = model(given, loss=CRF)
-    torch.testing.assert_close(losses.total, 0.2 * losses.ctc + 1.5 * losses.crf)
-    assert losses.crf[2] == 0
-    assert (losses.crf[:2] > 0).all()
-    losses.total.sum().backward()
-    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
-    assert not model(given, loss=dataclasses.replace(CRF, crf=0.0)).crf.any()
+    whole = objective()
+    losses = whole(given)
+    ctc, crf = losses.parts["ctc"], losses.parts["crf"]
+    torch.testing.assert_close(losses.loss, 0.2 * ctc + 1.5 * crf)
+    assert crf[2] == 0
+    assert (crf[:2] > 0).all()
+    losses.loss.sum().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in whole.parameters())
+    assert "crf" not in objective(dataclasses.replace(CRF, crf=0.0))(given).parts
+
+
+def test_the_trigram_goes_where_the_model_goes_and_into_no_file():
+    whole = objective()
+    assert whole.crf.trigram.dtype == torch.float64
+    assert not any("trigram" in name for name in whole.state_dict())
 
 
 def test_without_a_trigram_it_says_what_is_missing():
-    with pytest.raises(UserError, match="wants a trigram of the training texts"):
-        AsrModel(tiny())(batch(), loss=CRF)
+    with pytest.raises(UserError, match="needs a trigram of the training texts"):
+        objective(trigram=None)

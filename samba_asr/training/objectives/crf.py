@@ -1,9 +1,9 @@
-"""The trigram of units that CTC-CRF compares a text with (`samba_asr.ops.crf`), counted in the training texts.
+"""CTC-CRF as a term of the speech objective, and the trigram of units that it compares a text with.
 
-It is full: every unit has a probability behind every pair of units.  Witten and Bell's interpolation gives those that were
-never seen there their share by how many different ones were:
+The trigram is counted in the training texts, and full: every unit has a probability after every pair of units.  Witten and
+Bell's interpolation gives those that were never seen there their share by how many different ones were:
 
-    p(k | i j) = (c(i j k) + n(i j) p(k | j)) / (c(i j) + n(i j))        n: different units seen behind i j
+    p(k | i j) = (c(i j k) + n(i j) p(k | j)) / (c(i j) + n(i j))        n: different units seen after i j
 
 and so on down to single units, of which each counts once more than it was seen.  Of some 80 phones it takes 2 MB.
 """
@@ -15,7 +15,11 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
+from samba_asr.config import Config
 from samba_asr.errors import UserError
+from samba_asr.models.asr import AsrModel
+from samba_asr.ops.crf import log_partition
+from samba_asr.training.objectives.terms import Encoded, Term, terms
 
 MOST = 512  # units: a gigabyte of probabilities, and as many products a frame
 
@@ -53,3 +57,35 @@ def text_log_prob(trigram: Tensor, tokens: Tensor, token_lengths: Tensor) -> Ten
     each = trigram[units[:, :-2], units[:, 1:-1], units[:, 2:]]  # (b, u + 1)
     behind = torch.arange(each.shape[1], device=tokens.device) > token_lengths[:, None]
     return each.masked_fill(behind, 0.0).sum(1)
+
+
+@terms.register("crf")
+class CrfTerm(Term):
+    """CTC-CRF: -log p(text | x) where all texts compete (`samba_asr.ops.crf`)."""
+
+    part = "crf"
+
+    def __init__(self, trigram: Tensor):
+        super().__init__()
+        self.register_buffer("trigram", trigram, persistent=False)  # counted again where a run goes on
+
+    @classmethod
+    def build(cls, net: AsrModel, config: Config, trigram: Tensor | None) -> CrfTerm:
+        if trigram is None:
+            raise UserError(
+                "loss.crf needs a trigram of the training texts: give the speech objective `trigram` "
+                "(samba_asr.training.objectives.crf.trigram)"
+            )
+        return cls(trigram)
+
+    def forward(self, net: AsrModel, given: Encoded) -> Tensor:
+        return self.loss(given.ctc, given.log_probs, given.lengths, given.tokens, given.token_lengths)
+
+    def loss(self, ctc: Tensor, log_probs: Tensor, lengths: Tensor, tokens: Tensor, token_lengths: Tensor) -> Tensor:
+        """(b,) -log p(text | x); 0 where the audio is too short for its text.
+
+        ctc: (b,) -log p(text | x) of CTC, 0 where there is none; log_probs (b, t, v), lengths (b,);
+        tokens (b, u), token_lengths (b,).
+        """
+        texts = text_log_prob(self.trigram, tokens, token_lengths)
+        return (ctc + log_partition(log_probs, lengths, self.trigram) - texts).masked_fill(ctc == 0, 0.0)

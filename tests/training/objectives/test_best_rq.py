@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 
 import pytest
@@ -9,23 +10,29 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samba_asr.config import PretrainConfig
+from samba_asr.config import Config, PretrainConfig
 from samba_asr.errors import UserError
-from samba_asr.models.pretrain import Pretraining
+from samba_asr.training.objectives.best_rq import BestRq
+from samba_asr.training.objectives.pretraining import new_encoder
 from tests.contract import awake
 from tests.models.tiny import FRAME, batch, noise, tiny
 
 CONFIG = PretrainConfig(codes=7, dim=3, span=2, share=0.5)
 
 
+def best_rq(model=None, pretrain=CONFIG):
+    model = model or tiny()
+    return BestRq(new_encoder(model), Config(model=model, pretrain=pretrain))
+
+
 @pytest.fixture
 def model():
     torch.manual_seed(0)
-    return awake(Pretraining(tiny(layers=2, self_conditioning=(1,)), CONFIG)).eval()
+    return awake(best_rq(tiny(layers=2, self_conditioning=(1,)))).eval()
 
 
-def losses(model, speech, **hiding):
-    return model(speech, block=2, generator=torch.Generator().manual_seed(1), **hiding).total
+def losses(model, speech):
+    return model(speech, block=2, generator=torch.Generator().manual_seed(1)).loss
 
 
 def hide(model, monkeypatch, *rows):
@@ -37,7 +44,7 @@ def hide(model, monkeypatch, *rows):
 
 def test_codes_are_drawn_once_and_for_all(model):
     torch.manual_seed(99)
-    other = Pretraining(tiny(), CONFIG)
+    other = best_rq()
     assert torch.equal(model.projection, other.projection)
     assert torch.equal(model.codebook, other.codebook)
     features = noise(2, 10, 4)
@@ -48,7 +55,7 @@ def test_codes_are_drawn_once_and_for_all(model):
         dim=1
     )
     assert codes[0, 0] == near.argmin()
-    assert Pretraining(tiny(subsampling=2), CONFIG).codes(features).shape == (2, 5)
+    assert best_rq(tiny(subsampling=2)).codes(features).shape == (2, 5)
 
 
 @given(
@@ -59,7 +66,7 @@ def test_codes_are_drawn_once_and_for_all(model):
 )
 @settings(max_examples=60, deadline=None)
 def test_hidden_frames_are_valid_and_come_in_spans(lengths, span, share, seed):
-    model = Pretraining(tiny(), PretrainConfig(span=span, share=share))
+    model = best_rq(pretrain=PretrainConfig(span=span, share=share))
     hidden = model.hidden(torch.tensor(lengths), torch.Generator().manual_seed(seed))
     assert hidden.shape == (len(lengths), max(lengths))
     for row, length in zip(hidden, lengths, strict=True):
@@ -72,7 +79,7 @@ def test_hidden_frames_are_valid_and_come_in_spans(lengths, span, share, seed):
 
 
 def test_about_as_many_are_hidden_as_one_asks():
-    model = Pretraining(tiny(), PretrainConfig(span=5, share=0.4))
+    model = best_rq(pretrain=PretrainConfig(span=5, share=0.4))
     hidden = model.hidden(torch.full((50,), 1000), torch.Generator().manual_seed(0)).float().mean()
     assert 0.29 < hidden < 0.37  # 1 - (1 - 0.08) ** 5 = 0.34: spans meet
 
@@ -80,7 +87,11 @@ def test_about_as_many_are_hidden_as_one_asks():
 def test_what_is_hidden_is_not_heard(model, monkeypatch):
     hide(model, monkeypatch, [0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0, 0])
     speech, length = noise(1, 12 * FRAME), torch.tensor([12 * FRAME])
-    guess = lambda x: model.guess(x, length, block=-1, generator=torch.Generator().manual_seed(1))  # noqa: E731
+    one = batch().rows(0, 1)._replace(lengths=length)
+
+    def guess(x):
+        return model.guess(one._replace(audio=x), block=-1, generator=torch.Generator().manual_seed(1))
+
     rows, logits, codes = guess(speech)
     other = speech.clone()
     other[0, 3 * FRAME : 7 * FRAME - 10] += 3 * noise(
@@ -110,7 +121,7 @@ def test_nothing_behind_the_end_reaches_anything(model):
 
 def test_an_utterance_has_its_loss_whoever_is_beside_it(model, monkeypatch):
     rows = [[1, 0, 1] * 4, [0, 1, 0] * 3 + [0] * 3, [0, 0, 1] * 2 + [0] * 6]
-    monkeypatch.setattr("samba_asr.models.pretrain.NOISE", 0.0)
+    monkeypatch.setattr("samba_asr.training.objectives.best_rq.NOISE", 0.0)
     hide(model, monkeypatch, *rows)
     together = losses(model, batch())
     for i in range(3):
@@ -118,15 +129,42 @@ def test_an_utterance_has_its_loss_whoever_is_beside_it(model, monkeypatch):
         torch.testing.assert_close(losses(model, batch().rows(i, i + 1)), together[i : i + 1])
 
 
-def test_the_loss_is_a_mean_over_hidden_frames_times_tokens(model, monkeypatch):
+def test_the_loss_is_a_mean_over_hidden_frames_times_the_frames(model, monkeypatch):
     hide(model, monkeypatch, [1] * 4 + [0] * 8, [0] * 12, [1] + [0] * 11)
     speech = batch()
-    _, logits, codes = model.guess(speech.audio, speech.lengths, block=2, generator=torch.Generator().manual_seed(1))
+    _, logits, codes = model.guess(speech, block=2, generator=torch.Generator().manual_seed(1))
     nats = -logits.log_softmax(-1).gather(1, codes[:, None])[:, 0]
-    found = losses(model, speech)
-    torch.testing.assert_close(found[0], nats[:4].mean() * 3)
-    assert found[1] == 0  # nothing was asked
-    torch.testing.assert_close(found[2], nats[4] * 2)
+    found = model(speech, block=2, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(found.loss[0], nats[:4].mean() * 12)
+    assert found.loss[1] == 0  # nothing was asked
+    torch.testing.assert_close(found.loss[2], nats[4] * 7)
+    assert found.units.tolist() == [12, 9, 7]
+    assert found.parts == {}
+
+
+def test_a_training_set_says_how_many_frames_an_utterance_counts_for(model):
+    """As recorded, whatever its speed is; 0 for background."""
+    frames = torch.tensor([10, 0, 8])
+    found, plain = (
+        model(given, block=2, generator=torch.Generator().manual_seed(1))
+        for given in (batch()._replace(frames=frames), batch())
+    )
+    assert found.units is frames
+    torch.testing.assert_close(found.loss, plain.loss / plain.units * frames)
+
+
+def test_validation_counts_wrong_guesses_and_nats(model):
+    generator = lambda: torch.Generator().manual_seed(0)  # noqa: E731
+    with torch.inference_mode():
+        _, logits, codes = model.guess(batch(), block=-1, generator=generator())
+        sums = model.measure(batch(), block=-1, generator=generator())
+    error, n = sums["error"]
+    assert n == len(codes)
+    assert error == 100 * sum(int(a.argmax()) != int(b) for a, b in zip(logits, codes, strict=True))
+    nats = -logits.log_softmax(-1)[torch.arange(n), codes].sum()
+    assert sums["nats"][0] == pytest.approx(float(nats), rel=1e-5)
+    score = model.score({"error": 12.5, "nats": 3.0})
+    assert (str(score), score.lower_is_better) == ("error 12.5 % of hidden frames", True)
 
 
 def test_it_learns(model):
@@ -147,7 +185,5 @@ def test_blocks_are_drawn_as_in_training(model):
 
 @pytest.mark.parametrize(("name", "value"), [("codes", 0), ("dim", 0), ("span", 0), ("share", 0.0), ("share", 1.0)])
 def test_what_cannot_be(name, value):
-    import dataclasses
-
     with pytest.raises(UserError, match=f"pretrain.{name}={value}"):
-        Pretraining(tiny(), dataclasses.replace(CONFIG, **{name: value}))
+        best_rq(pretrain=dataclasses.replace(CONFIG, **{name: value}))

@@ -1,0 +1,83 @@
+"""The interface of objectives: a net, and the losses that it is trained by.
+
+Objectives go by name (`objectives`), as mixers do.  Each is a module that holds its net, and beside it what training alone
+needs: heads that no model folder has, codebooks, statistics of the texts.  The net knows nothing of it.
+Shapes: b utterances (or lines of text), s samples, u tokens.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from samba_asr.registry import Registry
+
+objectives = Registry("objective")
+
+
+class Outcome(NamedTuple):
+    """Losses of the utterances of a batch.
+
+    Training minimizes the sum of `loss` over the sum of `units`, of all batches of a step.
+    """
+
+    loss: Tensor  # (b,) summed over the units of each utterance
+    parts: dict[str, Tensor]  # (b,) each; what `loss` is made of, without weights: for the log
+    units: Tensor  # (b,) what there is of each utterance to predict: tokens, frames
+
+
+class Batch(Protocol):
+    """What an objective reads of a batch: see `samba_asr.data.dataset.Batch`."""
+
+    audio: Tensor  # (b, s)
+    lengths: Tensor  # (b,) samples
+    tokens: Tensor  # (b, u)
+    token_lengths: Tensor  # (b,)
+    frames: Tensor | None  # (b,) encoder frames as recorded, where there are no texts
+    teacher: Tensor | None  # (b, t, w) frames of a teacher
+    teacher_lengths: Tensor | None  # (b,)
+
+
+class Objective(nn.Module):
+    """A net and its losses.  A subclass defines `compute`, and names its parts."""
+
+    parts: tuple[str, ...] = ()  # all names that `Outcome.parts` may have, whatever a batch holds
+
+    def __init__(self, net: nn.Module):
+        super().__init__()
+        self.net = net  # first: optimizers number parameters in this order
+
+    def draw_block(self, rng: random.Random) -> int:
+        """The encoder's block size for one step of training; -1: the whole utterance."""
+        return -1
+
+    def compute(self, batch: Batch, *, block: int, augment: bool, generator: torch.Generator | None) -> Outcome:
+        """The losses of a batch."""
+        raise NotImplementedError
+
+    def forward(
+        self, batch: Batch, *, block: int = -1, augment: bool = False, generator: torch.Generator | None = None
+    ) -> Outcome:
+        """The losses of a batch.
+
+        block: of the encoder, in frames; -1: whole utterances.  augment: change the features, by draws of `generator`.
+        """
+        outcome = self.compute(batch, block=block, augment=augment, generator=generator)
+        if undeclared := outcome.parts.keys() - set(self.parts):
+            raise ValueError(f"{type(self).__name__}.parts must name {', '.join(sorted(undeclared))}")
+        return outcome
+
+
+def mean_of_views(x: Tensor, b: int) -> Tensor:
+    """(b,) means of x (n b,): n views of b utterances, view by view."""
+    return x if len(x) == b else x.view(-1, b).mean(0)
+
+
+def draw_block(blocks: tuple[int, ...], full_block: float, rng: random.Random) -> int:
+    """One of `blocks`; -1, the whole utterance, with probability `full_block`, or if there are none."""
+    if not blocks or rng.random() < full_block:
+        return -1
+    return rng.choice(blocks)

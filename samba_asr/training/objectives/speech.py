@@ -1,0 +1,93 @@
+"""The objective of speech recognition: CTC, and what `loss.*` gives a weight beside it (samba_asr.training.objectives.terms).
+
+Shapes: n views of b utterances, view by view; s samples, t frames, d d_model, v vocabulary, u tokens.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import fields
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from samba_asr.config import Config
+from samba_asr.models.asr import AsrModel
+from samba_asr.training.objectives import transforms
+from samba_asr.training.objectives.base import Batch, Objective, Outcome, draw_block, mean_of_views, objectives
+from samba_asr.training.objectives.crf import CrfTerm
+from samba_asr.training.objectives.terms import Encoded, terms
+
+
+@objectives.register("speech")
+class SpeechObjective(Objective):
+    """CTC of the net's head and of its self-conditioning layers, and the terms whose weight is above 0.
+
+    With `loss.cr_ctc` an augmented batch is encoded twice, under two draws of the transforms.
+    """
+
+    def __init__(
+        self,
+        net: AsrModel,
+        config: Config,
+        *,
+        trigram: Tensor | None = None,
+        feature_transforms: Sequence[transforms.Transform] | None = None,
+    ):
+        """trigram: of the training texts' units, which `loss.crf` needs.
+
+        feature_transforms: of the log-mel features in training; by default those of `config.augment`.
+        """
+        super().__init__(net)
+        self.config, self.weights = config.model, config.loss
+        # In the order of `loss.*`, which must not depend on who was imported first.
+        wanted = [f.name for f in fields(config.loss) if f.name in terms and getattr(config.loss, f.name) > 0]
+        found = {name: terms[name].build(net, config, trigram) for name in wanted}
+        self.terms = nn.ModuleDict({name: term for name, term in found.items() if term is not None})
+        if feature_transforms is None:
+            feature_transforms = transforms.speech_transforms(config.augment)
+        self.transforms = list(feature_transforms)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        return ("ctc", *(term.part for term in self.terms.values()))
+
+    @property
+    def crf(self) -> CrfTerm | None:
+        """The CTC-CRF loss, if it is trained by."""
+        return self.terms["crf"] if "crf" in self.terms else None  # noqa: SIM401  (a ModuleDict has no get)
+
+    def draw_block(self, rng: random.Random) -> int:
+        return draw_block(self.config.blocks, self.config.full_block, rng)
+
+    def compute(self, batch: Batch, *, block: int, augment: bool, generator: torch.Generator | None) -> Outcome:
+        net, front, b = self.net, self.net.features, len(batch.lengths)
+        with torch.no_grad():
+            features, lengths = front(batch.audio.unsqueeze(-1), batch.lengths)  # (b, t, m)
+        tokens, token_lengths = batch.tokens, batch.token_lengths
+        if augment and "cr_ctc" in self.terms:  # without augmentation two views would be equal
+            features, lengths = torch.cat([features, features]), torch.cat([lengths, lengths])
+            tokens, token_lengths = torch.cat([tokens, tokens]), torch.cat([token_lengths, token_lengths])
+        if augment:
+            features = transforms.apply(self.transforms, features, lengths, generator, front)
+        frames, lengths, middle = net.acoustic.encoder.read(
+            *net.acoustic.subsampling(features, lengths), block
+        )  # (n b, t, d)
+        log_probs, _ = net.ctc(frames, lengths)
+        ctc, *lower = (_ctc_loss(v, tokens, lengths, token_lengths) for v in (log_probs, *middle))
+        together = ctc.lerp(torch.stack(lower).mean(0), self.weights.intermediate) if lower else ctc
+        given = Encoded(frames, lengths, log_probs, ctc, tokens, token_lengths, batch)
+        loss, parts = self.weights.ctc * mean_of_views(together, b), {"ctc": mean_of_views(ctc, b)}
+        for name, term in self.terms.items():
+            value = mean_of_views(term(net, given), b)
+            loss = loss + getattr(self.weights, name) * value
+            parts[term.part] = value
+        return Outcome(loss, parts, batch.token_lengths)
+
+
+def _ctc_loss(log_probs: Tensor, tokens: Tensor, lengths: Tensor, token_lengths: Tensor) -> Tensor:
+    """(n b,) in nats.  A text that its audio is too short for has no alignment: infinite loss, no gradient; it counts as 0."""
+    log_probs = log_probs.transpose(0, 1)
+    return F.ctc_loss(log_probs, tokens, lengths, token_lengths, reduction="none", zero_infinity=True)
