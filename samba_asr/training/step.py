@@ -15,6 +15,7 @@ from samba_asr.data.bucketing import derive_seed
 from samba_asr.data.dataset import Batch
 from samba_asr.device import compute_dtype
 from samba_asr.nn.dropout import Dropout
+from samba_asr.nn.hooks import AfterStep, BeforeStep
 from samba_asr.training.distributed import Ranks
 from samba_asr.training.evaluate import autocast
 from samba_asr.training.objectives import Objective, Outcome
@@ -49,8 +50,10 @@ class Stepper:
         self.dtype = compute_dtype(config.train.dtype, ranks.device)
         self.optimizer = make_optimizer(objective, config.optim)
         self.parameters = [p for p in objective.parameters() if p.requires_grad]
-        self.names = ("loss", *objective.parts)
+        self.names = ("loss", *objective.part_names)
         self.average: MovingAverage | None = None
+        self._before = [m for m in objective.modules() if isinstance(m, BeforeStep)]
+        self._after = [m for m in objective.modules() if isinstance(m, AfterStep)]
 
     def step(self, work: list[Work], *, number: int, lr: float) -> StepResult:
         """Step `number` on this rank's `work`, together with the other ranks'.
@@ -80,6 +83,8 @@ class Stepper:
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             self.optimizer.step()
+            for module in self._after:
+                module.after_step()
             if self.average:
                 self.average.update(self.objective, number)
         return norm
@@ -95,6 +100,8 @@ class Stepper:
         pending = [w for w in work if len(w.batch.ids)]
         while True:
             self.optimizer.zero_grad(set_to_none=True)
+            for module in self._before:
+                module.before_step()
             sums, samples, bad = [0.0] * (len(self.names) + 1), 0, 0
             for i, w in enumerate(pending):
                 found = self._forward_backward(w, number)

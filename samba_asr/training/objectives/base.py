@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor, nn
 
+from samba_asr.nn.auxiliary import auxiliary_losses, collect
 from samba_asr.registry import Registry
 
 objectives = Registry("objective")
@@ -44,31 +45,48 @@ class Batch(Protocol):
 class Objective(nn.Module):
     """A net and its losses.  A subclass defines `compute`, and names its parts."""
 
-    parts: tuple[str, ...] = ()  # all names that `Outcome.parts` may have, whatever a batch holds
+    parts: tuple[str, ...] = ()
 
     def __init__(self, net: nn.Module):
         super().__init__()
         self.net = net  # first: optimizers number parameters in this order
+        self._auxiliary = auxiliary_losses(net)
+
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """All names that `Outcome.parts` may have: the same on every process, whatever its batches are."""
+        added = dict.fromkeys(loss.name for loss in self._auxiliary)
+        if taken := added.keys() & {"loss", *self.parts}:
+            raise ValueError(f"auxiliary loss {taken.pop()!r}: {type(self).__name__} has a part of that name")
+        return *self.parts, *added
 
     def draw_block(self, rng: random.Random) -> int:
         """The encoder's block size for one step of training; -1: the whole utterance."""
         return -1
 
     def compute(self, batch: Batch, *, block: int, augment: bool, generator: torch.Generator | None) -> Outcome:
-        """The losses of a batch."""
+        """The losses of a batch, those of the net's layers aside."""
         raise NotImplementedError
 
     def forward(
         self, batch: Batch, *, block: int = -1, augment: bool = False, generator: torch.Generator | None = None
     ) -> Outcome:
-        """The losses of a batch.
+        """The losses of a batch, with the auxiliary losses of the net's layers.
 
         block: of the encoder, in frames; -1: whole utterances.  augment: change the features, by draws of `generator`.
         """
-        outcome = self.compute(batch, block=block, augment=augment, generator=generator)
-        if undeclared := outcome.parts.keys() - set(self.parts):
-            raise ValueError(f"{type(self).__name__}.parts must name {', '.join(sorted(undeclared))}")
-        return outcome
+        with collect(self._auxiliary):
+            outcome = self.compute(batch, block=block, augment=augment, generator=generator)
+            loss, parts = outcome.loss, dict(outcome.parts)
+            if undeclared := parts.keys() - set(self.parts):
+                raise ValueError(f"{type(self).__name__}.parts must name {', '.join(sorted(undeclared))}")
+            for auxiliary in self._auxiliary:
+                for value in auxiliary.values or ():
+                    value = mean_of_views(value.to(loss.dtype), len(loss))
+                    loss = loss + auxiliary.weight * value
+                    known = parts.get(auxiliary.name)
+                    parts[auxiliary.name] = value if known is None else known + value
+        return Outcome(loss, parts, outcome.units)
 
 
 def mean_of_views(x: Tensor, b: int) -> Tensor:
