@@ -4,18 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from samba_asr import config as configs
-from samba_asr.errors import UserError
-from samba_asr.text.tokenizer import Tokenizer, load_tokenizer
-from samba_asr.text.units import same_pieces
-from samba_asr.training import checkpoint
-
-if TYPE_CHECKING:
-    from samba_asr.models.asr import AsrModel
 
 logger = logging.getLogger(__name__)
 
@@ -51,42 +40,17 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     import torch
 
-    from samba_asr.models.asr import AsrModel
-    from samba_asr.models.folder import copy_search_files, save_model
-
-    path = args.exp / "config.yaml"
-    if not path.is_file():
-        raise UserError(f"{args.exp}: no config.yaml here; is it the folder of a run?")
-    config = configs.load([path])
-    for option in ("best", "last"):
-        if (value := getattr(args, option)) is not None and value < 1:
-            raise UserError(f"--{option} {value}: give 1 or more")
-    files = args.files or checkpoint.choose(args.exp, best=args.best or config.train.keep_best, last=args.last or 0)
-    model, tokenizer = AsrModel(config.model), load_tokenizer(args.exp)
-    try:
-        model.load_state_dict(checkpoint.average(files))
-    except RuntimeError as error:
-        raise UserError(f"{files[0]}: does not fit the model of {path}: {' '.join(str(error).split())[:200]}") from None
-    if args.models:
-        _average_with(model, tokenizer, args.models)
-    save_model(args.out, model, config, tokenizer, torch.bfloat16 if args.bfloat16 else torch.float32)
-    copy_search_files(config, args.exp, args.out)
-    logger.info("%s: the mean of %s", args.out, ", ".join([*(f.name for f in files), *map(str, args.models)]))
-    return 0
-
-
-def _average_with(model: AsrModel, tokenizer: Tokenizer, folders: Sequence[Path]) -> None:
-    """Move `model` to the mean of itself and the models of `folders`.
-
-    UserError for one of another tokenizer or shape.
-    """
     from samba_asr.models.box import box_folder
-    from samba_asr.models.folder import load_model
+    from samba_asr.training.average import average_run
 
-    weights = [("the run", model.state_dict())]
-    for folder in folders:
-        other = load_model(box_folder(folder))
-        if not same_pieces(other.tokenizer, tokenizer):
-            raise UserError(f"--with {folder}: its tokenizer is another, so its weights mean other things")
-        weights.append((f"--with {folder}", other.model.state_dict()))
-    model.load_state_dict(checkpoint.mean(weights))
+    of = average_run(
+        args.exp,
+        args.out,
+        best=args.best,
+        last=args.last,
+        files=args.files,
+        models=[box_folder(folder) for folder in args.models],
+        dtype=torch.bfloat16 if args.bfloat16 else torch.float32,
+    )
+    logger.info("%s: the mean of %s", args.out, ", ".join(of))
+    return 0

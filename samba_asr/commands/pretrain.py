@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from samba_asr.commands.train import configured, speech
+from samba_asr.commands.train import configured
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -35,6 +35,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """0; 130 or 143 when SIGINT or SIGTERM ended training early, after saving."""
+    from samba_asr.data.sets import read_sets
     from samba_asr.models.folder import save_encoder
     from samba_asr.training import checkpoint, distributed
     from samba_asr.training.objectives.pretraining import new_encoder
@@ -42,9 +43,9 @@ def run(args: argparse.Namespace) -> int:
     from samba_asr.training.trainer import run as train
 
     config = configured(args)
-    data, valid, noise = speech(config.data)
+    sets = read_sets(config.data)
     ranks = distributed.start(config.train.device)
-    result = train(config, args.exp, None, lambda config: PretrainTask(config, data, valid, noise))
+    result = train(config, args.exp, None, lambda config: PretrainTask(config, *sets))
     if ranks.rank == 0 and not result.signal:
         encoder = new_encoder(config.model)
         encoder.load_state_dict(checkpoint.average(checkpoint.choose(args.exp, best=0, last=1)))

@@ -102,5 +102,5 @@ def test_what_cannot_be(place, tmp_path):
         start(place, tmp_path / "b2", "model.layers=2", "model.self_conditioning=[]")
     with pytest.raises(UserError, match="holds no pretrained encoder"):
         start(place, tmp_path / "c", "--init-encoder", tmp_path)
-    with pytest.raises(UserError, match="give no --init-encoder beside it"):
-        start(place, tmp_path / "d", "--init", tmp_path)
+    with pytest.raises(UserError, match=r"give no init_encoder \(--init-encoder\) beside it"):
+        start(place, tmp_path / "d", "--init", "digits")

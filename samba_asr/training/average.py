@@ -1,0 +1,66 @@
+"""From the checkpoints of a run to a model folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from samba_asr import config as configs
+from samba_asr.errors import UserError
+from samba_asr.models.asr import AsrModel
+from samba_asr.models.folder import copy_search_files, load_model, save_model
+from samba_asr.text.tokenizer import Tokenizer, load_tokenizer
+from samba_asr.text.units import same_pieces
+from samba_asr.training import checkpoint
+
+
+def average_run(
+    run: Path,
+    out: Path,
+    *,
+    best: int | None = None,
+    last: int | None = None,
+    files: Sequence[Path] = (),
+    models: Sequence[Path] = (),
+    dtype: torch.dtype = torch.float32,
+) -> list[str]:
+    """Write the mean of checkpoints of the run in folder `run` as the model folder `out`; returns the names of what it is of.
+
+    best, last: the number of checkpoints, by validation score or by time; files: these.  Without any of them, as many of the
+    best as the run keeps.  models: model folders; then take the mean of them and of the run's mean (M. Wortsman et al.,
+    "Robust fine-tuning of zero-shot models", 2022).  dtype: of matrices in the file.
+    """
+    path = Path(run) / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{run}: no config.yaml here; is it the folder of a run?")
+    config = configs.load([path])
+    for name, value in (("best", best), ("last", last)):
+        if value is not None and value < 1:
+            raise UserError(f"{name} {value}: give 1 or more")
+    files = list(files) or checkpoint.choose(run, best=best or config.train.keep_best, last=last or 0)
+    model, tokenizer = AsrModel(config.model), load_tokenizer(run)
+    try:
+        model.load_state_dict(checkpoint.average(files))
+    except RuntimeError as error:
+        raise UserError(f"{files[0]}: does not fit the model of {path}: {' '.join(str(error).split())[:200]}") from None
+    if models:
+        average_with(model, tokenizer, models)
+    save_model(out, model, config, tokenizer, dtype)
+    copy_search_files(config, run, out)
+    return [*(f.name for f in files), *map(str, models)]
+
+
+def average_with(model: AsrModel, tokenizer: Tokenizer, folders: Sequence[Path]) -> None:
+    """Move `model` to the mean of itself and the models of `folders`.
+
+    UserError for one of another tokenizer or shape.
+    """
+    weights = [("the run", model.state_dict())]
+    for folder in folders:
+        other = load_model(folder)
+        if not same_pieces(other.tokenizer, tokenizer):
+            raise UserError(f"{folder}: its tokenizer is another, so its weights mean other things")
+        weights.append((str(folder), other.model.state_dict()))
+    model.load_state_dict(checkpoint.mean(weights))
