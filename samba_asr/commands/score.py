@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gzip
 import importlib.util
 import json
 import re
@@ -11,10 +10,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from samba_asr.data.fields import NAMES as NAMES_OF
+from samba_asr.data.fields import from_record
+from samba_asr.data.manifest import id_of
+from samba_asr.data.tables import table_records
 from samba_asr.errors import UserError
 from samba_asr.metrics.report import plot_breakdown, write_report
 from samba_asr.metrics.wer import WerReport, bootstrap, compare, score
-from samba_asr.text.normalize import NAMES, normalizer
+from samba_asr.text.lines import FAULTS, open_text
+from samba_asr.text.normalize import NAMES, lost, normalizer
 
 
 class Line(NamedTuple):
@@ -29,7 +33,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         help="word error rate of transcripts",
         description=(
             "Compare transcripts by utterance id. Files are told by their suffix: .trn (words (speaker-utterance)), "
-            ".jsonl (a manifest: id, text and perhaps speaker), anything else is a Kaldi text file (id words)."
+            ".jsonl (a manifest: id, text and perhaps speaker), .csv or .tsv (a table of the same), anything else is a Kaldi "
+            "text file (id words)."
         ),
     )
     parser.add_argument("--ref", type=Path, required=True, metavar="FILE", help="what was said")
@@ -66,6 +71,7 @@ def run(args: argparse.Namespace) -> int:
     if args.utt2spk:
         speakers |= {line.id: line.text for line in read_transcripts(args.utt2spk).values()}
     texts = {line.id: rules(line.text) for line in references.values()}
+    remarks = list(_remarks(args.normalize, references, texts, args.ref))
 
     def scored(path: Path) -> WerReport:
         hypotheses = read_transcripts(path)
@@ -75,11 +81,12 @@ def run(args: argparse.Namespace) -> int:
                 f"(such as {next(iter(texts), None)!r}): these files do not belong together"
             )
         heard = {line.id: rules(line.text) for line in hypotheses.values()}
+        remarks.extend(_remarks(args.normalize, hypotheses, heard, path))
         return score(texts, heard, speakers=speakers, unit="character" if args.cer else "word")
 
     report = scored(args.hyp)
     other = scored(args.baseline) if args.baseline else None
-    for line in [*report.kaldi_lines(), *_more_lines(report, args), *_compared(report, other, args)]:
+    for line in [*report.kaldi_lines(), *_more_lines(report, args), *remarks, *_compared(report, other, args)]:
         print(line)
     if args.out:
         write_report(report, args.out)
@@ -100,6 +107,19 @@ def _more_lines(report: WerReport, args: argparse.Namespace) -> Iterator[str]:
         yield f"not scored: {len(report.unknown)} ids of {args.hyp} are not in {args.ref}, such as {report.unknown[0]}"
 
 
+def _remarks(name: str, lines: dict[str, Line], ruled: dict[str, str], path: Path) -> Iterator[str]:
+    """What rules have left of digits and other scripts, where that is not plain."""
+    dropped = [line.id for line in lines.values() if lost(line.text, ruled[line.id])]
+    if dropped:
+        yield f"{path}: {name} dropped digits or letters of {len(dropped)} texts, such as {dropped[0]}: they are not scored"
+    digits = [id for id, text in ruled.items() if any(c.isdigit() for c in text)]
+    if name == "upper" and digits:
+        spoken = (
+            "" if importlib.util.find_spec("num2words") else "; pip install 'samba_asr[label]' puts numbers into words"
+        )
+        yield f"{path}: digits are scored as they are written in {len(digits)} texts, such as {digits[0]}{spoken}"
+
+
 def _compared(report: WerReport, other: WerReport | None, args: argparse.Namespace) -> Iterator[str]:
     if other is None:
         return
@@ -118,19 +138,31 @@ def read_transcripts(path: Path) -> dict[str, Line]:
     parse = {".trn": _trn, ".jsonl": _jsonl, ".json": _jsonl}.get(suffixes[-1] if suffixes else "", _kaldi)
     lines: dict[str, Line] = {}
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
-            for number, text in enumerate(file, start=1):
-                if not text.strip():
-                    continue
-                line = _parsed(parse, text, f"{path}:{number}")
-                if line.id in lines:
-                    raise UserError(f"{path}:{number}: id {line.id!r} occurs twice; ids are unique in a file")
-                lines[line.id] = line
+        for line, where in _table(path) if suffixes[-1:] in ([".csv"], [".tsv"]) else _lines(path, parse):
+            if line.id in lines:
+                raise UserError(f"{where}: id {line.id!r} occurs twice; ids are unique in a file")
+            lines[line.id] = line
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot read it ({error.strerror or error})") from error
+    except FAULTS as error:
+        raise UserError(f"{path}: cannot read it ({getattr(error, 'strerror', None) or error})") from error
     return lines
+
+
+def _lines(path: Path, parse: Callable[[str], Line]) -> Iterator[tuple[Line, str]]:
+    with open_text(path) as file:
+        for number, text in enumerate(file, start=1):
+            if text.strip():
+                where = f"{path}:{number}"
+                yield _parsed(parse, text, where), where
+
+
+def _table(path: Path) -> Iterator[tuple[Line, str]]:
+    for where, cells in table_records(path, "text"):
+        id = cells.get("id") or id_of(cells.get("audio", ""))
+        if not id:
+            raise UserError(f"{where}: no id in it, and no audio path to make one of: name one of the columns `id`")
+        yield Line(id, cells.get("text", ""), cells.get("speaker", "")), where
 
 
 def _parsed(parse: Callable[[str], Line], text: str, where: str) -> Line:
@@ -159,7 +191,13 @@ def _jsonl(text: str) -> Line:
         entry = json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON ({error.msg} at column {error.colno})") from error
-    fields = [entry.get(key, "") for key in ("id", "text", "speaker")] if isinstance(entry, dict) else [None]
-    if not all(isinstance(field, str) for field in fields) or not fields[0] or "text" not in entry:
+    if not isinstance(entry, dict):
+        raise ValueError('a line needs "id" and "text" in one JSON object, {"id": ..., "text": ...}')
+    found = from_record(entry)
+    if "id" not in found and isinstance(found.get("audio"), str):
+        found["id"] = id_of(found["audio"])
+    fields = [found.get(key, "") for key in ("id", "text", "speaker")]
+    has_text = "text" in found or any(str(key).strip().lower() in NAMES_OF["text"] for key in entry)
+    if not all(isinstance(field, str) for field in fields) or not fields[0] or not has_text:
         raise ValueError('a line needs "id" and "text" (and may have "speaker"), all of them strings')
     return Line(*fields)

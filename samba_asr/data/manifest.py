@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
-import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from samba_asr.data.fields import NUMBERS, from_lhotse, from_record, segment
 from samba_asr.errors import UserError
+from samba_asr.text.lines import FAULTS, open_text
 
 
 @dataclass(frozen=True)
@@ -42,29 +43,54 @@ class Utterance:
 
 _DEFAULTS = {field.name: field.default for field in fields(Utterance)}
 _TEXTS = ("id", "audio", "text", "speaker", "split")
-_NEMO = {"audio_filepath": "audio", "offset": "start"}  # NeMo's names for the same things
 
 
 def read_manifest(path: str | os.PathLike) -> list[Utterance]:
-    """The utterances of a JSONL manifest, in its order.
+    """The utterances of a JSONL manifest, or of a JSON array of the same objects, in its order.
 
-    Keys are the fields of `Utterance`, or NeMo's `audio_filepath` and `offset`; others are ignored.  Without an
-    `id`, the audio file's stem serves (and, for a part of a file, its start).  A relative `audio` is relative to the
-    manifest's folder.  Raises UserError naming file:line.
+    Keys are the fields of `Utterance`, or other tools' names for them (`fields.py`: Hugging Face, NeMo, lhotse, ...);
+    others are ignored.  `end` counts where there is no duration.  Each supervision of a lhotse cut is an utterance.
+    Without an `id`, the audio file's stem serves (and, for a part of a file, its start).  A relative `audio` is
+    relative to the manifest's folder.  Raises UserError naming file:line.
     """
     path = Path(path)
     folder = os.path.abspath(path.parent)
-    utterances = []
     try:
-        with _open(path, "rt") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    utterances.append(_parse(line, folder, f"{path}:{number}"))
+        with open_text(path) as file:
+            recordings = _Recordings(path)
+            return [
+                utterance
+                for record, where in _records(file, path)
+                for utterance in _parse(recordings.joined(record), folder, where)
+            ]
     except FileNotFoundError:
         raise UserError(f"{path}: no such manifest: `samba-asr prepare` makes one") from None
-    except (UnicodeDecodeError, gzip.BadGzipFile, EOFError, IsADirectoryError) as error:
+    except FAULTS as error:
         raise UserError(f"{path}: not a JSONL manifest ({error})") from None
-    return utterances
+
+
+def _records(lines: Iterable[str], path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """(object, file:line or file, entry n)"""
+    lines, first = iter(lines), True
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        if first and line.lstrip().startswith("["):
+            try:
+                entries = json.loads(line + "".join(lines))
+            except json.JSONDecodeError as error:
+                raise UserError(f"{path}:{number + error.lineno - 1}: not JSON ({error.msg})") from None
+            yield from ((entry, f"{path}, entry {n}") for n, entry in enumerate(entries, 1))
+            return
+        first = False
+        try:
+            yield json.loads(line), where
+        except (json.JSONDecodeError, RecursionError) as error:
+            place = (
+                f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else "nested too deep"
+            )
+            raise UserError(f"{where}: not JSON ({place})") from None
 
 
 def write_manifest(path: str | os.PathLike, utterances: Iterable[Utterance]) -> None:
@@ -141,26 +167,49 @@ def _open(path: Path, mode: str) -> Any:
     return (gzip.open if path.suffix == ".gz" else open)(path, mode, encoding="utf-8")
 
 
-def _parse(line: str, folder: str, where: str) -> Utterance:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not JSON ({error.msg} at column {error.colno})") from None
+class _Recordings:
+    """Of lhotse: audio by the recording's id, from the manifest beside one of supervisions; read when first needed."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._found: dict[str, Any] | None = None
+
+    def joined(self, record: Any) -> Any:
+        """A supervision with the recording that it names, where there is one; anything else as it is."""
+        if (
+            not isinstance(record, dict)
+            or "recording_id" not in record
+            or {"recording", "audio", "sources"} & record.keys()
+        ):
+            return record
+        if self._found is None:
+            beside = self.path.with_name(self.path.name.replace("supervisions", "recordings"))
+            self._found = {}
+            if beside != self.path and beside.exists():
+                with open_text(beside) as file:
+                    self._found = {str(r.get("id")): r for r, _ in _records(file, beside) if isinstance(r, dict)}
+        recording = self._found.get(str(record["recording_id"]))
+        return record if recording is None else {**record, "recording": recording}
+
+
+def _parse(record: Any, folder: str, where: str) -> Iterator[Utterance]:
     if not isinstance(record, dict):
         raise UserError(f'{where}: a line is one JSON object, {{"id": ..., "audio": ..., "text": ...}}')
-    record = {_NEMO.get(key, key): value for key, value in record.items()}
-    record = {key: value for key, value in record.items() if key in _DEFAULTS and value is not None}
-    if not record.get("audio"):
-        raise UserError(f'{where}: no "audio": give the audio file\'s path')
-    for key, value in record.items():
-        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
-        if not (isinstance(value, str) if key in _TEXTS else number):
-            wanted = "text in quotes" if key in _TEXTS else "a number, not negative"
-            raise UserError(f'{where}: "{key}" is {json.dumps(value)}: give {wanted}')
-    if "rate" in record:
-        record["rate"] = int(record["rate"])
-    if not record.get("id"):
-        start = float(record.get("start", 0.0))
-        record["id"] = id_of(record["audio"]) + (f"-{start:.3f}" if start else "")
-    record["audio"] = os.path.join(folder, record["audio"])
-    return Utterance(**record)
+    for found in list(from_lhotse(record)) or [from_record(record)]:
+        entry = {key: value for key, value in found.items() if key == "end" or key in _DEFAULTS}
+        if not entry.get("audio"):
+            raise UserError(f'{where}: no "audio": give the audio file\'s path')
+        for key in _TEXTS:
+            if key in entry and not isinstance(entry[key], str):
+                raise UserError(f'{where}: "{key}" is {json.dumps(entry[key])}: give text in quotes')
+        for key in NUMBERS:
+            if isinstance(entry.get(key), str):
+                raise UserError(f'{where}: "{key}" is {json.dumps(entry[key])}: give a number without quotes')
+        yield utterance_of(segment(entry, where), folder)
+
+
+def utterance_of(fields: dict[str, Any], folder: str) -> Utterance:
+    """An utterance of checked fields; audio relative to `folder`, an id from the file's stem where there is none."""
+    start = fields.get("start", 0.0)
+    id = fields.get("id") or id_of(fields["audio"]) + (f"-{start:.3f}" if start else "")
+    return Utterance(**{**fields, "id": id, "audio": os.path.join(folder, fields["audio"])})

@@ -1,7 +1,8 @@
 """Readers of corpora: any of the usual layouts -> a list of utterances.
 
 format         recognised by
-jsonl          a file `.jsonl`, `.jsonl.gz` or `.json` (ours, or NeMo's keys), or a folder with `manifest.jsonl`
+jsonl          a file `.jsonl`, `.jsonl.gz` or `.json` (ours, or other tools' keys), or a folder with one called
+               `manifest.jsonl` or `metadata.jsonl`
 table          a file `.csv`, `.tsv` or `.txt`, or a folder with one of `metadata.csv`, `*.csv`, `*.tsv`
 ljspeech       a folder with `metadata.csv` and `wavs/` (or `wav/`): id|text, or id|raw text|text
 kaldi          a folder with `wav.scp`
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from samba_asr.data.manifest import Utterance, read_manifest
-from samba_asr.data.tables import numbered_lines, read_ljspeech, read_table
+from samba_asr.data.tables import is_ljspeech, numbered_lines, read_ljspeech, read_table
 from samba_asr.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -65,9 +66,9 @@ def recognise(path: Path) -> str:
             return "table"
     elif (path / "wav.scp").exists():
         return "kaldi"
-    elif (path / "metadata.csv").exists() and ((path / "wavs").is_dir() or (path / "wav").is_dir()):
+    elif is_ljspeech(path):
         return "ljspeech"
-    elif (path / "manifest.jsonl").exists():
+    elif next(_manifests(path), None):
         return "jsonl"
     elif next(_chapters(path), None):
         return "librispeech"
@@ -176,8 +177,16 @@ def read_kaldi(path: Path) -> list[Utterance]:
         audio = os.path.abspath(recordings[recording])
         return Utterance(id, audio, text, speaker, duration, start)
 
+    def silent(known: dict[str, object]) -> list[Utterance]:
+        """Ids of text without audio, as utterances whose file is missing: `validate` counts and names them."""
+        lost = [id for id in texts if id not in known]
+        if lost:
+            table = "segments" if (folder / "segments").exists() else "wav.scp"
+            log.warning("%s: %d ids have no audio in %s, such as %s", folder / "text", len(lost), table, lost[0])
+        return [Utterance(id, os.path.abspath(folder / id), texts[id][0], speakers.get(id, ("",))[0]) for id in lost]
+
     if not (folder / "segments").exists():
-        return [utterance(id, id, 0.0, None) for id in recordings]
+        return [*(utterance(id, id, 0.0, None) for id in recordings), *silent(recordings)]
     utterances = []
     for id, (value, where) in _columns(folder / "segments").items():
         try:
@@ -193,7 +202,7 @@ def read_kaldi(path: Path) -> list[Utterance]:
             utterances.append(utterance(id, recording, start, round(end - start, 6)))
         else:
             raise UserError(f"{where}: a segment from {start} to {end} s: the end comes after the start")
-    return utterances
+    return utterances + silent({u.id: u for u in utterances})
 
 
 def _columns(path: Path, *, optional: bool = False) -> dict[str, tuple[str, str]]:
@@ -212,7 +221,12 @@ def _columns(path: Path, *, optional: bool = False) -> dict[str, tuple[str, str]
 
 
 def _read_jsonl(path: Path) -> list[Utterance]:
-    return read_manifest(path / "manifest.jsonl" if path.is_dir() else path)
+    return read_manifest(next(_manifests(path)) if path.is_dir() else path)
+
+
+def _manifests(folder: Path) -> Iterator[Path]:
+    """Ours, then Hugging Face's."""
+    return (folder / name for name in ("manifest.jsonl", "metadata.jsonl") if (folder / name).exists())
 
 
 FORMATS: dict[str, Callable[[Path], list[Utterance]]] = {

@@ -20,6 +20,7 @@ from samba_asr.models.folder import LoadedModel
 from samba_asr.models.lm_folder import load_lm
 from samba_asr.runtime.base import SecondPass
 from samba_asr.text.lexicon import Lexicon
+from samba_asr.text.lines import read_lines
 from samba_asr.text.phones import PhoneTokenizer
 from samba_asr.text.units import Tokenizer
 
@@ -112,7 +113,7 @@ def word_guide(loaded: LoadedModel, config: DecodeConfig) -> Guide | None:
     words = None
     if config.words:
         path = _find(config.words, loaded.folder, "words")
-        words = [line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        words = [line.split()[0] for line in read_lines(path, "words") if line.strip()]
     return WordGuide(tokenizer_of(loaded, config), model, words, weight=config.lm_weight, bonus=config.word_bonus)
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from samba_asr.decoding.guide import Ways
 from samba_asr.errors import UserError
+from samba_asr.text.lines import read_lines
 from samba_asr.text.units import SPACE, Tokenizer
 
 ROOT = 0
@@ -207,8 +208,4 @@ def parse(lines: Iterable[str], weight: float) -> dict[str, float]:
 
 def read(path: Path, weight: float) -> dict[str, float]:
     """The phrases of a file, as `parse` has them."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot read the hotwords ({error})") from None
-    return parse(lines, weight)
+    return parse(read_lines(path, "hotwords"), weight)

@@ -173,7 +173,7 @@ def read_arpa(path: Path) -> tuple[list[str], list[Grams]]:
     try:
         with path.open("rb") as file:
             opener = gzip.open if file.read(2) == b"\x1f\x8b" else open
-        with opener(path, "rt", encoding="utf-8") as file:
+        with opener(path, "rt", encoding="utf-8-sig") as file:
             return _parse(file, path)
     except (OSError, UnicodeDecodeError, EOFError) as error:
         raise UserError(f"{path}: not readable as an ARPA file ({error})") from None

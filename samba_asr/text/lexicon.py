@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from samba_asr.errors import UserError, missing_extra
+from samba_asr.text.lines import read_lines
 
 logger = logging.getLogger(__name__)
 
@@ -32,12 +33,8 @@ class Lexicon(dict[str, tuple[Pronunciation, ...]]):
     @classmethod
     def read(cls, path: Path | str) -> Lexicon:
         """A `lexicon.txt`; UserError, naming the line, for a word without phones."""
-        try:
-            lines = Path(path).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: cannot read the lexicon ({error})") from None
         found: dict[str, dict[Pronunciation, None]] = {}
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(read_lines(path, "lexicon"), 1):
             word, *phones = line.split() or [""]
             if not phones and word:
                 raise UserError(f"{path}, line {number}: {word!r} has no phones; write WORD PHONE PHONE ...")

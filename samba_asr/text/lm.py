@@ -6,10 +6,8 @@ Kneser-Ney smoothed n-gram models", 2007.
 
 from __future__ import annotations
 
-import bz2
 import gzip
 import logging
-import lzma
 import shutil
 import tempfile
 from collections import Counter
@@ -17,21 +15,20 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from samba_asr.errors import UserError, missing_extra
+from samba_asr.text.lines import FAULTS, open_text
 
 logger = logging.getLogger(__name__)
-
-OPENERS = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 
 
 def read_lines(paths: Iterable[Path]) -> Iterator[str]:
     """The lines of text files, plain or compressed (.gz, .xz, .bz2), without their ends; empty ones left out."""
     for path in paths:
         try:
-            with OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8") as file:
+            with open_text(path) as file:
                 for line in file:
                     if line := " ".join(line.split()):
                         yield line
-        except (OSError, UnicodeDecodeError, EOFError, lzma.LZMAError) as error:
+        except FAULTS as error:
             raise UserError(f"{path}: cannot read the text ({error})") from None
 
 

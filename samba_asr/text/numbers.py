@@ -6,15 +6,17 @@ import re
 
 from samba_asr.errors import missing_extra
 
-_NUMBER = re.compile(r"\b(\d{1,3}(?:,\d{3})+|\d+)(st|nd|rd|th)?\b", re.IGNORECASE)
+_NUMBER = re.compile(r"\b(\d{1,3}(?:,\d{3})+|\d+)(?:\.(\d+)\b(?!\.\d)|(st|nd|rd|th)?\b)", re.IGNORECASE)
 YEARS = range(1100, 2000)  # four digits without a comma
 LONGEST = 12  # digits; more are a telephone's, and read one by one
 
 
 def spoken(text: str) -> str:
-    """`text` with its whole numbers in English words: 17 is seventeen, 3rd is third, 1832 is eighteen thirty-two.
+    """`text` with its numbers in English words: 17 is seventeen, 3rd is third, 1832 is eighteen thirty-two, 2.5 is two
+    point five.
 
-    Prices, times, fractions and Roman numerals are beyond it.  UserError where num2words is missing, and there is a number.
+    Prices, times, fractions with a slash and Roman numerals are beyond it.  UserError where num2words is missing, and
+    there is a number.
     """
     if not _NUMBER.search(text):
         return text
@@ -24,7 +26,10 @@ def spoken(text: str) -> str:
         raise missing_extra("num2words", "label") from error
 
     def words(found: re.Match) -> str:
-        digits, ordinal = found[1].replace(",", ""), found[2]
+        digits, decimals, ordinal = found[1].replace(",", ""), found[2], found[3]
+        if decimals:
+            after = " ".join(num2words(int(digit)) for digit in decimals)
+            return f"{num2words(int(digits)).replace(',', '')} point {after}"
         if len(digits) > LONGEST:
             return " ".join(num2words(int(digit)) for digit in digits)
         if ordinal:

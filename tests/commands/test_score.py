@@ -101,7 +101,7 @@ def test_ids_that_do_not_fit_are_told(files, capsys):
         ("hyp.trn", b"A (a)\nB b\n", r"hyp.trn:2: not a .trn line"),
         ("hyp.jsonl", b'{"id": "a", "text": ""}\n{"id": \n', r"hyp.jsonl:2: not JSON"),
         ("hyp.jsonl", b'{"id": "a"}\n', r'hyp.jsonl:1: a line needs "id" and "text"'),
-        ("hyp.jsonl", b'{"id": 7, "text": "A"}\n', r"hyp.jsonl:1: .* strings"),
+        ("hyp.jsonl", b'{"id": "a", "text": 7}\n', r"hyp.jsonl:1: .* strings"),
         ("hyp.jsonl", b"[]\n", r"hyp.jsonl:1: a line needs"),
         ("hyp", b"a \xff\n", r"hyp: not UTF-8"),
         ("hyp", b"q A\n", r"no id of .*hyp \(such as 'q'\) is in .*ref"),
@@ -122,3 +122,24 @@ def test_bad_options(files):
     (files / "empty").write_text("")
     with pytest.raises(UserError, match="no references"):
         command("--ref", files / "empty", "--hyp", files / "empty")
+
+
+def test_numbers_that_differ_are_an_error_in_scoring(tmp_path, capsys):
+    (tmp_path / "ref").write_text("a pay 3500 dollars\n")
+    (tmp_path / "hyp").write_text("a pay 9 dollars\n")
+    command("--ref", tmp_path / "ref", "--hyp", tmp_path / "hyp", "--normalize", "upper", "--bootstrap", 0)
+    assert not capsys.readouterr().out.startswith("%WER 0.00")
+
+
+def test_digits_that_are_not_spoken_are_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(score.importlib.util, "find_spec", lambda name: None)
+    (tmp_path / "ref").write_text("a pay 3500 dollars\n")
+    command("--ref", tmp_path / "ref", "--hyp", tmp_path / "ref", "--normalize", "upper", "--bootstrap", 0)
+    assert "digits are scored as they are written in 1 texts, such as a; pip install" in capsys.readouterr().out
+
+
+def test_a_script_that_rules_drop_is_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(score, "normalizer", lambda name: lambda text: "".join(c for c in text if c.isascii()))
+    (tmp_path / "ref").write_text("a ONE мир\nb TWO\n")
+    command("--ref", tmp_path / "ref", "--hyp", tmp_path / "ref", "--normalize", "whisper", "--bootstrap", 0)
+    assert "whisper dropped digits or letters of 1 texts, such as a" in capsys.readouterr().out

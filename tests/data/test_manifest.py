@@ -71,7 +71,7 @@ def test_nemo_keys_are_understood_and_ids_are_made(tmp_path):
         ("{", "m.jsonl:2: not JSON"),
         ("[1]", "m.jsonl:2: a line is one JSON object"),
         ('{"id": "a"}', 'm.jsonl:2: no "audio"'),
-        ('{"audio": "a.wav", "duration": "2"}', 'm.jsonl:2: "duration" is "2": give a number'),
+        ('{"audio": "a.wav", "duration": "2"}', 'm.jsonl:2: "duration" is "2": give a number without quotes'),
         ('{"audio": "a.wav", "duration": NaN}', 'm.jsonl:2: "duration" is NaN'),
         ('{"audio": "a.wav", "start": -1}', 'm.jsonl:2: "start" is -1'),
         ('{"audio": "a.wav", "text": 7}', 'm.jsonl:2: "text" is 7: give text in quotes'),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samba_asr.errors import UserError
-from samba_asr.text.normalize import NAMES, normalizer, upper
+from samba_asr.text.normalize import NAMES, lost, normalizer, spelled, upper
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,45 @@ def test_whisper_is_optional():
             normalizer("whisper")
     else:
         assert normalizer("whisper")("Mr. Smith can't pay twenty dollars.") == "mister smith can not pay $20"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("Hello, world! It\u2019s the U.S.", "HELLO WORLD IT'S THE US"),
+        ("Café naïve Łódź", "CAFE NAIVE ŁODZ"),
+        ("привет, мир", "ПРИВЕТ МИР"),
+        ("日本 ok", "日本 OK"),
+        ("नमस्ते", "नमस्ते"),
+        ("R2D2", "R2D2"),
+    ],
+)
+def test_scoring_drops_no_script(text, expected):
+    assert normalizer("upper")(text) == expected
+
+
+def test_scoring_speaks_numbers():
+    pytest.importorskip("num2words", reason="the extra label")
+    assert normalizer("upper")("pay 3,500 dollars") == "PAY THREE THOUSAND FIVE HUNDRED DOLLARS"
+    assert normalizer("upper")("2.5 miles") == "TWO POINT FIVE MILES"
+
+
+def test_without_num2words_digits_stay(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert normalizer("upper")("pay 3500 dollars, 2.5") == "PAY 3500 DOLLARS 2 5"
+
+
+@given(st.text(max_size=60))
+def test_spelled_loses_no_letter_and_no_digit_and_is_idempotent(text):
+    once = spelled(text)
+    assert spelled(once) == once
+    assert once == " ".join(once.split())
+    if any(c.isalnum() for c in text):
+        assert any(c.isalnum() for c in once)
+
+
+def test_lost_tells_what_rules_dropped():
+    assert lost("in 1984", upper("in 1984")) is False  # words are left: this is about what vanishes whole
+    assert lost("1984", upper("1984"))
+    assert lost("the мир", upper("the мир"))
+    assert not lost("Café", upper("Café"))
