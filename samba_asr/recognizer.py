@@ -202,6 +202,7 @@ class Recognizer:
         chunk_ms: float | None = None,
         hotwords: Phrases = None,
         partials: bool = True,
+        on_block: Callable[[float], None] = lambda seconds: None,
         longest: float | None = None,
     ) -> Iterator[Event]:
         """The events of audio, as they come; the last one is `Done`.
@@ -210,6 +211,7 @@ class Recognizer:
             of arrays such as `samba_asr.audio.microphone.Microphone`.
         rate: samples a second of arrays; default that of the iterable, or else the model's.
         chunk_ms: how much of a file goes in at a time (default 10 s); it never changes the result.
+        on_block: called after every chunk with the seconds received so far, speech or not; an error in it ends the work.
         longest: seconds; UserError as soon as more are decoded.
         AudioError (a UserError) if a file cannot be read to its end.
         """
@@ -222,6 +224,7 @@ class Recognizer:
             session.feed(samples)
             if longest is not None and session.seconds > longest:
                 raise UserError(f"the file holds more than {longest:g} s of audio, which is the most here")
+            on_block(session.seconds)
             yield from self.events(session)
         session = session or self.session(rate, latency_ms=latency_ms, hotwords=hotwords)
         session.end()
@@ -244,6 +247,7 @@ class Recognizer:
         chunk_ms: float | None = None,
         hotwords: Phrases = None,
         on_segment: Callable[[Segment], None] = lambda segment: None,
+        on_block: Callable[[float], None] = lambda seconds: None,
         longest: float | None = None,
     ) -> Result:
         """The text of a file, or of whatever `listen` takes, with its arguments.
@@ -257,6 +261,7 @@ class Recognizer:
             chunk_ms=chunk_ms,
             hotwords=hotwords,
             partials=False,
+            on_block=on_block,
             longest=longest,
         )
         return Result.of(events, on_segment)

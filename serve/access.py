@@ -1,7 +1,7 @@
 """The door: who may come in, and how much they may carry; asked before anything of a request is read.
 
 Bearer tokens are compared in constant time.  Pages of other sites are refused unless they are listed: they would use their
-reader's browser as a way in.  Bodies are counted as they arrive, for what a client says of their size need not be true.
+reader's browser as a way in.  A body has a deadline.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from urllib.parse import urlsplit
 
 from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -28,11 +29,6 @@ POLICY = "default-src 'self'; img-src 'self' data:; connect-src 'self' ws: wss:;
 METRICS = "/metrics"
 LIVE = "/v1/transcribe/stream"
 LINGER = 2.0  # seconds that a refused client may go on sending
-FORM = 1 << 20  # bytes of a form beside its file
-
-
-class TooMuch(Exception):
-    """The body is larger than it may be."""
 
 
 class Door:
@@ -56,42 +52,46 @@ class Door:
             headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
             _write_down(scope, status, 0.0)
             return await JSONResponse({"detail": why}, status, headers=headers)(scope, receive, send)
-        await self._counted(scope, receive, send)
+        await self._served(scope, receive, send)
 
-    async def _counted(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # Live audio has a bound of its own, in seconds.
-        limit = math.inf if scope["path"] == LIVE else self.settings.max_upload_bytes + FORM
-        seen, refused = 0, False
-        began, status = time.monotonic(), 413
-
-        async def counted() -> Message:
-            nonlocal seen, refused
-            message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > limit and not refused:
-                refused = True
-                await drain(receive)
-                answer = JSONResponse({"detail": f"a file may have {self.settings.max_upload_bytes} bytes"}, 413)
-                await answer(scope, receive, send)
-            if refused:
-                raise TooMuch
-            return message
+    async def _served(self, scope: Scope, receive: Receive, send: Send) -> None:
+        began, status = time.monotonic(), 499  # unless there is an answer
+        body = Body(receive, self.settings, endless=scope["path"] == LIVE)
 
         async def answered(message: Message) -> None:
             nonlocal status
-            if message["type"] == "http.response.start" and not refused:
+            if message["type"] == "http.response.start":
                 status = message["status"]
-            if message["type"] == "http.response.start" and scope["path"] in PAGE:
-                message.setdefault("headers", []).append((b"content-security-policy", POLICY.encode()))
-            if not refused:  # what the application makes of TooMuch is of no interest
-                await send(message)
+                if scope["path"] in PAGE:
+                    message.setdefault("headers", []).append((b"content-security-policy", POLICY.encode()))
+            await send(message)
 
         try:
-            with contextlib.suppress(TooMuch):
-                await self.app(scope, counted, answered)
+            await self.app(scope, body.receive, answered)
         finally:
             if scope["path"] not in OPEN + PAGE + (METRICS,):
                 _write_down(scope, status, time.monotonic() - began)
+
+
+class Body:
+    """A request's body, which must go on coming, and come to its end; else HTTP 408."""
+
+    def __init__(self, receive: Receive, settings: Settings, *, endless: bool):
+        """endless: live audio, which has a bound of its own, in seconds of audio."""
+        self._receive, self._settings, self._more = receive, settings, True
+        self._until = time.monotonic() + (math.inf if endless else settings.max_upload_seconds)
+
+    async def receive(self) -> Message:
+        if not self._more:  # what comes now is the client's leaving
+            return await self._receive()
+        seconds = min(self._settings.idle_seconds, self._until - time.monotonic())
+        try:
+            message = await asyncio.wait_for(self._receive(), max(seconds, 0.0))
+        except TimeoutError:
+            self._more = False
+            raise HTTPException(408, "the body of the request did not come in time") from None
+        self._more = message.get("more_body", False)
+        return message
 
 
 async def drain(receive: Receive) -> None:

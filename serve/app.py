@@ -41,7 +41,13 @@ def create_app(settings: Settings | None = None, recognizers: Mapping[str, Recog
         await asyncio.to_thread(app.state.models.close)
         app.state.uploads.close()
 
-    app = FastAPI(title="samba_asr", version=samba_asr.__version__, lifespan=lifespan)
+    app = FastAPI(
+        title="samba_asr",
+        version=samba_asr.__version__,
+        lifespan=lifespan,
+        max_body_size=settings.max_upload_bytes + files.FORM_BYTES,
+        form_limits=files.FORM,
+    )
     app.state.settings = settings
     app.add_middleware(access.Door, settings=settings)
     app.include_router(router)

@@ -4,27 +4,53 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, File, Form, HTTPException, Request, UploadFile
-from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.routing import APIRoute
+from starlette.types import Receive, Scope, Send
 
 from samba_asr.audio.read import AudioError
 from samba_asr.decoding.transcript import Segment
 from samba_asr.errors import UserError
 from samba_asr.formats import render
 from samba_asr.recognizer import Result
+from samba_asr.serve.access import drain
 from samba_asr.serve.models import Models
 from samba_asr.serve.protocol import REFUSALS
 from samba_asr.serve.settings import Settings
 
-router = APIRouter()
 
+class Placed(APIRoute):
+    """A route whose requests take their place before anything of the body is read."""
+
+    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:
+        handle = super().get_route_handler()
+
+        async def placed(request: Request) -> Response:
+            place: Place | None = request.app.state.uploads.take()
+            if place is None:
+                await drain(request.receive)
+                retry = str(request.app.state.settings.retry_seconds)
+                raise HTTPException(503, "all places for files are taken", headers={"Retry-After": retry})
+            request.state.place = place
+            try:
+                return await handle(request)
+            finally:
+                place.leave()
+
+        return placed
+
+
+router = APIRouter(route_class=Placed)
+
+FORM_BYTES = 1 << 20  # of a form beside its file
+FORM = {"max_files": 1, "max_fields": 20, "max_part_size": 1 << 16}
 MEDIA = {"text": "text/plain", "srt": "application/x-subrip", "vtt": "text/vtt"}
 
 
@@ -52,99 +78,148 @@ async def transcriptions(
 ) -> Response:
     """OpenAI's transcription call.  The text is that of `samba-asr transcribe`."""
     settings: Settings = request.app.state.settings
-    uploads: Uploads = request.app.state.uploads
-    if not uploads.take():
-        raise HTTPException(503, "all places for files are taken", headers={"Retry-After": str(settings.retry_seconds)})
-    try:
-        data = await file.read(settings.max_upload_bytes + 1)
-        if len(data) > settings.max_upload_bytes:
-            raise HTTPException(413, f"a file may have {settings.max_upload_bytes} bytes")
-        models: Models = request.app.state.models
-        recognizer = models.engine(model if model in models.names else "").recognizer
-    except BaseException:
-        uploads.give()
-        raise
+    data = await file.read()
+    models: Models = request.app.state.models
+    recognizer = models.engine(model if model in models.names else "").recognizer
     work = partial(recognizer.transcribe, data, latency_ms=latency_ms, longest=settings.max_file_seconds)
-    if stream:
-        return StreamingResponse(events(uploads, work), media_type="text/event-stream")
+    job = Job(request.state.place, work)
+    watching = asyncio.create_task(_watch(request, job))
     try:
-        result = await uploads.run(work)
+        if stream:
+            await job.begun()
+            return Events(job)
+        result = await job.result()
     except AudioError as error:
         raise HTTPException(400, f"the file cannot be read: {error}") from None
+    except Gone:
+        return Response(status_code=499)  # which nobody receives
     except UserError as error:
         raise HTTPException(400, str(error)) from None
+    finally:
+        watching.cancel()
     return answer(result, file.filename or "audio", response_format)
 
 
+async def _watch(request: Request, job: Job) -> None:
+    """End the work when the client leaves."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    job.gone = True
+
+
+class Gone(UserError):
+    """Nobody waits for the text any more."""
+
+
 class Uploads:
-    """Files that are transcribed, each in a thread of its own: `places` of them, and no more wait.  Used in the event loop."""
+    """Places for files: from before its body is read until its text is there, an upload holds one.  Used in the event loop."""
 
     def __init__(self, places: int):
-        self._pool, self._free = ThreadPoolExecutor(places, "samba_asr-upload"), places
-        self._closing = False
+        self.pool, self.free = ThreadPoolExecutor(places, "samba_asr-upload"), places
+        self.closing = False
 
-    def take(self) -> bool:
-        """A place, for `run` or to be given back; False if there is none."""
-        if not self._free:
-            return False
-        self._free -= 1
-        return True
-
-    def give(self) -> None:
-        self._free += 1
-
-    def run(
-        self, work: Callable[..., Result], tell: Callable[[Segment], bool] = lambda segment: True
-    ) -> asyncio.Future[Result]:
-        """Work in the place that was taken, which is free again when it is over.
-
-        tell: called in the thread with each segment; False ends the work there, as the end of the service does.
-        """
-        loop = asyncio.get_running_loop()
-
-        def on_segment(segment: Segment) -> None:
-            if self._closing or not tell(segment):
-                raise UserError("nobody waits for the text any more")
-
-        def over(_) -> None:
-            with suppress(RuntimeError):  # the loop has ended, too
-                loop.call_soon_threadsafe(self.give)
-
-        future = self._pool.submit(work, on_segment=on_segment)
-        future.add_done_callback(over)
-        return asyncio.wrap_future(future)
+    def take(self) -> Place | None:
+        if not self.free:
+            return None
+        self.free -= 1
+        return Place(self)
 
     def close(self) -> None:
-        self._closing = True
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self.closing = True
+        self.pool.shutdown(wait=False, cancel_futures=True)
 
 
-def events(uploads: Uploads, work: Callable[..., Result]) -> AsyncIterator[str]:
-    """OpenAI's events: a delta for each segment as soon as it is over, then the text.  The work begins at once."""
-    loop, told, gone = asyncio.get_running_loop(), asyncio.Queue(), threading.Event()
+class Place:
+    """One of the places, free again when its request is over and no thread works for it any more."""
 
-    def tell(segment: Segment) -> bool:
-        loop.call_soon_threadsafe(told.put_nowait, segment)
-        return not gone.is_set()
+    def __init__(self, uploads: Uploads):
+        self.uploads, self._holders = uploads, 1
 
-    task = uploads.run(work, tell)
-    task.add_done_callback(lambda _: told.put_nowait(None))
+    def hold(self) -> None:
+        self._holders += 1
 
-    async def events() -> AsyncIterator[str]:
-        space = ""
+    def leave(self) -> None:
+        self._holders -= 1
+        if not self._holders:
+            self.uploads.free += 1
+
+
+class Job:
+    """A file that is being transcribed in a thread; it begins at once.
+
+    work: `Recognizer.transcribe` of it.  Set `gone` to end it after the block that it is at.
+    """
+
+    def __init__(self, place: Place, work: Callable[..., Result]):
+        self.gone, self._uploads = False, place.uploads
+        self._loop, self._told = asyncio.get_running_loop(), asyncio.Queue()
+        self._first: Segment | None = None
+        place.hold()
+        future = place.uploads.pool.submit(work, on_segment=self._segment, on_block=self._block)
+        future.add_done_callback(lambda _: self._call(place.leave))
+        self._task = asyncio.wrap_future(future)
+        self._task.add_done_callback(lambda task: task.cancelled() or task.exception())  # seen
+        self._task.add_done_callback(lambda _: self._told.put_nowait(None))
+
+    async def result(self) -> Result:
+        """All of it, or what `transcribe` raises; Gone."""
+        return await asyncio.shield(self._task)
+
+    async def begun(self) -> None:
+        """Return when there is a first segment; raise what `transcribe` does before that."""
+        self._first = await self._told.get()
+        if self._first is None:
+            await self.result()
+
+    async def segments(self) -> AsyncIterator[Segment]:
+        """All of them, as they are found; `begun` comes first."""
+        segment = self._first
+        while segment is not None:
+            yield segment
+            segment = await self._told.get()
+
+    def _segment(self, segment: Segment) -> None:
+        self._call(self._told.put_nowait, segment)
+
+    def _block(self, _: float) -> None:
+        if self.gone or self._uploads.closing:
+            raise Gone("nobody waits for the text any more")
+
+    def _call(self, act: Callable[..., None], *arguments: Any) -> None:
+        with suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(act, *arguments)
+
+
+class Events(Response):
+    """OpenAI's events: a delta for each segment as soon as it is over, then the text.  The work ends with the response."""
+
+    media_type = "text/event-stream"
+
+    def __init__(self, job: Job):
+        super().__init__()
+        del self.headers["content-length"]
+        self.job = job
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        watching = asyncio.create_task(_watch(Request(scope, receive), self.job))
         try:
-            while (segment := await told.get()) is not None:
-                yield _event({"type": "transcript.text.delta", "delta": space + segment.text})
-                space = " "
-            try:
-                yield _event({"type": "transcript.text.done", "text": task.result().text})
-            except UserError as error:
-                yield _event({"type": "error", "message": str(error)})
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            async for event in self._events():
+                await send({"type": "http.response.body", "body": event.encode(), "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
         finally:
-            gone.set()
-            task.cancelled() or (task.done() and task.exception())  # seen
+            self.job.gone = True
+            watching.cancel()
 
-    return events()
+    async def _events(self) -> AsyncIterator[str]:
+        space = ""
+        async for segment in self.job.segments():
+            yield _event({"type": "transcript.text.delta", "delta": space + segment.text})
+            space = " "
+        try:
+            yield _event({"type": "transcript.text.done", "text": (await self.job.result()).text})
+        except UserError as error:
+            yield _event({"type": "error", "message": str(error)})
 
 
 def _event(content: dict[str, Any]) -> str:

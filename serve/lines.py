@@ -25,6 +25,8 @@ from samba_asr.serve.stream import Session, TooLong
 
 router = APIRouter()
 
+ENDLESS = 1 << 62  # bytes: live audio has a bound of its own, in seconds
+
 
 class Upload(Session):
     KIND = "lines"
@@ -38,11 +40,12 @@ class NdJson(Response):
     "/v1/transcribe/stream",
     response_class=NdJson,
     responses=protocol.REFUSALS,
+    max_body_size=ENDLESS,
     openapi_extra={
         "requestBody": {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
     },
 )
-@router.put("/v1/transcribe/stream", include_in_schema=False)  # as curl -T sends it
+@router.put("/v1/transcribe/stream", include_in_schema=False, max_body_size=ENDLESS)  # as curl -T sends it
 async def lines(request: Request, asked: Annotated[protocol.Audio, Query()]) -> Response:
     """Raw audio in, messages out, a line each."""
     settings: Settings = request.app.state.settings

@@ -23,8 +23,9 @@ class Settings:
     head_seconds: float = 10.0  # for a request's head to come
     idle_seconds: float = 60.0  # without audio or an order, or without a client reading: the session is over
     max_message_bytes: int = 1 << 20
-    max_uploads: int = 2  # files that are transcribed at a time
+    max_uploads: int = 2  # files at a time, from before they are read until their text is there
     max_upload_bytes: int = 256 << 20
+    max_upload_seconds: float = 600.0  # for an upload's bytes to come
     max_file_seconds: float = 4 * 3600.0  # of an upload, decoded
     tokens: tuple[str, ...] = ()  # bearer tokens, one of which a client must have; none: everybody may
     origins: tuple[str, ...] = ()  # of pages that may connect from a browser, beside the service's own
