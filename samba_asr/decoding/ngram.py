@@ -23,7 +23,8 @@ from samba_asr.errors import UserError, missing_extra
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 LN10 = math.log(10.0)
-FLOOR = -99.0 * LN10  # what an ARPA file's -99 means: never
+FLOOR = -99.0 * LN10  # an ARPA file's -99, or -inf: never
+_ROUNDING = 1e-5  # by so much may a logarithm of 1 be above 0
 
 Context = tuple[int, ...]
 
@@ -65,12 +66,40 @@ class Table(NamedTuple):
 
 
 class NgramModel:
-    """A back-off model in memory, 16 bytes an n-gram.  S. Katz, 1987."""
+    """A back-off model in memory, 16 bytes an n-gram.  S. Katz, 1987.
+
+    A context that pruning has taken out, while longer n-grams still begin with it, is put back with the probability
+    that the model gives it anyway: what is carried from word to word is then as long as the model can tell apart.
+    """
 
     def __init__(self, words: Sequence[str], grams: Sequence[Grams]):
-        """words: by id; grams: of orders 1, 2, ..., over these ids."""
+        """words: by id; grams: of orders 1, 2, ..., over these ids; of the upper ones some or all may be empty."""
         self.ids = {word: i for i, word in enumerate(words)}
         self.tables, self.order = tuple(_hashed(some) for some in grams), len(grams)
+        for m in range(self.order - 1, 1, -1):  # from above, for what is put back has a context too
+            grams = self._with_contexts(grams, m)
+
+    def _with_contexts(self, grams: Sequence[Grams], m: int) -> Sequence[Grams]:
+        """`grams` and `tables` with the n-grams of order m that those of order m + 1 begin with."""
+        begin, there = grams[m].words[:, :m], self.tables[m - 1].keys
+        new = np.ones(len(begin), dtype=bool)
+        new[1:] = (begin[1:] != begin[:-1]).any(axis=1)  # files are sorted, or nearly: few are asked for twice
+        begin = begin[new]
+        keys = _keys(begin)
+        place = np.searchsorted(there, keys)
+        place[place == len(there)] = 0
+        lost = np.unique(begin[there[place] != keys] if len(there) else begin, axis=0)
+        if not len(lost):
+            return grams
+        log_prob, _ = self.score([tuple(row[:-1]) for row in lost.tolist()], lost[:, -1].tolist())
+        some = grams[m - 1]
+        more = Grams(
+            np.concatenate([some.words, lost]),
+            np.concatenate([some.log_prob, log_prob.astype(np.float32)]),
+            np.concatenate([some.backoff, np.zeros(len(lost), np.float32)]),
+        )
+        self.tables = (*self.tables[: m - 1], _hashed(more), *self.tables[m:])
+        return [*grams[: m - 1], more, *grams[m:]]
 
     @property
     def start(self) -> Context:
@@ -107,6 +136,9 @@ class NgramModel:
         keys = np.zeros(len(history), dtype=np.uint64)
         for column, table in zip(history.T, self.tables, strict=False):
             keys = mix(keys, column)
+            if not len(table.keys):
+                yield np.zeros(len(keys), dtype=np.int64), np.zeros(len(keys), dtype=bool)
+                continue
             place = np.searchsorted(table.keys, keys)
             place[place == len(table.keys)] = 0
             yield place, (table.keys[place] == keys) & (column >= 0)
@@ -188,39 +220,58 @@ def _parse(lines: Iterator[str], path: Path) -> tuple[list[str], list[Grams]]:
     counts: list[int] = []
     ids: dict[str, int] = {}
     grams: list[str] = []  # the lines of one order
-    order, begin, tables = 0, 0, []
+    numbers: list[int] = []  # where they stand
+    order, tables = 0, []
+
+    def close() -> None:
+        """Take up the lines of an order, and the orders without a section that the head calls empty."""
+        nonlocal order
+        if order:
+            try:
+                table = _columns([gram.split() for gram in grams], order, ids)
+            except (ValueError, IndexError, KeyError):
+                n, why = _first_wrong(grams, order, ids)
+                raise wrong(why, numbers[n]) from None
+            if len(grams) != counts[order - 1]:
+                raise wrong(f"{len(grams)} {order}-grams where the head has {counts[order - 1]}", at)
+            tables.append(table)
+            grams.clear()
+            numbers.clear()
+        while order and order < len(counts) and not counts[order] and line != f"\\{order + 1}-grams:":
+            order += 1
+            tables.append(_columns([], order, ids))
+
     for at, line in enumerate(lines, 1):
-        line = line.rstrip("\n")
-        if order and line and line[0] != "\\":
+        line = line.strip()
+        if not line:
+            continue
+        if order and line[0] != "\\":
             grams.append(line)
+            numbers.append(at)
         elif line.startswith("ngram ") and not order:
             try:
-                counts.append(int(line.split("=")[1]))
-            except (ValueError, IndexError):
+                m, count = (int(part) for part in line.removeprefix("ngram ").split("="))
+            except ValueError:
                 raise wrong(f"{line!r}", at) from None
-        elif line.startswith("\\"):
-            if order:
-                try:
-                    table = _columns([gram.split() for gram in grams], order, ids)
-                except (ValueError, IndexError, KeyError):
-                    n, why = _first_wrong(grams, order, ids)
-                    raise wrong(why, begin + n) from None
-                if len(grams) != counts[order - 1]:
-                    raise wrong(f"{len(grams)} {order}-grams where the head has {counts[order - 1]}", at)
-                tables.append(table)
-            grams, begin = [], at + 1
+            if m != len(counts) + 1 or count < 0:
+                raise wrong(f"{line!r} where ngram {len(counts) + 1}=COUNT should be", at)
+            counts.append(count)
+        elif line[0] == "\\":
+            close()
             if line == "\\end\\":
                 break
             if line != "\\data\\":
                 if line != f"\\{order + 1}-grams:" or order == len(counts):
                     raise wrong(f"{line!r} where \\{order + 1}-grams: should be", at)
                 order += 1
-        elif line and order == 0 and counts:
+        elif order == 0 and counts:
             raise wrong(f"{line!r}", at)
     else:
         raise wrong("it has no \\end\\, or not even a \\data\\", at)
     if len(tables) != len(counts) or not tables:
         raise wrong("it ends early", at)
+    if END not in ids:
+        raise wrong(f"{END} is not among the 1-grams: every text has an end", at)
     words = list(ids)
     for name in ("<UNK>", "<unknown>"):
         if name in ids and UNKNOWN not in ids:
@@ -241,16 +292,27 @@ def _columns(parts: list[list[str]], order: int, ids: dict[str, int]) -> Grams:
         raise ValueError("too long")
     log_prob = np.array([part[0] for part in parts], dtype=np.float64)
     backoff = np.array([part[order + 1] if len(part) == order + 2 else 0.0 for part in parts], dtype=np.float64)
+    if not ((log_prob <= _ROUNDING).all() and (backoff < np.inf).all()):  # NaN fails both
+        raise ValueError("no probability")
     words = np.empty((len(parts), order), dtype=np.int32)
     for column in range(order):
         words[:, column] = [ids[part[1 + column]] for part in parts]
-    return Grams(words, (log_prob * LN10).astype(np.float32), (backoff * LN10).astype(np.float32))
+    if order > 1 and len(np.unique(_keys(words))) < len(words):
+        raise ValueError("an n-gram twice")
+    log_prob, backoff = np.clip(log_prob * LN10, FLOOR, 0.0), np.maximum(backoff * LN10, FLOOR)
+    return Grams(words, log_prob.astype(np.float32), backoff.astype(np.float32))
+
+
+def _keys(words: np.ndarray) -> np.ndarray:
+    """(n, order) -> (n,) uint64"""
+    keys = np.zeros(len(words), dtype=np.uint64)
+    for column in words.T[::-1]:
+        keys = mix(keys, column)
+    return keys
 
 
 def _hashed(grams: Grams) -> Table:
-    keys = np.zeros(len(grams.words), dtype=np.uint64)
-    for column in grams.words.T[::-1]:
-        keys = mix(keys, column)
+    keys = _keys(grams.words)
     sort = np.argsort(keys)
     return Table(keys[sort], grams.log_prob[sort], grams.backoff[sort])
 
@@ -260,19 +322,23 @@ def _first_wrong(grams: list[str], order: int, ids: dict[str, int]) -> tuple[int
     seen = set()
     for n, line in enumerate(grams):
         part = line.split()
-        words = part[1 : 1 + order]
+        words = tuple(part[1 : 1 + order])
         try:
-            float(part[0])
-            float(part[1 + order] if len(part) > 1 + order else 0.0)
+            log_prob = float(part[0])
+            backoff = float(part[1 + order] if len(part) > 1 + order else 0.0)
         except (ValueError, IndexError) as error:
             return n, str(error)
+        if not log_prob <= _ROUNDING:
+            return n, f"{part[0]!r} is no logarithm of a probability: those are 0 or less"
+        if not backoff < math.inf:
+            return n, f"the back-off {part[1 + order]!r} is no finite number"
         if len(words) != order:
             return n, f"{len(words)} words where a {order}-gram should be"
         if len(part) > order + 2:
-            return n, f"{part[order + 2]!r} behind a {order}-gram and its back-off"
-        if order == 1 and words[0] in seen:
-            return n, f"{words[0]!r} comes twice"
-        seen.add(words[0])
+            return n, f"{part[order + 2]!r} after a {order}-gram and its back-off"
+        if words in seen:
+            return n, f"{' '.join(words)!r} comes twice"
+        seen.add(words)
         if unknown := [word for word in words if order > 1 and word not in ids]:
             return n, f"{unknown[0]!r} is not among the 1-grams"
     raise AssertionError("all lines are n-grams")
