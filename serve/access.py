@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hmac
+import ipaddress
 import logging
 import math
 import time
@@ -119,13 +120,34 @@ def problem(connection: HTTPConnection, settings: Settings) -> tuple[int, str]:
     """The HTTP status and the reason why this client may not come in; (200, "") if it may."""
     origin = connection.headers.get("origin")
     own = connection.headers.get("host", "")
-    if origin is not None and origin not in settings.origins and urlsplit(origin).netloc != own:
+    if settings.local and not _is_local(own):
+        return 421, "this service is for this machine alone: call it localhost"
+    if origin is not None and origin not in settings.origins and _netloc(origin) != own:
         return 403, "this origin is not allowed"
     if not settings.tokens:
         return 200, ""
-    given = connection.headers.get("authorization", "").removeprefix("Bearer ").strip()
+    scheme, _, given = connection.headers.get("authorization", "").partition(" ")
+    given = given.strip() if scheme.lower() == "bearer" else ""
     given = given or connection.query_params.get("token", "")  # browsers cannot set headers on a WebSocket
     known = False
     for token in settings.tokens:  # all of them, so that the time does not tell which one begins alike
         known |= hmac.compare_digest(given.encode(), token.encode())
     return (200, "") if known else (401, "a bearer token is needed")
+
+
+def _netloc(url: str) -> str | None:
+    try:
+        return urlsplit(url).netloc
+    except ValueError:  # such as http://[
+        return None
+
+
+def _is_local(host: str) -> bool:
+    """Whether a Host header names this machine: a page of another site whose name was made to lead here does not."""
+    if not host:  # HTTP/1.0, which no browser speaks
+        return True
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or name.endswith(".localhost") or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False

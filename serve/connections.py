@@ -182,11 +182,24 @@ class WebSocket(WebSocketsSansIOProtocol):
 
     def __init__(self, shared: Connections, **keywords: Any):
         super().__init__(**keywords)
+        self._shared = shared
         self._unread = Deadline(self.loop, shared.unread_seconds, partial(_put_out, self, shared))
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._unread.run(False)
+
+    def send_receive_event_to_app(self) -> None:
+        """Pass a message on; text that is not UTF-8 ends the connection with 1007, and uvicorn would log a traceback."""
+        if self.curr_msg_data_type == "text" and not self.close_sent:
+            try:
+                b"".join(self.frames).decode()
+            except UnicodeDecodeError:
+                self._shared.seldom.warning("a text message that is not UTF-8: its connection is closed")
+                self.frames = []
+                self.conn.send_close(1007, "a text message is UTF-8")
+                return self.handle_parser_exception()
+        super().send_receive_event_to_app()
 
     def pause_writing(self) -> None:
         super().pause_writing()

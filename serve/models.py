@@ -43,7 +43,7 @@ class Models:
         self._engines = {name: self._start(one) for name, one in recognizers.items()}
         self._retired: list[tuple[str, Engine]] = []
         self._reloading, self._lock = threading.Lock(), threading.Lock()
-        self._closed = False
+        self._closed, self._asked = False, 0  # reloads: one runs, and another is to follow
         self.refused = 0
         collector.settle()
 
@@ -89,6 +89,22 @@ class Models:
             except Full:
                 if engine is self.engine(name):
                     raise  # and else its model was read anew just now
+
+    def ask_reload(self) -> None:
+        """Read every model anew, in a thread of its own.  However often that is asked meanwhile, it is done once more."""
+        with self._lock:
+            self._asked = min(self._asked + 1, 2)
+            if self._asked == 2:
+                return
+        threading.Thread(target=self._reload_as_asked, name="samba_asr-reload", daemon=True).start()
+
+    def _reload_as_asked(self) -> None:
+        while True:
+            self.reload()
+            with self._lock:
+                self._asked -= 1
+                if not self._asked or self._closed:
+                    return
 
     def reload(self) -> None:
         """Read every model's folder anew.  One that cannot be read goes on as it is, and the log says why."""

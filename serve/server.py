@@ -44,8 +44,7 @@ class Server(uvicorn.Server):
             for host, port, *_ in (socket.getsockname() for socket in server.sockets):
                 logger.info("listening", extra={"fields": {"host": host, "port": port, "models": self.models.names}})
         if hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread():
-            loop = asyncio.get_running_loop()
-            loop.add_signal_handler(signal.SIGHUP, lambda: loop.run_in_executor(None, self.models.reload))
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.models.ask_reload)
 
     async def shutdown(self, sockets=None) -> None:
         """Uvicorn would close live sessions first; here they receive what they are owed before."""

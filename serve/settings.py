@@ -29,6 +29,7 @@ class Settings:
     max_file_seconds: float = 4 * 3600.0  # of an upload, decoded
     tokens: tuple[str, ...] = ()  # bearer tokens, one of which a client must have; none: everybody may
     origins: tuple[str, ...] = ()  # of pages that may connect from a browser, beside the service's own
+    local: bool = False  # asked for by this machine's own names alone (against DNS rebinding)
     retry_seconds: int = 5  # what a client that finds no room is told
     grace_seconds: float = 20.0  # for sessions to finish when the service goes down
 

@@ -13,6 +13,7 @@ from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
 from samba_asr.engine import Done, Event, Failed, Final, Flushed, Full, Idle, Lag, LiveSession, Over, Partial, Quiet
 from samba_asr.errors import UserError
+from samba_asr.recognizer import Phrases
 from samba_asr.serve import protocol
 from samba_asr.serve.lobby import Patience
 from samba_asr.serve.models import Models
@@ -73,10 +74,10 @@ class Audio:
         """Called in the engine's thread."""
         raise NotImplementedError
 
-    def open(self, asked: protocol.Audio) -> float:
+    def open(self, asked: protocol.Audio, hotwords: Phrases = None) -> float:
         """The session's latency in ms.  UserError (Full among them) if that cannot be."""
         latency = asked.latency_ms or self.settings.latency_ms
-        hotwords = asked.hotwords if isinstance(asked, protocol.Start) else None
+        hotwords = asked.hotwords if isinstance(asked, protocol.Start) else hotwords
         self.model = asked.model or self.models.names[0]
         self.live = self.models.open(
             self.hear, asked.sample_rate, name=asked.model, latency_ms=latency, hotwords=hotwords
@@ -181,6 +182,7 @@ class Client(Session):
 
     def __init__(self, socket: WebSocket, models: Models, settings: Settings):
         super().__init__(models, settings)
+        self.reason = ""
         self.socket, self.patience = socket, Patience(settings.idle_seconds, socket.app.state.lobby)
 
     async def listen(self) -> int:
@@ -241,11 +243,22 @@ class Client(Session):
         """Send what the client is owed to the end, and close."""
         while True:
             message = await self.out.get()
-            await asyncio.wait_for(self.socket.send_json(message), self.settings.idle_seconds)
+            await self.send(message)
             if message["type"] == "done":
-                return await self.socket.close(code)
+                return await close(self.socket, code, self.reason)
             if message["type"] == "error" and message["code"] == "failed":
-                return await self.socket.close(1011)
+                return await close(self.socket, 1011, self.reason)
+
+    async def send(self, message: dict[str, Any]) -> None:
+        """Send it; an error is the reason that stands in the close frame.  TimeoutError for a client that does not read."""
+        if message["type"] == "error":
+            self.reason = message["message"]
+        await asyncio.wait_for(self.socket.send_json(message), self.settings.idle_seconds)
+
+
+async def close(socket: WebSocket, code: int, reason: str) -> None:
+    """Close it, with as much of the reason as a close frame holds."""
+    await socket.close(code, reason.encode()[:123].decode(errors="ignore"))
 
 
 @router.websocket("/v1/stream")
@@ -275,11 +288,11 @@ async def _until_over(client: Client, listening: asyncio.Task[int]) -> None:
         await asyncio.wait({listening, getting}, return_when=asyncio.FIRST_COMPLETED)
         if getting.done():
             message, getting = getting.result(), None
-            await asyncio.wait_for(client.socket.send_json(message), client.settings.idle_seconds)
+            await client.send(message)
             if message["type"] == "error" and message["code"] == "failed":
-                return await client.socket.close(1011)
+                return await close(client.socket, 1011, client.reason)
             if message["type"] == "done":  # not asked for
-                return await client.socket.close(client.code)
+                return await close(client.socket, client.code, client.reason or "the service is going down")
     if getting is not None:
         getting.cancel()
     code = listening.result()  # raises if the client is gone

@@ -1,7 +1,10 @@
 """The dialect of vosk-server, which hundreds of clients speak: `WS /vosk`, and `WS /` where they look for it.
 
-up     {"config": {"sample_rate": 16000, "words": 1, "phrase_list": [...]}}, optional; 16-bit audio; {"eof": 1}
-down   one reply a message: {"partial": text}, or {"text": text, "result": [{word, start, end, conf}]} when a segment is over
+up     {"config": {"sample_rate": 16000, "words": 1, "phrase_list": [...]}}, optional; 16-bit audio; {"reset": 1}; {"eof": 1}
+down   one reply a message: {"partial": text}, or {"text": text, "result": [{word, start, end, conf}]} when a segment is over;
+       to reset and eof the text of what was received before, after which reset begins anew
+
+The phrases are hotwords.  Why a connection is closed stands in its close frame.
 """
 
 from __future__ import annotations
@@ -9,19 +12,20 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import suppress
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import BaseModel, Field, ValidationError
+from starlette.types import Message
 
 from samba_asr.decoding.transcript import Segment
-from samba_asr.engine import Done, Event, Failed, Final, Full, Over, Partial
+from samba_asr.engine import Done, Event, Failed, Final, Flushed, Full, Idle, Over, Partial
 from samba_asr.errors import UserError
 from samba_asr.serve import protocol
 from samba_asr.serve.lobby import Patience
 from samba_asr.serve.models import Models
 from samba_asr.serve.settings import Settings
-from samba_asr.serve.stream import Audio
+from samba_asr.serve.stream import IDLE, Audio, close
 
 router = APIRouter()
 
@@ -32,6 +36,12 @@ class Asked(BaseModel):
     sample_rate: float = Field(16000, ge=4000, le=192000)
     words: bool = True
     model: str = Field("", max_length=100)
+    phrase_list: list[Annotated[str, Field(max_length=200)]] | None = Field(None, max_length=1000)
+
+    @property
+    def hotwords(self) -> list[str] | None:
+        """The phrases without vosk's sign for all other words, which are never ruled out here."""
+        return [phrase for phrase in self.phrase_list or () if phrase != "[unk]"] or None
 
 
 class Ear(Audio):
@@ -44,7 +54,8 @@ class Ear(Audio):
         self._loop = asyncio.get_running_loop()
         self.segments: list[Segment] = []
         self.partial = ""
-        self.over = asyncio.Event()
+        self.end = 1001, "the service is going down"  # unless the engine says why else it ended the session
+        self.over, self.flushed = asyncio.Event(), asyncio.Event()
 
     def hear(self, event: Event) -> None:
         self._loop.call_soon_threadsafe(self._hear, event)
@@ -56,9 +67,16 @@ class Ear(Audio):
             case Final(segment):
                 self.segments.append(segment)
                 self.partial = ""
+            case Flushed():
+                self.flushed.set()
+            case Idle(seconds):
+                self.end = IDLE, f"no audio and no order for {seconds:g} s"
             case Failed() | Done():
                 self.outcome = "done" if isinstance(event, Done) else "failed"
+                if isinstance(event, Failed):
+                    self.end = 1011, event.reason
                 self.over.set()
+                self.flushed.set()
 
     def reply(self, words: bool, last: bool = False) -> dict[str, Any]:
         if not self.segments and not last:
@@ -74,52 +92,93 @@ class Ear(Audio):
         return found
 
 
+class Conversation:
+    """One client, from its first message to the last."""
+
+    def __init__(self, socket: WebSocket):
+        self.socket, self.settings = socket, socket.app.state.settings
+        self.ear, self.asked = Ear(socket.app.state.models, self.settings), Asked()
+        self.patience = Patience(self.settings.idle_seconds, socket.app.state.lobby)
+
+    async def hold(self) -> tuple[int, str]:
+        """Answer every message; the code and the reason to close with."""
+        try:
+            with self.patience:
+                return await self._hold()
+        except Over:
+            await self._last()
+            return self.ear.end
+        except Full as error:
+            return 1013, str(error)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            return 1008, f"config.{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        except UserError as error:
+            return 1008, str(error)
+        except (ValueError, RecursionError):
+            return 1008, "a text message is a JSON object; audio is a binary message"
+
+    async def _hold(self) -> tuple[int, str]:
+        while True:
+            try:
+                message = await self.patience.receive(self.socket)
+            except TimeoutError:
+                await self._last()
+                return IDLE, "no audio and no order for too long"
+            if not await self._answer(message):
+                return 1000, ""
+
+    async def _answer(self, message: Message) -> bool:
+        """False for the last message."""
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(message.get("code") or 1006)
+        data, told = message.get("bytes"), {}
+        if data is None:
+            told = json.loads(message.get("text") or "")
+            if not isinstance(told, dict):
+                raise UserError('a message is an object, such as {"eof": 1}')
+            if "config" in told:
+                self.asked = Asked.model_validate(told["config"])
+                return True
+        if self.ear.live is None:
+            start = protocol.Audio(model=self.asked.model, sample_rate=int(self.asked.sample_rate))
+            self.ear.open(start, self.asked.hotwords)
+        if data is not None:
+            await self.ear.audio(data)
+        if data or told.get("reset") or told.get("eof"):
+            self.patience.renew(session=True)
+        if told.get("eof"):
+            await self._last()
+            return False
+        if told.get("reset"):
+            self.ear.flushed.clear()
+            self.ear.live.flush()
+            await self.ear.flushed.wait()
+        await self._send(last=bool(told.get("reset")))
+        return True
+
+    async def _last(self) -> None:
+        """Send the text of what has not been answered yet."""
+        if self.ear.live is not None:
+            self.ear.live.finish()
+            await self.ear.over.wait()
+            await self._send(last=True)
+
+    async def _send(self, last: bool) -> None:
+        reply = self.ear.reply(self.asked.words, last)
+        await asyncio.wait_for(self.socket.send_json(reply), self.settings.idle_seconds)
+
+
 @router.websocket("/vosk")
 @router.websocket("/")
 async def vosk(socket: WebSocket) -> None:
-    settings: Settings = socket.app.state.settings
     await socket.accept()
-    ear, asked = Ear(socket.app.state.models, settings), Asked()
-    patience, code = Patience(settings.idle_seconds, socket.app.state.lobby), 1000
-    patience.lobby.enter(patience)
+    conversation = Conversation(socket)
+    code, reason = 1011, ""
     try:
-        while True:
-            message = await patience.receive(socket)
-            if message["type"] == "websocket.disconnect":
-                return
-            data, told = message.get("bytes"), {}
-            if data is None:
-                told = json.loads(message.get("text") or "")
-                if not isinstance(told, dict):
-                    raise UserError('a message is an object, such as {"eof": 1}')
-                if "config" in told:
-                    asked = Asked.model_validate(told["config"])
-                    continue
-            if ear.live is None:
-                ear.open(protocol.Audio(model=asked.model, sample_rate=int(asked.sample_rate)))
-            if data is not None:
-                await ear.audio(data)
-            if data or told.keys() & {"eof", "reset"}:
-                patience.renew(session=True)
-            if told.get("eof"):
-                ear.live.finish()
-                await ear.over.wait()
-                await socket.send_json(ear.reply(asked.words, last=True))
-                break
-            await socket.send_json(ear.reply(asked.words))
-    except Over:  # the service goes down
-        code = 1001
-        with suppress(RuntimeError, OSError, WebSocketDisconnect):
-            await ear.over.wait()
-            await socket.send_json(ear.reply(asked.words, last=True))
-    except Full:
-        code = 1013
-    except (UserError, ValidationError, ValueError, RecursionError):
-        code = 1008
-    except (WebSocketDisconnect, TimeoutError, RuntimeError, OSError):
-        code = 1011
+        with suppress(WebSocketDisconnect, RuntimeError, OSError):  # the client is gone, or reads nothing
+            code, reason = await conversation.hold()
     finally:
-        patience.lobby.leave(patience)
-        ear.close()
+        conversation.ear.close()
         with suppress(RuntimeError, OSError):
-            await socket.close(code)
+            await close(socket, code, reason)

@@ -46,7 +46,9 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument(
         "--log", choices=["text", "json"], default="text", help="form of the log (default: %(default)s)"
     )
-    parser.add_argument("--open", action="store_true", help="let anybody in who reaches --host, without tokens")
+    parser.add_argument(
+        "--open", action="store_true", help="let anybody in who reaches --host, without tokens, by any name"
+    )
     parser.set_defaults(run=run)
     return parser
 
@@ -77,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
         max_uploads=args.max_uploads,
         tokens=tokens,
         origins=tuple(args.origin),
+        local=args.host in LOCAL and not args.open,
     )
     app = create_app(settings, load(settings))  # what is wrong with a model is told before a port is taken
     set_up(args.log)

@@ -159,3 +159,57 @@ def test_names_of_models(models, found):
 def test_names_that_are_none(models, message):
     with pytest.raises(UserError, match=message):
         serve.named(models)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_it_ends_after_any_number_of_reloads(model):
+    command = [
+        sys.executable,
+        "-m",
+        "samba_asr.cli",
+        "serve",
+        "--model",
+        f"m={model}",
+        "--port",
+        "0",
+        "--device",
+        "cpu",
+    ]
+    process = subprocess.Popen([*command, "--log", "json"], stderr=subprocess.PIPE, text=True)
+    try:
+        first = json.loads(process.stderr.readline())
+        with connect(f"ws://127.0.0.1:{first['port']}/v1/stream", compression=None) as live:
+            live.send(json.dumps({"type": "start"}))
+            assert json.loads(live.recv(timeout=30))["type"] == "ready"
+            for _ in range(60):
+                process.send_signal(signal.SIGHUP)
+                time.sleep(0.01)
+            process.send_signal(signal.SIGTERM)
+            assert json.loads(live.recv(timeout=30))["type"] == "done"
+        assert process.wait(timeout=30) in (0, -signal.SIGTERM)
+        assert sum("model read anew" in line for line in process.stderr) < 10
+    finally:
+        process.kill()
+
+
+def test_a_local_service_knows_its_names_alone(model):
+    command = [
+        sys.executable,
+        "-m",
+        "samba_asr.cli",
+        "serve",
+        "--model",
+        f"m={model}",
+        "--port",
+        "0",
+        "--device",
+        "cpu",
+    ]
+    process = subprocess.Popen([*command, "--log", "json"], stderr=subprocess.PIPE, text=True)
+    try:
+        address = f"http://127.0.0.1:{json.loads(process.stderr.readline())['port']}/v1/models"
+        assert urllib.request.urlopen(address, timeout=30).status == 200
+        with pytest.raises(urllib.error.HTTPError, match="421"):
+            urllib.request.urlopen(urllib.request.Request(address, headers={"Host": "evil.example"}), timeout=30)
+    finally:
+        process.kill()

@@ -209,6 +209,40 @@ class TestSocketsThatBringNothing:
             assert json.loads(held[-1].recv(timeout=5)) == {"type": "pong"}
 
 
+class TestVosk:
+    def test_who_does_not_read_is_put_out(self, recognizer):  # noqa: F811
+        with serving(recognizer, max_sessions=1, idle_seconds=1.0) as service:
+            service.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # what it accepts inherits this
+            silent = socket.socket()
+            silent.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            silent.settimeout(1.0)
+            silent.connect(("127.0.0.1", service.port))
+            head = "GET /vosk HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            silent.sendall(f"{head}Sec-WebSocket-Key: {'A' * 22}==\r\nSec-WebSocket-Version: 13\r\n\r\n".encode())
+            frames = b"\x82\x82\x00\x00\x00\x00\x01\x00" * 1000  # each a sample, and a reply
+            deadline, open_ = time.monotonic() + 60, True
+            while open_ and time.monotonic() < deadline:
+                try:
+                    silent.sendall(frames)
+                except TimeoutError:
+                    pass
+                except OSError:
+                    open_ = False
+            assert not open_
+            eventually(lambda: not service.engine.sessions)
+
+    def test_text_that_is_not_utf8(self, recognizer, caplog):  # noqa: F811
+        with serving(recognizer) as service:
+            for path in ("/vosk", "/v1/stream"):
+                with connect(service.url + path) as live:
+                    live.send(b"\xff\xfe", text=True)
+                    with pytest.raises(ConnectionClosed) as closed:
+                        live.recv(timeout=5)
+                    assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1007, "a text message is UTF-8")
+        assert len([r for r in caplog.records if r.levelname == "WARNING"]) == 1
+        assert not [r for r in caplog.records if r.exc_info]
+
+
 class TestSeldom:
     def test_a_line_a_minute_with_the_number_of_those_left_out(self, caplog):
         logger, now = logging.getLogger("test.seldom"), [0.0]

@@ -7,6 +7,7 @@ import dataclasses
 import gc
 import json
 import shutil
+import threading
 import time
 import weakref
 
@@ -104,6 +105,24 @@ class TestModels:
             assert "write energy or silero" in str([getattr(r, "fields", "") for r in caplog.records])
             assert 'samba_asr_sessions_total{model="m"} 2\n' in client.get("/metrics").text
 
+    def test_asked_often_they_are_read_once_more(self, two, monkeypatch):
+        models, begun, go = two.app.state.models, [], threading.Event()
+        monkeypatch.setattr(models, "reload", lambda: (begun.append(1), go.wait(10)))
+        for _ in range(60):
+            models.ask_reload()
+        go.set()
+        for _ in range(100):
+            if not models._asked:
+                break
+            time.sleep(0.02)
+        assert len(begun) == 2
+        models.ask_reload()
+        for _ in range(100):
+            if len(begun) == 3:
+                break
+            time.sleep(0.02)
+        assert len(begun) == 3
+
     def test_a_model_that_was_read_anew_goes_even_if_somebody_was_speaking(self, tmp_path):
         torch.set_num_threads(1)
         settings = Settings(latency_ms=LATENCY, models={"m": make_model(tmp_path / "model")}, grace_seconds=0.2)
@@ -176,6 +195,29 @@ class TestDoor:
             with client.websocket_connect(path, headers=headers) as socket:
                 socket.send_json({"type": "start"})
                 assert socket.receive_json()["type"] == "ready"
+
+    def test_bearer_in_any_case(self, start):
+        client = start(tokens=("secret",))
+        for given in ("bearer secret", "BEARER  secret", "Bearer secret"):
+            assert client.get("/v1/models", headers={"Authorization": given}).status_code == 200
+        for given in ("secret", "Basic secret", "Bearersecret", "bearer"):
+            assert client.get("/v1/models", headers={"Authorization": given}).status_code == 401
+
+    @pytest.mark.parametrize("origin", ["http://[", "http://[::1", "//", "", "http://testserver:99999999999", "\xff"])
+    def test_an_origin_that_is_none(self, start, origin, caplog):
+        caplog.set_level("INFO")
+        client = start()
+        assert client.get("/v1/models", headers={"Origin": origin.encode("latin-1")}).status_code == 403
+        assert [r.getMessage() for r in caplog.records if r.name.startswith("samba_asr")] == ["request"]
+
+    def test_a_local_service_is_asked_for_by_local_names(self, start):
+        client = start(local=True)
+        for host in ("localhost:8000", "127.0.0.1:8000", "[::1]:8000", "127.1.2.3", "a.localhost"):
+            assert client.get("/v1/models", headers={"Host": host}).status_code == 200
+        for host in ("evil.example:8000", "10.0.0.1", "127.0.0.1.evil.example", "[", "localhost@evil.example"):
+            headers = {"Host": host, "Origin": f"http://{host}"}
+            assert client.get("/v1/models", headers=headers).status_code == 421
+            assert client.post("/v1/audio/transcriptions", headers=headers).status_code == 421
 
     def test_pages_of_other_sites(self, start):
         client = start(origins=("https://good.example",))

@@ -107,6 +107,7 @@ class TestStream:
             with pytest.raises(WebSocketDisconnect) as closed:
                 socket.receive_json()
             assert closed.value.code == 1008
+            assert told in closed.value.reason
 
     def test_audio_that_is_not_finite(self, start):
         with start().websocket_connect("/v1/stream") as socket:
@@ -249,13 +250,75 @@ class TestVosk:
                 socket.receive_json()
             assert closed.value.code == 1008
 
-    @pytest.mark.parametrize("message", ["rubbish", "[]", '{"config": {"sample_rate": 1}}', '{"config": 3}'])
-    def test_bad_messages(self, start, message):
+    @pytest.mark.parametrize(
+        ("message", "reason"),
+        [
+            ("rubbish", "JSON object"),
+            ("[" * 100_000, "JSON object"),
+            ("[]", "an object"),
+            ('{"config": {"sample_rate": 1}}', "config.sample_rate: "),
+            ('{"config": 3}', "config"),
+        ],
+    )
+    def test_bad_messages(self, start, message, reason):
         with start().websocket_connect("/vosk") as socket:
             socket.send_text(message)
             with pytest.raises(WebSocketDisconnect) as closed:
                 socket.receive_json()
             assert closed.value.code == 1008
+            assert reason in closed.value.reason
+
+    def test_reset_gives_the_final_text_and_begins_anew(self, start, recognizer):
+        first, second = pcm(noise(2.0)), pcm(noise(2.0, seed=1))
+        with start().websocket_connect("/vosk") as socket:
+            texts = []
+            for data, end in ((first, '{"reset": 1}'), (second, '{"eof": 1}')):
+                socket.send_bytes(data)
+                texts.append(socket.receive_json().get("text", ""))
+                socket.send_text(end)
+                reply = socket.receive_json()
+                texts.append(reply["text"])
+        assert " ".join(filter(None, texts[:2])) == expected(recognizer, heard(first)).text != ""
+        assert " ".join(filter(None, texts[2:])) == expected(recognizer, heard(second)).text != ""
+        assert reply["result"][0]["start"] >= 2.0  # time goes on, as in vosk
+
+    def test_phrases_are_hotwords(self, start, recognizer, monkeypatch):
+        def config(*phrases):
+            return json.dumps({"config": {"phrase_list": phrases}})
+
+        with start().websocket_connect("/vosk") as socket:
+            socket.send_text(config("dab"))
+            socket.send_bytes(pcm(noise(0.5)))
+            with pytest.raises(WebSocketDisconnect) as closed:
+                socket.receive_json()
+            assert "decode.method=beam" in closed.value.reason  # the greedy search cannot
+        asked = []
+        monkeypatch.setattr(type(recognizer), "hotwords", lambda self, phrases: asked.append(phrases))
+        with start().websocket_connect("/vosk") as socket:
+            socket.send_text(config("dab", "bad cab", "[unk]"))
+            socket.send_bytes(pcm(noise(0.5)))
+            socket.receive_json()
+        assert asked == [["dab", "bad cab"]]
+
+    def test_who_is_idle_gets_the_text_and_the_reason(self, start, recognizer):
+        data = pcm(noise(1.0))
+        with start(idle_seconds=0.5).websocket_connect("/vosk") as socket:
+            socket.send_bytes(data)
+            texts = [socket.receive_json().get("text", ""), socket.receive_json()["text"]]
+            with pytest.raises(WebSocketDisconnect) as closed:
+                socket.receive_json()
+        assert " ".join(filter(None, texts)) == expected(recognizer, heard(data)).text
+        assert (closed.value.code, "no audio and no order" in closed.value.reason) == (4408, True)
+
+    def test_no_room_says_so(self, start):
+        client = start(max_sessions=1)
+        with client.websocket_connect("/vosk") as one, client.websocket_connect("/vosk") as other:
+            one.send_bytes(pcm(noise(0.1)))
+            one.receive_json()
+            other.send_bytes(pcm(noise(0.1)))
+            with pytest.raises(WebSocketDisconnect) as closed:
+                other.receive_json()
+            assert (closed.value.code, closed.value.reason[:23]) == (1013, "all 1 sessions are take")
 
 
 class TestFiles:
