@@ -6,20 +6,26 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from samba_asr.commands.search_options import MODEL_HELP, add_settings, load_recognizer
 from samba_asr.errors import UserError
+
+if TYPE_CHECKING:
+    from samba_asr.data import voices
 
 EVERY = 10.0  # seconds between lines of progress
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
-        "augment", help="more to train on: pseudo-labels, synthetic speech, a teacher's frames, readers' channels"
+        "augment",
+        help="more to train on: pseudo-labels, synthetic speech and voices, a teacher's frames, readers' channels",
     )
     kinds = parser.add_subparsers(dest="augment", metavar="WHAT", required=True)
     _add_label(kinds)
     _add_tts(kinds)
+    _add_voices(kinds)
     _add_teach(kinds)
     _add_channels(kinds)
     return parser
@@ -100,15 +106,20 @@ def _add_tts(kinds) -> None:
         "tts",
         help="speech for sentences",
         description="Speak the sentences of a text, one a line, and write 16 kHz FLAC and a manifest.  Kokoro-82M speaks, with "
-        "the voices of --voices, each speaker a blend of up to three of them; without, hibari with its one voice, many times as "
-        "fast.  Interrupted, it goes on where it was.  For several processors, one command each with --shard 0/2, --shard 1/2.",
+        "voices drawn from the styles of --voices; without, hibari with its one voice, many times as fast.  Interrupted, it goes "
+        "on where it was.  For several processors, one command each with --shard 0/2, --shard 1/2.",
     )
     parser.add_argument(
         "text", type=Path, metavar="TEXT", help="a sentence a line, in letters alone; plain or .gz, .xz, .bz2"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where audio and manifest.jsonl go")
     parser.add_argument("--voices", type=Path, metavar="NPZ", help="Kokoro's styles, (510, 256) each, by name")
-    parser.add_argument("--speakers", type=int, default=400, metavar="N", help="blends of the voices (default: 400)")
+    parser.add_argument(
+        "--drawn", type=Path, metavar="NPZ", help="the speakers: those that samba-asr augment voices chose"
+    )
+    parser.add_argument(
+        "--speakers", type=int, default=400, metavar="N", help="without --drawn: voices drawn, unheard (default: 400)"
+    )
     parser.add_argument(
         "--sentences", type=int, metavar="N", help="so many of the text, drawn by --seed (default: all)"
     )
@@ -125,16 +136,68 @@ def run_tts(args: argparse.Namespace) -> int:
 
     part, parts = _shard(args.shard)
     sentences = tts.sentences(args.text, args.words[0], args.words[1], args.sentences, args.seed)
-    voice = tts.Kokoro(args.voices, args.speakers, args.seed) if args.voices else tts.Hibari()
+    if args.drawn and not args.voices:
+        raise UserError("--drawn weighs the styles of --voices: give both")
+    voice = tts.Kokoro(args.voices, _speakers(args)) if args.voices else tts.Hibari()
     mine = range(part, len(sentences), parts)
     said = {"text": str(args.text), "words": args.words, "sentences": args.sentences, "seed": args.seed}
-    said |= {"voices": str(args.voices), "speakers": args.speakers if args.voices else 1}
+    said |= {"voices": str(args.voices), "speakers": args.speakers if args.voices else 1, "drawn": str(args.drawn)}
     tts.claim(args.out, said)
     manifest = args.out / ("manifest.jsonl" if parts == 1 else f"manifest.{part}.jsonl")
     hours = tts.speak(
         voice, {n: sentences[n] for n in mine}, args.out, manifest, args.seed, Progress(len(mine), "sentences")
     )
     print(f"{hours:.2f} hours of speech: {manifest}")
+    return 0
+
+
+def _speakers(args: argparse.Namespace) -> list[voices.Voice]:
+    from samba_asr.data import tts, voices
+
+    if args.speakers < 1:
+        raise UserError(f"--speakers {args.speakers}: 1 or more")
+    names = sorted(tts.read_styles(args.voices))
+    if args.drawn:
+        return voices.read(args.drawn, names, args.seed)
+    return [voices.draw(len(names), args.seed, n) for n in range(args.speakers)]
+
+
+def _add_voices(kinds) -> None:
+    parser = kinds.add_parser(
+        "voices",
+        help="speakers for augment tts that can be understood",
+        description="Draw speakers, sums of Kokoro's styles with Gaussian weights, a speed and a warp of pitch and formants, "
+        "and write those of whom Whisper tiny.en reads three sentences with few errors (the extras tts and label).  Some 10 "
+        "seconds of a core each.  Interrupted, it goes on where it was: OUT.jsonl keeps what was heard, also for other "
+        "--speakers or --errors.",
+    )
+    parser.add_argument("voices", type=Path, metavar="NPZ", help="Kokoro's styles, (510, 256) each, by name")
+    parser.add_argument("--out", type=Path, required=True, metavar="NPZ", help="for augment tts --drawn")
+    parser.add_argument("--speakers", type=int, default=400, metavar="N", help="default: 400")
+    parser.add_argument(
+        "--errors", type=float, default=0.15, metavar="P", help="most word errors, 0 to 1 (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="default: 1")
+    parser.set_defaults(run=run_voices)
+
+
+def run_voices(args: argparse.Namespace) -> int:
+    from samba_asr.data import tts, voices
+    from samba_asr.label import WhisperTeacher
+
+    if args.speakers < 1:
+        raise UserError(f"--speakers {args.speakers}: 1 or more")
+    if not 0 <= args.errors < 1:
+        raise UserError(f"--errors {args.errors:g}: from 0 to less than 1")
+    names = sorted(tts.read_styles(args.voices))
+    teacher = WhisperTeacher()
+    errors = tts.errors_of(tts.Kokoro(args.voices), lambda samples: teacher.label(samples).text)
+    log = args.out.with_name(f"{args.out.name}.jsonl")
+    found, tried = voices.choose(
+        names, args.speakers, args.seed, errors, args.errors, log, Progress(args.speakers, "voices")
+    )
+    voices.write(args.out, names, found)
+    print(f"{len(found)} of {tried} voices: {args.out}")
     return 0
 
 

