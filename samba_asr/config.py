@@ -47,6 +47,9 @@ class MixerConfig:
     headdim: int = 32  # p, channels of one SSD head (mamba2, hydra)
     dt_min: float = 0.001  # smallest initial step, 1 / frames: 1000 frames of 40 ms are 40 s
     dt_max: float = 1.0  # largest initial step: one frame, 40 ms
+    a_max: float = (
+        16.0  # mamba2, hydra: decays A of the heads begin within -1 and minus this; 1, as Hydra's authors have it
+    )
 
 
 @dataclass(frozen=True)

@@ -264,3 +264,23 @@ def test_an_unknown_mixer_is_named_with_the_nearest():
 def test_heads_must_divide_the_width(mixer):
     with pytest.raises(UserError, match=r"expand \* d_model = 16 must be a multiple of headdim 5"):
         mixer(D, dataclasses.replace(TINY, headdim=5))
+
+
+# --- how they begin
+
+
+@pytest.mark.parametrize("name", ["hydra", "mamba2"])
+def test_with_a_max_1_every_head_begins_with_a_memory_of_a_frame_or_more(name):
+    """A frame is where dt * -A = 1: what came before has decayed to 1 / e."""
+
+    def memories(**options):
+        kind = {"hydra": Hydra, "mamba2": Mamba2}[name]
+        mixer = kind(2000, MixerConfig(name=name, headdim=1, **options))
+        return 1 / (F.softplus(mixer.dt_bias) * mixer.A_log.exp())
+
+    torch.manual_seed(0)
+    assert (memories() < 1).float().mean() == pytest.approx(0.28, abs=0.03)
+    assert (memories(a_max=1.0) > 0.999).all()
+    for a_max in (0.5, float("nan"), float("inf")):
+        with pytest.raises(UserError, match=r"model\.mixer\.a_max"):
+            memories(a_max=a_max)

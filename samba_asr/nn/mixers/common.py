@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from samba_asr.errors import UserError
 from samba_asr.ops.blocks import Blocks
 from samba_asr.ops.conv1d import block_conv1d
 
@@ -23,6 +24,16 @@ def initial_dt_bias(n: int, dt_min: float, dt_max: float) -> Tensor:
     """(n,) biases whose softplus is log-uniform in [dt_min, dt_max]: 1 / dt is how many frames a channel remembers."""
     dt = torch.exp(torch.rand(n) * (math.log(dt_max) - math.log(dt_min)) + math.log(dt_min))
     return dt + torch.log(-torch.expm1(-dt))  # the inverse of softplus
+
+
+def initial_a_log(heads: int, a_max: float) -> Tensor:
+    """(heads,) log(-A), A uniform between -1 and -a_max: a head remembers 1 / (dt * -A) frames.  UserError for a_max below 1.
+
+    With dt log-uniform in 0.001 to 1, A to -16 lets 28 % of the heads begin with a memory of less than a frame; A = -1 none.
+    """
+    if not 1 <= a_max < math.inf:
+        raise UserError(f"model.mixer.a_max={a_max}: it must be 1 or more")
+    return torch.empty(heads).uniform_(1, a_max).log()
 
 
 class GatedRMSNorm(nn.Module):

@@ -19,7 +19,7 @@ from samba_asr.config import MixerConfig
 from samba_asr.errors import UserError
 from samba_asr.nn.blocks import BlockModule
 from samba_asr.nn.conv import BlockConv1d
-from samba_asr.nn.mixers.common import initial_dt_bias, no_weight_decay
+from samba_asr.nn.mixers.common import initial_a_log, initial_dt_bias, no_weight_decay
 from samba_asr.ops.blocks import Blocks
 from samba_asr.ops.quasiseparable import join_and_gate
 from samba_asr.ops.ssd import ssd_both_ways
@@ -43,7 +43,7 @@ class Hydra(BlockModule):
         self.in_proj = nn.Linear(d_model, 2 * d_inner + 4 * n + 2 * heads, bias=False)  # z, x, 2 (B, C), 2 dt
         self.conv1d = BlockConv1d(d_inner + 4 * n, config.d_conv - 1, config.d_conv - 1, silu=True)
         self.dt_bias = no_weight_decay(initial_dt_bias(heads, config.dt_min, config.dt_max))
-        self.A_log = no_weight_decay(torch.empty(heads).uniform_(1, 16).log())
+        self.A_log = no_weight_decay(initial_a_log(heads, config.a_max))
         self.D = no_weight_decay(torch.ones(heads))
         self.fc_D = nn.Linear(d_inner, heads, bias=False)
         self.norm = nn.RMSNorm(d_inner, eps=1e-5)  # its weight; `join_and_gate` normalises

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from samba_asr.config import MixerConfig
 from samba_asr.errors import UserError
 from samba_asr.nn.blocks import CausalMixer
-from samba_asr.nn.mixers.common import GatedRMSNorm, conv_both_ways, initial_dt_bias, no_weight_decay
+from samba_asr.nn.mixers.common import GatedRMSNorm, conv_both_ways, initial_a_log, initial_dt_bias, no_weight_decay
 from samba_asr.ops.blocks import Blocks
 from samba_asr.ops.conv1d import causal_conv1d
 from samba_asr.ops.ssd import ssd, ssd_both_ways
@@ -38,7 +38,7 @@ class Mamba2(CausalMixer):
         self.in_proj = nn.Linear(d_model, 2 * d_inner + 2 * n + heads, bias=False)  # z, x, B, C, dt
         self.conv1d = nn.Conv1d(d_inner + 2 * n, d_inner + 2 * n, config.d_conv, groups=d_inner + 2 * n)
         self.dt_bias = no_weight_decay(initial_dt_bias(heads, config.dt_min, config.dt_max))
-        self.A_log = no_weight_decay(torch.empty(heads).uniform_(1, 16).log())
+        self.A_log = no_weight_decay(initial_a_log(heads, config.a_max))
         self.D = no_weight_decay(torch.ones(heads))
         self.norm = GatedRMSNorm(d_inner)
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
