@@ -9,7 +9,8 @@ shared=../../../shared
 steps=${STEPS:-2000}
 exp=exp/ladder-$steps
 rows=(base half mamba2 mamba oneway deep wide characters pieces pieces8 nomasks nospeed tract noise filter rooms nodropout dropout
-  noema nomiddle crctc decoder voices morevoices synthetic reallast labels pretrain teacher crf all allhalf allcrf)
+  noema nomiddle crctc decoder longmemory channels readers oftenreaders voices morevoices synthetic reallast labels pretrain teacher crf
+  all allhalf allcrf)
 [ -d "$shared/data/LibriSpeech" ] || { echo "error: $shared/data/LibriSpeech is not there: the speech that this trains on" >&2 && exit 1; }
 source ../setup.sh train,lm,lexicon,label,tts,plot
 export OMP_NUM_THREADS=1
@@ -39,6 +40,10 @@ options() { # ROW: what it changes
   noise) echo augment.noise_prob=0.5 ;;
   noema) echo train.ema=0 ;;
   nomiddle) echo "model.self_conditioning=[]" ;;
+  longmemory) echo model.mixer.a_max=1 ;;
+  channels) echo "augment.channels=$shared/data/channels.npz augment.channel_prob=0.5" ;;
+  readers) echo "data.train=[data/train.jsonl,data/readers/train.jsonl]" ;;
+  oftenreaders) echo "data.train=[data/train.jsonl,data/readers/train.jsonl] data.weights=[1,4]" ;;
   decoder) echo model.decoder.layers=1 loss.decoder=0.3 ;;
   voices) echo "data.train=[data/train.jsonl,$books]" ;;
   morevoices) echo "data.train=[data/train.jsonl,$books,$books,$books]" ;;
@@ -76,10 +81,25 @@ before() { # ROW: what it needs first
     [ -f data/labelled.jsonl ] ||
       samba-asr augment label data/unlabelled/unlabelled-1h.jsonl --whisper --confidence 0.55 --out data/labelled.jsonl
     ;;
+  readers | oftenreaders) readers ;;
   crf) row half ;;
   reallast) row synthetic ;;
   teacher) samba-asr augment teach data/train.jsonl --out data/teacher ;;
   esac
+}
+
+readers() { # 178 readers, an utterance of each, with their own transcripts; data/readers/dev.jsonl: 56 others, to choose on
+  [ ! -f data/readers/train.jsonl ] || return 0
+  samba-asr prepare "$shared/data/LibriSpeech/unlabelled-1h" --out data/readers
+  python - "$shared/data/LibriSpeech/readers-dev.txt" data/readers <<'END'
+import sys
+from pathlib import Path
+from samba_asr.data.manifest import read_manifest, write_manifest
+held, folder = set(Path(sys.argv[1]).read_text().split()), Path(sys.argv[2])
+utterances = read_manifest(folder / "unlabelled-1h.jsonl")
+for name, out in (("dev", True), ("train", False)):
+    write_manifest(folder / f"{name}.jsonl", [u for u in utterances if (u.speaker in held) == out])
+END
 }
 
 row() { # ROW: train it, read dev with it
