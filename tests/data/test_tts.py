@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import itertools
 import json
 import random
 import sys
@@ -17,6 +18,7 @@ from samba_asr.commands import augment
 from samba_asr.data import tts, voices
 from samba_asr.data.manifest import read_manifest
 from samba_asr.errors import UserError
+from samba_asr.label import Label
 from samba_asr.text.normalize import upper
 
 LINES = [
@@ -51,11 +53,15 @@ def hibari(monkeypatch):
     return Hibari
 
 
-def call(text, out, *more) -> int:
+def run(*words) -> int:
     parser = argparse.ArgumentParser()
     augment.add_parser(parser.add_subparsers())
-    args = parser.parse_args(["augment", "tts", str(text), "--out", str(out), *map(str, more)])
+    args = parser.parse_args(["augment", *map(str, words)])
     return args.run(args)
+
+
+def call(text, out, *more) -> int:
+    return run("tts", text, "--out", out, *more)
 
 
 @pytest.fixture
@@ -188,6 +194,28 @@ def test_a_voice_is_judged_by_the_errors_of_who_reads_it(hibari, kokoro):
     assert tts.errors_of(tts.Kokoro(path), lambda samples: "")(voice) == 1
     most = tts.errors_of(tts.Kokoro(path), lambda samples: upper(voices.SENTENCES[0]))(voice)
     assert 0.4 < most <= 1
+
+
+def test_the_command_writes_the_voices_that_are_understood(hibari, kokoro, text, tmp_path, monkeypatch, capsys):
+    path, _ = kokoro
+    sentences = itertools.cycle(upper(sentence) for sentence in voices.SENTENCES)
+    readings = itertools.cycle([True] * 3 + [False] * 3)  # every other voice is not understood
+
+    class Teacher:
+        def label(self, samples):
+            assert np.abs(samples).max() == pytest.approx(0.5)
+            sentence = next(sentences)
+            return Label(sentence if next(readings) else "", 1.0)
+
+    monkeypatch.setattr("samba_asr.label.WhisperTeacher", Teacher)
+    assert run("voices", path, "--out", tmp_path / "v.npz", "--speakers", 2) == 0
+    assert "2 of 3 voices" in capsys.readouterr().out
+    found = voices.read(tmp_path / "v.npz", sorted(STYLES), seed=1)
+    assert [v.warp for v in found] == pytest.approx([voices.draw(3, 1, n).warp for n in (0, 2)])
+    assert call(text, tmp_path / "out", "--voices", path, "--drawn", tmp_path / "v.npz") == 0
+    for option, says in ((("--speakers", 0), "1 or more"), (("--errors", 1.5), "from 0 to less than 1")):
+        with pytest.raises(UserError, match=says):
+            run("voices", path, "--out", tmp_path / "v.npz", *option)
 
 
 def test_what_cannot_be(hibari, text, tmp_path, monkeypatch):
