@@ -15,11 +15,11 @@ import math
 import time
 from urllib.parse import urlsplit
 
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from samba_asr.serve import errors
 from samba_asr.serve.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -48,11 +48,13 @@ class Door:
                 await receive()
                 return await send({"type": "websocket.close", "code": 1008, "reason": why})
             return await self.app(scope, receive, send)
-        if why and scope["path"] not in OPEN + PAGE:
+        if not why and scope["path"] != LIVE and _length(scope) > self.settings.max_body_bytes:
+            status, why = 413, errors.TOO_LARGE  # Starlette would say so in a form that no client reads
+        if why and (status == 413 or scope["path"] not in OPEN + PAGE):
             await drain(receive)
             headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
             _write_down(scope, status, 0.0)
-            return await JSONResponse({"detail": why}, status, headers=headers)(scope, receive, send)
+            return await errors.answer(scope["path"], HTTPException(status, why, headers))(scope, receive, send)
         await self._served(scope, receive, send)
 
     async def _served(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -133,6 +135,12 @@ def problem(connection: HTTPConnection, settings: Settings) -> tuple[int, str]:
     for token in settings.tokens:  # all of them, so that the time does not tell which one begins alike
         known |= hmac.compare_digest(given.encode(), token.encode())
     return (200, "") if known else (401, "a bearer token is needed")
+
+
+def _length(scope: Scope) -> int:
+    """The length of the body, where the head says it."""
+    text = dict(scope["headers"]).get(b"content-length", b"")
+    return int(text) if text.isdigit() else 0
 
 
 def _netloc(url: str) -> str | None:

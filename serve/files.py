@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, File, Form, HTTPException, Request, UploadFile
+from fastapi import APIRouter, File, Form, Request, UploadFile
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
@@ -20,9 +21,9 @@ from samba_asr.decoding.transcript import Segment
 from samba_asr.errors import UserError
 from samba_asr.formats import render
 from samba_asr.recognizer import Result
+from samba_asr.serve import errors
 from samba_asr.serve.access import drain
 from samba_asr.serve.models import Models
-from samba_asr.serve.protocol import REFUSALS
 from samba_asr.serve.settings import Settings
 
 
@@ -37,7 +38,7 @@ class Placed(APIRoute):
             if place is None:
                 await drain(request.receive)
                 retry = str(request.app.state.settings.retry_seconds)
-                raise HTTPException(503, "all places for files are taken", headers={"Retry-After": retry})
+                raise errors.Refusal(503, "all places for files are taken", headers={"Retry-After": retry})
             request.state.place = place
             try:
                 return await handle(request)
@@ -49,15 +50,16 @@ class Placed(APIRoute):
 
 router = APIRouter(route_class=Placed)
 
-FORM_BYTES = 1 << 20  # of a form beside its file
 FORM = {"max_files": 1, "max_fields": 20, "max_part_size": 1 << 16}
+logger = logging.getLogger(__name__)
+
 MEDIA = {"text": "text/plain", "srt": "application/x-subrip", "vtt": "text/vtt"}
 
 
 @router.post(
     "/v1/audio/transcriptions",
     responses={
-        **REFUSALS,
+        **errors.documented(errors.OPENAI_ERROR, *errors.ASKED),
         200: {"content": {kind: {} for kind in ("application/json", "text/event-stream", *MEDIA.values())}},
     },
 )
@@ -90,11 +92,11 @@ async def transcriptions(
             return Events(job)
         result = await job.result()
     except AudioError as error:
-        raise HTTPException(400, f"the file cannot be read: {error}") from None
+        raise errors.Refusal(400, f"the file cannot be read: {error}", param="file") from None
     except Gone:
         return Response(status_code=499)  # which nobody receives
     except UserError as error:
-        raise HTTPException(400, str(error)) from None
+        raise errors.Refusal(400, str(error)) from None
     finally:
         watching.cancel()
     return answer(result, file.filename or "audio", response_format)
@@ -219,7 +221,10 @@ class Events(Response):
         try:
             yield _event({"type": "transcript.text.done", "text": (await self.job.result()).text})
         except UserError as error:
-            yield _event({"type": "error", "message": str(error)})
+            yield _event({"type": "error", **errors.content(400, str(error))})
+        except Exception:
+            logger.exception("a file failed")
+            yield _event({"type": "error", **errors.content(500, "internal error")})
 
 
 def _event(content: dict[str, Any]) -> str:

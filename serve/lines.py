@@ -18,14 +18,12 @@ from starlette.types import Message, Receive, Scope, Send
 
 from samba_asr.engine import Full, Over
 from samba_asr.errors import UserError
-from samba_asr.serve import protocol
+from samba_asr.serve import errors, protocol
 from samba_asr.serve.access import drain
 from samba_asr.serve.settings import Settings
 from samba_asr.serve.stream import Session, TooLong
 
 router = APIRouter()
-
-ENDLESS = 1 << 62  # bytes: live audio has a bound of its own, in seconds
 
 
 class Upload(Session):
@@ -39,13 +37,12 @@ class NdJson(Response):
 @router.post(
     "/v1/transcribe/stream",
     response_class=NdJson,
-    responses=protocol.REFUSALS,
-    max_body_size=ENDLESS,
+    responses=errors.documented(errors.DETAIL, *errors.ASKED),
     openapi_extra={
         "requestBody": {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
     },
 )
-@router.put("/v1/transcribe/stream", include_in_schema=False, max_body_size=ENDLESS)  # as curl -T sends it
+@router.put("/v1/transcribe/stream", include_in_schema=False)  # as curl -T sends it
 async def lines(request: Request, asked: Annotated[protocol.Audio, Query()]) -> Response:
     """Raw audio in, messages out, a line each."""
     settings: Settings = request.app.state.settings
@@ -104,7 +101,7 @@ async def _read(request: Request, session: Session) -> None:
             try:
                 data = await asyncio.wait_for(anext(chunks), session.settings.idle_seconds)
             except StopAsyncIteration:
-                return session.live.finish()
+                return session.finish()
             await session.audio(data)
     except ClientDisconnect:
         return session.out.put(protocol.error("gone", "the client is gone"))
@@ -116,4 +113,4 @@ async def _read(request: Request, session: Session) -> None:
         session.out.put(protocol.error("limit", str(error)))
     except UserError as error:
         session.out.put(protocol.error("bad_request", str(error)))
-    session.live.finish()  # what was heard before is told
+    session.finish()  # what was heard before is told

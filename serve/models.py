@@ -15,6 +15,7 @@ from samba_asr import collector
 from samba_asr.engine import Counts, Engine, Full, Listener, LiveSession
 from samba_asr.errors import UserError
 from samba_asr.recognizer import Phrases, Recognizer
+from samba_asr.serve.metrics import Metrics, StepCounts
 from samba_asr.serve.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -40,14 +41,17 @@ class Models:
         if not recognizers:
             raise UserError("a service needs a model")
         self.settings = settings
-        self._engines = {name: self._start(one) for name, one in recognizers.items()}
+        self._engines: dict[str, Engine] = {}
+        self.metrics = Metrics(self)
+        for name, one in recognizers.items():
+            self._engines[name] = self._start(one, StepCounts(self.metrics.step.labels(name)))
         self._retired: list[tuple[str, Engine]] = []
         self._reloading, self._lock = threading.Lock(), threading.Lock()
         self._closed, self._asked = False, 0  # reloads: one runs, and another is to follow
         self.refused = 0
         collector.settle()
 
-    def _start(self, recognizer: Recognizer, counts: Counts | None = None) -> Engine:
+    def _start(self, recognizer: Recognizer, counts: Counts) -> Engine:
         bounds = {"max_sessions": self.settings.max_sessions, "idle_seconds": self.settings.idle_seconds}
         return Engine(recognizer, **bounds, counts=counts)
 

@@ -24,21 +24,6 @@ from samba_asr.errors import UserError
 ENCODINGS = {"pcm_s16le": np.dtype("<i2"), "pcm_f32le": np.dtype("<f4")}
 
 
-def _refusal(why: str) -> dict[str, Any]:
-    schema = {"type": "object", "properties": {"detail": {"type": "string"}}, "required": ["detail"]}
-    return {"description": why, "content": {"application/json": {"schema": schema}}}
-
-
-REFUSALS: dict[int | str, dict[str, Any]] = {
-    400: _refusal("the audio cannot be read, or the service does not do that"),
-    401: _refusal("a bearer token is needed"),
-    403: _refusal("this page may not ask"),
-    413: _refusal("the body is too large"),
-    503: _refusal("no room now; Retry-After says when to come again"),
-}
-"""For the documentation of routes, by HTTP status."""
-
-
 class Message(BaseModel):
     model_config = ConfigDict(extra="forbid")
 

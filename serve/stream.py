@@ -16,6 +16,7 @@ from samba_asr.errors import UserError
 from samba_asr.recognizer import Phrases
 from samba_asr.serve import protocol
 from samba_asr.serve.lobby import Patience
+from samba_asr.serve.metrics import Timing
 from samba_asr.serve.models import Models
 from samba_asr.serve.settings import Settings
 
@@ -79,8 +80,9 @@ class Audio:
         latency = asked.latency_ms or self.settings.latency_ms
         hotwords = asked.hotwords if isinstance(asked, protocol.Start) else hotwords
         self.model = asked.model or self.models.names[0]
+        self.timing = Timing(self.models.metrics, self.model)
         self.live = self.models.open(
-            self.hear, asked.sample_rate, name=asked.model, latency_ms=latency, hotwords=hotwords
+            self._hear_timed, asked.sample_rate, name=asked.model, latency_ms=latency, hotwords=hotwords
         )
         self.began = time.monotonic()
         self.rate, self.samples = asked.sample_rate, protocol.Samples(asked.encoding)
@@ -90,13 +92,30 @@ class Audio:
         """Hear it.  UserError for samples that are none, and for more than a session may hold."""
         samples = self.samples.read(data)
         room = round((self.settings.max_session_seconds - self.seconds) * self.rate)
+        seconds = self.seconds + min(len(samples), room) / self.rate
+        if len(samples):
+            self.timing.received(seconds)
         self.live.accept(samples[:room])
-        self.seconds += min(len(samples), room) / self.rate
+        self.seconds = seconds
         if len(samples) > room:
             raise TooLong(f"a session is at most {self.settings.max_session_seconds:g} s of audio")
         # Uvicorn would go on reading; a client that sends faster than the model hears is made to wait here.
         while self.live.backlog > self.settings.max_backlog_seconds and not self.live.over:
             await asyncio.sleep(0.05)
+
+    def flush(self, name: str = "") -> None:
+        """Ask for the text of what has come."""
+        self.timing.ordered()
+        self.live.flush(name)
+
+    def finish(self) -> None:
+        """The audio is over."""
+        self.timing.ordered()
+        self.live.finish()
+
+    def _hear_timed(self, event: Event) -> None:
+        self.timing.event(event, self.live)
+        self.hear(event)
 
     def close(self) -> None:
         """Nobody listens any more."""
@@ -233,7 +252,7 @@ class Client(Session):
             case protocol.Flush():
                 if self.live is None:
                     self.start(protocol.Start())
-                self.live.flush(message.id)
+                self.flush(message.id)
                 self.patience.renew(session=True)
             case protocol.Stop():
                 return True
@@ -299,5 +318,5 @@ async def _until_over(client: Client, listening: asyncio.Task[int]) -> None:
     if client.live is None or client.live.over:
         client.out.put({"type": "done", "seconds": 0.0})
     else:
-        client.live.finish()
+        client.finish()
     await client.speak(code)

@@ -152,7 +152,7 @@ class Conversation:
             return False
         if told.get("reset"):
             self.ear.flushed.clear()
-            self.ear.live.flush()
+            self.ear.flush()
             await self.ear.flushed.wait()
         await self._send(last=bool(told.get("reset")))
         return True
@@ -160,7 +160,7 @@ class Conversation:
     async def _last(self) -> None:
         """Send the text of what has not been answered yet."""
         if self.ear.live is not None:
-            self.ear.live.finish()
+            self.ear.finish()
             await self.ear.over.wait()
             await self._send(last=True)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from samba_asr.commands.search_options import add_settings
 from samba_asr.errors import UserError, missing_extra
+from samba_asr.serve.settings import Settings, bounds, from_outside
 
 NAME = re.compile(r"[\w.-]{1,100}", re.ASCII)
 LOCAL = ("127.0.0.1", "localhost", "::1")
@@ -21,7 +22,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "serve",
         help="transcription over HTTP and WebSocket",
         description="Serve a model: WS /v1/stream (live), POST /v1/audio/transcriptions (OpenAI's call), /docs.  Bearer tokens "
-        "are read from the environment variable SAMBA_ASR_TOKENS, separated by commas.",
+        "are read from the environment variable SAMBA_ASR_TOKENS, separated by commas; every number below can be set there too, "
+        "as SAMBA_ASR_MAX_SESSIONS.",
     )
     parser.add_argument(
         "--model",
@@ -37,11 +39,13 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="default: %(default)s; 0 takes a free one")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
     add_settings(parser)
-    parser.add_argument("--latency-ms", type=float, default=640.0, metavar="N", help="of live sessions (default: 640)")
-    parser.add_argument("--max-sessions", type=int, default=64, metavar="N", help="at a time (default: %(default)s)")
-    parser.add_argument(
-        "--max-uploads", type=int, default=2, metavar="N", help="files at a time (default: %(default)s)"
-    )
+    for one in bounds():
+        parser.add_argument(
+            f"--{one.name.replace('_', '-')}",
+            type=type(one.default),
+            metavar="N",
+            help=f"{one.metadata['help']} (default: {one.default:g})".replace("%", "%%"),
+        )
     parser.add_argument("--origin", nargs="+", default=[], metavar="URL", help="pages of other sites that may connect")
     parser.add_argument(
         "--log", choices=["text", "json"], default="text", help="form of the log (default: %(default)s)"
@@ -61,7 +65,6 @@ def run(args: argparse.Namespace) -> int:
         raise missing_extra(error.name or "fastapi", "serve") from error
     from samba_asr.serve.logs import set_up
     from samba_asr.serve.models import load
-    from samba_asr.serve.settings import Settings
 
     tokens = tuple(token.strip() for token in os.environ.get("SAMBA_ASR_TOKENS", "").split(",") if token.strip())
     if args.host not in LOCAL and not tokens and not args.open:
@@ -74,12 +77,10 @@ def run(args: argparse.Namespace) -> int:
         models=named(args.model),
         device=args.device,
         decode=tuple(args.overrides),
-        latency_ms=args.latency_ms,
-        max_sessions=args.max_sessions,
-        max_uploads=args.max_uploads,
         tokens=tokens,
         origins=tuple(args.origin),
         local=args.host in LOCAL and not args.open,
+        **from_outside(vars(args), os.environ),
     )
     app = create_app(settings, load(settings))  # what is wrong with a model is told before a port is taken
     set_up(args.log)

@@ -145,7 +145,7 @@ async function transcribe(file) {
   const headers = token() ? { Authorization: `Bearer ${token()}` } : {};
   const answer = await fetch("v1/audio/transcriptions", { method: "POST", body: form, headers });
   const result = await answer.json();
-  if (!answer.ok) return status(String(result.detail), true);
+  if (!answer.ok) return status(result.error.message, true);
   for (const s of result.segments) {
     const words = result.words.filter((w) => w.start >= s.start && w.end <= s.end).map((w) => ({ ...w, start: w.start + offset, end: w.end + offset }));
     showFinal({ ...s, start: s.start + offset, end: s.end + offset, words });

@@ -54,7 +54,7 @@ class TestModels:
         with two.websocket_connect("/v1/stream") as socket:
             socket.send_json({"type": "start", "model": "three"})
             assert "this service has one, two" in until(socket, "error")[-1]["message"]
-        assert 'samba_asr_sessions_total{model="two"} 1\n' in two.get("/metrics").text
+        assert 'samba_asr_sessions_total{model="two"} 1.0\n' in two.get("/metrics").text
 
     def test_room_is_for_all_together(self, two):
         with contextlib.ExitStack() as stack:
@@ -65,7 +65,7 @@ class TestModels:
             socket = stack.enter_context(two.websocket_connect("/v1/stream"))
             socket.send_json({"type": "start", "model": "two"})
             assert until(socket, "error")[-1]["code"] == "busy"
-            assert "samba_asr_sessions_rejected_total 1\n" in two.get("/metrics").text
+            assert "samba_asr_sessions_rejected_total 1.0\n" in two.get("/metrics").text
 
     def test_read_anew_while_sessions_go_on(self, tmp_path, caplog):
         torch.set_num_threads(1)
@@ -103,7 +103,7 @@ class TestModels:
             models.reload()
             assert models.engine() is last
             assert "write energy or silero" in str([getattr(r, "fields", "") for r in caplog.records])
-            assert 'samba_asr_sessions_total{model="m"} 2\n' in client.get("/metrics").text
+            assert 'samba_asr_sessions_total{model="m"} 2.0\n' in client.get("/metrics").text
 
     def test_asked_often_they_are_read_once_more(self, two, monkeypatch):
         models, begun, go = two.app.state.models, [], threading.Event()
@@ -239,7 +239,7 @@ def test_what_others_ask(start):
         socket.send_json({"type": "stop"})
         until(socket, "done")
     metrics = client.get("/metrics").text
-    assert 'samba_asr_sessions_total{model="toy"} 1\n' in metrics
+    assert 'samba_asr_sessions_total{model="toy"} 1.0\n' in metrics
     assert 'samba_asr_audio_seconds_total{model="toy"} 1.0\n' in metrics
     schema = client.get("/openapi.json").json()
     assert "/v1/audio/transcriptions" in schema["paths"]

@@ -360,7 +360,7 @@ class TestFiles:
         for data in (b"rubbish", b"", self.wav(noise(1.0))[:30]):
             answer = self.post(client, data)
             assert answer.status_code == 400
-            assert answer.json()["detail"]
+            assert answer.json()["error"]["message"]
         assert self.post(client, self.wav(noise(0.5)), response_format="xml").status_code == 422
         assert self.post(client, self.wav(noise(0.5)), latency_ms=50).status_code == 400
         assert client.post("/v1/audio/transcriptions").status_code == 422
@@ -374,4 +374,4 @@ class TestFiles:
         assert len(file.getvalue()) < 20_000
         answer = self.post(start(max_file_seconds=60.0), file.getvalue())
         assert answer.status_code == 400
-        assert "more than 60 s" in answer.json()["detail"]
+        assert "more than 60 s" in answer.json()["error"]["message"]

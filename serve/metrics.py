@@ -1,0 +1,141 @@
+"""What operators see at `/metrics`, in Prometheus' text format: counts of the engines, and how long clients wait.
+
+Two latencies of a final are kept apart: from the client's order (flush, commit, stop) to the text, which is what a push-to-talk
+client waits; and from the arrival of the last sound that belongs to it, which holds the pause that ends a segment too.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from samba_asr.engine import Counts, Done, Engine, Event, Final, Flushed, LiveSession, Partial, Quiet
+
+if TYPE_CHECKING:
+    from samba_asr.serve.models import Models
+
+BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)  # seconds
+
+ENGINE: list[tuple[type[Metric], str, str, Callable[[list[Engine]], float]]] = [
+    (GaugeMetricFamily, "sessions_active", "live sessions", lambda es: sum(len(e.sessions) for e in es)),
+    (CounterMetricFamily, "sessions", "sessions opened", lambda es: es[0].counts.opened),
+    (CounterMetricFamily, "sessions_failed", "sessions ended by an error of ours", lambda es: es[0].counts.failed),
+    (CounterMetricFamily, "audio_seconds", "audio through the model", lambda es: round(es[0].counts.audio, 3)),
+    (CounterMetricFamily, "steps", "steps of the model", lambda es: es[0].counts.ticks),
+    (CounterMetricFamily, "step_rows", "sessions in those steps", lambda es: es[0].counts.rows),
+    (CounterMetricFamily, "step_seconds", "time of those steps", lambda es: round(es[0].counts.busy, 3)),
+    (
+        GaugeMetricFamily,
+        "lag_seconds",
+        "most audio that waits in a session",
+        lambda es: max((s.backlog for e in es for s in e.sessions[:]), default=0),
+    ),
+]
+"""Kind, name, help, and the value of a model's engines: those of old weights share the counts of the first."""
+
+
+class Metrics:
+    """Those of one service."""
+
+    def __init__(self, models: Models):
+        self._models, self._registry = models, CollectorRegistry()
+        self._registry.register(self)
+
+        def seconds(name: str, told: str) -> Histogram:
+            name = f"samba_asr_{name}_seconds"
+            return Histogram(name, told, ["model"], buckets=BUCKETS, registry=self._registry)
+
+        self.step = seconds("step_duration", "time of one step of the model")
+        self.lag = seconds("audio_lag", "audio of a session that waits for the model, when there is news of it")
+        self.first_partial = seconds("first_partial", "from a session's first audio to its first partial")
+        self.final_after_order = seconds("final_after_order", "from flush, commit or stop to the final")
+        self.final_after_speech = seconds("final_after_speech", "from the arrival of a final's last sound to the final")
+
+    def collect(self) -> Iterator[Metric]:
+        """Called by the registry."""
+        models = self._models
+        if not models.names:  # while it is being set up
+            return
+        refused = models.refused + sum(models.engine(name).counts.refused for name in models.names)
+        yield CounterMetricFamily("samba_asr_sessions_rejected", "sessions refused for want of room", refused)
+        for kind, name, told, value in ENGINE:
+            family = kind(f"samba_asr_{name}", told, labels=["model"])
+            for model in models.names:
+                family.add_metric([model], value(models.engines(model)))
+            yield family
+
+    def text(self) -> bytes:
+        return generate_latest(self._registry)
+
+
+class StepCounts(Counts):
+    """An engine's counts, whose steps are a histogram too: the engine adds the time of each step to `busy`."""
+
+    def __init__(self, histogram: Histogram):
+        self._histogram, self._busy = histogram, 0.0
+        super().__init__()
+
+    @property
+    def busy(self) -> float:
+        return self._busy
+
+    @busy.setter
+    def busy(self, seconds: float) -> None:
+        if seconds > self._busy:
+            self._histogram.observe(seconds - self._busy)
+        self._busy = seconds
+
+
+class Timing:
+    """How long the client of one session waits.  `received` and `ordered` in the event loop, `event` in the engine's thread."""
+
+    def __init__(self, metrics: Metrics, model: str):
+        self._metrics, self._model = metrics, model
+        self._begun: float | None = None  # when audio first came
+        self._shown = False  # a partial
+        self._arrivals: deque[tuple[float, float]] = deque()  # seconds of audio, and when they had come
+        self._orders: deque[float] = deque()
+        self._final = 0.0  # when the last one came
+
+    def received(self, seconds: float) -> None:
+        """So much audio has come in all."""
+        now = time.monotonic()
+        self._begun = self._begun or now
+        self._arrivals.append((seconds, now))
+
+    def ordered(self) -> None:
+        """The client asks for the text of what it has sent."""
+        self._orders.append(time.monotonic())
+
+    def event(self, event: Event, live: LiveSession | None) -> None:
+        now = time.monotonic()
+        match event:
+            case Partial():
+                if self._begun and not self._shown:
+                    self._observe(self._metrics.first_partial, now - self._begun)
+                self._shown = True
+            case Final(segment):
+                self._final = now
+                if (arrived := self._arrival(segment.end)) is not None:
+                    self._observe(self._metrics.final_after_speech, now - arrived)
+            case Quiet(until):
+                self._arrival(until)
+            case Flushed() | Done():
+                if self._orders and self._final >= (asked := self._orders.popleft()):
+                    self._observe(self._metrics.final_after_order, self._final - asked)
+        if live is not None and isinstance(event, Partial | Final | Quiet):
+            self._observe(self._metrics.lag, live.backlog)
+
+    def _arrival(self, seconds: float) -> float | None:
+        """When the audio up to there had come; what came before is forgotten."""
+        while self._arrivals and self._arrivals[0][0] < seconds:
+            self._arrivals.popleft()
+        return self._arrivals[0][1] if self._arrivals else None
+
+    def _observe(self, histogram: Histogram, seconds: float) -> None:
+        histogram.labels(self._model).observe(seconds)
