@@ -6,18 +6,24 @@
 
 Later files win over earlier ones, overrides over files.  An unknown key, a wrong type or a missing file is a `UserError`
 that names the key and the nearest known one.
+
+A configuration names files: `decode.lm` and the others of `SEARCH_FILES`.  What a user gives by hand, in files or overrides, is
+relative to the current folder, and so becomes absolute here.  A name that stays relative is one in the model's own folder.
 """
 
 from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from samba_asr.errors import UserError
+
+SEARCH_FILES = ("lm", "words", "lexicon", "hotwords", "neural_lm")
+"""Keys of `DecodeConfig` that name a file, or the folder of a language model."""
 
 VERSION = 1
 """Version of the configuration and of the model folder; a folder of another version is refused by name."""
@@ -266,21 +272,29 @@ class Config:
 # ---- reading and writing ---------------------------------------------------------------------------------------------
 
 
-def load(files: Sequence[Path | str] = (), overrides: Sequence[str] = ()) -> Config:
+def load(
+    files: Sequence[Path | str] = (), overrides: Sequence[str] = (), *, folder: Path | str | None = None
+) -> Config:
     """Merge YAML files, then `key=value` overrides, over the defaults.
 
     A name without a suffix and without a file (`model/small`) is looked up in the installed `samba_asr.conf`.
+    folder: of a model or a run, whose own `config.yaml` comes before all these.  Names of files in it are left as they are.
+    Those in `files` and `overrides` become absolute where the current folder holds such a file.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     tree = OmegaConf.structured(Config)
-    sources = [(str(f), lambda f=f: OmegaConf.load(find(f))) for f in files]
+    own = [] if folder is None else [Path(folder) / "config.yaml"]
+    sources = [(str(f), lambda f=f: OmegaConf.load(find(f))) for f in (*own, *files)]
     sources += [(text, lambda text=text: _override(text)) for text in overrides]
-    for name, read in sources:
+    by_hand: set[str] = set()
+    for number, (name, read) in enumerate(sources):
         try:
             part = read()
             _check_keys(OmegaConf.to_container(part), Config, name)
+            if number >= len(own):
+                by_hand.update(key for key in SEARCH_FILES if key in (part.get("decode") or {}))
             tree = OmegaConf.merge(tree, part)
         except UserError:
             raise
@@ -289,10 +303,22 @@ def load(files: Sequence[Path | str] = (), overrides: Sequence[str] = ()) -> Con
         except Exception as error:  # PyYAML's errors share no base class that omegaconf re-exports
             raise UserError(f"{name}: not readable as YAML: {' '.join(str(error).split())}") from None
     try:
-        return _tuples(OmegaConf.to_object(tree))
+        return _with_paths(_tuples(OmegaConf.to_object(tree)), by_hand)
     except OmegaConfBaseException as error:  # a ${reference} to what is not there
         where = getattr(error, "full_key", None)
         raise UserError(f"{where or 'configuration'}: {str(error).splitlines()[0]}") from None
+
+
+def is_search_file(path: Path, key: str) -> bool:
+    """Whether the path holds what the key of `SEARCH_FILES` may name: a folder for a neural language model, else a file."""
+    return path.exists() and path.is_dir() == (key == "neural_lm")
+
+
+def _with_paths(config: Config, by_hand: Collection[str]) -> Config:
+    """`config` with the names of files that were given by hand, and lie in the current folder, as absolute paths."""
+    names = {key: Path(getattr(config.decode, key)) for key in by_hand if getattr(config.decode, key)}
+    there = {key: str(path.absolute()) for key, path in names.items() if is_search_file(path, key)}
+    return replace(config, decode=replace(config.decode, **there))
 
 
 def find(name: Path | str) -> Path:

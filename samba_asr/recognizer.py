@@ -133,7 +133,7 @@ class Recognizer:
             raise UserError(f"--set {foreign[0]}: only decode.* can be set here")
         folder = box_folder(folder)
         loaded = load_model(folder, choose_device(device))
-        return cls(loaded, configs.load([folder / "config.yaml"], settings).decode, sure, endpoints=endpoints)
+        return cls(loaded, configs.load(overrides=settings, folder=folder).decode, sure, endpoints=endpoints)
 
     def __repr__(self) -> str:
         name = self.folder or "a model in memory"

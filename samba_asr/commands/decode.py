@@ -275,7 +275,7 @@ def _config(args: argparse.Namespace, own: Config) -> Config:
     files = [text for text in args.config if "=" not in text]
     overrides = [text for text in args.config if "=" in text] + args.overrides
     overrides += [] if args.nbest is None else [f"decode.nbest={args.nbest}"]
-    config = configs.load([args.model / "config.yaml", *files], overrides)
+    config = configs.load(files, overrides, folder=args.model)
     if config.model != own.model:
         raise UserError("model.* is what the model was trained with and cannot be changed: override decode.* alone")
     return config

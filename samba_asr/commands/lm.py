@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import logging
 import math
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +20,6 @@ LINES = 500_000  # of the text, that a tokenizer is made of
 WEIGHTS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
 BONUSES = (-1.0, 0.0, 1.0, 2.0, 3.0)
 NEURAL_WEIGHTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
-NEURAL = "mamba_lm"  # folder of a Mamba language model in that of a recogniser
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -221,7 +219,7 @@ def run_mamba(args: argparse.Namespace) -> int:
     text = TextSet(read_lines(args.text), tokenizer, config)
     result = run(config, args.exp, tokenizer, lambda config: TextTask(config, tokenizer, text, valid))
     if ranks.rank == 0 and not result.signal:
-        config = configs.load([args.exp / "config.yaml"])
+        config = configs.load(folder=args.exp)
         model = MambaLm(config.lm, config.model.vocab_size)
         model.load_state_dict(checkpoint.average(checkpoint.choose(args.exp, best=1, last=0)))
         dtype = torch.bfloat16 if args.bfloat16 else torch.float32
@@ -254,7 +252,7 @@ def run_tune(args: argparse.Namespace) -> int:
     from samba_asr.runtime.torch import TorchRuntime
 
     loaded = load_model(args.model, choose_device(args.device))
-    config = configs.load([args.model / "config.yaml"], ["decode.method=beam", *args.overrides])
+    config = configs.load(overrides=["decode.method=beam", *args.overrides], folder=args.model)
     if not config.decode.lm:
         raise UserError("there is nothing to tune without a language model: --set decode.lm=FILE")
     utterances = read_manifest(args.data)
@@ -338,18 +336,8 @@ def climb(
 
 def _save(folder: Path, config: Config, decode: DecodeConfig) -> None:
     """Make `decode` the model's own, with the files that it names in its folder."""
-    names = {}
-    for key in ("lm", "words", "lexicon", "hotwords"):
-        if name := getattr(decode, key):
-            target = folder / Path(name).name
-            if Path(name).is_file() and not (target.exists() and target.samefile(name)):
-                shutil.copyfile(name, target)
-            names[key] = target.name
-    if decode.neural_lm:
-        target, source = folder / NEURAL, Path(decode.neural_lm)
-        source = source if source.is_dir() else folder / source
-        if not (target.exists() and target.samefile(source)):
-            shutil.copytree(source, target, dirs_exist_ok=True)
-        names["neural_lm"] = NEURAL
-    configs.save(dataclasses.replace(config, decode=dataclasses.replace(decode, **names)), folder / "config.yaml")
+    from samba_asr.models.folder import copy_search_files
+
+    decode = copy_search_files(decode, folder, folder)
+    configs.save(dataclasses.replace(config, decode=decode), folder / "config.yaml")
     logger.info("%s: these settings are the model's own now", folder)

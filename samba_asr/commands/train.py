@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from samba_asr import config as configs
@@ -55,16 +54,16 @@ def run(args: argparse.Namespace) -> int:
     from samba_asr.training import finetune
 
     init = box_folder(args.init) if args.init else None
-    config = configured(args, [init / "config.yaml"] if init else [])
+    config = configured(args, init)
     result = finetune.run(config, args.exp, init=init, init_encoder=args.init_encoder, new_tokenizer=args.new_tokenizer)
     return 128 + result.signal if result.signal else 0
 
 
-def configured(args: argparse.Namespace, files: Sequence[Path] = ()) -> configs.Config:
-    """`files`, then --config, then key=value; and the folder --exp is there."""
+def configured(args: argparse.Namespace, folder: Path | None = None) -> configs.Config:
+    """The configuration of the model in `folder`, then --config, then key=value; and the folder --exp is there."""
     # `--config a b key=value`: argparse gives all three to --config
-    files = [*files, *(text for text in args.config if "=" not in text)]
-    config = configs.load(files, [text for text in args.config if "=" in text] + args.overrides)
+    files = [text for text in args.config if "=" not in text]
+    config = configs.load(files, [text for text in args.config if "=" in text] + args.overrides, folder=folder)
     try:
         args.exp.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -16,7 +16,7 @@ from samba_asr.decoding.prefix_beam import PrefixBeam
 from samba_asr.decoding.rescore import TwoPass
 from samba_asr.decoding.words import WordGuide
 from samba_asr.errors import UserError
-from samba_asr.models.folder import LoadedModel
+from samba_asr.models.folder import LoadedModel, search_file
 from samba_asr.models.lm_folder import load_lm
 from samba_asr.runtime.base import SecondPass
 from samba_asr.text.lexicon import Lexicon
@@ -60,7 +60,7 @@ def two_pass(loaded: LoadedModel, config: DecodeConfig, decoder: SecondPass | No
         return TwoPass(Greedy())
     words, hotwords, phrases = word_guide(loaded, config), HotwordGuide(), None
     if config.hotwords:
-        path = _find(config.hotwords, loaded.folder, "hotwords")
+        path = search_file(config.hotwords, loaded, "hotwords")
         phrases = Hotwords(tokenizer_of(loaded, config), read_hotwords(path, config.hotword_weight))
     neural, reader = neural_lm(loaded, config, alone=words is None)
     guides = [guide for guide in (words, neural, hotwords) if guide]
@@ -85,10 +85,7 @@ def neural_lm(loaded: LoadedModel, config: DecodeConfig, alone: bool) -> tuple[M
     if not config.neural_lm:
         return None, None
     check_weight(config.neural_weight)
-    path = Path(config.neural_lm)
-    if not path.is_dir() and loaded.folder and (loaded.folder / path).is_dir():
-        path = loaded.folder / path
-    lm = load_lm(path, next(loaded.model.parameters()).device)
+    lm = load_lm(search_file(config.neural_lm, loaded, "neural_lm"), next(loaded.model.parameters()).device)
     if not same_units(lm, loaded.tokenizer):
         return None, TextScorer(lm, loaded.tokenizer, weight=config.neural_weight)
     bonus = config.word_bonus if alone else 0.0
@@ -99,7 +96,7 @@ def tokenizer_of(loaded: LoadedModel, config: DecodeConfig) -> Tokenizer:
     """The model's tokenizer, which as one of phones knows the words of decode.lexicon too."""
     if not config.lexicon:
         return loaded.tokenizer
-    return with_lexicon(loaded.tokenizer, _find(config.lexicon, loaded.folder, "lexicon"))
+    return with_lexicon(loaded.tokenizer, search_file(config.lexicon, loaded, "lexicon"))
 
 
 def word_guide(loaded: LoadedModel, config: DecodeConfig) -> Guide | None:
@@ -109,10 +106,10 @@ def word_guide(loaded: LoadedModel, config: DecodeConfig) -> Guide | None:
             raise UserError(f"decode.{key}={getattr(config, key)} goes with a language model: set decode.lm")
     if not config.lm:
         return None
-    model = read_ngram(_find(config.lm, loaded.folder, "lm"))
+    model = read_ngram(search_file(config.lm, loaded, "lm"))
     words = None
     if config.words:
-        path = _find(config.words, loaded.folder, "words")
+        path = search_file(config.words, loaded, "words")
         words = [line.split()[0] for line in read_lines(path, "words") if line.strip()]
     return WordGuide(tokenizer_of(loaded, config), model, words, weight=config.lm_weight, bonus=config.word_bonus)
 
@@ -130,12 +127,3 @@ def with_lexicon(tokenizer: Tokenizer, path: Path) -> Tokenizer:
             f"{path}: the model has no phones {', '.join(strange[:5])}; it has {', '.join(tokenizer.lexicon.phones)}"
         )
     return PhoneTokenizer(Lexicon({**more, **tokenizer.lexicon}))
-
-
-def _find(name: str, folder: Path | None, key: str) -> Path:
-    """A file by its path, or by its name in the model's folder."""
-    places = [Path(name), *([folder / name] if folder else [])]
-    for place in places:
-        if place.is_file():
-            return place
-    raise UserError(f"decode.{key}={name}: there is no such file, neither here nor in the model's folder")

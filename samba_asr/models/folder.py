@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,10 +20,12 @@ import torch
 from torch import nn
 
 from samba_asr import collector
-from samba_asr.config import VERSION, Config, load, save
+from samba_asr.config import SEARCH_FILES, VERSION, Config, DecodeConfig, is_search_file, load, save
 from samba_asr.errors import UserError
 from samba_asr.models.asr import AsrModel
 from samba_asr.text.tokenizer import Tokenizer, load_tokenizer
+
+NEURAL_LM = "mamba_lm"  # folder of a Mamba language model in that of a recogniser
 
 
 class LoadedModel(NamedTuple):
@@ -58,16 +61,55 @@ def save_model(
         (folder / "README.md").write_text(card(model, config))
 
 
-def copy_search_files(config: Config, source: Path, target: Path) -> None:
-    """What the search settings of `config` name inside the folder `source`, language models say, comes along to `target`."""
-    for key in ("lm", "words", "lexicon", "hotwords", "neural_lm"):
-        name = getattr(config.decode, key)
-        if not name or not (source / name).exists() or (target / name).exists():
+def search_file(name: str, loaded: LoadedModel, key: str) -> Path:
+    """The file or folder that `decode.{key}` names.
+
+    A name in the model's own configuration is one in its folder, whatever the current folder holds.  Another relative name was
+    given by hand: it may also be a path from the current folder, which comes first.  UserError if there is no such file.
+    """
+    own = loaded.folder is not None and name == getattr(loaded.config.decode, key)
+    places = [] if own else [Path(name)]
+    places += [loaded.folder / name] if loaded.folder else []
+    for place in places:
+        if is_search_file(place, key):
+            return place
+    kind = "not the folder of a Mamba language model: there is none" if key == "neural_lm" else "there is no such file"
+    where = f"in the model's folder {loaded.folder}" if own else "neither here nor in the model's folder"
+    raise UserError(f"decode.{key}={name}: {kind}, {where}")
+
+
+def copy_search_files(decode: DecodeConfig, source: Path, target: Path) -> DecodeConfig:
+    """Copy the files that `decode` names, language models say, into the folder `target`; returns `decode` with their names there.
+
+    Relative names are of the folder `source`; what is not there is left out, and keeps its name.  An absolute path gets the name
+    of its file, but none that a model folder needs for itself, or that two different files would share.
+    """
+    names: dict[str, str] = {}
+    for key in SEARCH_FILES:
+        name = getattr(decode, key)
+        path = source / name
+        if not name or not is_search_file(path, key):
             continue
-        if (source / name).is_dir():
-            shutil.copytree(source / name, target / name)
+        inside = not Path(name).is_absolute() and ".." not in Path(name).parts
+        names[key] = name if inside else _local_name(key, path, names.values())
+        place = target / names[key]
+        if place.exists() and (inside or place.samefile(path)):
+            continue
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            shutil.copytree(path, place, dirs_exist_ok=True)
         else:
-            shutil.copyfile(source / name, target / name)
+            shutil.copyfile(path, place)
+    return replace(decode, **names)
+
+
+def _local_name(key: str, path: Path, taken: Collection[str]) -> str:
+    if key == "neural_lm":
+        return NEURAL_LM
+    needed = ("config.yaml", "README.md", "results.json", "confidence.json", "lexicon.txt")
+    if path.name in (*needed, *taken) or path.stem in ("tokenizer", "model", "encoder"):
+        return f"{key}.{path.name}"
+    return path.name
 
 
 def save_encoder(folder: Path, acoustic: nn.Module, config: Config) -> None:
@@ -148,7 +190,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> LoadedModel:
         if not (folder / name).is_file():
             raise UserError(f"{folder} is not a model folder: it has no {name}")
     check_version(folder / "config.yaml")
-    config = load([folder / "config.yaml"])
+    config = load(folder=folder)
     with collector.paused():
         tokenizer = load_tokenizer(folder)
     if tokenizer.vocab_size != config.model.vocab_size:

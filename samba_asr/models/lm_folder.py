@@ -54,7 +54,7 @@ def load_lm(folder: Path, device: torch.device | str = "cpu") -> LoadedLm:
                 f"{folder} is not the folder of a Mamba language model: it has no {name} (samba-asr lm mamba makes one)"
             )
     check_version(folder / "config.yaml")
-    config, tokenizer = load([folder / "config.yaml"]), load_tokenizer(folder)
+    config, tokenizer = load(folder=folder), load_tokenizer(folder)
     model = MambaLm(config.lm, tokenizer.vocab_size)
     try:
         model.load_state_dict(load_file(folder / FILE))

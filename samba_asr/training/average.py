@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def average_run(
     path = Path(run) / "config.yaml"
     if not path.is_file():
         raise UserError(f"{run}: no config.yaml here; is it the folder of a run?")
-    config = configs.load([path])
+    config = configs.load(folder=run)
     for name, value in (("best", best), ("last", last)):
         if value is not None and value < 1:
             raise UserError(f"{name} {value}: give 1 or more")
@@ -47,8 +48,9 @@ def average_run(
         raise UserError(f"{files[0]}: does not fit the model of {path}: {' '.join(str(error).split())[:200]}") from None
     if models:
         average_with(model, tokenizer, models)
+    Path(out).mkdir(parents=True, exist_ok=True)
+    config = dataclasses.replace(config, decode=copy_search_files(config.decode, run, out))
     save_model(out, model, config, tokenizer, dtype)
-    copy_search_files(config, run, out)
     return [*(f.name for f in files), *map(str, models)]
 
 

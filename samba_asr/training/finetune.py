@@ -56,8 +56,8 @@ def run(
         folder.mkdir(parents=True, exist_ok=True)
         if init and not new_tokenizer and not has_tokenizer(folder):
             load_tokenizer(init).save(folder)
-        if init:
-            copy_search_files(config, init, folder)  # for the model that averaging makes
+        # For the model that averaging makes; training itself reads none of them, so the other processes need not know.
+        config = dataclasses.replace(config, decode=copy_search_files(config.decode, init or folder, folder))
         prepare_tokenizer(folder, config.tokenizer, sets.train)
     ranks.barrier()
     tokenizer = load_tokenizer(folder)
