@@ -4,6 +4,8 @@ A guide looks at prefixes.  Its view of one is an immutable object that the sear
 the guide itself holds no session, and a prefix that is dropped takes its view along.
 
     bonus   what the prefix is worth, in nats, in all (not what its last token added)
+    credit  the part of the bonus that is taken back if the prefix goes on otherwise, such as that of half a phrase.  It may keep
+            a prefix in the search, and never drops another one
     label   parts the ways in which one token may be read (the words SEE and SEA); 0 where there is one way
     future  the same for prefixes that end in the same token and that nothing said later can tell apart: whatever follows is
             worth the same behind each; 0 where no other prefix is like this one
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 class Guided(Protocol):
     bonus: float
+    credit: float
     label: int
     future: int
 
@@ -35,6 +38,7 @@ class Ways(NamedTuple):
     label: np.ndarray  # (m,)
     future: np.ndarray  # (m,) uint64
     view: Callable[[int], Guided]  # of a way, by its number
+    credit: np.ndarray | None = None  # (m,); None: there is none
 
     @classmethod
     def each(cls, views: Sequence[Guided]) -> Ways:
@@ -42,19 +46,28 @@ class Ways(NamedTuple):
         bonus = np.array([view.bonus for view in views], dtype=np.float64)
         label = np.array([view.label for view in views], dtype=np.int64)
         future = np.array([view.future for view in views], dtype=np.uint64)
-        return cls(np.arange(len(views)), bonus, label, future, views.__getitem__)
+        credit = np.array([view.credit for view in views], dtype=np.float64)
+        return cls(np.arange(len(views)), bonus, label, future, views.__getitem__, credit if credit.any() else None)
 
     def beside(self, other: Ways) -> Ways:
         """Both, in the order of the prefixes; of one prefix these first."""
         order = np.argsort(np.concatenate([self.of, other.of]), kind="stable")
         of, bonus, label, future = (np.concatenate(pair)[order] for pair in zip(self[:4], other[:4], strict=True))
+        credit = None
+        if self.credit is not None or other.credit is not None:
+            credit = np.concatenate([self.credits, other.credits])[order]
         first = len(self.of)
 
         def view(way: int) -> Guided:
             at = int(order[way])
             return self.view(at) if at < first else other.view(at - first)
 
-        return Ways(of, bonus, label, future, view)
+        return Ways(of, bonus, label, future, view, credit)
+
+    @property
+    def credits(self) -> np.ndarray:
+        """(m,)"""
+        return np.zeros(len(self.of)) if self.credit is None else self.credit
 
 
 class Guide(Protocol):
@@ -78,6 +91,7 @@ class Guide(Protocol):
 @dataclass(frozen=True, slots=True, eq=False)
 class Together:
     bonus: float
+    credit: float
     label: int
     future: int
     views: tuple[Guided, ...]
@@ -108,9 +122,10 @@ class Guides:
             _where(_each(guide), [prefixes[n].views[g] for n in shared], asked) for g, guide in enumerate(others, 1)
         ]
         beside = {n: views for n, *views in zip(shared, *more, strict=True)}
-        worth, future = np.zeros(len(prefixes)), ways.future.copy()
+        worth, credit, future = np.zeros(len(prefixes)), np.zeros(len(prefixes)), ways.future.copy()
         for n, views in beside.items():
             worth[n] = sum(view.bonus for view in views if view is not None)
+            credit[n] = sum(view.credit for view in views if view is not None)
         for way in np.flatnonzero(np.isin(ways.of, shared)).tolist():
             future[way] = _future(
                 [int(future[way]), *(view.future for view in beside[int(ways.of[way])] if view is not None)]
@@ -120,7 +135,8 @@ class Guides:
             n = int(ways.of[way])
             return _together([ways.view(way), *beside[n]]) if n in beside else ways.view(way)
 
-        return Ways(ways.of, ways.bonus + worth[ways.of], ways.label, future, view)
+        credit = ways.credits + credit[ways.of]
+        return Ways(ways.of, ways.bonus + worth[ways.of], ways.label, future, view, credit if credit.any() else None)
 
     def finish(self, prefixes: Sequence[Guided]) -> list[Guided]:
         first, *others = self.guides
@@ -150,8 +166,9 @@ def _first(prefix: Guided) -> Guided:
 
 
 def _together(views: Sequence[Guided | None]) -> Together:
-    future = _future([view.future for view in views if view is not None])
-    return Together(sum(view.bonus for view in views if view is not None), views[0].label, future, tuple(views))
+    there = [view for view in views if view is not None]
+    worth, credit = sum(view.bonus for view in there), sum(view.credit for view in there)
+    return Together(worth, credit, views[0].label, _future([view.future for view in there]), tuple(views))
 
 
 def _future(parts: Sequence[int]) -> int:

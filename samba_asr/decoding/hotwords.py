@@ -3,11 +3,14 @@
 The phrases are an automaton over token ids (A. Aho, M. Corasick, "Efficient string matching", 1975; in speech recognition:
 G. Pundak et al., "Deep context", 2018, section 2.2, and k2's `ContextGraph`).  Each unit of a phrase that has been heard
 is worth `weight` nats at once, so that a phrase survives the beam before it is complete; if it then goes on otherwise, all of
-that is taken back.  A phrase counts as whole words alone: ANN gets nothing from ANNA.
+that is taken back.  A phrase counts as whole words alone: ANN gets nothing from ANNA.  What may be taken back is credit, and the
+search drops nothing for its sake: at 1.5 nats a unit JUSTINIAN has 13.5 of it, more than `decode.prune`, and all that went on as
+JUSTINIAN'S was dropped while it lasted, with up to 24 words after it.
 
     view: node      the longest end of the prefix that begins a phrase
           kept      the worth of the phrases before that end
           bonus     kept + the worth of the node: of what is complete in it, or of having come so far, whichever is more
+          credit    the worth of the node, but for the phrases that are over before its last word
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ class Hotwords:
     """Phrases as an automaton; made once a session, shared by its beams."""
 
     def __init__(self, tokenizer: Tokenizer, phrases: Mapping[str, float]):
-        """phrases: each with the worth of one of its units, in nats; below 0 the phrase is avoided.
+        """phrases: each with the worth of one of its units, in nats; below 0 the phrase is avoided, at 0 it is as if not given.
 
         UserError, naming all of them, for phrases that this tokenizer cannot write.  Of a word that it can write in
         capitals or small letters alone, those are meant.
@@ -52,6 +55,8 @@ class Hotwords:
             if not abs(weight) <= MOST_WEIGHT:
                 limits = f"from {-MOST_WEIGHT:g} to {MOST_WEIGHT:g} nats a unit"
                 raise UserError(f"hotword {phrase!r}: weight {weight:g} must be {limits}")
+            if weight == 0:
+                continue
             written = [_written(tokenizer, word) for word in phrase.split()]
             if not written or not all(spellings for _, spellings in written):
                 unknown.append(phrase)
@@ -124,6 +129,10 @@ class Hotwords:
     def worth(self, node: int) -> float:
         return max(self._partial[node], self._before[node], key=abs)
 
+    def credit(self, node: int) -> float:
+        """The part of `worth` that goes if the prefix goes on otherwise."""
+        return self.worth(node) - self._before[node]
+
     def complete(self, node: int) -> float:
         return self._complete[node]
 
@@ -145,6 +154,7 @@ class Heard:
     node: int
     kept: float
     bonus: float
+    credit: float = 0.0
     label: int = 0
 
     @property
@@ -156,7 +166,10 @@ class HotwordGuide:
     """As `samba_asr.decoding.guide.Guide`, for sessions with phrases of their own; those without are not guided."""
 
     def start(self, hotwords: Hotwords | None = None) -> Heard | None:
-        return None if hotwords is None else Heard(hotwords, hotwords.start, 0.0, hotwords.worth(hotwords.start))
+        if hotwords is None or not hotwords.words:
+            return None
+        node = hotwords.start
+        return Heard(hotwords, node, 0.0, hotwords.worth(node), hotwords.credit(node))
 
     def extend(self, prefixes: Sequence[Heard], tokens: Sequence[int]) -> Ways:
         return Ways.each([_next(prefix, token) for prefix, token in zip(prefixes, tokens, strict=True)])
@@ -171,7 +184,7 @@ class HotwordGuide:
 def _next(heard: Heard, token: int) -> Heard:
     node, left = heard.hotwords.move(heard.node, token)
     kept = heard.kept + left
-    return Heard(heard.hotwords, node, kept, kept + heard.hotwords.worth(node))
+    return Heard(heard.hotwords, node, kept, kept + heard.hotwords.worth(node), heard.hotwords.credit(node))
 
 
 def _finished(heard: Heard) -> Heard:

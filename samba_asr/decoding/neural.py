@@ -33,6 +33,7 @@ class Read:
 
     __slots__ = ("after", "bonus", "state", "token")
     label = 0
+    credit = 0.0
     future = 0  # the state remembers all
 
     def __init__(self, state: State, token: int, bonus: float):

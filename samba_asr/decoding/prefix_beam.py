@@ -6,13 +6,15 @@ arXiv:1408.2873, algorithm 1.  All rows and beams advance together in numpy; a b
     pb, pn   probability of all alignments of the frames seen that read y and end in blank / in the last token of y
     vb, vn   the same for the single best alignment, which is where the token times come from
     bonus    what a guide (`samba_asr.decoding.guide`: language model, lexicon, hotwords) makes of y; 0 without one
+    credit   the part of the bonus that is taken back if y goes on otherwise: of hotwords that are not over
 
 One frame changes them so (c is a token, | the end of y, p its probability in this frame):
 
     y stays     pb' = (pb + pn) p(blank)        pn' = pn p(y|)  [+ what y's parent gives when extended to y]
     y becomes yc               pn' = (pb + pn) p(c), but pb p(c) where c = y|: only a blank parts two equal tokens
 
-and the beams kept are those with the best log(pb + pn) + bonus.  What holds: with `beam` at least the number of prefixes,
+and the beams kept are those with the best log(pb + pn) + bonus - credit; a quarter as many more may be kept for their credit, and
+none is pruned for the credit of another.  What holds: with `beam` at least the number of prefixes,
 `candidates` and `prune` None, `blank_skip` 1 and no guide, scores are exactly log P(tokens | frames).  Pruned, a score is
 a lower bound of it.  With beam 1 the result is not the best path in general (a prefix is kept for the sum of its
 alignments), but it is where every frame gives one id at least 0.9.  Every later beam continues a present one, so what all
@@ -57,6 +59,7 @@ class BeamState(NamedTuple):
     vn: np.ndarray  # (b, k) float64
     last: np.ndarray  # (b, k) int64: last token
     bonus: np.ndarray  # (b, k) float64
+    credit: np.ndarray  # (b, k) float64: the part of the bonus that may be taken back
     guide: np.ndarray  # (b, k) object: the guide's view of the prefix, None without a guide
     name: np.ndarray  # (b, k) uint64: hash of the prefix, and of how the guide reads it
     parent: np.ndarray  # (b, k) uint64: hash of the prefix without its last token
@@ -103,7 +106,7 @@ class PrefixBeam:
         self.guide = guide
 
     def init_state(self, batch: int, hotwords: Hotwords | None = None) -> BeamState:
-        shape = (batch, self.beam)
+        shape = (batch, self.beam + (-(-self.beam // 4) if self.guide else 0))
         never = np.full(shape, -np.inf)
         start = never.copy()
         start[:, 0] = 0.0
@@ -111,13 +114,15 @@ class PrefixBeam:
         name[:, 0] = ROOT
         last, nothing = np.full(shape, NONE), np.zeros(shape, dtype=np.uint64)
         empty = np.empty(shape, dtype=object)  # filled with None
-        guide, bonus = empty.copy(), np.zeros(shape)
+        guide, bonus, credit = empty.copy(), np.zeros(shape), np.zeros(shape)
         if hotwords is not None and self.guide is None:
             raise ValueError("hotwords need a search with a HotwordGuide")
         if self.guide and (first := self.guide.start(hotwords)) is not None:
-            guide[:, 0], bonus[:, 0] = first, first.bonus
+            guide[:, 0], bonus[:, 0], credit[:, 0] = first, first.bonus, first.credit
         frames = np.zeros(batch, dtype=np.int64)
-        return BeamState(start, never, start, never, last, bonus, guide, name, nothing, name, empty, empty, frames)
+        return BeamState(
+            start, never, start, never, last, bonus, credit, guide, name, nothing, name, empty, empty, frames
+        )
 
     def step(self, log_probs: torch.Tensor, lengths: torch.Tensor, state: BeamState) -> BeamState:
         counts = checked_lengths(log_probs, lengths, len(state.frames))
@@ -143,11 +148,11 @@ class PrefixBeam:
         """With a guide: each beam is worth what its text as a whole is, and beams are sorted anew."""
         if self.guide is None or not len(state.frames):
             return state
-        guide, bonus = state.guide.copy(), state.bonus.copy()
+        guide, bonus, credit = state.guide.copy(), state.bonus.copy(), state.credit.copy()
         at, k = np.nonzero((np.logaddexp(state.pb, state.pn) > -np.inf) & (guide != None))  # noqa: E711 (elementwise)
         for r, i, whole in zip(at, k, self.guide.finish(guide[at, k].tolist()), strict=True):
-            guide[r, i], bonus[r, i] = whole, whole.bonus
-        state = state._replace(guide=guide, bonus=bonus)
+            guide[r, i], bonus[r, i], credit[r, i] = whole, whole.bonus, whole.credit
+        state = state._replace(guide=guide, bonus=bonus, credit=credit)
         order = np.argsort(-_score(state), axis=1, kind="stable")
         return BeamState(*(f if f.ndim == 1 else np.take_along_axis(f, order, axis=1) for f in state))
 
@@ -204,14 +209,21 @@ class PrefixBeam:
         more = np.where(double, s.pb[:, :, None], p[:, :, None]) + best[:, None, :]
         stay = np.logaddexp(pb, pn) + s.bonus  # (b, k)
         total = more + s.bonus[:, :, None]
-        floor = np.maximum(stay.max(axis=1), total.max(axis=(1, 2))) - self.prune  # (b,)
-        at, i, c = np.nonzero((total >= floor[:, None, None]) & (total > -np.inf))
+        sure, asked = total - s.credit[:, :, None], total
+        floor = np.maximum((stay - s.credit).max(axis=1), sure.max(axis=(1, 2))) - self.prune  # (b,)
+        if s.credit.any():
+            asked = np.maximum(total, sure)  # credit that is below 0 drops nothing either
+        at, i, c = np.nonzero((asked >= floor[:, None, None]) & (total > -np.inf))
         token = tokens[at, c]
-        of, bonus, label, future, view = self._ways(s.guide[at, i], token)
+        ways = self._ways(s.guide[at, i], token)
+        of, bonus, label, future, view, _ = ways
+        credit = ways.credits
         at, i, c, token = (x[of] for x in (at, i, c, token))
         name = _name(s.name[at, i], token, label)
         fresh = np.flatnonzero(beams.find(at, name) < 0)  # the others are beams, and have had their due
-        at, i, c, token, bonus, name, future = (x[fresh] for x in (at, i, c, token, bonus, name, future))
+        at, i, c, token, bonus, credit, name, future = (
+            x[fresh] for x in (at, i, c, token, bonus, credit, name, future)
+        )
         future = np.where(future == 0, name, future)
         twin = double[at, i, c]
         gain = np.where(twin, s.vb[at, i], v[at, i]) + best[at, c]
@@ -222,8 +234,7 @@ class PrefixBeam:
         if self.recombine:
             alike = mix(np.concatenate([s.future.ravel(), future]), np.concatenate([s.last.ravel(), token]))
             worth = _best_alike(worth, row, alike, self.recombine)
-        order = np.lexsort((-worth, row))
-        kept = order[np.searchsorted(row[order], np.arange(b))[:, None] + np.arange(k)]  # (b, k)
+        kept = _best(worth, np.concatenate([s.credit.ravel(), credit]), row, b, self.beam, k)  # (b, k)
         dropped = worth[kept] == -np.inf
         never, nothing = np.full(len(at), -np.inf), np.full(len(at), None)
 
@@ -247,6 +258,7 @@ class PrefixBeam:
             vn=vn,
             last=both(s.last, token),
             bonus=both(s.bonus, bonus),
+            credit=both(s.credit, credit),
             guide=guide,
             name=both(s.name, name),
             parent=both(s.parent, s.name[at, i]),
@@ -337,6 +349,23 @@ def _name(prefix: np.ndarray, token: np.ndarray, label: np.ndarray) -> np.ndarra
         mixed = (mixed ^ (part.astype(np.uint64) + np.uint64(salt))) * np.uint64(0xBF58476D1CE4E5B9)
         mixed = mixed ^ (mixed >> np.uint64(29))
     return mixed
+
+
+def _best(worth: np.ndarray, credit: np.ndarray, row: np.ndarray, rows: int, k: int, width: int) -> np.ndarray:
+    """Which ones to keep of each row, best first, (b, width): the best `k` without credit, then of the others those with credit.
+
+    worth, credit (n,); the `worth` of what is not kept becomes -inf, and fills the places that are left.
+    """
+    with_credit = credit.any()
+    order = np.lexsort((credit - worth if with_credit else -worth, row))
+    first = np.searchsorted(row[order], np.arange(rows))
+    rank = np.empty(len(row), dtype=np.int64)
+    rank[order] = np.arange(len(row)) - first[row[order]]
+    worth[(rank >= k) & (credit == 0)] = -np.inf
+    if with_credit:
+        order = np.lexsort((-worth, rank >= k, row))
+    kept = order[first[:, None] + np.arange(width)]
+    return np.take_along_axis(kept, np.argsort(-worth[kept], axis=1, kind="stable"), axis=1) if with_credit else kept
 
 
 def _best_alike(worth: np.ndarray, row: np.ndarray, alike: np.ndarray, count: int) -> np.ndarray:

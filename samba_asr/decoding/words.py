@@ -111,6 +111,7 @@ class Words:
     """
 
     __slots__ = ("among", "base", "bonus", "context", "ends", "history", "label", "more", "node", "past")
+    credit = 0.0
 
     def __init__(
         self,

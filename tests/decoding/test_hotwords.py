@@ -167,3 +167,56 @@ def test_every_pronunciation_counts():
     hotwords = Hotwords(PHONES, {"b": 1.0})  # said A or B
     for way in PHONES.spellings("b"):
         assert worth(hotwords, way) == 1
+
+
+class TestCredit:
+    """What a phrase that is not over is worth keeps it in the search; it drops nothing else."""
+
+    def said(self, text: str) -> torch.Tensor:
+        """Frames (t, v) that say it: each unit, then blank.  To miss or mistake a letter costs 9 nats; a space is certain."""
+        units = [unit for token in CHARS.encode(text) for unit in (token, 0)]
+        x = torch.full((len(units), CHARS.vocab_size), -9.0)
+        x[:, SPACE] = -200.0
+        x[range(len(units)), units] = -0.01
+        return x
+
+    def recognised(self, x, hotwords, beam=4) -> str:
+        search = PrefixBeam(beam, prune=7.0, guide=GUIDE)
+        state = search.step(x[None], torch.tensor([len(x)]), search.init_state(1, hotwords))
+        return CHARS.decode(search.hypotheses(search.finish(state))[0][0].tokens)
+
+    @pytest.mark.parametrize("beam", [1, 4, 16])
+    @pytest.mark.parametrize("weight", [0.5, 1.5, 3.0, -3.0, -20.0])
+    @pytest.mark.parametrize("phrase", ["ababab", "ab b ababab", "ababab ba ab"])
+    def test_a_phrase_that_goes_on_otherwise_swallows_nothing(self, beam, weight, phrase):
+        text = "ab b abababaabaa ab a b aa ba"
+        assert self.recognised(self.said(text), one(phrase, weight), beam) == text
+
+    def test_it_is_found_where_it_is_said(self):
+        x = self.said("b abab ba")
+        x[4, [A, B]], x[6, [A, B]] = torch.tensor([-1.2, -0.4]), torch.tensor([-0.4, -1.2])  # doubtful: bbab or baab
+        assert self.recognised(x, None) != "b abab ba"
+        assert self.recognised(x, one("abab", 1.5)) == "b abab ba"
+
+    def test_credit_is_what_may_be_taken_back(self):
+        hotwords, tokens = Hotwords(CHARS, {"b aa": 2.0, "b": 1.0}), CHARS.encode("b aab")
+        view, credits = GUIDE.start(hotwords), []
+        for token in tokens:
+            view = GUIDE.extend([view], [token]).view(0)
+            credits.append(view.credit)
+        assert credits == [4, 4, 6, 8, 0]  # from the space on, 2 of its 6 are those of b, which is over
+        assert GUIDE.finish([view])[0].credit == 0
+        assert view.bonus == 2
+
+    @given(seed=st.integers(0, 10**6))
+    @settings(max_examples=20, deadline=None)
+    def test_weight_0_is_as_if_there_were_none(self, seed, tmp_path_factory):
+        words = WordGuide(CHARS, model(tmp_path_factory.mktemp("lm")), ["a", "ab"], weight=0.5, bonus=0.0)
+        x, lengths = frames(seed, 1), torch.tensor([9])
+        for guide in (GUIDE, Guides([words, GUIDE])):
+            search = PrefixBeam(4, guide=guide, recombine=1)
+            found = [
+                search.hypotheses(search.finish(search.step(x, lengths, search.init_state(1, h))), nbest=4)
+                for h in (None, Hotwords(CHARS, {"b": 0.0, "ab": 0, "cannot be written": 0}))
+            ]
+            assert found[0] == found[1]
