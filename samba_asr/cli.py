@@ -7,14 +7,18 @@ Status 0: done; 1: an error that the user can mend, told in one line; 2: wrong u
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
+import io
 import logging
+import math
 import os
+import re
 import sys
 from collections.abc import Sequence
 
 import samba_asr
-from samba_asr.errors import UserError
+from samba_asr.errors import UserError, printable
 
 COMMANDS = (
     "prepare",
@@ -38,6 +42,9 @@ COMMANDS = (
 )
 
 
+_SETTING = re.compile(r"[A-Za-z_][\w.]*=")
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="samba-asr", description="Speech recognition without attention.")
     top.add_argument("--version", action="version", version=f"samba-asr {samba_asr.__version__}")
@@ -48,19 +55,72 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parser().parse_args(argv)
+    args = parser().parse_args(gathered(sys.argv[1:] if argv is None else argv))
+    for stream in (sys.stdout, sys.stderr):  # a file name may hold any bytes, and a console any encoding
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        return args.run(args)
+        _check_numbers(args)
+        status = args.run(args)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return status
     except UserError as error:
-        print(f"samba-asr {args.command}: error: {error}", file=sys.stderr)
+        _say(args.command, f"error: {error}")
         return 1
     except KeyboardInterrupt:
-        print(f"samba-asr {args.command}: interrupted", file=sys.stderr)
+        _say(args.command, "interrupted")
         return 130
     except BrokenPipeError:  # `samba-asr ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
+    except OSError as error:  # a full disk, a folder that cannot be written
+        where = f"{error.filename}: " if error.filename else ""
+        _say(args.command, f"error: {where}{error.strerror or error}: make room, or write to another place")
+        _drop_output()
+        return 1
+
+
+def gathered(argv: Sequence[str]) -> list[str]:
+    """`argv` with all settings (`--set a=1 b=2`, as often as it stands) at its end, as one.
+
+    An argument after a setting that is no `key=value` is the command's own again: `--set a=1 speech.wav` names a file.
+    """
+    rest, settings = [], []
+    taking = first = False
+    argv = list(argv)
+    end = argv.index("--") if "--" in argv else len(argv)
+    for text in argv[:end]:
+        if text == "--set" or text.startswith("--set="):
+            taking = first = text == "--set"
+            settings += [] if taking else [text.removeprefix("--set=")]
+        elif taking and (first or _SETTING.match(text)) and not text.startswith("-"):
+            settings.append(text)
+            first = False
+        else:
+            rest.append(text)
+            taking = False
+    return [*rest, *(["--set", *settings] if settings else ["--set"] if taking and first else []), *argv[end:]]
+
+
+def _check_numbers(args: argparse.Namespace) -> None:
+    """UserError for a number that is none: float() reads nan and inf."""
+    for name, value in vars(args).items():
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(number, float) and not math.isfinite(number):
+                raise UserError(f"--{name.replace('_', '-')} {number}: give a finite number")
+
+
+def _say(command: str, text: str) -> None:
+    with contextlib.suppress(OSError):
+        print(f"samba-asr {command}: {printable(text)}", file=sys.stderr)
+
+
+def _drop_output() -> None:
+    """Nothing more is written to standard output, not at the end of the process either."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ relative to the current folder, and so becomes absolute here.  A name that stays
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
@@ -368,13 +369,15 @@ def _check_keys(tree: Any, schema: type, source: str, prefix: str = "") -> None:
             _check_keys(value, type(default), source, f"{prefix}{key}.")
 
 
-def _tuples(config: Any) -> Any:
-    """OmegaConf gives lists for tuples; make the tree hashable and comparable again."""
+def _tuples(config: Any, prefix: str = "") -> Any:
+    """OmegaConf gives lists for tuples; make the tree hashable and comparable again.  UserError for NaN and inf."""
     values = {}
     for f in fields(config):
         value = getattr(config, f.name)
         if is_dataclass(value):
-            value = _tuples(value)
+            value = _tuples(value, f"{prefix}{f.name}.")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{prefix}{f.name}={value}: give a finite number")
         elif isinstance(value, list):
             value = tuple(value)
         values[f.name] = value

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from samba_asr.decoding.transcript import Word
+from samba_asr.errors import printable
 from samba_asr.recognizer import Result
 
 FORMATS = ("text", "json", "srt", "vtt", "ctm", "textgrid")
@@ -25,7 +26,7 @@ def render(result: Result, name: str, form: str) -> str:
         entry = {"audio": name, "text": result.text, "segments": segments, "words": words, "duration": result.duration}
         return json.dumps(entry, ensure_ascii=False)
     if form == "ctm":
-        return "\n".join(_ctm(Path(name).stem.replace(" ", "_"), word) for word in result.words)
+        return "\n".join(_ctm("_".join(Path(name).stem.split()) or "_", word) for word in result.words)
     if form == "textgrid":
         return _textgrid(result)
     cues = list(subtitles(result.words))
@@ -57,8 +58,9 @@ def subtitles(words: tuple[Word, ...]) -> Iterator[tuple[float, float, str]]:
 
 
 def _ctm(name: str, word: Word) -> str:
-    """file, channel, start, duration, word, confidence."""
-    return f"{name} 1 {word.start:.3f} {word.end - word.start:.3f} {word.text} {word.confidence:.2f}"
+    """file, channel, start, duration, word, confidence: six fields, without blanks in any."""
+    text = "_".join(word.text.split()) or "_"
+    return f"{printable(name)} 1 {word.start:.3f} {word.end - word.start:.3f} {text} {word.confidence:.2f}"
 
 
 def _textgrid(result: Result) -> str:

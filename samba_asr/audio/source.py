@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import IO, Any
 
-from samba_asr.errors import UserError
+from samba_asr.errors import UserError, printable
 
 Source = str | os.PathLike | bytes | bytearray | memoryview | IO[bytes]
 
@@ -55,26 +55,27 @@ def as_file(source: Source, stack: contextlib.ExitStack) -> tuple[str, Any, int]
 
 def _opened(path: str | bytes, stack: contextlib.ExitStack) -> tuple[str, Any, int]:
     path = os.fsdecode(path)
+    shown = printable(path)
     if path in (STDIN, "/dev/stdin"):
         name, file = "standard input", getattr(sys.stdin, "buffer", None)
         if file is None:
             raise AudioError(f"{name} is closed: name a file, or send one in (`samba-asr transcribe - < speech.wav`)")
     else:
         if os.path.isdir(path):
-            raise AudioError(f"{path}: is a folder: name an audio file in it")
+            raise AudioError(f"{shown}: is a folder: name an audio file in it")
         try:
-            name, file = path, stack.enter_context(open(path, "rb"))  # noqa: SIM115
+            name, file = shown, stack.enter_context(open(path, "rb"))  # noqa: SIM115
         except FileNotFoundError:
-            raise AudioError(f"{path}: no such file: check the name and the folder (now in {Path.cwd()})") from None
+            raise AudioError(f"{shown}: no such file: check the name and the folder (now in {Path.cwd()})") from None
         except ValueError as error:  # a NUL in the name
-            raise AudioError(f"{path}: cannot be a file's name ({error})") from None
+            raise AudioError(f"{shown}: cannot be a file's name ({error})") from None
         except OSError as error:
-            raise AudioError(f"{path}: cannot be opened ({error.strerror}): check the file's permissions") from None
+            raise AudioError(f"{shown}: cannot be opened ({error.strerror}): check the file's permissions") from None
     try:
         status = os.fstat(file.fileno())
     except (OSError, ValueError):  # standard input that is an object of somebody's own
         return as_file(file, stack)
-    if stat.S_ISREG(status.st_mode) and name == path:
+    if stat.S_ISREG(status.st_mode) and name == shown:
         return name, path, status.st_size
     if os.isatty(file.fileno()):
         raise AudioError(f"{name}: is a terminal: name a file, or send one in (`samba-asr transcribe - < speech.wav`)")

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from samba_asr.commands.search_options import MODEL_HELP
-from samba_asr.commands.transcribe import FORMATS
+from samba_asr.commands.transcribe import FORMATS, write
+from samba_asr.errors import UserError
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -33,11 +34,13 @@ def run(args: argparse.Namespace) -> int:
     from samba_asr.formats import render
     from samba_asr.recognizer import Recognizer
 
+    if args.text == args.audio == "-":
+        raise UserError("standard input is audio or text, not both: name a file for one of them")
     text = sys.stdin.read() if args.text == "-" else args.text
     recognizer = Recognizer.load(args.model, device=args.device)
     result = recognizer.align(args.audio, text)
     if args.format != "text":
-        print(render(result, args.audio, args.format))
+        write(render(result, args.audio, args.format), args.format)
         return 0
     for word in result.words:
         print(f"{word.start:8.2f} {word.end:8.2f}  {word.confidence:.2f}  {word.text}")

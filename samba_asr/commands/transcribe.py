@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from samba_asr.commands.search_options import MODEL_HELP, add_settings, load_recognizer
-from samba_asr.errors import UserError
+from samba_asr.errors import UserError, printable
 
 if TYPE_CHECKING:
     from samba_asr.session import Event
@@ -27,7 +28,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         help="audio files to text",
         description="Transcribe audio files of any format. A file that fails is reported, the others still get their text.",
     )
-    parser.add_argument("files", nargs="+", metavar="FILE")
+    parser.add_argument("files", nargs="+", metavar="FILE", help="audio or video; - is standard input")
     parser.add_argument("--model", type=Path, metavar="DIR", help=MODEL_HELP)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
     parser.add_argument("--format", default="text", choices=FORMATS, help="default: text")
@@ -72,19 +73,24 @@ def run(args: argparse.Namespace) -> int:
     failed = 0
     for file in args.files:
         show = Line() if args.stream else None
+        problem = ""
         try:
             events = recognizer.listen(
                 file, latency_ms=latency, chunk_ms=chunk, hotwords=hotwords, partials=args.stream
             )
             result = Result.of(shown(events, show) if show else events)
         except UserError as error:
-            failed += 1
-            print(f"samba-asr transcribe: error: {error}", file=sys.stderr)
-            continue
+            result, problem = getattr(error, "result", None), str(error)  # of a broken file: what came before
+        except (OSError, MemoryError) as error:
+            result, problem = None, f"{file}: {getattr(error, 'strerror', None) or 'too large for the memory'}"
         finally:
             if show:
                 show.close()
-        print(render(result, file, args.format), flush=True)
+        if result is not None:
+            write(render(result, file, args.format), args.format)
+        if problem:
+            failed += 1
+            print(f"samba-asr transcribe: error: {printable(problem)}", file=sys.stderr)
     if failed and len(args.files) > 1:
         print(f"samba-asr transcribe: {failed} of {len(args.files)} files failed", file=sys.stderr)
     return int(failed > 0)
@@ -101,6 +107,16 @@ def shown(events: Iterator[Event], show: Line) -> Iterator[Event]:
             before = text
             show(text)
         yield event
+
+
+def write(text: str, form: str) -> None:
+    """A transcript on standard output; JSON stays JSON in an encoding that lacks a character."""
+    if form == "json":
+        try:
+            text.encode(sys.stdout.encoding or "utf-8")
+        except UnicodeEncodeError:
+            text = json.dumps(json.loads(text))
+    print(text, flush=True)
 
 
 class Line:
