@@ -32,6 +32,7 @@ import numpy as np
 
 from samba_asr import config as configs
 from samba_asr.audio.inputs import pieces
+from samba_asr.audio.source import Truncated
 from samba_asr.audio.vad import Gate
 from samba_asr.config import DecodeConfig
 from samba_asr.decoding.align import align
@@ -65,14 +66,18 @@ class Result:
 
     @classmethod
     def of(cls, events: Iterable[Event], on_segment: Callable[[Segment], None] = lambda segment: None) -> Result:
-        """What a session's events come to.  on_segment: called with each segment when it is over."""
+        """Collect a session's events.  on_segment: called with each segment.  `Truncated` has the result so far."""
         segments, duration = [], 0.0
-        for event in events:
-            if isinstance(event, Final):
-                segments.append(event.segment)
-                on_segment(event.segment)
-            elif isinstance(event, Done):
-                duration = event.seconds
+        try:
+            for event in events:
+                if isinstance(event, Final):
+                    segments.append(event.segment)
+                    on_segment(event.segment)
+                elif isinstance(event, Done):
+                    duration = event.seconds
+        except Truncated as error:
+            error.result = cls(tuple(segments), duration)
+            raise
         return cls(tuple(segments), duration)
 
     @property
@@ -213,22 +218,31 @@ class Recognizer:
         chunk_ms: how much of a file goes in at a time (default 10 s); it never changes the result.
         on_block: called after every chunk with the seconds received so far, speech or not; an error in it ends the work.
         longest: seconds; UserError as soon as more are decoded.
-        AudioError (a UserError) if a file cannot be read to its end.
+        AudioError (a UserError) if a file cannot be read; of one that is cut or damaged, Truncated after the events of what
+        came before.
         """
         seconds = MAX_STEP if chunk_ms is None else chunk_ms / 1000
         if not seconds > 0:
             raise UserError(f"a chunk of {chunk_ms:g} ms holds no audio: it must be positive")
         session: Session | None = None
-        for given, samples in pieces(source, rate or self.rate, min(seconds, MAX_STEP)):
-            session = session or self.session(given, latency_ms=latency_ms, hotwords=hotwords, partials=partials)
-            session.feed(samples)
-            if longest is not None and session.seconds > longest:
-                raise UserError(f"the file holds more than {longest:g} s of audio, which is the most here")
-            on_block(session.seconds)
-            yield from self.events(session)
+        broken: Truncated | None = None
+        try:
+            for given, samples in pieces(source, rate or self.rate, min(seconds, MAX_STEP)):
+                session = session or self.session(given, latency_ms=latency_ms, hotwords=hotwords, partials=partials)
+                session.feed(samples)
+                if longest is not None and session.seconds > longest:
+                    raise UserError(f"the file holds more than {longest:g} s of audio, which is the most here")
+                on_block(session.seconds)
+                yield from self.events(session)
+        except Truncated as error:
+            if session is None:
+                raise
+            broken = error
         session = session or self.session(rate, latency_ms=latency_ms, hotwords=hotwords)
         session.end()
         yield from self.events(session)
+        if broken:
+            raise broken
 
     def events(self, session: Session) -> Iterator[Event]:
         """Advance one session as long as it is due, and give its events as they come."""

@@ -13,6 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from samba_asr.audio.source import Truncated
 from samba_asr.config import Config, ModelConfig, TokenizerConfig
 from samba_asr.decoding.align import Span
 from samba_asr.decoding.transcript import words_of
@@ -212,3 +213,15 @@ def test_a_model_by_its_folder_or_its_name(tmp_path):
         box_folder("klingon")
     for folder in box_folder().parent.iterdir():
         assert box_folder(folder.name) == folder
+
+
+def test_of_a_file_that_is_cut_the_text_of_what_came_before_comes_with_the_error(recognizer):
+    file = io.BytesIO()
+    soundfile.write(file, noise(4.0), RATE, format="WAV", subtype="PCM_16")
+    cut = file.getvalue()[: 44 + 2 * 2 * RATE]
+    with pytest.raises(Truncated, match=r"2\.00 s were readable") as raised:
+        recognizer.transcribe(cut, latency_ms=320)
+    assert raised.value.result.duration == pytest.approx(2.0)
+    assert raised.value.result.text == said(
+        recognizer.stream(latency_ms=320), np.round(noise(4.0) * 32768)[: 2 * RATE].astype(np.float32) / 32768, []
+    )

@@ -29,7 +29,12 @@ class AudioError(UserError):
 
 
 class Truncated(AudioError):
-    """A source that ends, or is damaged, before its end.  `seconds`: how far it can be read, on its own time line."""
+    """A source that ends, or is damaged, before its end.
+
+    seconds: how far it can be read, on its own time line.  result: what was made of that much, where a caller says so.
+    """
+
+    result: Any = None
 
     def __init__(self, name: str, seconds: float, where: str):
         super().__init__(
