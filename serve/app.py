@@ -9,8 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from fastapi import APIRouter, FastAPI, Request
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
-from fastapi.staticfiles import StaticFiles
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 import samba_asr
@@ -20,6 +19,7 @@ from samba_asr.serve.lobby import Lobby
 from samba_asr.serve.models import Models, load
 from samba_asr.serve.settings import Settings
 
+STATIC = Path(__file__).parent / "static"
 STALE = 10.0  # seconds without a sign of an engine's thread
 
 router = APIRouter()
@@ -50,8 +50,16 @@ def create_app(settings: Settings | None = None, recognizers: Mapping[str, Recog
     app.include_router(vosk.router)
     app.include_router(lines.router)
     app.include_router(files.router, max_body_size=settings.max_body_bytes, form_limits=files.FORM)
-    app.mount("/", StaticFiles(directory=Path(__file__).parent / "static", html=True), name="page")
     return app
+
+
+async def page(request: Request) -> FileResponse:
+    """The page and its parts: routes, and no mount, which would answer other routes' wrong methods."""
+    return FileResponse(STATIC / (request.scope["path"].lstrip("/") or "index.html"))
+
+
+for path in access.PAGE:
+    router.add_api_route(path, page, methods=["GET", "HEAD"], include_in_schema=False)
 
 
 @router.get("/healthz")

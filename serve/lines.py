@@ -34,6 +34,7 @@ class NdJson(Response):
     media_type = "application/x-ndjson"
 
 
+@router.put("/v1/transcribe/stream", include_in_schema=False)  # as curl -T sends it
 @router.post(
     "/v1/transcribe/stream",
     response_class=NdJson,
@@ -42,7 +43,6 @@ class NdJson(Response):
         "requestBody": {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
     },
 )
-@router.put("/v1/transcribe/stream", include_in_schema=False)  # as curl -T sends it
 async def lines(request: Request, asked: Annotated[protocol.Audio, Query()]) -> Response:
     """Raw audio in, messages out, a line each."""
     settings: Settings = request.app.state.settings

@@ -246,6 +246,19 @@ def test_what_others_ask(start):
     assert json.dumps(schema)
 
 
+def test_a_wrong_method_is_told_the_right_one(start):
+    client = start()
+    for path, allowed in (
+        ("/v1/audio/transcriptions", "POST"),
+        ("/v1/models", "GET"),
+        ("/v1/transcribe/stream", "POST"),
+    ):
+        answer = client.options(path)
+        assert answer.status_code == 405
+        assert allowed in answer.headers["Allow"]
+    assert client.get("/v1/audio/transcriptions").status_code == 405
+
+
 def test_the_page_needs_no_other_site(start):
     client = start(tokens=("secret",))
     page = client.get("/")
