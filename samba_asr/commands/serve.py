@@ -40,11 +40,12 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
     add_settings(parser)
     for one in bounds():
+        default = one.default if isinstance(one.default, int) else f"{one.default:g}"
         parser.add_argument(
             f"--{one.name.replace('_', '-')}",
             type=type(one.default),
             metavar="N",
-            help=f"{one.metadata['help']} (default: {one.default:g})".replace("%", "%%"),
+            help=f"{one.metadata['help']} (default: {default})",
         )
     parser.add_argument("--origin", nargs="+", default=[], metavar="URL", help="pages of other sites that may connect")
     parser.add_argument(

@@ -41,3 +41,10 @@ def test_nonsense_is_refused(value):
 def test_a_variable_that_is_no_number():
     with pytest.raises(UserError, match="SAMBA_ASR_MAX_SESSIONS=many: not a number"):
         from_outside({}, {"SAMBA_ASR_MAX_SESSIONS": "many"})
+
+
+def test_the_help_names_whole_defaults():
+    parser = argparse.ArgumentParser()
+    text = " ".join(serve.add_parser(parser.add_subparsers()).format_help().split())
+    assert "(default: 268435456)" in text
+    assert "(default: 14400)" in text
