@@ -6,7 +6,7 @@
 #   tests      array: the sets to decode
 #   processes  of training, each on its share of the cores, or on a GPU of its own (default: 1)
 #   average    array: which checkpoints make the model, as `samba-asr average` has it (default: the best)
-#   decodings  array: CONFIG:BLOCK, a name under conf/decode and the encoder's block in 40 ms frames (-1: offline);
+#   decodings  array: CONFIG:LATENCY, a name under conf/decode and the latency in ms, or `offline`;
 #              CONFIG `lm` are the settings that stage 4 found, left out where there is no text
 #   lm_text    text for a language model (default: none)
 #   extras     of pyproject.toml that the recipe wants (default: train)
@@ -77,7 +77,8 @@ parse_arguments() {
           fail "unknown option $1"
         fi
         ;;
-      decode.block=*) fail "$1: the recipe decodes with blocks of several sizes; for another: samba-asr decode" ;;
+      decode.block=* | decode.runtime.latency_ms=*)
+        fail "$1: the recipe decodes at several latencies; for another: samba-asr decode" ;;
       *=*) overrides+=("$1") && shift ;;
       *) fail "$1: neither an option nor key=value" ;;
     esac
@@ -116,14 +117,14 @@ language_model() {
   if [ ! -f "$lm" ]; then samba-asr lm train "$lm_text" --out "$lm" "${lm_options[@]}"; fi
   if [ -f "$exp/model/lexicon.txt" ]; then
     if [ ! -f "$exp/model/words.lexicon.txt" ]; then samba-asr lm lexicon "$lm" --out "$exp/model/words.lexicon.txt"; fi
-    lexicon=(decode.lexicon=words.lexicon.txt)
+    lexicon=(decode.lm.lexicon=words.lexicon.txt)
   fi
   samba-asr lm tune --model "$exp/model" --data "$data/$valid.jsonl" --save \
-    --set decode.lm=lm.ngram "${lexicon[@]}" decode.beam=128 "$@"
+    --set decode.lm=lm.ngram "${lexicon[@]}" decode.search.beam=128 "$@"
 }
 
 run_stages() {
-  local test decoding config block out setting settings=() with
+  local test decoding config latency ms out setting settings=() with
   for setting in "${overrides[@]}"; do case $setting in decode.*) settings+=("$setting") ;; esac; done
 
   if wanted 0 prepare; then samba-asr prepare "$corpus" --out "$data" "${prepare_options[@]}"; fi
@@ -137,16 +138,17 @@ run_stages() {
   if [ -n "$lm_text" ] && wanted 4 "language model"; then language_model "${settings[@]}"; fi
   for test in "${tests[@]}"; do
     for decoding in "${decodings[@]}"; do
-      config=${decoding%:*} block=${decoding#*:}
+      config=${decoding%:*} latency=${decoding#*:}
+      ms=${latency/offline/null}
       [ "$config" != lm ] || [ -n "$lm_text" ] || continue
       with=(--config "decode/$config")
       [ "$config" != lm ] || with=() # they are the model's own
-      out=$exp/decode/$test-$config-block$block
-      if wanted 5 "decode $test, $config, block $block"; then
-        samba-asr decode --model "$exp/model" --data "$data/$test.jsonl" --out "$out" --record "$test-$config-block$block" \
-          "${with[@]}" "decode.block=$block" "${settings[@]}"
+      out=$exp/decode/$test-$config-$latency
+      if wanted 5 "decode $test, $config, $latency"; then
+        samba-asr decode --model "$exp/model" --data "$data/$test.jsonl" --out "$out" --record "$test-$config-$latency" \
+          "${with[@]}" "decode.runtime.latency_ms=$ms" "${settings[@]}"
       fi
-      if wanted 6 "score $test, $config, block $block"; then
+      if wanted 6 "score $test, $config, $latency"; then
         samba-asr score --ref "$data/$test.jsonl" --hyp "$out/hyp.txt"
       fi
     done

@@ -110,8 +110,8 @@ class Recognizer:
         self.runtime = TorchRuntime(self.model)
         self.latency(None)  # wrong settings are reported now
         search = two_pass(loaded, self.decode, self.runtime.second_pass)
-        if self.decode.vad:
-            Gate(self.decode.vad, self.rate)
+        if self.decode.vad.method:
+            Gate(self.decode.vad.method, self.rate)
         sure = sure or (loaded.folder and Calibration.read(loaded.folder)) or raw
         rules = self.decode.endpoint if endpoints else None
         self.segmenter = Segmenter(search, self.tokenizer, rules, self.frame, sure)
@@ -130,7 +130,7 @@ class Recognizer:
         """Read a model folder, or one of those in the box by its name (default: english).
 
         device: auto (CUDA where there is one), cpu, cuda, cuda:1.
-        settings: over the model's own search, such as "decode.beam=256"; UserError for one of anything but the search.
+        settings: over the model's own search, such as "decode.search.beam=256"; UserError for one of anything but the search.
         sure, endpoints: as for `Recognizer`.
         """
         foreign = [text for text in settings if not text.startswith("decode.")]
@@ -142,7 +142,7 @@ class Recognizer:
 
     def __repr__(self) -> str:
         name = self.folder or "a model in memory"
-        return f"Recognizer({str(name)!r}, {self.decode.method}, {self.runtime.device}, {self.rate} Hz)"
+        return f"Recognizer({str(name)!r}, {self.decode.search.method}, {self.runtime.device}, {self.rate} Hz)"
 
     @property
     def rate(self) -> int:
@@ -161,7 +161,7 @@ class Recognizer:
 
     @functools.cached_property
     def _writer(self) -> Tokenizer:
-        """The tokenizer with all words of decode.lexicon; seconds of work, and for hotwords alone."""
+        """The tokenizer with all words of decode.lm.lexicon; seconds of work, and for hotwords alone."""
         return tokenizer_of(self._loaded, self.decode)
 
     def latency(self, ms: float | None) -> Latency:
@@ -190,7 +190,7 @@ class Recognizer:
             rate or self.rate,
             self.latency(latency_ms),
             hotwords=self.hotwords(hotwords),
-            vad=self.decode.vad,
+            vad=self.decode.vad.method,
             partials=partials,
         )
 
@@ -313,16 +313,18 @@ class Recognizer:
     # ---- settings ----------------------------------------------------------------------------------------------------
 
     def hotwords(self, phrases: Phrases) -> Hotwords | None:
-        """Phrases as a session takes them: each with its weight in nats a unit, or with decode.hotword_weight.
+        """Phrases as a session takes them: each with its weight in nats a unit, or with decode.hotwords.weight.
 
         UserError, naming them, for phrases that the model cannot write; and where the search is greedy.
         """
         if phrases is None or isinstance(phrases, Hotwords):
             return phrases
-        if self.decode.method != "beam":
-            raise UserError("hotwords need several hypotheses, and greedy search has one: use decode.method=beam")
+        if self.decode.search.method != "beam":
+            raise UserError(
+                "hotwords need several hypotheses, and greedy search has one: use decode.search.method=beam"
+            )
         if not isinstance(phrases, Mapping):
-            phrases = dict.fromkeys(phrases, self.decode.hotword_weight)
+            phrases = dict.fromkeys(phrases, self.decode.hotwords.weight)
         return Hotwords(self._writer, phrases)
 
     def in_float64(self) -> Recognizer:
@@ -396,6 +398,5 @@ class Stream:
 
 def blocks(decode: DecodeConfig, runtime: AcousticRuntime, ms: float | None = None) -> Latency:
     """The encoder blocks of this latency, or of the one in the settings.  UserError if there are no such blocks."""
-    if ms is None and decode.block >= 0:
-        ms = max(1, min(decode.block, runtime.max_block)) * runtime.frame * 1000
-    return latency_of(ms, decode.overlap, runtime.frame, runtime.max_block)
+    ms = decode.runtime.latency_ms if ms is None else ms
+    return latency_of(ms, decode.runtime.overlap, runtime.frame, runtime.max_block)

@@ -5,7 +5,7 @@ mixers = Registry("mixer")
 @mixers.register("mamba2")
 class Mamba2(StreamingModule): ...
 
-mixers.build("mamba2", d_model=144, config=MixerConfig())
+mixers.build("mamba2", d_model=144, config=Mamba2Config())
 """
 
 from __future__ import annotations

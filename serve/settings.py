@@ -25,7 +25,7 @@ class Settings:
     models: Mapping[str, Path | None] = field(default_factory=lambda: {"english": None})
     """Folders, or names in the box, by the names that clients use; the first is for those who name none."""
     device: str = "auto"
-    decode: tuple[str, ...] = ()  # over the models' own search, such as "decode.beam=32"
+    decode: tuple[str, ...] = ()  # over the models' own search, such as "decode.search.beam=32"
     tokens: tuple[str, ...] = ()  # bearer tokens, one of which a client must have; none: everybody may
     origins: tuple[str, ...] = ()  # of pages that may connect from a browser, beside the service's own
     local: bool = False  # asked for by this machine's own names alone (against DNS rebinding)

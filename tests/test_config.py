@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samba_asr.config import Config, MixerConfig, ModelConfig, OptimConfig, TrainConfig, find, load, save
+from samba_asr.config import Config, MambaConfig, ModelConfig, OptimConfig, SearchConfig, TrainConfig, find, load, save
 from samba_asr.errors import UserError
 
 
@@ -29,7 +29,7 @@ def test_later_files_win_over_earlier_and_overrides_over_files(tmp_path):
     second = write(tmp_path / "second.yaml", "optim: {lr: 0.2}\n")
     config = load([first, second], ["optim.clip=3", "model.mixer.name=mamba", "model.d_model=12"])
     assert config.optim == OptimConfig(lr=0.2, warmup=7, clip=3.0)
-    assert config.model == ModelConfig(d_model=12, mixer=MixerConfig(name="mamba"))
+    assert config.model == ModelConfig(d_model=12, mixer=MambaConfig())
 
 
 def test_an_empty_file_changes_nothing(tmp_path):
@@ -46,7 +46,7 @@ def test_values_have_the_types_of_their_fields():
 
 
 def test_a_text_may_be_taken_back():
-    assert load([], ["decode.lm=books.arpa", "decode.lm="]).decode.lm == ""
+    assert load([], ["decode.lm=books.arpa", "decode.lm="]).decode.lm.path == ""
 
 
 def test_a_value_may_refer_to_another():
@@ -71,7 +71,7 @@ configs = st.builds(
         model=ModelConfig(blocks=tuple(blocks)),
         augment=replace(Config().augment, speed=tuple(speed)),
         data=replace(Config().data, train=tuple(train)),
-        decode=replace(Config().decode, method=text),
+        decode=replace(Config().decode, search=SearchConfig(method=text)),
     ),
     numbers,
     st.lists(st.integers(1, 99), max_size=3),

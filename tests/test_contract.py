@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from samba_asr.config import MixerConfig
+from samba_asr.config import Mamba2Config
 from samba_asr.nn.blocks import BlockBidirectional
 from samba_asr.nn.mixers import Mamba2
 from samba_asr.ops.blocks import lay_blocks
@@ -14,7 +14,7 @@ from samba_asr.streaming import Step, StreamingModule, map_state, mask, tail
 from tests.contract import InBlocks, draw_plan, verify_streaming
 from tests.toys import CausalConv, LookAhead
 
-TINY = MixerConfig(d_state=3, headdim=4, d_conv=3)
+TINY = Mamba2Config(d_state=3, headdim=4, d_conv=3)
 
 
 def x(d=3, t=12, b=4):

@@ -43,7 +43,7 @@ def whole_job(data: Path, folder: Path, audio: str, capsys) -> dict:
     run("average", "--exp", exp, "--out", model)
     for name, settings in (
         ("greedy", []),
-        ("second-pass", ["decode.method=beam", "decode.rescore=0.3", "decode.block=8"]),
+        ("second-pass", ["decode.search.method=beam", "decode.search.rescore=0.3", "decode.block=8"]),
     ):
         run(
             "decode",

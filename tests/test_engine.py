@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import queue
 import threading
 import time
@@ -12,6 +11,7 @@ import pytest
 import torch
 
 from samba_asr import session as sessions_
+from samba_asr.config import load
 from samba_asr.engine import Done, Engine, Failed, Final, Flushed, Full, Idle, Lag, Over, Partial
 from samba_asr.errors import UserError
 from samba_asr.models.folder import LoadedModel
@@ -59,13 +59,13 @@ def alone(recognizer, samples, rate=16000, latency_ms=None):  # noqa: F811
 
 def changed(recognizer, **decode) -> Recognizer:  # noqa: F811
     """The same model with other search settings."""
-    loaded = LoadedModel(recognizer.model, recognizer.tokenizer, recognizer.config)
-    return Recognizer(loaded, dataclasses.replace(recognizer.decode, **decode))
+    settings = [f"decode.{key.replace('__', '.')}={value}" for key, value in decode.items()]
+    return Recognizer(LoadedModel(recognizer.model, recognizer.tokenizer, recognizer.config), load([], settings).decode)
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.5])
 def test_sessions_together_read_what_each_reads_alone(engine, overlap, monkeypatch):
-    monkeypatch.setattr(engine, "recognizer", changed(engine.recognizer, overlap=overlap))
+    monkeypatch.setattr(engine, "recognizer", changed(engine.recognizer, runtime__overlap=overlap))
     rng = np.random.default_rng(0)
     clients = [
         (rate, ms, noise(2.0 + n / 3, rate, n))

@@ -35,7 +35,7 @@ def english(place) -> Recognizer:
     torch.set_num_threads(1)
     (place / "names.txt").write_text("JUSTINIAN JH AH S T IH N IY AH N\n")
     try:
-        return Recognizer.load("english", device="cpu", settings=[f"decode.lexicon={place / 'names.txt'}"])
+        return Recognizer.load("english", device="cpu", settings=[f"decode.lm.lexicon={place / 'names.txt'}"])
     except UserError as error:
         pytest.skip(str(error))
 

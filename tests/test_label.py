@@ -75,7 +75,7 @@ def test_what_cannot_be(place):
     with pytest.raises(UserError, match="is as sure as --confidence 1"):
         call(place, "--confidence", 1)
     with pytest.raises(UserError, match="of another model or search"):
-        call(place, "--set", "decode.method=beam")
+        call(place, "--set", "decode.search.method=beam")
     (place / "out.jsonl.labels.jsonl").write_text("{}\n")
     with pytest.raises(UserError, match="not a label: delete the file"):
         call(place)
@@ -106,7 +106,7 @@ def test_whisper_reads_in_librispeechs_alphabet(place, monkeypatch):
     with pytest.raises(UserError, match="of another model or search"):  # its labels are not taken for ours
         call(place)
     with pytest.raises(UserError, match="give no --model and no --set"):
-        call(place, "--whisper", "--set", "decode.beam=4")
+        call(place, "--whisper", "--set", "decode.search.beam=4")
 
 
 @pytest.mark.parametrize("seconds", [0.03, 1.0, 7.77, 30.0, 61.5])

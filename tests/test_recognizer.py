@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samba_asr.audio.source import Truncated
-from samba_asr.config import Config, ModelConfig, TokenizerConfig
+from samba_asr.config import Config, ModelConfig, TokenizerConfig, VadConfig
 from samba_asr.decoding.align import Span
 from samba_asr.decoding.transcript import words_of
 from samba_asr.errors import UserError
@@ -144,7 +144,7 @@ def test_words_begin_where_their_first_token_does(recognizer):
 
 
 def gated(recognizer: Recognizer) -> Recognizer:
-    decode = dataclasses.replace(recognizer.decode, vad="energy")
+    decode = dataclasses.replace(recognizer.decode, vad=VadConfig("energy"))
     return Recognizer(LoadedModel(recognizer.model, recognizer.tokenizer, recognizer.config), decode)
 
 
@@ -174,7 +174,7 @@ def test_behind_a_gate_silence_costs_nothing(recognizer, monkeypatch):
 
 
 def test_a_gate_that_is_not_known_is_refused(recognizer):
-    decode = dataclasses.replace(recognizer.decode, vad="webrtc")
+    decode = dataclasses.replace(recognizer.decode, vad=VadConfig("webrtc"))
     with pytest.raises(UserError, match="write energy or silero"):
         Recognizer(LoadedModel(recognizer.model, recognizer.tokenizer, recognizer.config), decode)
 

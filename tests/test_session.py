@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from samba_asr.config import load
 from samba_asr.decoding.transcript import Segment
 from samba_asr.errors import UserError
 from samba_asr.models.folder import LoadedModel
@@ -21,7 +20,8 @@ from tests.test_recognizer import noise, recognizer  # noqa: F401
 def changed(recognizer: Recognizer, **decode) -> Recognizer:  # noqa: F811
     """Another recognizer on the same loaded model, with other search settings."""
     loaded = LoadedModel(recognizer.model, recognizer.tokenizer, recognizer.config)
-    return Recognizer(loaded, dataclasses.replace(recognizer.decode, **decode))
+    settings = [f"decode.{key.replace('__', '.')}={value}" for key, value in decode.items()]
+    return Recognizer(loaded, load([], settings).decode)
 
 
 def alone(recognizer: Recognizer, samples, rate=16000, latency_ms=None) -> list[Segment]:  # noqa: F811
@@ -38,11 +38,11 @@ def finals(events) -> list[Segment]:
 
 
 def test_a_second_recognizer_on_the_same_model_changes_nothing_for_the_first(recognizer):  # noqa: F811
-    samples, before = noise(4.0), changed(recognizer, overlap=0.0)
+    samples, before = noise(4.0), changed(recognizer, runtime__overlap=0.0)
     running = before.stream(latency_ms=640)
     running.accept(samples[:20000])
     want = alone(before, samples, latency_ms=640)
-    other = changed(recognizer, overlap=0.75)
+    other = changed(recognizer, runtime__overlap=0.75)
     assert alone(other, samples, latency_ms=640) != want  # it does matter
     assert alone(before, samples, latency_ms=640) == want
     running.accept(samples[20000:])
@@ -78,8 +78,8 @@ def test_blocks_of_a_latency(ms, overlap, want):
 
 @pytest.mark.parametrize("overlap", [-0.1, 1.0, float("nan")])
 def test_an_overlap_is_a_share_of_a_block(recognizer, overlap):  # noqa: F811
-    with pytest.raises(UserError, match=rf"overlap={overlap:g}: the share of a block"):
-        changed(recognizer, overlap=overlap)
+    with pytest.raises(UserError, match=rf"overlap={overlap:g}: |overlap=nan: give a finite"):
+        changed(recognizer, runtime__overlap=overlap)
 
 
 @pytest.mark.parametrize("ms", [float("nan"), float("inf"), 0, 30, 2040])
@@ -89,7 +89,9 @@ def test_a_latency_that_no_block_has_is_refused(recognizer, ms):  # noqa: F811
 
 
 def test_with_blocks_that_overlap_there_is_news_with_every_hop(recognizer):  # noqa: F811
-    session = changed(recognizer, overlap=0.75).session(latency_ms=640)  # 16 frames of 640 samples, then 4 at a time
+    session = changed(recognizer, runtime__overlap=0.75).session(
+        latency_ms=640
+    )  # 16 frames of 640 samples, then 4 at a time
     frame = np.zeros(640, np.float32)
     due = []
     for _ in range(28):

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samba_asr.config import MixerConfig
+from samba_asr.config import Mamba2Config
 from samba_asr.nn.mixers import Mamba2
 from samba_asr.streaming import (
     Stack,
@@ -129,7 +129,7 @@ def test_map_state_demands_trees_of_one_shape():
     [
         [CausalConv(3, 4, 5, 2), CausalConv(4, 3, 3, 2)],
         [LookAhead(3, 2), CausalConv(3, 4, 3), LookAhead(4, 1)],  # finish in front of state, and in front of finish
-        [CausalConv(3, 4, 3, 2), LookAhead(4, 1), Mamba2(4, MixerConfig(d_state=2, headdim=2))],
+        [CausalConv(3, 4, 3, 2), LookAhead(4, 1), Mamba2(4, Mamba2Config(d_state=2, headdim=2))],
         [Stack(LookAhead(3, 1), CausalConv(3, 3)), LookAhead(3, 3)],
     ],
     ids=["strides", "look-ahead before a convolution", "look-ahead before a recurrence", "a stack in a stack"],

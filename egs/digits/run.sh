@@ -10,7 +10,7 @@ data=exp/data # data/ is the corpus itself
 tests=(test)
 processes=2 # of one thread: so small a model keeps no two threads busy
 average=(--last 1) # itself a moving average; the 104 words of dev are too few to choose by
-decodings=(greedy:-1 greedy:16 greedy:8 rescore:-1 rescore:16 rescore:8)
+decodings=(greedy:offline greedy:640 greedy:320 rescore:offline rescore:640 rescore:320)
 source ../run_stages.sh "$@"
 run_stages
 

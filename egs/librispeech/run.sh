@@ -16,7 +16,7 @@ configs=(train/gpu librispeech)
 data=data
 valid=dev-clean
 tests=(dev-clean dev-other test-clean test-other)
-decodings=(greedy:-1 greedy:16 greedy:8 rescore:-1 rescore:16 rescore:8)
+decodings=(greedy:offline greedy:640 greedy:320 rescore:offline rescore:640 rescore:320)
 source ../run_stages.sh "$@"
 
 # Each amount of data has its own manifests, run and size of model; --config model/NAME changes the size.

@@ -65,20 +65,20 @@ language_model() {
 }
 
 results() {
-  local model=exp/box/english/model lm=exp/box/lm name block
+  local model=exp/box/english/model lm=exp/box/lm name ms
   export OMP_NUM_THREADS=2
   if [ ! -f $model/confidence.json ]; then
     samba-asr lm tune --model $model --data data/dev.jsonl --weights 0.8 0.9 1 1.1 --bonuses -1 0 1 --save \
-      --set decode.beam=128 decode.prune=10 decode.overlap=0.5 decode.endpoint.confidence=0.65 \
-      decode.lm=$lm/lm.ngram decode.lexicon=$lm/words.lexicon.txt
+      --set decode.search.beam=128 decode.search.prune=10 decode.runtime.overlap=0.5 decode.endpoint.confidence=0.65 \
+      decode.lm=$lm/lm.ngram decode.lm.lexicon=$lm/words.lexicon.txt
     # A model that learned for minutes may hear no word at all.
     samba-asr calibrate --model $model --data data/dev.jsonl || [ "$share" != 1 ]
   fi
-  for block in -1 16 8; do
+  for ms in null 640 320; do
     for name in dev test; do
-      samba-asr decode --model $model --data data/$name.jsonl --out exp/box/decode/$name-$block --record "$name-5h-block$block" decode.block=$block
+      samba-asr decode --model $model --data data/$name.jsonl --out exp/box/decode/$name-$ms --record "$name-5h-$ms" decode.runtime.latency_ms=$ms
     done
-    samba-asr decode --model $model --data data/fsdd/test.jsonl --out exp/box/decode/fsdd-$block --record "fsdd-block$block" decode.block=$block
+    samba-asr decode --model $model --data data/fsdd/test.jsonl --out exp/box/decode/fsdd-$ms --record "fsdd-$ms" decode.runtime.latency_ms=$ms
   done
 }
 

@@ -114,8 +114,8 @@ row() { # ROW: train it, read dev with it
   # shellcheck disable=SC2086  # options are words
   samba-asr train --exp "$folder" "${common[@]}" $changed
   samba-asr average --exp "$folder" --out "$folder/model" --last 1
-  samba-asr decode --model "$folder/model" --data data/dev.jsonl --out "$folder/decode" decode.method=beam decode.beam=64 decode.prune=7 \
-    decode.lm=../../samba_asr/box/english/lm.ngram decode.lm_weight=0.6 decode.word_bonus=1 | tee "$folder/report.txt"
+  samba-asr decode --model "$folder/model" --data data/dev.jsonl --out "$folder/decode" decode.search.method=beam decode.search.beam=64 decode.search.prune=7 \
+    decode.lm=../../samba_asr/box/english/lm.ngram decode.lm.weight=0.6 decode.lm.word_bonus=1 | tee "$folder/report.txt"
   grep -h -m 1 -o '^%WER [0-9.]*' "$folder/report.txt" >"$folder/wer.txt"
 }
 

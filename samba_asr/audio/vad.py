@@ -66,7 +66,7 @@ class Silero:
     def __init__(self, rate: int):
         if rate not in (8000, 16000):
             raise UserError(
-                f"decode.vad=silero hears 8000 or 16000 samples a second, this model {rate}: use decode.vad=energy"
+                f"decode.vad.method=silero takes 8000 or 16000 samples a second, this model {rate}: use decode.vad.method=energy"
             )
         self.rate, self.block, self.context = rate, rate // 1000 * 32, rate // 1000 * 4
         self._network = _silero()
@@ -111,7 +111,7 @@ class Gate:
     def __init__(self, name: str, rate: int):
         """rate: samples a second of what comes.  UserError for a detector that is not known, or not at this rate."""
         if name not in DETECTORS:
-            raise UserError(f"decode.vad={name!r}: write {' or '.join(DETECTORS)}, or nothing")
+            raise UserError(f"decode.vad.method={name!r}: write {' or '.join(DETECTORS)}, or nothing")
         self.detector = DETECTORS[name](rate)
         self._state = self.detector.start()
         self._before, self._behind = round(BEFORE * rate), round(BEHIND * rate)

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from samba_asr import config as configs
 from samba_asr.bench import peer_ops
 from samba_asr.bench.measure import answer, peak_memory, resident_memory
-from samba_asr.config import MixerConfig
+from samba_asr.config import MixerConfig, mixer_config
 from samba_asr.device import choose_device
 from samba_asr.errors import UserError
 from samba_asr.nn.mixers import build_mixer
@@ -129,8 +130,16 @@ def _scan(op: str, backend: str, b: int, t: int, d_model: int, dtype: torch.dtyp
     return Work(run, inputs, states, size)
 
 
+def mixer_of(op: str) -> MixerConfig:
+    """The configuration that a mixer is measured with: one direction, where it has a choice."""
+    values = {"bidirectional": False, "d_state": STATE.get(op, 64), "headdim": HEADDIM}
+    return mixer_config(
+        op, **{name: value for name, value in values.items() if name in configs.MIXERS[op].__dataclass_fields__}
+    )
+
+
 def _mixer(op: str, backend: str, b: int, t: int, d_model: int, dtype: torch.dtype, device: torch.device) -> Work:
-    config = MixerConfig(name=op, bidirectional=False, d_state=STATE.get(op, 64), headdim=HEADDIM)
+    config = mixer_of(op)
     peer = peer_ops.PEERS.get(op, {}).get(backend)
     mixer: nn.Module = (peer or build_mixer)(d_model, config).to(device)
     x = torch.randn(b, t, d_model, device=device, requires_grad=True)

@@ -11,7 +11,7 @@ import importlib.util
 import torch
 from torch import Tensor, nn
 
-from samba_asr.config import MixerConfig
+from samba_asr.config import Mamba2Config, MambaConfig
 
 MODULES = {"mambapy": "mambapy", "mamba-ssm": "mamba_ssm", "fla": "fla"}  # backend -> what is imported
 CUDA = {"mamba-ssm", "fla"}  # need it
@@ -56,7 +56,7 @@ def _fla(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
     return y
 
 
-def _mambapy_mamba(d_model: int, config: MixerConfig) -> nn.Module:
+def _mambapy_mamba(d_model: int, config: MambaConfig) -> nn.Module:
     from mambapy.mamba import MambaBlock
     from mambapy.mamba import MambaConfig as Config
 
@@ -65,13 +65,13 @@ def _mambapy_mamba(d_model: int, config: MixerConfig) -> nn.Module:
     )
 
 
-def _mamba_ssm_mamba(d_model: int, config: MixerConfig) -> nn.Module:
+def _mamba_ssm_mamba(d_model: int, config: MambaConfig) -> nn.Module:
     from mamba_ssm import Mamba
 
     return Mamba(d_model, d_state=config.d_state, d_conv=config.d_conv, expand=config.expand)
 
 
-def _mamba_ssm_mamba2(d_model: int, config: MixerConfig) -> nn.Module:
+def _mamba_ssm_mamba2(d_model: int, config: Mamba2Config) -> nn.Module:
     from mamba_ssm import Mamba2
 
     return Mamba2(d_model, d_state=config.d_state, d_conv=config.d_conv, expand=config.expand, headdim=config.headdim)

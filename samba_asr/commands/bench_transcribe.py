@@ -75,7 +75,11 @@ def _add(kinds, name: str, *, help: str, description: str, seconds: float, round
     parser.add_argument("--no-peers", action="store_true", help="our model alone")
     add_common(parser)
     parser.add_argument(
-        "inputs", nargs="*", default=[], metavar="FILE | key=value", help="audio, and settings such as decode.beam=8"
+        "inputs",
+        nargs="*",
+        default=[],
+        metavar="FILE | key=value",
+        help="audio, and settings such as decode.search.beam=8",
     )
     parser.set_defaults(run=run, chunks=chunks)
 

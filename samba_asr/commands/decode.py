@@ -54,9 +54,9 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "decode",
         help="recognise a test set and score it",
         description="Recognise every utterance of a manifest and write --out/{hyp,ref}.{txt,trn}, wer.txt, "
-        "alignments.txt, confusions.txt and results.json.  The settings that matter are decode.block, decode.method, "
-        "decode.beam, decode.rescore and data.batch_seconds.  Status 1 if an utterance cannot be read (it counts as "
-        "deleted), or fails --streaming-check.",
+        "alignments.txt, confusions.txt and results.json.  The settings that matter are "
+        "decode.runtime.latency_ms, decode.search.{method,beam,rescore} and data.batch_seconds.  Status 1 if an utterance "
+        "cannot be read (it counts as deleted), or fails --streaming-check.",
     )
     parser.add_argument("--model", type=Path, metavar="FOLDER", help=MODEL_HELP)
     parser.add_argument("--data", type=Path, required=True, metavar="MANIFEST", help="utterances, JSONL")
@@ -88,7 +88,11 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "--record", metavar="NAME", help="put the scores into the model folder's results.json under NAME"
     )
     parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="key=value", help="settings over those, such as decode.beam=16"
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="key=value",
+        help="settings over those, such as decode.search.beam=16",
     )
     parser.set_defaults(run=run)
     return parser
@@ -130,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
     found = {u.id: found[u.id] for u in utterances if u.id in found}  # back in the order of the manifest
     _write_texts(args.out / "hyp.txt", {r.id: r.text for r in found.values()})
     _write_texts(args.out / "ref.txt", {u.id: u.text for u in utterances})
-    if config.decode.nbest > 1:
+    if config.decode.search.nbest > 1:
         _write_nbest(args.out / "nbest.jsonl", found.values(), recognizer)
 
     unread = [u.id for u in utterances if u.id not in found]
@@ -183,7 +187,7 @@ def recognise(
     """Those that can be read, the longest first; the others are reported in the log.  In float32."""
     from samba_asr.data.dataset import AudioStore, evaluation_batches
 
-    tokenizer, nbest = recognizer.tokenizer, config.decode.nbest
+    tokenizer, nbest = recognizer.tokenizer, config.decode.search.nbest
     store = AudioStore(recognizer.rate, cache=False)
     batches = evaluation_batches(utterances, tokenizer, store, batch_seconds=config.data.batch_seconds)
     reported, began, count = time.monotonic(), time.perf_counter(), 0
@@ -274,7 +278,7 @@ def _config(args: argparse.Namespace, own: Config) -> Config:
     # `--config a b key=value`: argparse gives all three to --config
     files = [text for text in args.config if "=" not in text]
     overrides = [text for text in args.config if "=" in text] + args.overrides
-    overrides += [] if args.nbest is None else [f"decode.nbest={args.nbest}"]
+    overrides += [] if args.nbest is None else [f"decode.search.nbest={args.nbest}"]
     config = configs.load(files, overrides, folder=args.model)
     if config.model != own.model:
         raise UserError("model.* is what the model was trained with and cannot be changed: override decode.* alone")

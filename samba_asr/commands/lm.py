@@ -118,7 +118,7 @@ def _add_lexicon(kinds) -> None:
     parser = kinds.add_parser(
         "lexicon",
         help="how the words of a language model are pronounced",
-        description="Write a lexicon.txt for decode.lexicon of a model of phones: CMUdict, and a guess for other words.",
+        description="Write a lexicon.txt for decode.lm.lexicon of a model of phones: CMUdict, and a guess for other words.",
     )
     parser.add_argument("lm", type=Path, metavar="LM", help="ARPA file")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="Kaldi's lexicon.txt")
@@ -130,7 +130,7 @@ def _add_tune(kinds) -> None:
         "tune",
         help="weights by word error rate",
         description="Try weights of a language model on a validation set, never the test set, from the middle of the grid "
-        "towards better neighbours, and print the best settings; then, where decode.neural_lm reads the n-best, its weight.",
+        "towards better neighbours, and print the best settings; then, where decode.lm.neural reads the n-best, its weight.",
     )
     parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="model folder")
     parser.add_argument("--data", type=Path, required=True, metavar="MANIFEST", help="utterances with texts, JSONL")
@@ -140,8 +140,10 @@ def _add_tune(kinds) -> None:
         action="store_true",
         help="make the best settings the model's own, and put the files that they name into its folder",
     )
-    parser.add_argument("--weights", type=float, nargs="+", default=WEIGHTS, metavar="X", help="of decode.lm_weight")
-    parser.add_argument("--bonuses", type=float, nargs="+", default=BONUSES, metavar="X", help="of decode.word_bonus")
+    parser.add_argument("--weights", type=float, nargs="+", default=WEIGHTS, metavar="X", help="of decode.lm.weight")
+    parser.add_argument(
+        "--bonuses", type=float, nargs="+", default=BONUSES, metavar="X", help="of decode.lm.word_bonus"
+    )
     parser.add_argument(
         "--set",
         nargs="+",
@@ -149,7 +151,7 @@ def _add_tune(kinds) -> None:
         default=[],
         dest="overrides",
         metavar="key=value",
-        help="search settings, such as decode.lm=lm.ngram decode.beam=16",
+        help="search settings, such as decode.lm=lm.ngram decode.search.beam=16",
     )
     parser.set_defaults(run=run_tune)
 
@@ -252,8 +254,8 @@ def run_tune(args: argparse.Namespace) -> int:
     from samba_asr.runtime.torch import TorchRuntime
 
     loaded = load_model(args.model, choose_device(args.device))
-    config = configs.load(overrides=["decode.method=beam", *args.overrides], folder=args.model)
-    if not config.decode.lm:
+    config = configs.load(overrides=["decode.search.method=beam", *args.overrides], folder=args.model)
+    if not config.decode.lm.path:
         raise UserError("there is nothing to tune without a language model: --set decode.lm=FILE")
     utterances = read_manifest(args.data)
     references = {u.id: u.text for u in utterances}
@@ -265,7 +267,7 @@ def run_tune(args: argparse.Namespace) -> int:
     guides, reader = neural_lm(loaded, config.decode, alone=False)
     if guides:
         raise UserError(
-            f"decode.neural_lm={config.decode.neural_lm} guides the beam itself, which is not tuned here: leave it out, or take "
+            f"decode.lm.neural={config.decode.lm.neural} guides the beam itself, which is not tuned here: leave it out, or take "
             "one that has other units and reads the n-best"
         )
     frames = []  # the frames stay the same: only the search runs again
@@ -276,7 +278,7 @@ def run_tune(args: argparse.Namespace) -> int:
             frames.append((batch.ids, found.log_probs.cpu(), found.lengths.cpu()))
 
     def search(weight: float, bonus: float, nbest: int = 1) -> dict[str, list[Hypothesis]]:
-        beam = beam_search(config.decode, guide.weighted(weight=weight, bonus=bonus))
+        beam = beam_search(config.decode.search, guide.weighted(weight=weight, bonus=bonus))
         found = {}
         for ids, log_probs, lengths in frames:
             state = beam.finish(beam.step(log_probs, lengths, beam.init_state(len(ids))))
@@ -289,13 +291,13 @@ def run_tune(args: argparse.Namespace) -> int:
         return 100 * report.wer
 
     def rate(weight: float, bonus: float) -> float:
-        return told(f"decode.lm_weight={weight:g} decode.word_bonus={bonus:g}", search(weight, bonus))
+        return told(f"decode.lm.weight={weight:g} decode.lm.word_bonus={bonus:g}", search(weight, bonus))
 
     (weight, bonus), wer = climb(sorted(args.weights), sorted(args.bonuses), rate)
-    best = dataclasses.replace(config.decode, lm_weight=weight, word_bonus=bonus)
-    settings = f"decode.lm_weight={weight:g} decode.word_bonus={bonus:g}"
+    best = dataclasses.replace(config.decode.lm, weight=weight, word_bonus=bonus)
+    settings = f"decode.lm.weight={weight:g} decode.lm.word_bonus={bonus:g}"
     if reader is not None:
-        nbest = search(weight, bonus, min(READ, config.decode.beam))
+        nbest = search(weight, bonus, min(READ, config.decode.search.beam))
         reader.weight = 1.0
         read = {i: reader([some])[0] for i, some in nbest.items()}  # once: a weight changes only the sum
         first = {(i, h.tokens, h.words): h.score for i, some in nbest.items() for h in some}
@@ -305,15 +307,15 @@ def run_tune(args: argparse.Namespace) -> int:
                 i: sorted(some, key=lambda h, i=i: -(first[i, h.tokens, h.words] * (1 - share) + h.score * share))
                 for i, some in read.items()
             }
-            tried[share] = told(f"decode.neural_weight={share:g}", found)
+            tried[share] = told(f"decode.lm.neural_weight={share:g}", found)
         share = min(tried, key=tried.get)
         best, wer = dataclasses.replace(best, neural_weight=share), tried[share]
-        settings += f" decode.neural_weight={share:g}"
+        settings += f" decode.lm.neural_weight={share:g}"
     print(f"best: {settings} at {wer:.2f} %")
     if weight in (min(args.weights), max(args.weights)) or bonus in (min(args.bonuses), max(args.bonuses)):
         print("the best lies at the edge of what was tried: try further with --weights and --bonuses")
     if args.save:
-        _save(args.model, loaded.config, best)
+        _save(args.model, loaded.config, dataclasses.replace(config.decode, lm=best))
     return 0
 
 

@@ -22,7 +22,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         default=[],
         dest="overrides",
         metavar="key=value",
-        help="settings over the model's own search, such as decode.beam=32 decode.rescore=0.3",
+        help="settings over the model's own search, such as decode.search.beam=32 decode.search.rescore=0.3",
     )
 
 

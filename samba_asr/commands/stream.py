@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     from samba_asr.audio.read import stream as read_stream
     from samba_asr.client import Client
     from samba_asr.commands.transcribe import Line
-    from samba_asr.config import DecodeConfig
+    from samba_asr.config import HotwordsConfig
     from samba_asr.decoding.hotwords import parse
 
     show = Line()
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
                 model=args.model,
                 latency_ms=args.latency_ms,
                 on_message=hear,
-                hotwords=parse(args.hotwords, DecodeConfig().hotword_weight),
+                hotwords=parse(args.hotwords, HotwordsConfig().weight),
                 token=os.environ.get("SAMBA_ASR_TOKEN"),
             )
             if not args.fast:

@@ -4,8 +4,8 @@ The phrases are an automaton over token ids (A. Aho, M. Corasick, "Efficient str
 G. Pundak et al., "Deep context", 2018, section 2.2, and k2's `ContextGraph`).  Each unit of a phrase that has been heard
 is worth `weight` nats at once, so that a phrase survives the beam before it is complete; if it then goes on otherwise, all of
 that is taken back.  A phrase counts as whole words alone: ANN gets nothing from ANNA.  What may be taken back is credit, and the
-search drops nothing for its sake: at 1.5 nats a unit JUSTINIAN has 13.5 of it, more than `decode.prune`, and all that went on as
-JUSTINIAN'S was dropped while it lasted, with up to 24 words after it.
+search drops nothing for its sake: at 1.5 nats a unit JUSTINIAN has 13.5 of it, more than
+`decode.search.prune`, and all that went on as JUSTINIAN'S was dropped while it lasted, with up to 24 words after it.
 
     view: node      the longest end of the prefix that begins a phrase
           kept      the worth of the phrases before that end
@@ -67,7 +67,7 @@ class Hotwords:
         if unknown:
             names = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
             why = (
-                "not in its lexicon: see decode.lexicon"
+                "not in its lexicon: see decode.lm.lexicon"
                 if tokenizer.KIND == "phone"
                 else "empty, or letters it never saw"
             )

@@ -20,7 +20,6 @@ import torch
 from samba_asr.decoding.base import Hypothesis, text_of
 from samba_asr.decoding.guide import Ways
 from samba_asr.decoding.hotwords import Hotwords
-from samba_asr.errors import UserError
 from samba_asr.models.decoder import BOUNDARY
 from samba_asr.models.lm import MambaLm
 from samba_asr.models.lm_folder import LoadedLm
@@ -107,8 +106,3 @@ class TextScorer:
 def same_units(lm: LoadedLm, tokenizer: Tokenizer) -> bool:
     """Whether a language model can be asked at every unit of a recogniser."""
     return tokenizer.KIND != "phone" and same_pieces(tokenizer, lm.tokenizer)
-
-
-def check_weight(weight: float) -> None:
-    if not 0 <= weight <= 10:
-        raise UserError(f"decode.neural_weight={weight}: from 0 to 10")

@@ -59,11 +59,11 @@ def rescore(
 def check(decoder: SecondPass | None, weight: float) -> SecondPass:
     """The decoder; UserError unless it can rescore with this weight."""
     if not 0 <= weight <= 1:
-        raise UserError(f"decode.rescore={weight} is the decoder's share of the score: 0 (CTC alone) to 1")
+        raise UserError(f"decode.search.rescore={weight} is the decoder's share of the score: 0 (CTC alone) to 1")
     if decoder is None:
         raise UserError(
-            f"decode.rescore={weight} needs a decoder, and this model has none (model.decoder.layers=0): "
-            "use decode.rescore=0, or a model trained with a decoder"
+            f"decode.search.rescore={weight} needs a decoder, and this model has none (model.decoder.layers=0): "
+            "use decode.search.rescore=0, or a model trained with a decoder"
         )
     return decoder
 

@@ -152,7 +152,7 @@ class WordGuide:
         """
         if isinstance(model, KenLmModel):
             if words is None:
-                raise UserError("a KenLM binary does not list its words: give them as decode.words, one a line")
+                raise UserError("a KenLM binary does not list its words: give them as decode.lm.words, one a line")
             model.know(words)
         self.model = model
         listed = [word for word in (model.ids if words is None else words) if word not in (BEGIN, END, UNKNOWN)]

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samba_asr.config import DecoderConfig, MixerConfig
+from samba_asr.config import DecoderConfig, Mamba2Config
 from samba_asr.models.encoder import FeedForward
 from samba_asr.nn.dropout import Dropout
 from samba_asr.nn.mixers import Mamba2
@@ -28,7 +28,7 @@ class DecoderLayer(nn.Module):
     def __init__(self, config: DecoderConfig, d_memory: int):
         super().__init__()
         d = config.d_model
-        mixer = MixerConfig(d_state=config.d_state, expand=config.expand, headdim=config.headdim)
+        mixer = Mamba2Config(d_state=config.d_state, expand=config.expand, headdim=config.headdim)
         self.self_norm, self.self_mixer = nn.LayerNorm(d), Mamba2(d, mixer)
         self.memory = nn.Sequential(nn.LayerNorm(d_memory), nn.Linear(d_memory, d))
         self.cross_norm, self.cross_mixer = nn.LayerNorm(d), Mamba2(d, mixer)

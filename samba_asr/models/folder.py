@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from samba_asr import collector
-from samba_asr.config import SEARCH_FILES, VERSION, Config, DecodeConfig, is_search_file, load, save
+from samba_asr.config import SEARCH_FILES, VERSIONS, Config, DecodeConfig, is_search_file, load, save
 from samba_asr.errors import UserError
 from samba_asr.models.asr import AsrModel
 from samba_asr.text.tokenizer import Tokenizer, load_tokenizer
@@ -67,13 +67,13 @@ def search_file(name: str, loaded: LoadedModel, key: str) -> Path:
     A name in the model's own configuration is one in its folder, whatever the current folder holds.  Another relative name was
     given by hand: it may also be a path from the current folder, which comes first.  UserError if there is no such file.
     """
-    own = loaded.folder is not None and name == getattr(loaded.config.decode, key)
+    own = loaded.folder is not None and name == loaded.config.decode.file(key)
     places = [] if own else [Path(name)]
     places += [loaded.folder / name] if loaded.folder else []
     for place in places:
         if is_search_file(place, key):
             return place
-    kind = "not the folder of a Mamba language model: there is none" if key == "neural_lm" else "there is no such file"
+    kind = "not the folder of a Mamba language model: there is none" if key == "lm.neural" else "there is no such file"
     where = f"in the model's folder {loaded.folder}" if own else "neither here nor in the model's folder"
     raise UserError(f"decode.{key}={name}: {kind}, {where}")
 
@@ -86,7 +86,7 @@ def copy_search_files(decode: DecodeConfig, source: Path, target: Path) -> Decod
     """
     names: dict[str, str] = {}
     for key in SEARCH_FILES:
-        name = getattr(decode, key)
+        name = decode.file(key)
         path = source / name
         if not name or not is_search_file(path, key):
             continue
@@ -100,15 +100,15 @@ def copy_search_files(decode: DecodeConfig, source: Path, target: Path) -> Decod
             shutil.copytree(path, place, dirs_exist_ok=True)
         else:
             shutil.copyfile(path, place)
-    return replace(decode, **names)
+    return decode.with_files(names)
 
 
 def _local_name(key: str, path: Path, taken: Collection[str]) -> str:
-    if key == "neural_lm":
+    if key == "lm.neural":
         return NEURAL_LM
     needed = ("config.yaml", "README.md", "results.json", "confidence.json", "lexicon.txt")
     if path.name in (*needed, *taken) or path.stem in ("tokenizer", "model", "encoder"):
-        return f"{key}.{path.name}"
+        return f"{SEARCH_FILES[key]}.{path.name}"
     return path.name
 
 
@@ -216,8 +216,8 @@ def check_version(path: Path) -> None:
         version = tree.get("version")
     except Exception as error:
         raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())[:200]}") from None
-    if version != VERSION:
+    if version not in VERSIONS:
         raise UserError(
-            f"{path.parent} is a model folder of version {version}; this samba_asr reads version {VERSION}: "
-            "install the samba_asr that wrote it, or train the model again"
+            f"{path.parent} is a model folder of version {version}; this samba_asr reads versions "
+            f"{VERSIONS[0]} to {VERSIONS[-1]}: install the samba_asr that wrote it, or train the model again"
         )

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samba_asr.config import LmConfig, MixerConfig
+from samba_asr.config import LmConfig, Mamba2Config
 from samba_asr.models.decoder import BOUNDARY
 from samba_asr.models.encoder import FeedForward
 from samba_asr.nn.dropout import Dropout
@@ -21,7 +21,7 @@ from samba_asr.streaming import State
 class LmLayer(nn.Module):
     def __init__(self, config: LmConfig):
         super().__init__()
-        mixer = MixerConfig(d_state=config.d_state, expand=config.expand, headdim=config.headdim)
+        mixer = Mamba2Config(d_state=config.d_state, expand=config.expand, headdim=config.headdim)
         self.norm, self.mixer = nn.LayerNorm(config.d_model), Mamba2(config.d_model, mixer)
         self.feed_forward = FeedForward(config.d_model, config.ffn_expand, config.dropout)
         self.dropout = Dropout(config.dropout)

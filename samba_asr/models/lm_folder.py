@@ -39,7 +39,7 @@ def save_lm(
     (folder / "README.md").write_text(
         f"# A samba_asr language model\n\n{parameters:,} parameters; {config.lm.layers} Mamba-2 layers of d_model "
         f"{config.lm.d_model}; {tokenizer.KIND} of {tokenizer.vocab_size} units; perplexity {perplexity:.1f} a word on its "
-        "validation text.\nUse: decode.neural_lm=FOLDER\n"
+        "validation text.\nUse: decode.lm.neural=FOLDER\n"
     )
 
 

@@ -100,12 +100,8 @@ def latency_of(ms: float | None, overlap: float, frame: float, max_block: int) -
     overlap: share of a block that is computed again as the beginning of the next, from 0 to less than 1.  The largest block
         has none: it is for offline use, where a live latency buys nothing.
     frame: seconds of an encoder frame.
-    UserError for a latency that is no whole number of frames or longer than the largest block, and for a wrong share.
+    UserError for a latency that is no whole number of frames or longer than the largest block.
     """
-    if not 0 <= overlap < 1:
-        raise UserError(
-            f"decode.overlap={overlap:g}: the share of a block that is computed again, from 0 to less than 1"
-        )
     if ms is None:
         return Latency(max_block, max_block)
     frame_ms = frame * 1000

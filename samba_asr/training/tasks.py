@@ -27,6 +27,7 @@ from samba_asr.errors import UserError
 from samba_asr.models.asr import AsrModel
 from samba_asr.models.encoder import AcousticModel
 from samba_asr.models.lm import MambaLm
+from samba_asr.runtime.base import latency_of
 from samba_asr.text.tokenizer import Tokenizer
 from samba_asr.training.distributed import Ranks
 from samba_asr.training.evaluate import autocast, validate
@@ -38,6 +39,12 @@ from samba_asr.training.score import Score
 logger = logging.getLogger(__name__)
 
 STATISTICS = 200  # utterances that CMVN statistics are taken from
+
+
+def validation_block(config: Config) -> int:
+    """Encoder frames in a block at the latency of the search, which validation uses."""
+    ms, frame = config.decode.runtime.latency_ms, config.model.frame_ms / 1000
+    return latency_of(ms, 0.0, frame, config.model.max_block).block
 
 
 class Data(Protocol):
@@ -127,7 +134,7 @@ class SpeechTask:
             objective.net,
             self.tokenizer,
             self.valid[ranks.rank :: ranks.size],
-            block=self.config.decode.block,
+            block=validation_block(self.config),
             batch_seconds=self.config.data.batch_seconds,
             dtype=dtype,
             crf=objective.crf,
@@ -208,7 +215,9 @@ class PretrainTask:
                 if not batch.ids:
                     continue
                 with torch.inference_mode(), autocast(ranks.device, dtype):
-                    measured = objective.measure(batch.to(ranks.device), block=self.config.decode.block, generator=same)
+                    measured = objective.measure(
+                        batch.to(ranks.device), block=validation_block(self.config), generator=same
+                    )
                 for name, (value, count) in measured.items():
                     sums[name] += value
                     counts[name] += count

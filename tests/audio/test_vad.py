@@ -105,7 +105,7 @@ def test_energy_at_any_rate(rate):
 
 
 def test_what_is_no_detector():
-    with pytest.raises(UserError, match=r"decode.vad='webrtc': write energy or silero"):
+    with pytest.raises(UserError, match=r"decode.vad.method='webrtc': write energy or silero"):
         Gate("webrtc", RATE)
 
 

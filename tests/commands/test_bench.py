@@ -61,7 +61,10 @@ def test_the_errors_of_the_other_process_are_told_here():
 
 def test_transcription_is_measured_whole_and_live(place, capsys):
     settings = ["--data", place / "corpus.jsonl", "--chunk-ms", 160, "--no-peers", "--json"]
-    assert transcribe(place, *settings, "decode.method=beam", "decode.beam=2", "decode.rescore=0.5") == 0
+    assert (
+        transcribe(place, *settings, "decode.search.method=beam", "decode.search.beam=2", "decode.search.rescore=0.5")
+        == 0
+    )
     report = json.loads(capsys.readouterr().out)
     whole, live = report["rows"]
     assert whole["ratio"] == 1

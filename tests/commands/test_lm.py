@@ -27,6 +27,7 @@ from samba_asr.text.lm import read_lines, train_ngram
 from samba_asr.text.tokenizer import CharTokenizer
 from samba_asr.training.curves import read_curves
 from tests.commands.test_decode import make_model
+from tests.decode_settings import decoding
 from tests.decoding.toys import CHARS, PHONES
 from tests.training.toy import make_corpus
 
@@ -108,7 +109,7 @@ class TestPack:
     def test_a_packed_model_takes_the_place_of_its_arpa_file(self, place, tmp_path):
         assert call("pack", place / "lm.arpa", "--out", tmp_path / "new" / "lm.ngram") == 0
         loaded = load_model(place / "model", torch.device("cpu"))
-        settings = TestDecoding().settings(lm=str(tmp_path / "new" / "lm.ngram"))
+        settings = TestDecoding().settings(f"lm={tmp_path / 'new' / 'lm.ngram'}")
         assert set(word_guide(loaded, settings).model.ids) == set(read_ngram(place / "lm.arpa").ids)
 
     def test_what_is_no_arpa_file(self, tmp_path):
@@ -165,7 +166,7 @@ class TestMamba:
         options = [o for o in self.OPTIONS if not str(o).startswith("tokenizer")]
         words = ("--exp", tmp_path / "exp", "--valid", place / "corpus.jsonl", "--tokenizer", place / "model")
         assert call("mamba", tmp_path / "a.txt", *words, *options) == 0
-        decode = DecodeConfig(method="beam", neural_lm=str(tmp_path / "exp" / "model"))
+        decode = decoding("search.method=beam", f"lm.neural={tmp_path / 'exp' / 'model'}")
         assert isinstance(two_pass(load_model(place / "model"), decode).search.guide, Guides)
 
     def test_no_text(self, tmp_path):
@@ -200,53 +201,63 @@ class TestLexicon:
 
 
 class TestDecoding:
-    def settings(self, **changes) -> DecodeConfig:
-        return DecodeConfig(**{"method": "beam", **changes})
+    def settings(self, *changes: str) -> DecodeConfig:
+        return decoding("search.method=beam", *changes)
 
     def test_the_file_by_its_path_or_its_name_in_the_model_folder(self, place):
         loaded = load_model(place / "model", torch.device("cpu"))
         for name in (str(place / "lm.arpa"), "inside.arpa"):
-            guide = word_guide(loaded, self.settings(lm=name, lm_weight=0.3))
+            guide = word_guide(loaded, self.settings(f"lm={name}", "lm.weight=0.3"))
             assert guide.weight == 0.3
-        search = two_pass(loaded, self.settings(lm="inside.arpa")).search
+        search = two_pass(loaded, self.settings("lm=inside.arpa")).search
         assert isinstance(search, PrefixBeam)
         assert search.guide is not None
 
     def test_only_words_of_the_list(self, place, tmp_path):
         (tmp_path / "words.txt").write_text("ba 3\n\n")
         loaded = load_model(place / "model", torch.device("cpu"))
-        guide = word_guide(loaded, self.settings(lm="inside.arpa", words=str(tmp_path / "words.txt")))
+        guide = word_guide(loaded, self.settings("lm=inside.arpa", f"lm.words={tmp_path / 'words.txt'}"))
         assert [word for words in guide.vocabulary.tree.words.values() for word in words] == [guide.model.ids["ba"]]
 
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"lm": "nowhere.arpa"}, "decode.lm=nowhere.arpa: there is no such file"),
-            ({"words": "w"}, "decode.words=w goes with a language model"),
-            ({"lexicon": "x"}, "decode.lexicon=x goes with a language model"),
-            ({"lm": "inside.arpa", "method": "greedy"}, "needs several hypotheses"),
-            ({"lm": "config.yaml"}, "not an ARPA file"),
+            (["lm=nowhere.arpa"], "decode.lm.path=nowhere.arpa: there is no such file"),
+            (["lm.words=w"], "decode.lm.words=w goes with a language model"),
+            (["lm.lexicon=x"], "decode.lm.lexicon=x goes with a language model"),
+            (["lm=inside.arpa", "search.method=greedy"], "needs several hypotheses"),
+            (["lm=config.yaml"], "not an ARPA file"),
         ],
     )
     def test_settings_that_cannot_be(self, place, changes, message):
         with pytest.raises(UserError, match=message):
-            two_pass(load_model(place / "model", torch.device("cpu")), self.settings(**changes))
+            two_pass(load_model(place / "model", torch.device("cpu")), self.settings(*changes))
 
     def test_a_language_model_of_another_language(self, place, tmp_path):
         (tmp_path / "lm.arpa").write_text(ARPA.replace("ab", "ÄB").replace("ba", "BÄ"))
         with pytest.raises(UserError, match="of different languages, or of different case"):
-            two_pass(load_model(place / "model", torch.device("cpu")), self.settings(lm=str(tmp_path / "lm.arpa")))
+            two_pass(load_model(place / "model", torch.device("cpu")), self.settings(f"lm={tmp_path / 'lm.arpa'}"))
 
 
 class TestTune:
     def test_the_best_weights(self, place, capsys):
-        options = ("--set", f"decode.lm={place / 'lm.arpa'}", "decode.beam=4", "--weights", 0.1, 1.0, "--bonuses", 0, 1)
+        options = (
+            "--set",
+            f"decode.lm={place / 'lm.arpa'}",
+            "decode.search.beam=4",
+            "--weights",
+            0.1,
+            1.0,
+            "--bonuses",
+            0,
+            1,
+        )
         assert (
             call("tune", "--model", place / "model", "--data", place / "corpus.jsonl", "--device", "cpu", *options) == 0
         )
         *tried, best, edge = capsys.readouterr().out.splitlines()
         assert {line.split(" %WER")[0] for line in tried} <= {
-            f"decode.lm_weight={w} decode.word_bonus={b}" for w in ("0.1", "1") for b in (0, 1)
+            f"decode.lm.weight={w} decode.lm.word_bonus={b}" for w in ("0.1", "1") for b in (0, 1)
         }
         rates = {line.split(" %WER ")[0]: line.split(" %WER ")[1].split()[0] for line in tried}
         winner, rate = best.removeprefix("best: ").removesuffix(" %").split(" at ")
@@ -259,7 +270,7 @@ class TestTune:
         options = (
             "--set",
             f"decode.lm={tmp_path / 'other.arpa'}",
-            "decode.beam=4",
+            "decode.search.beam=4",
             "--weights",
             0.1,
             "--bonuses",
@@ -269,7 +280,7 @@ class TestTune:
         data = ("--data", place / "corpus.jsonl", "--device", "cpu")
         assert call("tune", "--model", tmp_path / "model", *data, *options) == 0
         decode = load_model(tmp_path / "model").config.decode
-        assert (decode.method, decode.lm, decode.lm_weight, decode.word_bonus, decode.beam) == (
+        assert (decode.search.method, decode.lm.path, decode.lm.weight, decode.lm.word_bonus, decode.search.beam) == (
             "beam",
             "other.arpa",
             0.1,
@@ -288,14 +299,19 @@ class TestTune:
             tmp_path / "lm", MambaLm(SMALL_LM, units.vocab_size), config, units, perplexity=9.0, dtype=torch.bfloat16
         )
         assert load_file(tmp_path / "lm" / "lm.safetensors")["embedding.weight"].dtype == torch.bfloat16
-        options = ("--set", f"decode.neural_lm={tmp_path / 'lm'}", f"decode.lm={place / 'lm.arpa'}", "decode.beam=4")
+        options = (
+            "--set",
+            f"decode.lm.neural={tmp_path / 'lm'}",
+            f"decode.lm={place / 'lm.arpa'}",
+            "decode.search.beam=4",
+        )
         data = ("--data", place / "corpus.jsonl", "--device", "cpu", "--weights", 0.5, "--bonuses", 1, "--save")
         assert call("tune", "--model", tmp_path / "model", *data, *options) == 0
         (best,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("best: ")]
         shutil.rmtree(tmp_path / "lm")
         loaded = load_model(tmp_path / "model")
-        assert loaded.config.decode.neural_lm == "mamba_lm"
-        assert f"decode.neural_weight={loaded.config.decode.neural_weight:g}" in best
+        assert loaded.config.decode.lm.neural == "mamba_lm"
+        assert f"decode.lm.neural_weight={loaded.config.decode.lm.neural_weight:g}" in best
         assert two_pass(loaded, loaded.config.decode, loaded.model.decoder).reader is not None
 
     def test_it_climbs_to_where_no_neighbour_is_better(self):

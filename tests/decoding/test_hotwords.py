@@ -143,7 +143,7 @@ def test_capitals_are_found():
 def test_phrases_that_cannot_be_written_are_all_named():
     with pytest.raises(UserError, match=r"hotwords 'c', 'a z', '': this model cannot write them \(empty, or letters"):
         Hotwords(CHARS, {"c": 1, "ab": 1, "a z": 1, "": 1})
-    with pytest.raises(UserError, match=r"not in its lexicon: see decode.lexicon"):
+    with pytest.raises(UserError, match=r"not in its lexicon: see decode.lm.lexicon"):
         Hotwords(PHONES, {"bab": 1})
 
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samba_asr.config import Config, DecodeConfig, LmConfig
+from samba_asr.config import Config, LmConfig
 from samba_asr.decoding.base import Hypothesis, stack
 from samba_asr.decoding.build import neural_lm, two_pass
 from samba_asr.decoding.guide import Guides
@@ -23,6 +23,7 @@ from samba_asr.models.lm_folder import LoadedLm, load_lm, save_lm
 from samba_asr.runtime.base import Frames
 from samba_asr.text.tokenizer import CharTokenizer
 from tests.commands.test_decode import make_model
+from tests.decode_settings import decoding
 from tests.decoding.test_prefix_beam import brute_force
 from tests.decoding.test_search import frames
 from tests.decoding.toys import CHARS, PHONES
@@ -137,15 +138,15 @@ class TestFolder:
 
     def test_with_the_same_units_it_guides_the_beam_and_else_reads_the_nbest(self, place):
         loaded = load_model(place / "model")
-        settings = DecodeConfig(method="beam", neural_lm=str(place / "same"), rescore=0.3)
+        settings = decoding("search.method=beam", f"lm.neural={place / 'same'}", "search.rescore=0.3")
         guide, reader = neural_lm(loaded, settings, alone=True)
         assert isinstance(guide, MambaGuide)
         assert reader is None
-        guide, reader = neural_lm(loaded, dataclasses.replace(settings, neural_lm=str(place / "other")), alone=True)
+        guide, reader = neural_lm(loaded, settings.with_files({"lm.neural": str(place / "other")}), alone=True)
         assert guide is None
         assert isinstance(reader, TextScorer)
         for name in ("same", "other"):
-            search = two_pass(loaded, dataclasses.replace(settings, neural_lm=str(place / name)), loaded.model.decoder)
+            search = two_pass(loaded, settings.with_files({"lm.neural": str(place / name)}), loaded.model.decoder)
             frames, lengths = torch.randn(2, 7, 16, generator=torch.Generator().manual_seed(0)), torch.tensor([7, 5])
             with torch.inference_mode():
                 found = Frames(frames, loaded.model.ctc(frames, lengths)[0], lengths)
@@ -157,16 +158,16 @@ class TestFolder:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"neural_lm": "nowhere"}, "not the folder of a Mamba language model"),
-            ({"neural_lm": "model"}, "has no lm.safetensors"),
-            ({"neural_lm": "same", "neural_weight": -1.0}, "decode.neural_weight=-1.0: from 0 to 10"),
-            ({"neural_lm": "same", "method": "greedy"}, "needs several hypotheses"),
+            (["lm.neural=nowhere"], "not the folder of a Mamba language model"),
+            (["lm.neural=model"], "has no lm.safetensors"),
+            (["lm.neural=same", "lm.neural_weight=-1"], "decode.lm.neural_weight=-1: from 0 to 10"),
+            (["lm.neural=same", "search.method=greedy"], "needs several hypotheses"),
         ],
     )
     def test_what_cannot_be(self, place, changes, message):
-        changes["neural_lm"] = str(place / changes["neural_lm"])
+        changes = [text.replace("lm.neural=", f"lm.neural={place}/") for text in changes]
         with pytest.raises(UserError, match=message):
-            two_pass(load_model(place / "model"), DecodeConfig(**{"method": "beam", **changes}))
+            two_pass(load_model(place / "model"), decoding("search.method=beam", *changes))
 
     def test_weights_of_another_model(self, place):
         (place / "same" / "lm.safetensors").write_bytes(b"rubbish")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from samba_asr.config import DecoderConfig, FeatureConfig, MixerConfig, ModelConfig
+from samba_asr.config import DecoderConfig, FeatureConfig, HydraConfig, ModelConfig
 from samba_asr.decoding.base import Hypothesis
 from samba_asr.decoding.greedy import Greedy
 from samba_asr.decoding.prefix_beam import PrefixBeam
@@ -32,7 +32,7 @@ def model():
         layers=1,
         subsampling_channels=4,
         conv_kernel=5,
-        mixer=MixerConfig(d_state=4, headdim=8),
+        mixer=HydraConfig(d_state=4, headdim=8),
         vocab_size=6,
         decoder=DecoderConfig(layers=2, d_model=16, d_state=8, headdim=8),
     )
@@ -89,9 +89,9 @@ def test_a_row_without_hypotheses_and_no_rows_at_all(model, memory):
 def test_what_cannot_be_done_is_told(model, memory):
     with pytest.raises(UserError, match=r"model\.decoder\.layers=0"):
         rescore(None, NBEST, memory, 0.5)
-    with pytest.raises(UserError, match=r"decode\.rescore=1\.5"):
+    with pytest.raises(UserError, match=r"decode\.search\.rescore=1\.5"):
         rescore(model.decoder, NBEST, memory, 1.5)
-    with pytest.raises(UserError, match=r"decode\.rescore=-0\.1"):
+    with pytest.raises(UserError, match=r"decode\.search\.rescore=-0\.1"):
         TwoPass(PrefixBeam(4), model.decoder, weight=-0.1)
 
 

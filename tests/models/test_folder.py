@@ -96,10 +96,10 @@ def cut(path):
 
 BREAKS = {
     "another version": (
-        lambda f: edit(f / "config.yaml", "version: 1", "version: 99"),
-        r"m is a model folder of version 99; this samba_asr reads version 1: install",
+        lambda f: edit(f / "config.yaml", "version: 2", "version: 99"),
+        r"m is a model folder of version 99; this samba_asr reads versions 1 to 2: install",
     ),
-    "no version": (lambda f: edit(f / "config.yaml", "version: 1\n", ""), "a model folder of version None"),
+    "no version": (lambda f: edit(f / "config.yaml", "version: 2\n", ""), "a model folder of version None"),
     "an unknown key": (
         lambda f: edit(f / "config.yaml", "d_model:", "d_modle:"),
         r"config.yaml: unknown key model.d_modle \(did you mean model.d_model\?\)",

@@ -11,7 +11,7 @@ import torch
 
 from samba_asr import config as configs
 from samba_asr.cli import main
-from samba_asr.config import SEARCH_FILES, Config, DecodeConfig
+from samba_asr.config import SEARCH_FILES, Config, DecodeConfig, SearchConfig
 from samba_asr.decoding.build import two_pass
 from samba_asr.errors import UserError
 from samba_asr.models.folder import copy_search_files, load_model
@@ -24,7 +24,7 @@ from tests.decoding.toys import PHONES
 from tests.training.toy import TOKENIZER, make_corpus
 
 ONLY_BA = ARPA.replace("ngram 1=4", "ngram 1=3").replace("-0.3\tab\n", "")
-OWN = {"lm": "lm.arpa", "words": "words.txt", "hotwords": "hotwords.txt", "neural_lm": "other"}
+OWN = {"lm.path": "lm.arpa", "lm.words": "words.txt", "hotwords.path": "hotwords.txt", "lm.neural": "other"}
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +33,14 @@ def place(tmp_path_factory):
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("files")
     make_corpus(folder)
-    own = make_model(folder / "model", "decode.method=beam", "decode.word_bonus=20", "decode.prune=60")
+    own = make_model(folder / "model", "decode.search.method=beam", "decode.lm.word_bonus=20", "decode.search.prune=60")
     lm = MambaLm(SMALL_LM, TOKENIZER.vocab_size)
     save_lm(own / "other", lm, dataclasses.replace(Config(), lm=SMALL_LM), TOKENIZER, perplexity=9.0)
     (own / "lm.arpa").write_text(ARPA)
     (own / "words.txt").write_text("ab\nba\n")
     (own / "hotwords.txt").write_text("ba :0.5\n")
     config = configs.load(folder=own)
-    configs.save(dataclasses.replace(config, decode=dataclasses.replace(config.decode, **OWN)), own / "config.yaml")
+    configs.save(dataclasses.replace(config, decode=config.decode.with_files(OWN)), own / "config.yaml")
     return folder
 
 
@@ -74,19 +74,27 @@ def test_what_lies_in_the_current_folder_changes_nothing(place, tmp_path, monkey
     assert transcribed(place, capsys) == want
     assert Recognizer.load(place / "model", device="cpu").transcribe(audio(place)).text == want
     loaded = load_model(place / "model")
-    assert Recognizer(loaded, dataclasses.replace(loaded.config.decode, nbest=2)).transcribe(audio(place)).text == want
+    assert (
+        Recognizer(
+            loaded,
+            dataclasses.replace(loaded.config.decode, search=dataclasses.replace(loaded.config.decode.search, nbest=2)),
+        )
+        .transcribe(audio(place))
+        .text
+        == want
+    )
 
 
 def test_what_a_user_names_lies_in_the_current_folder(place, here, capsys):
     (here / "lm.arpa").write_text(ONLY_BA)
     (here / "words.txt").write_text("ba\n")
-    for settings in (["decode.lm=lm.arpa", "decode.words="], ["decode.words=words.txt"]):
+    for settings in (["decode.lm=lm.arpa", "decode.lm.words="], ["decode.lm.words=words.txt"]):
         assert set(transcribed(place, capsys, *settings).split()) == {"ba"}
         recognizer = Recognizer.load(place / "model", device="cpu", settings=settings)
         assert set(recognizer.transcribe(audio(place)).text.split()) == {"ba"}
     (here / "mine.arpa").write_text(ONLY_BA)
     loaded = load_model(place / "model")
-    mine = dataclasses.replace(loaded.config.decode, lm="mine.arpa", words="")
+    mine = loaded.config.decode.with_files({"lm.path": "mine.arpa", "lm.words": ""})
     assert set(Recognizer(loaded, mine).transcribe(audio(place)).text.split()) == {"ba"}
 
 
@@ -100,7 +108,7 @@ def test_a_users_yaml_names_files_in_the_current_folder(place, here):
 
 def test_a_user_may_name_what_the_model_has(place, here, capsys):
     (place / "model" / "more.arpa").write_text(ONLY_BA)
-    assert set(transcribed(place, capsys, "decode.lm=more.arpa", "decode.words=").split()) == {"ba"}
+    assert set(transcribed(place, capsys, "decode.lm=more.arpa", "decode.lm.words=").split()) == {"ba"}
 
 
 @pytest.mark.parametrize("key", OWN)
@@ -108,7 +116,7 @@ def test_what_the_model_lacks_is_not_taken_from_elsewhere(place, here, tmp_path,
     model = shutil.copytree(place / "model", tmp_path / "model")
     name = OWN[key]
     (model / name).rename(here / f"{name}.moved")
-    if key == "neural_lm":
+    if key == "lm.neural":
         shutil.copytree(place / "model" / name, here / name, dirs_exist_ok=True)
     else:
         shutil.copyfile(place / "model" / name, here / name)
@@ -117,12 +125,13 @@ def test_what_the_model_lacks_is_not_taken_from_elsewhere(place, here, tmp_path,
 
 
 def test_a_lexicon_of_the_models_own(place, here):
-    """A model of phones: `lexicon.txt` is its tokenizer, `more.txt` its decode.lexicon."""
+    """A model of phones: `lexicon.txt` is its tokenizer, `more.txt` its decode.lm.lexicon."""
     PHONES.save(here.parent / "model")
     (here.parent / "model" / "more.txt").write_text("ba B A\n")
     (here.parent / "model" / "lm.arpa").write_text(ARPA)
     (here / "more.txt").write_text("garbage\n")
-    decode = DecodeConfig(method="beam", lm="lm.arpa", lexicon="more.txt")
+    decode = dataclasses.replace(DecodeConfig(), search=SearchConfig(method="beam"))
+    decode = decode.with_files({"lm.path": "lm.arpa", "lm.lexicon": "more.txt"})
     loaded = load_model(place / "model")._replace(tokenizer=PHONES, folder=here.parent / "model")
     loaded = loaded._replace(config=dataclasses.replace(loaded.config, decode=decode))
     assert "ba" in two_pass(loaded, decode).search.guide.guides[0].vocabulary.texts.values()
@@ -133,12 +142,12 @@ def test_tuned_settings_bring_the_users_files_along(place, here, tmp_path, capsy
     (here / "lm.arpa").write_text(ONLY_BA)
     (here / "lexicon.txt").write_text("ba\n")  # a name that the folder of a model of phones needs for itself
     options = ["--model", model, "--data", place / "corpus.jsonl", "--device", "cpu", "--save"]
-    options += ["--weights", 0.1, "--bonuses", 20, "--set", "decode.lm=lm.arpa", "decode.words="]
-    options += ["decode.hotwords=lexicon.txt", "decode.neural_lm="]
+    options += ["--weights", 0.1, "--bonuses", 20, "--set", "decode.lm=lm.arpa", "decode.lm.words="]
+    options += ["decode.hotwords=lexicon.txt", "decode.lm.neural="]
     assert main(["lm", "tune", *map(str, options)]) == 0
     (here / "lm.arpa").unlink()
     decode = load_model(model).config.decode
-    assert (decode.lm, decode.hotwords, decode.neural_lm) == ("lm.arpa", "hotwords.lexicon.txt", "")
+    assert (decode.lm.path, decode.hotwords.path, decode.lm.neural) == ("lm.arpa", "hotwords.lexicon.txt", "")
     assert (model / "lm.arpa").read_text() == ONLY_BA
     assert (model / "hotwords.lexicon.txt").read_text() == "ba\n"
     assert not (model / "lexicon.txt").exists()
@@ -156,18 +165,20 @@ def test_copies_keep_what_is_relative_and_name_what_is_not(tmp_path):
     (user / "lexicon.txt").write_text("lexicon")
     (user / "lm" / "words.txt").write_text("phrases")
     (user / "lm" / "config.yaml").write_text("neural")
-    decode = DecodeConfig(
-        lm="sub/lm.arpa",
-        words="../user/words.txt",
-        lexicon=str(user / "lexicon.txt"),
-        hotwords=str(user / "lm" / "words.txt"),
-        neural_lm=str(user / "lm"),
+    decode = DecodeConfig().with_files(
+        {
+            "lm.path": "sub/lm.arpa",
+            "lm.words": "../user/words.txt",
+            "lm.lexicon": str(user / "lexicon.txt"),
+            "lm.neural": str(user / "lm"),
+            "hotwords.path": str(user / "lm" / "words.txt"),
+        }
     )
     found = copy_search_files(decode, run, model)
-    names = [getattr(found, key) for key in SEARCH_FILES]
-    assert names == ["sub/lm.arpa", "words.txt", "lexicon.lexicon.txt", "hotwords.words.txt", "mamba_lm"]
+    names = [found.file(key) for key in SEARCH_FILES]
+    assert names == ["sub/lm.arpa", "words.txt", "lexicon.lexicon.txt", "mamba_lm", "hotwords.words.txt"]
     read = [(model / name / "config.yaml" if name == "mamba_lm" else model / name).read_text() for name in names]
-    assert read == ["n-gram", "words", "lexicon", "phrases", "neural"]
+    assert read == ["n-gram", "words", "lexicon", "neural", "phrases"]
     assert copy_search_files(found, model, model) == found  # nothing to do
 
 
@@ -176,7 +187,7 @@ def test_a_run_takes_the_users_files_along(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_corpus(tmp_path)
     (tmp_path / "books.arpa").write_text(ARPA)
-    make_model(tmp_path / "old", "decode.method=beam")
+    make_model(tmp_path / "old", "decode.search.method=beam")
     data = ["data.train=[corpus.jsonl]", "data.valid=[corpus.jsonl]", "train.epochs=1", "train.device=cpu"]
     assert main(["train", "--exp", "run", "--init", "old", *data, "decode.lm=books.arpa"]) == 0
     assert main(["average", "--exp", "run", "--out", "new"]) == 0
@@ -184,5 +195,5 @@ def test_a_run_takes_the_users_files_along(tmp_path, monkeypatch):
     shutil.move(tmp_path / "new", tmp_path / "away")
     shutil.rmtree(tmp_path / "run")
     loaded = load_model(tmp_path / "away")
-    assert loaded.config.decode.lm == "books.arpa"
+    assert loaded.config.decode.lm.path == "books.arpa"
     assert two_pass(loaded, loaded.config.decode).search.guide is not None

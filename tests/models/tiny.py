@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from samba_asr.config import DecoderConfig, FeatureConfig, MixerConfig, ModelConfig
+from samba_asr.config import DecoderConfig, FeatureConfig, ModelConfig, mixer_config
 from samba_asr.data.dataset import Batch
 
 FRAME = 16  # samples that become one encoder frame
@@ -17,7 +17,7 @@ def tiny(mixer: str = "hydra", *, decoder: int = 0, layers: int = 2, **changes) 
         d_model=8,
         layers=layers,
         conv_kernel=5,
-        mixer=MixerConfig(name=mixer, d_state=3, headdim=4),
+        mixer=mixer_config(mixer, d_state=3, **({} if mixer == "mamba" else {"headdim": 4})),
         decoder=DecoderConfig(layers=decoder, d_model=8, d_state=3, headdim=4),
         **{"blocks": (2, 4), "max_block": 6, "vocab_size": 5, **changes},
     )

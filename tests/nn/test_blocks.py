@@ -7,13 +7,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samba_asr.config import MixerConfig
+from samba_asr.config import Mamba2Config
 from samba_asr.nn.blocks import BlockBidirectional, Unidirectional
 from samba_asr.nn.mixers import Mamba, Mamba2
 from samba_asr.ops.blocks import flip, lay_blocks
 from tests.contract import InBlocks, verify_streaming
 
-TINY = MixerConfig(d_state=3, headdim=4, d_conv=3)
+TINY = Mamba2Config(d_state=3, headdim=4, d_conv=3)
 rows = st.lists(st.tuples(st.integers(0, 9), st.integers(1, 11)), min_size=1, max_size=4)  # (length, block size)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from samba_asr.config import MixerConfig
+from samba_asr.config import Mamba2Config
 from samba_asr.errors import UserError
 from samba_asr.nn.blocks import BlockBidirectional, Unidirectional
 from samba_asr.nn.mixers import Hydra, Mamba, Mamba2, build_mixer, mixers
@@ -21,7 +21,7 @@ from samba_asr.streaming import leaves
 from tests.contract import InBlocks, parameter_shapes, verify_streaming
 from tests.ops.checks import every_backend
 
-TINY = MixerConfig(d_state=3, headdim=4, d_conv=4)
+TINY = Mamba2Config(d_state=3, headdim=4, d_conv=4)
 D = 8
 NAMES = tuple(mixers)
 
@@ -119,7 +119,7 @@ def test_weight_decay_spares_what_state_spaces_mamba_spares(name):
 @pytest.mark.parametrize(("low", "high"), [(0.001, 0.1), (0.001, 1.0), (0.01, 0.01)])
 @pytest.mark.parametrize("name", NAMES)
 def test_initial_steps_lie_in_their_range(name, low, high):
-    module = mixers.build(name, 256, MixerConfig(dt_min=low, dt_max=high, headdim=1))
+    module = mixers.build(name, 256, Mamba2Config(dt_min=low, dt_max=high, headdim=1))
     dt = F.softplus((module.dt_proj.bias if name == "mamba" else module.dt_bias).detach())
     assert low * 0.999 <= dt.min() <= dt.max() <= high * 1.001
     if low < high:  # log-uniform: half of them below the geometric mean
@@ -275,7 +275,7 @@ def test_with_a_max_1_every_head_begins_with_a_memory_of_a_frame_or_more(name):
 
     def memories(**options):
         kind = {"hydra": Hydra, "mamba2": Mamba2}[name]
-        mixer = kind(2000, MixerConfig(name=name, headdim=1, **options))
+        mixer = kind(2000, Mamba2Config(name=name, headdim=1, **options))
         return 1 / (F.softplus(mixer.dt_bias) * mixer.A_log.exp())
 
     torch.manual_seed(0)

@@ -10,7 +10,7 @@ LATENCY = 320.0
 
 
 def save_config(path, *overrides) -> None:
-    configs.save(configs.load([path], ["decode.method=beam", *overrides]), path)
+    configs.save(configs.load(overrides=["decode.search.method=beam", *overrides], folder=path.parent), path)
 
 
 def pcm(samples: np.ndarray) -> bytes:

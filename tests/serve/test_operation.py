@@ -20,7 +20,6 @@ pytest.importorskip("httpx")
 from fastapi.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
-from samba_asr.config import DecodeConfig
 from samba_asr.errors import UserError
 from samba_asr.recognizer import Recognizer
 from samba_asr.serve import logs
@@ -28,6 +27,7 @@ from samba_asr.serve.app import create_app
 from samba_asr.serve.models import load
 from samba_asr.serve.settings import Settings
 from tests.commands.test_decode import make_model
+from tests.decode_settings import decoding
 from tests.serve.front import LATENCY, expected, heard, pcm, save_config, text_of, until
 from tests.test_recognizer import noise
 
@@ -36,7 +36,7 @@ class TestModels:
     @pytest.fixture
     def two(self, recognizer):
         torch.set_num_threads(1)
-        other = Recognizer(recognizer._loaded, DecodeConfig(method="beam", beam=2))
+        other = Recognizer(recognizer._loaded, decoding("search.method=beam", "search.beam=2"))
         with TestClient(
             create_app(Settings(latency_ms=LATENCY, max_sessions=2), {"one": recognizer, "two": other})
         ) as client:
@@ -275,7 +275,9 @@ def test_the_page_needs_no_other_site(start):
 def test_a_service_searches_as_it_is_told(tmp_path):
     torch.set_num_threads(1)
     folder = make_model(tmp_path / "model")
-    settings = Settings(latency_ms=LATENCY, models={"m": folder}, decode=("decode.method=beam", "decode.beam=3"))
-    assert load(settings)["m"].decode.beam == 3
+    settings = Settings(
+        latency_ms=LATENCY, models={"m": folder}, decode=("decode.search.method=beam", "decode.search.beam=3")
+    )
+    assert load(settings)["m"].decode.search.beam == 3
     with pytest.raises(UserError, match=r"model m: --set train\.epochs=3: only decode"):
         load(dataclasses.replace(settings, decode=("train.epochs=3",)))

@@ -95,7 +95,7 @@ class TestStream:
             ('{"type": "start", "encoding": "mp3"}', "encoding"),
             ('{"type": "start", "latency_ms": 50}', "multiple of 40 ms"),
             ('{"type": "start", "colour": 1}', "colour"),
-            ('{"type": "start", "hotwords": {"A": 1}}', "decode.method=beam"),
+            ('{"type": "start", "hotwords": {"A": 1}}', "decode.search.method=beam"),
         ],
     )
     def test_a_message_that_is_none(self, start, message, told):
@@ -291,7 +291,7 @@ class TestVosk:
             socket.send_bytes(pcm(noise(0.5)))
             with pytest.raises(WebSocketDisconnect) as closed:
                 socket.receive_json()
-            assert "decode.method=beam" in closed.value.reason  # the greedy search cannot
+            assert "decode.search.method=beam" in closed.value.reason  # the greedy search cannot
         asked = []
         monkeypatch.setattr(type(recognizer), "hotwords", lambda self, phrases: asked.append(phrases))
         with start().websocket_connect("/vosk") as socket:

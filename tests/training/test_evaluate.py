@@ -5,7 +5,7 @@ import logging
 import pytest
 import torch
 
-from samba_asr.config import Config, LossConfig, MixerConfig, ModelConfig
+from samba_asr.config import Config, HydraConfig, LossConfig, ModelConfig
 from samba_asr.data.dataset import AudioStore, evaluation_batches
 from samba_asr.data.manifest import Utterance
 from samba_asr.models.asr import AsrModel
@@ -57,7 +57,7 @@ def test_validation_counts_words_and_loss(oracle, corpus):
 def test_where_texts_compete_the_loss_of_that_is_told_too(corpus):
     torch.manual_seed(0)
     config = ModelConfig(
-        d_model=16, layers=1, vocab_size=TOKENIZER.vocab_size, mixer=MixerConfig(headdim=16, d_state=8)
+        d_model=16, layers=1, vocab_size=TOKENIZER.vocab_size, mixer=HydraConfig(headdim=16, d_state=8)
     )
     model = AsrModel(config)
     assert validate(model, TOKENIZER, corpus, block=-1, batch_seconds=3, dtype=torch.float32).crf is None

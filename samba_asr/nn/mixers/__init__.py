@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from samba_asr.config import MixerConfig
+from samba_asr.config import CausalMixerConfig, MixerConfig
 from samba_asr.nn.blocks import BlockBidirectional, BlockModule, Unidirectional
 from samba_asr.nn.mixers.hydra import Hydra
 from samba_asr.nn.mixers.mamba import Mamba
@@ -23,7 +23,7 @@ def build_mixer(d_model: int, config: MixerConfig) -> BlockModule:
     mixer = mixers.build(config.name, d_model, config)
     if isinstance(mixer, BlockModule):
         return mixer
-    if config.bidirectional:
+    if isinstance(config, CausalMixerConfig) and config.bidirectional:
         return BlockBidirectional(mixer, mixers.build(config.name, d_model, config))
     return Unidirectional(mixer)
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samba_asr.config import MixerConfig
+from samba_asr.config import HydraConfig
 from samba_asr.errors import UserError
 from samba_asr.nn.blocks import BlockModule
 from samba_asr.nn.conv import BlockConv1d
@@ -33,7 +33,7 @@ class HydraState(NamedTuple):
 
 
 class Hydra(BlockModule):
-    def __init__(self, d_model: int, config: MixerConfig):
+    def __init__(self, d_model: int, config: HydraConfig):
         super().__init__()
         d_inner, n = config.expand * d_model, config.d_state
         if d_inner % config.headdim:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samba_asr.config import MixerConfig
+from samba_asr.config import MambaConfig
 from samba_asr.nn.blocks import CausalMixer
 from samba_asr.nn.mixers.common import conv_both_ways, initial_dt_bias, no_weight_decay
 from samba_asr.ops.blocks import Blocks
@@ -27,7 +27,7 @@ class MambaState(NamedTuple):
 
 
 class Mamba(CausalMixer):
-    def __init__(self, d_model: int, config: MixerConfig):
+    def __init__(self, d_model: int, config: MambaConfig):
         super().__init__()
         d_inner, n = config.expand * d_model, config.d_state
         dt_rank = -(-d_model // 16)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samba_asr.config import MixerConfig
+from samba_asr.config import Mamba2Config
 from samba_asr.errors import UserError
 from samba_asr.nn.blocks import CausalMixer
 from samba_asr.nn.mixers.common import GatedRMSNorm, conv_both_ways, initial_a_log, initial_dt_bias, no_weight_decay
@@ -28,7 +28,7 @@ class Mamba2State(NamedTuple):
 
 
 class Mamba2(CausalMixer):
-    def __init__(self, d_model: int, config: MixerConfig):
+    def __init__(self, d_model: int, config: Mamba2Config):
         super().__init__()
         d_inner, n = config.expand * d_model, config.d_state
         if d_inner % config.headdim:

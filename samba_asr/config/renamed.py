@@ -1,0 +1,114 @@
+"""Keys of version 1 under their names of version 2.  They work for one version, and one warning names the new ones."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any
+
+from samba_asr.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+RENAMED = {
+    "decode.method": "decode.search.method",
+    "decode.beam": "decode.search.beam",
+    "decode.prune": "decode.search.prune",
+    "decode.nbest": "decode.search.nbest",
+    "decode.rescore": "decode.search.rescore",
+    "decode.block": "decode.runtime.latency_ms",
+    "decode.overlap": "decode.runtime.overlap",
+    "decode.lm_weight": "decode.lm.weight",
+    "decode.word_bonus": "decode.lm.word_bonus",
+    "decode.words": "decode.lm.words",
+    "decode.lexicon": "decode.lm.lexicon",
+    "decode.neural_lm": "decode.lm.neural",
+    "decode.neural_weight": "decode.lm.neural_weight",
+    "decode.hotword_weight": "decode.hotwords.weight",
+}
+"""Printed in conf/README.md, by test.  `decode.block` counted encoder frames, -1 for the largest block."""
+
+SHORT = {"lm": "path", "hotwords": "path", "vad": "method"}
+"""Sections of `decode` that a text may stand for, and the key that it then means."""
+
+OFF: dict[str, dict[str, str]] = {
+    "lm": {"path": "", "words": "", "lexicon": "", "neural": ""},
+    "hotwords": {"path": ""},
+    "vad": {"method": ""},
+}
+"""What "none", or an empty text, means for these sections."""
+
+
+def modern(tree: dict[str, Any], source: str, frame_ms: float) -> tuple[dict[str, Any], list[str]]:
+    """A tree of keys as version 2 has them, from one that may have old ones, and the old keys that it has.
+
+    source: where it comes from, for messages.  frame_ms: of an encoder frame, for `decode.block`.
+    UserError where an old key and its new one are both given.
+    """
+    decode = tree.get("decode")
+    if not isinstance(decode, dict):
+        return tree, []
+    new: dict[str, Any] = {}
+    used: list[str] = []
+    for key, value in decode.items():
+        old = f"decode.{key}"
+        if key in SHORT and not isinstance(value, dict) and value is not None:
+            text = str(value)
+            _put(new, {key: dict(OFF[key]) if text in ("", "none") else {SHORT[key]: text}}, source)
+        elif old in RENAMED:
+            used.append(old)
+            if key == "block" and isinstance(value, int):
+                if value < -1:
+                    raise UserError(f"{source}: decode.block={value}: encoder frames, or -1 for the largest block")
+                value = None if value < 0 else max(1, value) * frame_ms
+            _, section, name = RENAMED[old].split(".")
+            _put(new, {section: {name: value}}, source, old)
+        else:
+            _put(new, {key: value}, source)
+    return {**tree, "decode": new}, used
+
+
+def warn(used: Iterable[str]) -> None:
+    """Say once what the old keys in `used` are called now."""
+    if names := ", ".join(f"{old} is {RENAMED[old]}" for old in dict.fromkeys(used)):
+        logger.warning("settings have new names: %s (the old ones go with the next version)", names)
+
+
+def check_both(keys: Collection[str]) -> None:
+    """UserError where an old key and its new one are both among those that were given."""
+    for old, new in RENAMED.items():
+        if old in keys and new in keys:
+            raise UserError(f"{old} is the old name of {new}: give one of them")
+    for section, name in SHORT.items():
+        if f"decode.{section}" in keys and f"decode.{section}.{name}" in keys:
+            raise UserError(f"decode.{section} means decode.{section}.{name}: give one of them")
+
+
+def _put(tree: dict[str, Any], more: dict[str, Any], source: str, old: str = "") -> None:
+    """Add sections to a tree; UserError for a key that is there under its other name."""
+    for section, values in more.items():
+        there = tree.get(section)
+        if not isinstance(values, dict) or not isinstance(there, dict):
+            if section in tree:
+                raise UserError(f"{source}: decode.{section} is given twice")
+            tree[section] = values
+            continue
+        for name in values:
+            if name in there and values[name] != there[name] and (old or _old_name(section, name)):
+                raise UserError(
+                    f"{source}: decode.{section}.{name} and its old name {old or _old_name(section, name)} are both given: "
+                    "leave the old one out"
+                )
+        there.update(values)
+
+
+def _old_name(section: str, name: str) -> str:
+    return next((old for old, new in RENAMED.items() if new == f"decode.{section}.{name}"), "")
+
+
+def table() -> Iterator[str]:
+    """The rows of RENAMED in Markdown."""
+    yield "| old | new |"
+    yield "|---|---|"
+    for old, new in RENAMED.items():
+        yield f"| `{old}` | `{new}` |"
