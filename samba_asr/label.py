@@ -9,24 +9,20 @@ language model, or Whisper tiny.en, which makes fewer errors than a model of few
 from __future__ import annotations
 
 import json
-import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from samba_asr.audio.read import AudioError
-from samba_asr.data.dataset import AudioStore
 from samba_asr.data.manifest import Utterance
 from samba_asr.errors import UserError
-from samba_asr.recognizer import Recognizer, Result
+from samba_asr.evaluation.testset import samples
+from samba_asr.recognizer import Recognizer
 from samba_asr.text.normalize import upper
 from samba_asr.text.numbers import spoken
 from samba_asr.whisper import RATE, Whisper
-
-logger = logging.getLogger(__name__)
 
 
 class Label(NamedTuple):
@@ -76,37 +72,16 @@ def labels(
     tell: called with the number that are done.  UserError for a cache that is none, or of another model or search.
     """
     found = _cached(cache, dict(teacher.by))
-    store = AudioStore(teacher.rate, cache=False)
     with cache.open("a", encoding="utf-8") as file:
         if not found:
             file.write(json.dumps(teacher.by) + "\n")
-        for n, utterance in enumerate(utterances, 1):
-            if utterance.id in found or (samples := loaded(store, utterance)) is None:
-                continue
-            found[utterance.id] = label = teacher.label(samples)
+        places = {u.id: n for n, u in enumerate(utterances, 1)}
+        for utterance, audio in samples((u for u in utterances if u.id not in found), teacher.rate):
+            found[utterance.id] = label = teacher.label(audio)
             file.write(json.dumps({"id": utterance.id, **label._asdict()}) + "\n")
             file.flush()
-            tell(n)
+            tell(places[utterance.id])
     return {u.id: found[u.id] for u in utterances if u.id in found}
-
-
-def recognised(
-    recognizer: Recognizer, utterances: Iterable[Utterance], latency_ms: float | None = None
-) -> Iterator[tuple[Utterance, Result]]:
-    """Each with what is heard in it; those whose audio cannot be read are reported and left out."""
-    store = AudioStore(recognizer.rate, cache=False)
-    for utterance in utterances:
-        if (samples := loaded(store, utterance)) is not None:
-            yield utterance, recognizer.recognize(samples, latency_ms=latency_ms)
-
-
-def loaded(store: AudioStore, utterance: Utterance) -> np.ndarray | None:
-    """Its samples, or nothing, with a warning, where they cannot be read."""
-    try:
-        return store.load(utterance)
-    except AudioError as error:
-        logger.warning("%s is left out: %s", utterance.id, error)
-        return None
 
 
 def _cached(path: Path, by: dict[str, Any]) -> dict[str, Label]:

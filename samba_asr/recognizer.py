@@ -327,6 +327,12 @@ class Recognizer:
             phrases = dict.fromkeys(phrases, self.decode.hotwords.weight)
         return Hotwords(self._writer, phrases)
 
+    def without_endpoints(self) -> Recognizer:
+        """The same, but all audio of a session is one segment, and none of it is withheld."""
+        other = copy.copy(self)
+        other.segmenter = self.segmenter.without_endpoints()
+        return other
+
     def in_float64(self) -> Recognizer:
         """The same in float64, where rounding decides nothing; slow, for checks."""
         other = copy.copy(self)

@@ -27,6 +27,7 @@ LEVELS = (  # a room imports itself and rooms of lower levels, never one beside 
     {"decoding"},
     {"session", "training"},
     {"client", "recognizer", "whisper"},
+    {"evaluation"},
     {"engine", "bench", "formats", "label"},
     {"serve"},
     {"commands"},

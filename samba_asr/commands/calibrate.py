@@ -70,14 +70,14 @@ def _heard(args: argparse.Namespace) -> tuple[list[Evidence], list[bool], list[f
     """Of each recognised word: its evidence, whether it is right, its present confidence, its utterance."""
     from samba_asr.data.manifest import read_manifest
     from samba_asr.decoding.confidence import raw
-    from samba_asr.label import recognised
+    from samba_asr.evaluation.testset import recognized
     from samba_asr.metrics.wer import score
 
     utterances = [u for u in read_manifest(args.data) if u.text]
     if not utterances:
         raise UserError(f"{args.data} has no texts to compare with")
     recognizer = load_recognizer(args.model, args.device, args.overrides, None if args.test else raw)
-    words = {u.id: result.words for u, result in recognised(recognizer, utterances, args.latency_ms)}
+    words = {u.id: result.words for u, result in recognized(recognizer, utterances, args.latency_ms)}
     references = {u.id: u.text for u in utterances if u.id in words}
     report = score(references, {name: " ".join(w.text for w in some) for name, some in words.items()})
     evidence, right, before, groups = [], [], [], []

@@ -419,7 +419,7 @@ def evaluation_batches(
 ) -> Generator[Batch, None, None]:
     """Every utterance once, unchanged, the longest first, read ahead by a thread.
 
-    Those that cannot be read are reported and left out; a batch may hold none.  Without a tokenizer there are no tokens.
+    Those that cannot be read are reported and left out.  Without a tokenizer there are no tokens.
     """
     utterances = measured(utterances)
 
@@ -427,7 +427,9 @@ def evaluation_batches(
         encode = tokenizer.encode if tokenizer else lambda text: []
         return make_batch(((utterances[i], encode(utterances[i].text)) for i in members), store.load)
 
-    yield from prefetch(load, sorted_batches([u.duration for u in utterances], batch_seconds=batch_seconds))
+    for batch in prefetch(load, sorted_batches([u.duration for u in utterances], batch_seconds=batch_seconds)):
+        if batch.ids:
+            yield batch
 
 
 def prefetch(load: Callable, items: Iterable, depth: int = 4) -> Generator[Any, None, None]:

@@ -95,6 +95,7 @@ class Segmenter:
         UserError for rules that would never end a segment, or at once.
         """
         self.search, self.tokenizer, self.frame, self.sure = search, tokenizer, frame, sure
+        self.rules = rules
         self.least, self.silence, self.pause, self.longest = 0.0, NEVER, NEVER, NEVER
         if rules is None:
             return
@@ -109,6 +110,12 @@ class Segmenter:
         self.silence, self.pause, self.longest = (
             round(seconds / frame) for seconds in (rules.silence, rules.pause, rules.longest)
         )
+
+    def without_endpoints(self) -> Segmenter:
+        """The same without rules; itself if it has none."""
+        if self.rules is None:
+            return self
+        return Segmenter(self.search, self.tokenizer, None, self.frame, self.sure)
 
     def open(self, hotwords: Hotwords | None = None) -> SegmentState:
         """A new session, with its own phrases or those of the search."""

@@ -73,8 +73,6 @@ def validate(
     try:
         for batch in evaluation_batches(utterances, tokenizer, store, batch_seconds=batch_seconds):
             check()
-            if not batch.ids:
-                continue
             with torch.inference_mode(), autocast(device, dtype):
                 log_probs, lengths = net.log_probs(batch.audio.to(device), batch.lengths.to(device), block=block)
             texts.update(zip(batch.ids, greedy(log_probs, lengths, tokenizer), strict=True))

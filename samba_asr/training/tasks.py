@@ -212,8 +212,6 @@ class PretrainTask:
         try:
             for batch in evaluation_batches(some, None, self.data.store, batch_seconds=seconds):
                 check()
-                if not batch.ids:
-                    continue
                 with torch.inference_mode(), autocast(ranks.device, dtype):
                     measured = objective.measure(
                         batch.to(ranks.device), block=validation_block(self.config), generator=same

@@ -1,0 +1,164 @@
+"""Evaluation of a model on a test set: hypotheses, word error rate with its interval, speed.
+
+found = samba_asr.evaluate("exp/small/model", "data/test.jsonl", settings=["decode.beam=64"])
+print(f"{found.wer:.2f} %, interval {found.interval}, {1 / found.rtf:.0f} times real time")
+print(found.texts["utterance-1"])
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from samba_asr.data.manifest import Utterance
+from samba_asr.decoding.base import Hypothesis, text_of
+from samba_asr.errors import UserError
+from samba_asr.evaluation.streaming_check import Difference, differences
+from samba_asr.evaluation.testset import frames, hypotheses, read_testset
+from samba_asr.metrics.wer import WerReport, bootstrap, score
+from samba_asr.recognizer import Recognizer
+from samba_asr.text.normalize import normalizer
+
+logger = logging.getLogger(__name__)
+
+REPORT_EVERY = 30.0  # seconds between two lines of the log
+
+
+@dataclass(frozen=True)
+class Recognized:
+    """An utterance's text, and the hypotheses that it is the best of."""
+
+    id: str
+    text: str
+    nbest: tuple[Hypothesis, ...]  # best first
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of `evaluate`."""
+
+    utterances: tuple[Utterance, ...]  # the test set
+    recognized: Mapping[str, Recognized]  # by id, in the order of the test set; without those that cannot be read
+    report: WerReport | None  # None where the test set has no texts to compare with
+    interval: tuple[float, float] | None  # of the WER, 95 %, in percent; None without a report
+    normalize: str  # the rules for both texts in scoring
+    audio_seconds: float  # of the utterances
+    seconds: float  # that recognition took; a streaming check does not count
+    streaming: tuple[Difference, ...] | None  # utterances whose texts from chunks differ; None: not checked
+
+    @property
+    def wer(self) -> float:
+        """Word error rate in percent; NaN without a report."""
+        return 100 * self.report.wer if self.report else float("nan")
+
+    @property
+    def rtf(self) -> float:
+        """Seconds of work for a second of audio."""
+        return self.seconds / max(self.audio_seconds, 1e-9)
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """Hypotheses by id."""
+        return {name: found.text for name, found in self.recognized.items()}
+
+    @property
+    def unreadable(self) -> tuple[str, ...]:
+        """Ids of the utterances that cannot be read; all their words count as deleted."""
+        return tuple(u.id for u in self.utterances if u.id not in self.recognized)
+
+    @property
+    def differing(self) -> tuple[Difference, ...]:
+        """Those of the streaming check that rounding does not explain."""
+        return tuple(d for d in self.streaming or () if not d.tie)
+
+    @property
+    def ties(self) -> tuple[Difference, ...]:
+        """Those of the streaming check that are equal in float64."""
+        return tuple(d for d in self.streaming or () if d.tie)
+
+    def scores(self) -> dict[str, Any]:
+        """The error rates, in percent, and counts, as `results.json` has them; {} without a report."""
+        if self.report is None or self.interval is None:
+            return {}
+        return {
+            "wer": self.wer,
+            "interval": list(self.interval),
+            "ser": 100 * self.report.ser,
+            "errors": self.report.counts.errors,
+            **asdict(self.report.counts),
+            "normalize": self.normalize,
+        }
+
+
+def evaluate(
+    model: Recognizer | Path | str | None,
+    data: Path | str | Sequence[Utterance],
+    *,
+    settings: Sequence[str] = (),
+    device: str = "auto",
+    normalize: str = "none",
+    batch_seconds: float | None = None,
+    streaming_check: bool = False,
+    name: str = "",
+) -> Evaluation:
+    """Recognize every utterance of a test set, whole and in batches, and score the texts.
+
+    model: a recognizer, or what `Recognizer.load` takes with `settings` and `device`.
+    data: a manifest, or utterances of distinct ids.  Where utterances end is known, so endpoints and VAD play no part.
+    normalize: rules for both texts in scoring (`samba_asr.text.normalize.NAMES`).
+    batch_seconds: padded audio in a batch, default the model's own data.batch_seconds.
+    streaming_check: also recognize every utterance in chunks of random sizes, and compare.
+    name: of the test set in errors, default the manifest.
+    UserError if none of the utterances can be read.
+    """
+    rules = normalizer(normalize)
+    if isinstance(data, Path | str):
+        name, data = name or str(data), read_testset(Path(data))
+    if not isinstance(model, Recognizer):
+        model = Recognizer.load(model, device=device, settings=settings, endpoints=False)
+    elif settings:
+        raise UserError(f"{settings[0]}: a recognizer has its settings already; give a model folder to change them")
+    if batch_seconds is None:
+        batch_seconds = model.config.data.batch_seconds
+    found: dict[str, Recognized] = {}
+    audio = busy = 0.0
+    differing: list[Difference] = []
+    reported, began = time.monotonic(), time.perf_counter()
+    batches = frames(model.runtime, model.tokenizer, data, model.latency(None), batch_seconds=batch_seconds)
+    for batch, some in batches:
+        nbest = hypotheses(model, some, model.decode.nbest)
+        busy += time.perf_counter() - began
+        audio += float(batch.lengths.sum()) / model.rate
+        texts = [text_of(best[0], model.tokenizer) for best in nbest]
+        found |= {id: Recognized(id, text, tuple(n)) for id, text, n in zip(batch.ids, texts, nbest, strict=True)}
+        if streaming_check:
+            differing += differences(model, batch, texts)
+        if time.monotonic() - reported > REPORT_EVERY:
+            reported = time.monotonic()
+            logger.info("%d of %d utterances", len(found), len(data))
+        began = time.perf_counter()
+    if not found:
+        raise UserError(
+            f"{name or 'the test set'}: none of its {len(data)} utterances can be read; the reasons are above"
+        )
+    report = interval = None
+    if any(u.text for u in data):
+        texts = {name: rules(r.text) for name, r in found.items()}
+        speakers = {u.id: u.speaker for u in data if u.speaker}
+        report = score({u.id: rules(u.text) for u in data}, texts, speakers=speakers)
+        low, high = bootstrap(report)
+        interval = (100 * low, 100 * high)
+    return Evaluation(
+        utterances=tuple(data),
+        recognized={u.id: found[u.id] for u in data if u.id in found},
+        report=report,
+        interval=interval,
+        normalize=normalize,
+        audio_seconds=audio,
+        seconds=busy,
+        streaming=tuple(differing) if streaming_check else None,
+    )

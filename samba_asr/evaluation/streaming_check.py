@@ -1,0 +1,72 @@
+"""The streaming law put to the test: chunks of random sizes must give the texts of whole utterances.
+
+Where the two differ in float32 alone, scores are as good as equal and rounding decides: that is a tie, and no fault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from samba_asr.data.bucketing import derive_seed
+from samba_asr.data.dataset import Batch
+from samba_asr.decoding.base import text_of
+from samba_asr.evaluation.testset import hypotheses
+from samba_asr.recognizer import Recognizer
+from samba_asr.session import Final, Session, advance
+
+LONGEST_CHUNK = 128  # encoder frames: chunks are 1 .. this, in even shares of log size
+
+
+@dataclass(frozen=True)
+class Difference:
+    """An utterance whose text from chunks is another than that from the whole.
+
+    tie: whether they are equal in float64.
+    """
+
+    id: str
+    whole: str
+    chunks: str
+    tie: bool
+
+
+def differences(recognizer: Recognizer, batch: Batch, texts: Sequence[str]) -> list[Difference]:
+    """Those utterances of a batch whose texts from chunks are not `texts`, which come from the whole."""
+    recognizer = recognizer.without_endpoints()
+    return [
+        Difference(name, text, other, equal_in_float64(recognizer, batch.rows(row, row + 1)))
+        for row, (name, text, other) in enumerate(zip(batch.ids, texts, in_chunks(recognizer, batch), strict=True))
+        if text != other
+    ]
+
+
+def in_chunks(recognizer: Recognizer, batch: Batch) -> list[str]:
+    """The texts of a batch as live sessions, fed together with chunks of random sizes, each seeded by its id.
+
+    recognizer: without endpoints; a gate (VAD) is left out too, for whole utterances have none.
+    """
+    stride, latency = recognizer.runtime.stride, recognizer.latency(None)
+    draws = [np.random.default_rng(derive_seed("chunks", name)) for name in batch.ids]
+    sessions = [Session(recognizer, recognizer.rate, latency, partials=False) for _ in batch.ids]
+    # What does not fill a frame is left out, as the whole utterance leaves it out.
+    waiting = [x[: n // stride * stride].numpy() for x, n in zip(batch.audio, batch.lengths.tolist(), strict=True)]
+    texts: list[list[str]] = [[] for _ in sessions]
+    while not all(session.over for session in sessions):
+        for i, (session, rng) in enumerate(zip(sessions, draws, strict=True)):
+            n = int(LONGEST_CHUNK ** rng.random()) * stride
+            session.feed(waiting[i][:n]) if len(waiting[i]) else session.end()
+            waiting[i] = waiting[i][n:]
+        advance(recognizer, sessions)
+        for some, session in zip(texts, sessions, strict=True):
+            some += [event.segment.text for event in session.events() if isinstance(event, Final)]
+    return [" ".join(some) for some in texts]
+
+
+def equal_in_float64(recognizer: Recognizer, batch: Batch) -> bool:
+    """Whether whole utterances and chunks give the same texts where rounding decides nothing."""
+    exact = recognizer.in_float64()
+    found = hypotheses(exact, exact.runtime.forward(batch.audio, batch.lengths, exact.latency(None)))
+    return [text_of(some[0], exact.tokenizer) for some in found] == in_chunks(exact, batch)

@@ -1,0 +1,80 @@
+"""The loops of a model over a test set: whole utterances in batches, or one after another.
+
+Both report utterances that cannot be read in the log, and leave them out.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from samba_asr.audio.read import AudioError
+from samba_asr.data.dataset import AudioStore, Batch, evaluation_batches
+from samba_asr.data.manifest import Utterance, read_manifest
+from samba_asr.decoding.base import Hypothesis
+from samba_asr.errors import UserError
+from samba_asr.recognizer import Recognizer, Result
+from samba_asr.runtime.base import AcousticRuntime, Frames, Latency
+from samba_asr.text.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+
+
+def read_testset(manifest: Path) -> list[Utterance]:
+    """The utterances of a manifest; UserError if there are none, or two of one id."""
+    utterances = read_manifest(manifest)
+    if not utterances:
+        raise UserError(f"{manifest} is empty: there is nothing to recognize")
+    name, n = Counter(u.id for u in utterances).most_common(1)[0]
+    if n > 1:
+        raise UserError(f"{manifest}: the id {name!r} occurs {n} times; ids are unique in a manifest")
+    return utterances
+
+
+def frames(
+    runtime: AcousticRuntime,
+    tokenizer: Tokenizer,
+    utterances: Sequence[Utterance],
+    latency: Latency,
+    *,
+    batch_seconds: float,
+) -> Iterator[tuple[Batch, Frames]]:
+    """Batches of whole utterances, the longest first, each with its frames.
+
+    batch_seconds: padded audio in a batch.
+    """
+    store = AudioStore(runtime.rate, cache=False)
+    for batch in evaluation_batches(utterances, tokenizer, store, batch_seconds=batch_seconds):
+        yield batch, runtime.forward(batch.audio, batch.lengths, latency)
+
+
+@torch.inference_mode()
+def hypotheses(recognizer: Recognizer, found: Frames, nbest: int = 1) -> list[list[Hypothesis]]:
+    """The n-best of each row of whole utterances, best first, by both passes."""
+    search = recognizer.segmenter.search
+    return search.hypotheses(search.finish(search.step(found, search.init_state(len(found.lengths)))), nbest)
+
+
+def samples(utterances: Iterable[Utterance], rate: int) -> Iterator[tuple[Utterance, np.ndarray]]:
+    """Utterances in their order, each with its audio: float32 (s,) of `rate` samples a second."""
+    store = AudioStore(rate, cache=False)
+    for utterance in utterances:
+        try:
+            audio = store.load(utterance)
+        except AudioError as error:
+            logger.warning("%s is left out: %s", utterance.id, error)
+            continue
+        yield utterance, audio
+
+
+def recognized(
+    recognizer: Recognizer, utterances: Iterable[Utterance], latency_ms: float | None = None
+) -> Iterator[tuple[Utterance, Result]]:
+    """Utterances in their order, each with the result of a session: segments, words, confidences."""
+    for utterance, audio in samples(utterances, recognizer.rate):
+        yield utterance, recognizer.recognize(audio, latency_ms=latency_ms)
