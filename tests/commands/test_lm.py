@@ -314,16 +314,6 @@ class TestTune:
         assert f"decode.lm.neural_weight={loaded.config.decode.lm.neural_weight:g}" in best
         assert two_pass(loaded, loaded.config.decode, loaded.model.decoder).reader is not None
 
-    def test_it_climbs_to_where_no_neighbour_is_better(self):
-        asked = []
-
-        def rate(x, y):
-            asked.append((x, y))
-            return (x - 1) ** 2 + (y - 8) ** 2
-
-        assert lm.climb(range(10), range(10), rate) == ((1, 8), 0)
-        assert len(asked) == len(set(asked)) < 40
-
     def test_nothing_to_tune(self, place):
         with pytest.raises(UserError, match="nothing to tune without a language model"):
             call("tune", "--model", place / "model", "--data", place / "corpus.jsonl", "--device", "cpu")

@@ -1,0 +1,67 @@
+"""`samba-asr lm mamba`: a Mamba language model from text."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from samba_asr import config as configs
+from samba_asr.errors import UserError
+
+
+def add_mamba(kinds) -> None:
+    parser = kinds.add_parser(
+        "mamba",
+        help="a Mamba language model from text",
+        description="Train a Mamba language model in --exp, or continue the run that is there, and write it to --exp/model.  "
+        "The settings that matter are lm.*, optim.*, train.max_minutes and tokenizer.*.  Under torchrun, on every process.",
+    )
+    parser.add_argument("text", nargs="+", type=Path, metavar="FILE", help="text, plain or .gz, .xz, .bz2")
+    parser.add_argument("--exp", type=Path, required=True, metavar="DIR", help="folder of the run")
+    parser.add_argument(
+        "--valid",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="text, or a manifest of utterances (JSONL), for the perplexity",
+    )
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        metavar="FOLDER",
+        help="take the units of this model, which lets the beam ask at every unit (default: bpe of the text)",
+    )
+    parser.add_argument("--bfloat16", action="store_true", help="write matrices in half the bytes")
+    parser.add_argument(
+        "--config", nargs="+", action="extend", default=[], metavar="NAME_OR_FILE", help="as in samba-asr train"
+    )
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        dest="overrides",
+        metavar="key=value",
+        help="settings, such as lm.layers=2",
+    )
+    parser.set_defaults(run=run_mamba)
+
+
+def run_mamba(args: argparse.Namespace) -> int:
+    """0; 130 or 143 when SIGINT or SIGTERM ended training early, after saving."""
+    import torch
+
+    from samba_asr.data.manifest import read_manifest
+    from samba_asr.text.lm import read_lines
+    from samba_asr.training.language_model import DEFAULTS, train_language_model
+
+    config = configs.load(args.config, [*DEFAULTS, *args.overrides])
+    try:
+        args.exp.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--exp {args.exp}: cannot make this folder ({error.strerror})") from None
+    manifest = args.valid.suffix == ".jsonl"
+    valid = [u.text for u in read_manifest(args.valid)] if manifest else list(read_lines([args.valid]))
+    dtype = torch.bfloat16 if args.bfloat16 else torch.float32
+    result = train_language_model(config, args.text, valid, args.exp, tokenizer=args.tokenizer, dtype=dtype)
+    return 128 + result.signal if result.signal else 0

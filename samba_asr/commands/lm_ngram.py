@@ -1,0 +1,96 @@
+"""`samba-asr lm train`, `pack`, `lexicon`: n-grams, and the pronunciations of their words."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import tempfile
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+
+def add_train(kinds) -> None:
+    parser = kinds.add_parser(
+        "train",
+        help="an n-gram from text",
+        description="Train an n-gram (Kneser-Ney, pruned) from text, a sentence a line.",
+    )
+    parser.add_argument("text", nargs="+", type=Path, metavar="FILE", help="text, plain or .gz, .xz, .bz2")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="packed if its name ends in .ngram, else ARPA, gzipped if in .gz",
+    )
+    parser.add_argument("--order", type=int, default=3, metavar="N", help="longest n-gram (default: %(default)s)")
+    parser.add_argument(
+        "--words", type=int, default=100_000, metavar="N", help="most frequent words (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--growth", type=float, default=0.02, metavar="X", help="smaller takes up more n-grams (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--pruning", type=float, default=0.04, metavar="X", help="smaller keeps more of them (default: %(default)s)"
+    )
+    parser.set_defaults(run=run_train)
+
+
+def add_pack(kinds) -> None:
+    parser = kinds.add_parser(
+        "pack",
+        help="an n-gram in a third of the bytes",
+        description="Write an ARPA file as a packed one: a third of the size of a gzipped one, loaded in a tenth of the time, "
+        "and good wherever an ARPA file is.  Logarithms are kept to 1/32 nat.",
+    )
+    parser.add_argument("lm", type=Path, metavar="ARPA", help="plain or .gz")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="such as lm.ngram")
+    parser.set_defaults(run=run_pack)
+
+
+def add_lexicon(kinds) -> None:
+    parser = kinds.add_parser(
+        "lexicon",
+        help="how the words of a language model are pronounced",
+        description="Write a lexicon.txt for decode.lexicon of a model of phones: CMUdict, and a guess for other words.",
+    )
+    parser.add_argument("lm", type=Path, metavar="LM", help="ARPA file")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="Kaldi's lexicon.txt")
+    parser.set_defaults(run=run_lexicon)
+
+
+def run_train(args: argparse.Namespace) -> int:
+    from samba_asr.decoding import packed
+    from samba_asr.decoding.ngram import read_arpa
+    from samba_asr.text.lm import read_lines, train_ngram
+
+    sizes = {"order": args.order, "words": args.words, "growth": args.growth, "pruning": args.pruning}
+    if args.out.suffix == ".ngram":
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=args.out.parent) as folder:  # hundreds of MB: not where /tmp is memory
+            train_ngram(read_lines(args.text), Path(folder) / "lm.arpa", **sizes)
+            packed.write(args.out, *read_arpa(Path(folder) / "lm.arpa"))
+    else:
+        train_ngram(read_lines(args.text), args.out, **sizes)
+    logger.info("%s: %.1f MB", args.out, args.out.stat().st_size / 1e6)
+    return 0
+
+
+def run_pack(args: argparse.Namespace) -> int:
+    from samba_asr.decoding import packed
+    from samba_asr.decoding.ngram import read_arpa
+
+    packed.write(args.out, *read_arpa(args.lm))
+    before, after = (path.stat().st_size / 1e6 for path in (args.lm, args.out))
+    logger.info("%s: %.1f MB, %.1f before", args.out, after, before)
+    return 0
+
+
+def run_lexicon(args: argparse.Namespace) -> int:
+    from samba_asr.decoding.ngram import BEGIN, END, UNKNOWN, read_ngram
+    from samba_asr.text.lexicon import cmudict, for_words
+
+    words = [word for word in read_ngram(args.lm).ids if word not in (BEGIN, END, UNKNOWN)]
+    for_words(words, cmudict()).write(args.out)
+    return 0

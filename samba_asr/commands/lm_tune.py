@@ -1,0 +1,81 @@
+"""`samba-asr lm tune`: weights of a language model by word error rate."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from samba_asr import config as configs
+from samba_asr.errors import UserError
+
+if TYPE_CHECKING:
+    from samba_asr.evaluation.tune import Trial
+
+logger = logging.getLogger(__name__)
+
+
+def add_tune(kinds) -> None:
+    parser = kinds.add_parser(
+        "tune",
+        help="weights by word error rate",
+        description="Try weights of a language model on a validation set, never the test set, from the middle of the grid "
+        "towards better neighbours, and print the best settings; then, where decode.neural_lm reads the n-best, its weight.",
+    )
+    parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="model folder")
+    parser.add_argument("--data", type=Path, required=True, metavar="MANIFEST", help="utterances with texts, JSONL")
+    parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:1 (default: %(default)s)")
+    parser.add_argument(
+        "--save",
+        action="store_true",
+        help="make the best settings the model's own, and put the files that they name into its folder",
+    )
+    parser.add_argument("--weights", type=float, nargs="+", default=None, metavar="X", help="of decode.lm_weight")
+    parser.add_argument("--bonuses", type=float, nargs="+", default=None, metavar="X", help="of decode.word_bonus")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        dest="overrides",
+        metavar="key=value",
+        help="search settings, such as decode.lm=lm.ngram decode.beam=16",
+    )
+    parser.set_defaults(run=run_tune)
+
+
+def run_tune(args: argparse.Namespace) -> int:
+    """A line a pair of weights, then the best."""
+    from samba_asr.data.manifest import read_manifest
+    from samba_asr.device import choose_device
+    from samba_asr.evaluation.tune import BONUSES, WEIGHTS, save, tune
+    from samba_asr.models.folder import load_model
+
+    loaded = load_model(args.model, choose_device(args.device))
+    config = configs.load(overrides=["decode.method=beam", *args.overrides], folder=args.model)
+    if not config.decode.lm:
+        raise UserError("there is nothing to tune without a language model: --set decode.lm=FILE")
+    utterances = read_manifest(args.data)
+    if not any(u.text for u in utterances):
+        raise UserError(f"{args.data} has no texts to compare with")
+
+    def show(trial: Trial) -> None:
+        print(trial.settings, trial.report.kaldi_lines()[0], flush=True)
+
+    best = tune(
+        loaded,
+        utterances,
+        config.decode,
+        weights=args.weights or WEIGHTS,
+        bonuses=args.bonuses or BONUSES,
+        batch_seconds=config.data.batch_seconds,
+        on_trial=show,
+    )
+    print(f"best: {best.settings} at {best.wer:.2f} %")
+    if best.at_edge:
+        print("the best lies at the edge of what was tried: try further with --weights and --bonuses")
+    if args.save:
+        save(args.model, loaded.config, best.decode)
+        logger.info("%s: these settings are the model's own now", args.model)
+    return 0

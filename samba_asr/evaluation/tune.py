@@ -1,0 +1,183 @@
+"""Weights of a language model by word error rate on a validation set, never the test set.
+
+The acoustic model runs once: a weight changes the search alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from samba_asr import config as configs
+from samba_asr.config import Config, DecodeConfig
+from samba_asr.data.manifest import Utterance
+from samba_asr.decoding.base import Hypothesis, text_of
+from samba_asr.decoding.build import READ, beam_search, neural_lm, word_guide
+from samba_asr.decoding.guide import Guide
+from samba_asr.decoding.neural import TextScorer
+from samba_asr.errors import UserError
+from samba_asr.evaluation.testset import frames
+from samba_asr.metrics.wer import WerReport, score
+from samba_asr.models.folder import LoadedModel, copy_search_files
+from samba_asr.recognizer import blocks
+from samba_asr.runtime.torch import TorchRuntime
+
+WEIGHTS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
+BONUSES = (-1.0, 0.0, 1.0, 2.0, 3.0)
+NEURAL_WEIGHTS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7)
+
+Nbest = dict[str, list[Hypothesis]]
+"""Hypotheses by the ids of the utterances, best first."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Settings that were tried, as overrides, and what they gave."""
+
+    settings: str
+    report: WerReport
+
+    @property
+    def wer(self) -> float:
+        """Word error rate in percent."""
+        return 100 * self.report.wer
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The best of what was tried."""
+
+    decode: DecodeConfig  # the search with the best weights
+    settings: str  # these weights, as overrides
+    wer: float  # in percent
+    at_edge: bool  # whether the best weight or bonus is the lowest or highest that could be tried
+    trials: tuple[Trial, ...]  # in the order in which they were tried
+
+
+def tune(
+    loaded: LoadedModel,
+    utterances: Sequence[Utterance],
+    decode: DecodeConfig,
+    *,
+    weights: Sequence[float] = WEIGHTS,
+    bonuses: Sequence[float] = BONUSES,
+    batch_seconds: float | None = None,
+    on_trial: Callable[[Trial], None] = lambda trial: None,
+) -> Tuned:
+    """Find the weight and the word bonus of the n-gram, from the middle of the grid toward better neighbors.
+
+    Where a Mamba language model reads the n-best, its weight is found after that.
+    decode: the search, with a language model.  batch_seconds: default the model's own data.batch_seconds.
+    on_trial: called after each trial.
+    UserError without a language model or texts, and for a Mamba language model that guides the beam itself.
+    """
+    if not decode.lm:
+        raise UserError("there is nothing to tune without a language model: --set decode.lm=FILE")
+    if not any(u.text for u in utterances):
+        raise UserError("the utterances have no texts to compare with")
+    guide = word_guide(loaded, decode)
+    guides, reader = neural_lm(loaded, decode, alone=False)
+    if guides or guide is None:
+        raise UserError(
+            f"decode.neural_lm={decode.neural_lm} guides the beam itself, which is not tuned here: leave it out, or take "
+            "one that has other units and reads the n-best"
+        )
+    search = FixedFrames(loaded, utterances, decode, guide, batch_seconds or loaded.config.data.batch_seconds)
+    references, trials = {u.id: u.text for u in utterances}, []
+
+    def rate(settings: str, found: Nbest) -> float:
+        report = score(references, {i: text_of(some[0], loaded.tokenizer) for i, some in found.items()})
+        trials.append(Trial(settings, report))
+        on_trial(trials[-1])
+        return trials[-1].wer
+
+    def words(weight: float, bonus: float) -> str:
+        return f"decode.lm_weight={weight:g} decode.word_bonus={bonus:g}"
+
+    weights, bonuses = sorted(weights), sorted(bonuses)
+    (weight, bonus), wer = climb(weights, bonuses, lambda w, b: rate(words(w, b), search(w, b)))
+    best, settings = replace(decode, lm_weight=weight, word_bonus=bonus), words(weight, bonus)
+    if reader is not None:
+        mixed = Mixture(search(weight, bonus, min(READ, decode.beam)), reader)
+        tried = {0.0: wer}
+        for share in NEURAL_WEIGHTS:
+            tried[share] = rate(f"decode.neural_weight={share:g}", mixed(share))
+        share = min(tried, key=tried.__getitem__)
+        best, wer, settings = (
+            replace(best, neural_weight=share),
+            tried[share],
+            f"{settings} decode.neural_weight={share:g}",
+        )
+    at_edge = weight in (weights[0], weights[-1]) or bonus in (bonuses[0], bonuses[-1])
+    return Tuned(best, settings, wer, at_edge, tuple(trials))
+
+
+class FixedFrames:
+    """Searches with any weights over the same log-probabilities."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        utterances: Sequence[Utterance],
+        decode: DecodeConfig,
+        guide: Guide,
+        batch_seconds: float,
+    ):
+        self.decode, self.guide = decode, guide
+        runtime = TorchRuntime(loaded.model)
+        batches = frames(runtime, loaded.tokenizer, utterances, blocks(decode, runtime), batch_seconds=batch_seconds)
+        self.batches = [(batch.ids, found.log_probs.cpu(), found.lengths.cpu()) for batch, found in batches]
+
+    @torch.inference_mode()
+    def __call__(self, weight: float, bonus: float, nbest: int = 1) -> Nbest:
+        search = beam_search(self.decode, self.guide.weighted(weight=weight, bonus=bonus))
+        found: Nbest = {}
+        for ids, log_probs, lengths in self.batches:
+            state = search.finish(search.step(log_probs, lengths, search.init_state(len(ids))))
+            found |= zip(ids, search.hypotheses(state, nbest), strict=True)
+        return found
+
+
+class Mixture:
+    """An n-best that a language model reads once: its weight changes only the sum."""
+
+    def __init__(self, nbest: Nbest, reader: TextScorer):
+        reader.weight = 1.0
+        self.read = {i: reader([some])[0] for i, some in nbest.items()}
+        self.first = {(i, h.tokens, h.words): h.score for i, some in nbest.items() for h in some}
+
+    def __call__(self, share: float) -> Nbest:
+        """The n-best, sorted anew, where the language model has this share of the score."""
+
+        def joint(i: str, h: Hypothesis) -> float:
+            return self.first[i, h.tokens, h.words] * (1 - share) + h.score * share
+
+        return {i: sorted(some, key=lambda h, i=i: -joint(i, h)) for i, some in self.read.items()}
+
+
+def climb(
+    weights: Sequence[float], bonuses: Sequence[float], rate: Callable[[float, float], float]
+) -> tuple[tuple[float, float], float]:
+    """The pair with the lowest rate on the way from the middle of the grid to a place whose neighbors are no better."""
+    tried: dict[tuple[int, int], float] = {}
+    best, place = math.inf, (len(weights) // 2, len(bonuses) // 2)
+    while True:
+        i, j = place
+        for a, b in ((i, j), (i - 1, j), (i + 1, j), (i, j - 1), (i, j + 1)):
+            if (a, b) not in tried and 0 <= a < len(weights) and 0 <= b < len(bonuses):
+                tried[a, b] = rate(weights[a], bonuses[b])
+        place = min(tried, key=tried.__getitem__)
+        if not tried[place] < best:
+            return (weights[place[0]], bonuses[place[1]]), best
+        best = tried[place]
+
+
+def save(folder: Path, config: Config, decode: DecodeConfig) -> None:
+    """Make `decode` the model's own search, with the files that it names in the model's folder."""
+    decode = copy_search_files(decode, folder, folder)
+    configs.save(dataclasses.replace(config, decode=decode), folder / "config.yaml")

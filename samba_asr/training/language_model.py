@@ -1,0 +1,69 @@
+"""Training of a Mamba language model from text, as `samba-asr lm mamba` starts it.
+
+config = config.load(["lm/small"], [*DEFAULTS, "lm.layers=2"])
+result = train_language_model(config, [Path("text.txt.gz")], ["A LINE TO VALIDATE ON"], Path("exp/lm"))
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from samba_asr import config as configs
+from samba_asr.config import Config
+from samba_asr.data.text import TextSet
+from samba_asr.models.lm import MambaLm
+from samba_asr.models.lm_folder import save_lm
+from samba_asr.text.lm import read_lines
+from samba_asr.text.tokenizer import has_tokenizer, load_tokenizer, train_tokenizer
+from samba_asr.training import checkpoint, distributed
+from samba_asr.training.tasks import TextTask
+from samba_asr.training.trainer import TrainResult, run
+
+logger = logging.getLogger(__name__)
+
+LINES = 500_000  # of the text, that a tokenizer is made of
+DEFAULTS = ("train.epochs=1000", "data.buckets=50")  # settings where a language model differs from a recognizer
+
+
+def train_language_model(
+    config: Config,
+    text: Sequence[Path],
+    valid: Sequence[str],
+    folder: Path,
+    *,
+    tokenizer: Path | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> TrainResult:
+    """Train in `folder`, or continue the run that is there, and write the model to `folder`/model.
+
+    text: files, plain or compressed, a sentence a line.  valid: lines for the perplexity.
+    tokenizer: folder of the model whose units to take, default new ones made of the text.  dtype: of the matrices in the file.
+    Under torchrun, called on every process.
+    """
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=0))
+    ranks = distributed.start(config.train.device)
+    if ranks.rank == 0 and not has_tokenizer(folder):
+        if tokenizer:
+            load_tokenizer(tokenizer).save(folder)
+        else:
+            size = config.tokenizer.vocab_size if config.tokenizer.kind == "bpe" else None
+            train_tokenizer(islice(read_lines(text), LINES), config.tokenizer.kind, size, folder)
+    ranks.barrier()
+    units = load_tokenizer(folder)
+    logger.info("reading the text")
+    lines = TextSet(read_lines(text), units, config)
+    result = run(config, folder, units, lambda config: TextTask(config, units, lines, valid))
+    if ranks.rank == 0 and not result.signal:
+        config = configs.load(folder=folder)
+        model = MambaLm(config.lm, config.model.vocab_size)
+        model.load_state_dict(checkpoint.average(checkpoint.choose(folder, best=1, last=0)))
+        perplexity = result.best.value if result.best else math.nan
+        save_lm(folder / "model", model, config, units, perplexity=perplexity, dtype=dtype)
+    return result
