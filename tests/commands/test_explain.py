@@ -9,8 +9,9 @@ import pytest
 import soundfile
 import torch
 
-from samba_asr.commands import explain
+from samba_asr.commands import explain as command
 from samba_asr.errors import UserError
+from samba_asr.evaluation.explain import MOST_UNITS, draw, explain, units
 from samba_asr.models.box import box_folder
 from samba_asr.recognizer import Recognizer
 from tests.commands.test_decode import make_model
@@ -31,7 +32,7 @@ def place(tmp_path_factory):
 
 def call(*args) -> int:
     parser = argparse.ArgumentParser()
-    explain.add_parser(parser.add_subparsers())
+    command.add_parser(parser.add_subparsers())
     parsed = parser.parse_args(["explain", *(str(a) for a in args), "--device", "cpu"])
     return parsed.run(parsed)
 
@@ -47,22 +48,32 @@ def test_a_picture_of_words_and_units(place, capsys):
     assert len(text) > 1
 
 
-def test_what_is_drawn_is_what_was_heard(place):
+def test_what_is_drawn_is_what_was_recognized(place):
     recognizer = Recognizer.load(place / "model", device="cpu")
     samples = soundfile.read(place / "a.wav", dtype="float32")[0]
-    heard = explain.hear(recognizer, samples, 16000, 0.0, None)
-    assert heard.result == recognizer.transcribe(place / "a.wav")
-    assert heard.probabilities.shape == (50, recognizer.tokenizer.vocab_size)
-    assert heard.features.shape == (200, 80)
-    np.testing.assert_allclose(heard.probabilities.sum(1), 1, rtol=1e-5)
+    found = explain(recognizer, samples, rate=16000)
+    assert found.result == recognizer.transcribe(place / "a.wav")
+    assert found.probabilities.shape == (50, recognizer.tokenizer.vocab_size)
+    assert found.features.shape == (200, 80)
+    np.testing.assert_allclose(found.probabilities.sum(1), 1, rtol=1e-5)
+
+
+def test_all_panels_have_one_axis_of_time(place):
+    make_model(place / "slow", "model.subsampling=8")
+    recognizer = Recognizer.load(place / "slow", device="cpu")
+    found = explain(recognizer, soundfile.read(place / "a.wav", dtype="float32")[0])
+    _, mel, units = draw(found).axes
+    spectrogram, probabilities = (panel.images[0].get_extent() for panel in (mel, units))
+    assert spectrogram[:2] == pytest.approx((0.0, 2.0))
+    assert probabilities[:2] == pytest.approx((0.0, 2.0))
 
 
 def test_units_come_in_the_order_of_time():
     p = np.full((6, 40), 0.001)
     p[1, 7], p[3, 2], p[5, 9], p[:, 0] = 0.9, 0.5, 0.06, 0.9
-    assert explain.units(p) == [7, 2, 9]
-    assert explain.units(np.zeros((0, 5))) == []
-    assert len(explain.units(np.full((3, 100), 0.5))) == explain.MOST_UNITS
+    assert units(p) == [7, 2, 9]
+    assert units(np.zeros((0, 5))) == []
+    assert len(units(np.full((3, 100), 0.5))) == MOST_UNITS
 
 
 @pytest.mark.parametrize(

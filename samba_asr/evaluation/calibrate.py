@@ -1,0 +1,97 @@
+"""Calibration of words' confidences on a validation set: learn which words turn out right, and how well that holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from samba_asr import plot
+from samba_asr.data.manifest import Utterance
+from samba_asr.decoding.confidence import Calibration, Evidence, expected_error, reliability
+from samba_asr.errors import UserError
+from samba_asr.evaluation.testset import recognized
+from samba_asr.metrics.wer import score
+from samba_asr.recognizer import Recognizer
+
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Words:
+    """The recognized words of a test set, an entry a word."""
+
+    evidence: tuple[Evidence, ...]
+    right: tuple[bool, ...]
+    confidence: tuple[float, ...]  # by the recognizer
+    group: tuple[int, ...]  # number of the utterance
+
+    @property
+    def share(self) -> float:
+        """Of the words that are right."""
+        return sum(self.right) / max(len(self.right), 1)
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How well confidences agree with the words that are right."""
+
+    mean: float
+    error: float  # expected calibration error
+    near: int  # words of a confidence of about 0.9
+    near_right: float  # share of these that are right; NaN if there are none
+
+
+def collect(recognizer: Recognizer, utterances: Sequence[Utterance], latency_ms: float | None = None) -> Words:
+    """Recognize utterances as sessions and compare their words with the texts.
+
+    UserError if no word is recognized.
+    """
+    words = {u.id: result.words for u, result in recognized(recognizer, utterances, latency_ms)}
+    if not any(words.values()):
+        raise UserError("no word was recognized: there is nothing to calibrate on")
+    references = {u.id: u.text for u in utterances if u.id in words}
+    report = score(references, {name: " ".join(w.text for w in some) for name, some in words.items()})
+    found = []
+    for group, utterance in enumerate(report.utterances):
+        right = [ref == hyp for ref, hyp in utterance.pairs if hyp is not None]
+        for word, ok in zip(words[utterance.id], right, strict=True):
+            found.append((word.evidence, ok, word.confidence, group))
+    return Words(*zip(*found, strict=True))
+
+
+def fit(words: Words) -> tuple[Calibration, list[float]]:
+    """The calibration learned from these words, and the confidences by `cross_validated`."""
+    return Calibration.fit(words.evidence, words.right), cross_validated(words)
+
+
+def cross_validated(words: Words) -> list[float]:
+    """Each word's confidence by what is learned from the other parts of the utterances, of FOLDS."""
+    found = [0.0] * len(words.right)
+    for fold in range(FOLDS):
+        known = [n for n, group in enumerate(words.group) if group % FOLDS != fold] or list(range(len(words.right)))
+        calibration = Calibration.fit([words.evidence[n] for n in known], [words.right[n] for n in known])
+        for n, group in enumerate(words.group):
+            if group % FOLDS == fold:
+                found[n] = calibration(words.evidence[n])
+    return found
+
+
+def measure(confidence: Sequence[float], right: Sequence[bool]) -> Reliability:
+    """How well confidences agree with the words that are right."""
+    near = [ok for c, ok in zip(confidence, right, strict=True) if 0.85 <= c < 0.95]
+    share = sum(near) / len(near) if near else float("nan")
+    return Reliability(sum(confidence) / len(confidence), expected_error(confidence, right), len(near), share)
+
+
+def draw(confidences: Mapping[str, Sequence[float]], right: Sequence[bool], path: Path) -> Path:
+    """Write a reliability diagram: confidence against the share that is right, ten parts of equal size."""
+    figure = plot.figure(5, 5)
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+    for name, confidence in confidences.items():
+        parts = reliability(confidence, right)
+        axes.plot([mean for mean, *_ in parts], [share for _, share, _ in parts], marker="o", label=name)
+    axes.set(xlabel="confidence", ylabel="share of words that are right", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    axes.legend()
+    return plot.save(figure, path)
