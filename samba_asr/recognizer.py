@@ -23,7 +23,7 @@ from __future__ import annotations
 import copy
 import functools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ from samba_asr.decoding.align import align
 from samba_asr.decoding.build import tokenizer_of, two_pass
 from samba_asr.decoding.confidence import Calibration, Evidence, raw
 from samba_asr.decoding.hotwords import Hotwords
+from samba_asr.decoding.searches import refusal, settings_for
 from samba_asr.decoding.segmenter import Segmenter
 from samba_asr.decoding.transcript import Segment, Word, words_of
 from samba_asr.device import choose_device
@@ -110,8 +111,8 @@ class Recognizer:
         self.runtime = TorchRuntime(self.model)
         self.latency(None)  # wrong settings are reported now
         search = two_pass(loaded, self.decode, self.runtime.second_pass)
-        if self.decode.vad.method:
-            Gate(self.decode.vad.method, self.rate)
+        if self.decode.vad:
+            Gate(self.decode.vad, self.rate)
         sure = sure or (loaded.folder and Calibration.read(loaded.folder)) or raw
         rules = self.decode.endpoint if endpoints else None
         self.segmenter = Segmenter(search, self.tokenizer, rules, self.frame, sure)
@@ -126,23 +127,28 @@ class Recognizer:
         settings: Sequence[str] = (),
         sure: Callable[[Evidence], float] | None = None,
         endpoints: bool = True,
+        needs: Collection[str] = (),
     ) -> Recognizer:
         """Read a model folder, or one of those in the box by its name (default: english).
 
         device: auto (CUDA where there is one), cpu, cuda, cuda:1.
-        settings: over the model's own search, such as "decode.search.beam=256"; UserError for one of anything but the search.
+        settings: over the model's own search, such as "decode.beam=256"; UserError for one of anything but the search.
         sure, endpoints: as for `Recognizer`.
+        needs: what the search must take, such as "hotwords" (`samba_asr.decoding.base.Decoder.takes`).  Where the model's own
+            does not, another is chosen; `settings` come after that.
         """
         foreign = [text for text in settings if not text.startswith("decode.")]
         if foreign:
             raise UserError(f"--set {foreign[0]}: only decode.* can be set here")
         folder = box_folder(folder)
         loaded = load_model(folder, choose_device(device))
-        return cls(loaded, configs.load(overrides=settings, folder=folder).decode, sure, endpoints=endpoints)
+        chosen = [text for need in needs for text in settings_for(need, loaded.config.decode.method)]
+        decode = configs.load(overrides=[*chosen, *settings], folder=folder).decode
+        return cls(loaded, decode, sure, endpoints=endpoints)
 
     def __repr__(self) -> str:
         name = self.folder or "a model in memory"
-        return f"Recognizer({str(name)!r}, {self.decode.search.method}, {self.runtime.device}, {self.rate} Hz)"
+        return f"Recognizer({str(name)!r}, {self.decode.method}, {self.runtime.device}, {self.rate} Hz)"
 
     @property
     def rate(self) -> int:
@@ -161,7 +167,7 @@ class Recognizer:
 
     @functools.cached_property
     def _writer(self) -> Tokenizer:
-        """The tokenizer with all words of decode.lm.lexicon; seconds of work, and for hotwords alone."""
+        """The tokenizer with all words of decode.lexicon; seconds of work, and for hotwords alone."""
         return tokenizer_of(self._loaded, self.decode)
 
     def latency(self, ms: float | None) -> Latency:
@@ -190,7 +196,7 @@ class Recognizer:
             rate or self.rate,
             self.latency(latency_ms),
             hotwords=self.hotwords(hotwords),
-            vad=self.decode.vad.method,
+            vad=self.decode.vad,
             partials=partials,
         )
 
@@ -313,18 +319,16 @@ class Recognizer:
     # ---- settings ----------------------------------------------------------------------------------------------------
 
     def hotwords(self, phrases: Phrases) -> Hotwords | None:
-        """Phrases as a session takes them: each with its weight in nats a unit, or with decode.hotwords.weight.
+        """Phrases as a session takes them: each with its weight in nats a unit, or with decode.hotword_weight.
 
-        UserError, naming them, for phrases that the model cannot write; and where the search is greedy.
+        UserError, naming them, for phrases that the model cannot write; and where the search takes no hotwords.
         """
         if phrases is None or isinstance(phrases, Hotwords):
             return phrases
-        if self.decode.search.method != "beam":
-            raise UserError(
-                "hotwords need several hypotheses, and greedy search has one: use decode.search.method=beam"
-            )
+        if "hotwords" not in self.segmenter.search.takes:
+            raise UserError(refusal("hotwords need", "hotwords", self.decode.method))
         if not isinstance(phrases, Mapping):
-            phrases = dict.fromkeys(phrases, self.decode.hotwords.weight)
+            phrases = dict.fromkeys(phrases, self.decode.hotword_weight)
         return Hotwords(self._writer, phrases)
 
     def without_endpoints(self) -> Recognizer:
@@ -404,5 +408,6 @@ class Stream:
 
 def blocks(decode: DecodeConfig, runtime: AcousticRuntime, ms: float | None = None) -> Latency:
     """The encoder blocks of this latency, or of the one in the settings.  UserError if there are no such blocks."""
-    ms = decode.runtime.latency_ms if ms is None else ms
-    return latency_of(ms, decode.runtime.overlap, runtime.frame, runtime.max_block)
+    if ms is None and decode.block >= 0:
+        ms = max(1, min(decode.block, runtime.max_block)) * runtime.frame * 1000
+    return latency_of(ms, decode.overlap, runtime.frame, runtime.max_block)

@@ -48,12 +48,15 @@ def add_tune(kinds) -> None:
 def run_tune(args: argparse.Namespace) -> int:
     """A line a pair of weights, then the best."""
     from samba_asr.data.manifest import read_manifest
+    from samba_asr.decoding.searches import settings_for
     from samba_asr.device import choose_device
     from samba_asr.evaluation.tune import BONUSES, WEIGHTS, save, tune
     from samba_asr.models.folder import load_model
 
     loaded = load_model(args.model, choose_device(args.device))
-    config = configs.load(overrides=["decode.method=beam", *args.overrides], folder=args.model)
+    config = configs.load(
+        overrides=[*settings_for("lm", loaded.config.decode.method), *args.overrides], folder=args.model
+    )
     if not config.decode.lm:
         raise UserError("there is nothing to tune without a language model: --set decode.lm=FILE")
     utterances = read_manifest(args.data)

@@ -48,7 +48,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     from samba_asr.audio.microphone import Microphone, devices
     from samba_asr.commands.transcribe import Line
-    from samba_asr.config import HotwordsConfig
+    from samba_asr.config import DecodeConfig
     from samba_asr.decoding.hotwords import parse
 
     if args.list:
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         show.close()
         print(text, flush=True)
 
-    hotwords = parse(args.hotwords, HotwordsConfig().weight)
+    hotwords = parse(args.hotwords, DecodeConfig().hotword_weight)
     microphone = Microphone(device)
     open_ear = remote if args.url else local
     ear = open_ear(args, microphone.rate, hotwords, hear)  # before anything is heard: a model takes seconds to load
@@ -110,7 +110,7 @@ def remote(args: argparse.Namespace, rate: int, hotwords: Mapping[str, float], h
 def local(args: argparse.Namespace, rate: int, hotwords: Mapping[str, float], hear: Hear) -> Local:
     from samba_asr.commands.search_options import load_recognizer
 
-    recognizer = load_recognizer(args.model, args.device, ["decode.search.method=beam"] if hotwords else [])
+    recognizer = load_recognizer(args.model, args.device, needs=["hotwords"] if hotwords else [])
     return Local(recognizer, recognizer.session(rate, latency_ms=args.latency_ms, hotwords=hotwords or None), hear)
 
 

@@ -1,9 +1,9 @@
-"""What commands that recognise audio share: `--set decode.key=value`, and the recogniser that it makes."""
+"""Options of commands that recognize audio: `--set decode.key=value`, and the recognizer that it makes."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,12 +27,17 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 
 def load_recognizer(
-    model: Path | None, device: str, overrides: Sequence[str], sure: Callable[[Evidence], float] | None = None
+    model: Path | str | None,
+    device: str,
+    overrides: Sequence[str] = (),
+    sure: Callable[[Evidence], float] | None = None,
+    *,
+    needs: Collection[str] = (),
 ) -> Recognizer:
-    """`Recognizer.load`, for the whole of a process's life.  sure: see `Recognizer`."""
+    """Read a model for the whole of a process's life; arguments as for `Recognizer.load`."""
     from samba_asr import collector
     from samba_asr.recognizer import Recognizer
 
-    found = Recognizer.load(model, device=device, settings=overrides, sure=sure)
+    found = Recognizer.load(model, device=device, settings=overrides, sure=sure, needs=needs)
     collector.settle()
     return found

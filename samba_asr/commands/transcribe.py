@@ -61,9 +61,9 @@ def run(args: argparse.Namespace) -> int:
     from samba_asr.formats import render
     from samba_asr.recognizer import Result
 
-    beam = ["decode.search.method=beam"] if args.hotwords else []
-    recognizer = load_recognizer(args.model, args.device, [*beam, *args.overrides])
-    weight = recognizer.decode.hotwords.weight
+    needs = ["hotwords"] if args.hotwords else []
+    recognizer = load_recognizer(args.model, args.device, args.overrides, needs=needs)
+    weight = recognizer.decode.hotword_weight
     hotwords = recognizer.hotwords(parse(args.hotwords, weight) if args.hotwords else None)
     latency = args.latency_ms if args.latency_ms is not None or not args.stream else STREAM_LATENCY_MS
     chunk = args.chunk_ms if args.chunk_ms is not None or not args.stream else latency

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -22,9 +22,13 @@ import torch
 from samba_asr.text.units import Tokenizer
 
 if TYPE_CHECKING:
+    from samba_asr.config import DecodeConfig
+    from samba_asr.decoding.guide import Guide
     from samba_asr.decoding.hotwords import Hotwords
 
 BLANK = 0
+ALL = frozenset({"nbest", "lm", "hotwords"})
+"""What a search may take: see `Decoder.takes`."""
 
 State = TypeVar("State", bound=tuple[Any, ...])
 
@@ -53,10 +57,26 @@ def text_of(hypothesis: Hypothesis, tokenizer: Tokenizer) -> str:
 
 
 class Decoder(Protocol[State]):
-    """A search over frames (b, t, v) of log-probabilities; see the head of this file for what holds."""
+    """A search over frames (b, t, v) of log-probabilities; see the head of this file for what holds.
+
+    `samba_asr.decoding.searches` has them by name.
+    """
+
+    takes: ClassVar[frozenset[str]]
+    """Of `ALL`: "nbest" if it finds several hypotheses, so that a second pass can choose; "lm" if language models can guide
+    it; "hotwords" if `init_state` takes phrases, which needs a guide too."""
+
+    @classmethod
+    def from_config(cls, config: DecodeConfig, guide: Guide | None = None, *, counts_words: bool = True) -> Decoder:
+        """The search as `config` has it.
+
+        guide: of language models and hotwords, which only a search that takes them gets.  counts_words: whether it has an
+        n-gram of words.
+        """
+        ...
 
     def init_state(self, batch: int, hotwords: Hotwords | None = None) -> State:
-        """The state of `batch` rows that have seen no frame.  A search without a beam takes no hotwords: ValueError."""
+        """The state of `batch` rows that have seen no frame.  ValueError for hotwords that it does not take."""
         ...
 
     def step(self, log_probs: torch.Tensor, lengths: torch.Tensor, state: State) -> State:

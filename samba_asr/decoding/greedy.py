@@ -14,6 +14,8 @@ import torch
 from samba_asr.decoding.base import BLANK, Hypothesis, checked_lengths
 
 if TYPE_CHECKING:
+    from samba_asr.config import DecodeConfig
+    from samba_asr.decoding.guide import Guide
     from samba_asr.decoding.hotwords import Hotwords
 
 
@@ -30,6 +32,12 @@ class Greedy:
 
     Ties between ids go to the lower one.  There is one hypothesis a row whatever `nbest` says.
     """
+
+    takes = frozenset[str]()
+
+    @classmethod
+    def from_config(cls, config: DecodeConfig, guide: Guide | None = None, *, counts_words: bool = True) -> Greedy:
+        return cls()
 
     def init_state(self, batch: int, hotwords: Hotwords | None = None) -> GreedyState:
         if hotwords is not None:

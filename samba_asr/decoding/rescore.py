@@ -105,6 +105,11 @@ class TwoPass:
         other.decoder = decoder
         return other
 
+    @property
+    def takes(self) -> frozenset[str]:
+        """What the search of the first pass takes (`Decoder.takes`)."""
+        return self.search.takes
+
     def init_state(self, batch: int, hotwords: Hotwords | None = None) -> TwoPassState:
         """The state of `batch` rows that have seen no frame."""
         memory = self.decoder.init_memory(batch) if self.weight and self.decoder else ()
@@ -128,6 +133,10 @@ class TwoPass:
     def stack(self, states: Sequence[TwoPassState]) -> TwoPassState:
         """One state with the rows of all `states`, in order."""
         return TwoPassState(stack([s.search for s in states]), stack_rows([s.memory for s in states]))
+
+    def first_pass(self, state: TwoPassState, nbest: int = 1) -> list[list[Hypothesis]]:
+        """For each row at most `nbest` hypotheses of the first pass alone, best first; they may lack times."""
+        return self.search.hypotheses(state.search, nbest, timed=False)
 
     def hypotheses(self, state: TwoPassState, nbest: int = 1) -> list[list[Hypothesis]]:
         """For each row at least 1 and at most `nbest`, best first: of the second pass if there is one."""

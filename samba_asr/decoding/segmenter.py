@@ -146,11 +146,11 @@ class Segmenter:
 
     def text(self, session: SegmentState) -> str:
         """The text of the open segment, by the first pass."""
-        return text_of(self.search.search.hypotheses(session.state.search, timed=False)[0][0], self.tokenizer)
+        return text_of(self.search.first_pass(session.state)[0][0], self.tokenizer)
 
     def stable(self, session: SegmentState) -> str:
         """The beginning of `text` that cannot change any more."""
-        found = self.search.search.hypotheses(session.state.search, nbest=1 << 30, timed=False)[0]
+        found = self.search.first_pass(session.state, nbest=1 << 30)[0]
         words = [h.words or text_of(h, self.tokenizer).split() for h in found]
         same = 0
         # A last word may still grow, so it is not certain.

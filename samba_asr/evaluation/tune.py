@@ -17,9 +17,10 @@ from samba_asr import config as configs
 from samba_asr.config import Config, DecodeConfig
 from samba_asr.data.manifest import Utterance
 from samba_asr.decoding.base import Hypothesis, text_of
-from samba_asr.decoding.build import READ, beam_search, neural_lm, word_guide
+from samba_asr.decoding.build import READ, neural_lm, word_guide
 from samba_asr.decoding.guide import Guide
 from samba_asr.decoding.neural import TextScorer
+from samba_asr.decoding.searches import refusal, searches
 from samba_asr.errors import UserError
 from samba_asr.evaluation.testset import frames
 from samba_asr.metrics.wer import WerReport, score
@@ -80,6 +81,8 @@ def tune(
         raise UserError("there is nothing to tune without a language model: --set decode.lm=FILE")
     if not any(u.text for u in utterances):
         raise UserError("the utterances have no texts to compare with")
+    if "lm" not in searches[decode.method].takes:
+        raise UserError(refusal("a language model needs", "lm", decode.method))
     guide = word_guide(loaded, decode)
     guides, reader = neural_lm(loaded, decode, alone=False)
     if guides or guide is None:
@@ -135,7 +138,8 @@ class FixedFrames:
 
     @torch.inference_mode()
     def __call__(self, weight: float, bonus: float, nbest: int = 1) -> Nbest:
-        search = beam_search(self.decode, self.guide.weighted(weight=weight, bonus=bonus))
+        guide = self.guide.weighted(weight=weight, bonus=bonus)
+        search = searches[self.decode.method].from_config(self.decode, guide)
         found: Nbest = {}
         for ids, log_probs, lengths in self.batches:
             state = search.finish(search.step(log_probs, lengths, search.init_state(len(ids))))

@@ -1,0 +1,29 @@
+"""Searches by the names that decode.method gives them.  A new one is one file beside this one, and one line below."""
+
+from __future__ import annotations
+
+from samba_asr.decoding.greedy import Greedy
+from samba_asr.decoding.prefix_beam import PrefixBeam
+from samba_asr.registry import Registry
+
+searches = Registry("search method")  # of `samba_asr.decoding.base.Decoder`s
+searches.register("greedy")(Greedy)
+searches.register("beam")(PrefixBeam)
+
+
+def method_for(need: str, own: str = "") -> str:
+    """The name of a search that takes `need` (`Decoder.takes`): `own` if it does, else the first that does."""
+    if own and need in searches[own].takes:
+        return own
+    return next(name for name in searches if need in searches[name].takes)
+
+
+def settings_for(need: str, own: str) -> list[str]:
+    """Overrides that choose a search which takes `need`, for a model whose own search is `own`: none if that does."""
+    name = method_for(need, own)
+    return [] if name == own else [f"decode.method={name}"]
+
+
+def refusal(wanted: str, need: str, method: str) -> str:
+    """Message for a search that does not take `need`.  wanted: subject and verb, such as "hotwords need"."""
+    return f"{wanted} several hypotheses, and {method} search has one: use decode.method={method_for(need)}"
