@@ -1,11 +1,10 @@
-"""The recogniser's model: acoustic model, CTC head, Mamba decoder.
+"""The recognizer's model: acoustic model, head, Mamba decoder.
 
 Shapes: b batch, s samples, t encoder frames, d d_model, v vocabulary.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from samba_asr.audio.features import LogMel
@@ -13,22 +12,7 @@ from samba_asr.config import ModelConfig
 from samba_asr.errors import UserError
 from samba_asr.models.decoder import MambaDecoder
 from samba_asr.models.encoder import AcousticModel
-from samba_asr.streaming import Step, StreamingModule, mask
-
-
-class CtcHead(StreamingModule):
-    """Encoder frames (b, t, d) -> log-probabilities (b, t, v) of the blank (0) and the tokens, float32 or wider."""
-
-    def __init__(self, d_model: int, vocab_size: int):
-        super().__init__()
-        self.linear = nn.Linear(d_model, vocab_size)
-
-    def init_state(self, batch, *, device=None, dtype=None):
-        return ()
-
-    def step(self, x, lengths, state):
-        logits = self.linear(mask(x, lengths))
-        return Step(logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32)), lengths, state)
+from samba_asr.models.heads import heads
 
 
 class AsrModel(nn.Module):
@@ -45,7 +29,7 @@ class AsrModel(nn.Module):
             )
         self.config = config
         self.acoustic = AcousticModel(config)
-        self.ctc = CtcHead(config.d_model, config.vocab_size)
+        self.ctc = heads.build(config.head, config.d_model, config.vocab_size)
         decoder = config.decoder
         self.decoder = MambaDecoder(decoder, config.d_model, config.vocab_size) if decoder.layers else None
 

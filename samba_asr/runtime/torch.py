@@ -21,7 +21,7 @@ from samba_asr.streaming import stack_rows, take_rows
 class TorchRuntime(AcousticRuntime):
     def __init__(self, model: AsrModel):
         """model: in evaluation mode; its weights must stay where they are."""
-        weight = model.ctc.linear.weight
+        weight = next(model.ctc.parameters())
         self.model, self.device, self.dtype = model, weight.device, weight.dtype
         self.rate, self.stride = model.config.features.sample_rate, model.acoustic.stride
         self.max_block = model.config.max_block
