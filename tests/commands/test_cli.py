@@ -47,8 +47,8 @@ def text(clip, capsys) -> str:
 
 def shell(command: str, folder: Path) -> subprocess.CompletedProcess[bytes]:
     """A command of a shell in which `samba` is this checkout's samba-asr with the small model."""
-    program = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r}); import samba_asr.models.box as r; "
-    program += "r.DEFAULT = 'digits'; from samba_asr.cli import main; sys.exit(main())"
+    program = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r}); import samba_asr.models.box as b; "
+    program += "b.DEFAULT = 'digits'; from samba_asr.cli import main; sys.exit(main())"
     (folder / "samba.py").write_text(program)
     command = f'samba() {{ "{sys.executable}" "{folder}/samba.py" "$@"; }}; {command}'
     return subprocess.run(["bash", "-c", command], cwd=folder, capture_output=True, check=False)
@@ -119,7 +119,7 @@ def test_a_bad_file_of_any_name_costs_one_line_and_the_others_get_their_text(cli
         (clip.parent / name).write_bytes(b"no audio")
     arguments = [os.fsencode(name) for name in (*names, "clip.wav")]
     program = (
-        "import sys, samba_asr.models.box as r; r.DEFAULT = 'digits'; from samba_asr.cli import main; sys.exit(main())"
+        "import sys, samba_asr.models.box as b; b.DEFAULT = 'digits'; from samba_asr.cli import main; sys.exit(main())"
     )
     done = subprocess.run(
         [sys.executable, "-c", program, "transcribe", *arguments],
@@ -178,18 +178,7 @@ def test_settings_end_where_no_key_value_stands(argv, expected):
 
 def test_a_file_may_follow_settings(clip, text, capsys):
     assert (
-        main(
-            [
-                "transcribe",
-                "--set",
-                "decode.search.method=beam",
-                "decode.search.beam=8",
-                "clip.wav",
-                "--set",
-                "decode.search.nbest=1",
-            ]
-        )
-        == 0
+        main(["transcribe", "--set", "decode.method=beam", "decode.beam=8", "clip.wav", "--set", "decode.nbest=1"]) == 0
     )
     assert capsys.readouterr().out.strip()
     assert main(["transcribe", "--set", "decode.nosuch=1", "clip.wav"]) == 1
@@ -205,9 +194,9 @@ def test_a_file_may_follow_settings(clip, text, capsys):
         ["explain", "clip.wav", "--out", "x.png", "--seconds=VALUE"],
         ["prepare", "x", "--shortest=VALUE"],
         ["lm", "tune", "--model", "x", "--data", "y", "--weights", "0.5", "VALUE"],
-        ["transcribe", "clip.wav", "--set", "decode.lm.weight=VALUE"],
+        ["transcribe", "clip.wav", "--set", "decode.lm_weight=VALUE"],
         ["transcribe", "clip.wav", "--set", "decode.endpoint.silence=VALUE"],
-        ["transcribe", "clip.wav", "--set", "decode.hotwords.weight=.VALUE"],
+        ["transcribe", "clip.wav", "--set", "decode.hotword_weight=.VALUE"],
     ],
 )
 def test_what_is_no_number_is_one_line_of_error(clip, capsys, words, value):
