@@ -13,7 +13,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "explain",
         help="a picture of what the model recognizes",
-        description="Draw the spectrogram of an audio file with the recognized words, coloured by their confidence, and "
+        description="Draw the spectrogram of an audio file with the recognized words, colored by their confidence, and "
         "below it the probabilities of the units that the CTC head considers, by time.",
     )
     parser.add_argument("audio", metavar="AUDIO", help="an audio file of any format")

@@ -21,7 +21,7 @@ def add_tune(kinds) -> None:
         "tune",
         help="weights by word error rate",
         description="Try weights of a language model on a validation set, never the test set, from the middle of the grid "
-        "towards better neighbours, and print the best settings; then, where decode.neural_lm reads the n-best, its weight.",
+        "towards better neighbors, and print the best settings; then, where decode.neural_lm reads the n-best, its weight.",
     )
     parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="model folder")
     parser.add_argument("--data", type=Path, required=True, metavar="MANIFEST", help="utterances with texts, JSONL")

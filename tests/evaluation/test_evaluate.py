@@ -6,7 +6,9 @@ import dataclasses
 import json
 import math
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 import samba_asr
@@ -55,12 +57,19 @@ def test_it_gives_what_the_command_writes(place, tmp_path):
         found.seconds = 0.0
 
 
-def test_a_recognizer_with_endpoints_and_a_gate_is_evaluated_on_whole_utterances(place, recognizer, utterances):
-    settings = ["decode.vad=energy", "decode.endpoint.silence=0.04", "decode.endpoint.pause=0.04", "decode.block=4"]
-    other = Recognizer.load(place / "model", device="cpu", settings=settings)
-    found = samba_asr.evaluate(other, utterances, streaming_check=True)
-    assert found.differing == ()
-    assert found.texts == samba_asr.evaluate(recognizer.folder, utterances, settings=["decode.block=4"]).texts
+def test_a_recognizer_with_endpoints_and_a_gate_is_evaluated_on_whole_utterances(
+    place, recognizer, utterances, tmp_path
+):
+    quiet = np.random.default_rng(0).normal(scale=1e-3, size=48000).astype(np.float32)
+    tone = soundfile.read(utterances[0].audio, dtype="float32")[0]
+    soundfile.write(tmp_path / "quiet.wav", np.concatenate([quiet, tone, quiet]), 16000)
+    some = [Utterance("quiet", str(tmp_path / "quiet.wav"), "a"), *utterances]
+    whole = samba_asr.evaluate(place / "model", some, device="cpu", settings=["decode.block=4"]).texts
+    for settings in (["decode.vad=energy"], ["decode.endpoint.confidence=1"]):
+        other = Recognizer.load(place / "model", device="cpu", settings=["decode.block=4", *settings])
+        found = samba_asr.evaluate(other, some, streaming_check=True)
+        assert (found.differing, found.ties) == ((), ())
+        assert found.texts == whole
     assert recognizer.without_endpoints().segmenter.rules is None
     assert recognizer.segmenter.rules is not None
 
