@@ -111,8 +111,8 @@ class Recognizer:
         self.runtime = TorchRuntime(self.model)
         self.latency(None)  # wrong settings are reported now
         search = two_pass(loaded, self.decode, self.runtime.second_pass)
-        if self.decode.vad:
-            Gate(self.decode.vad, self.rate)
+        if self.decode.vad.method:
+            Gate(self.decode.vad.method, self.rate)
         sure = sure or (loaded.folder and Calibration.read(loaded.folder)) or raw
         rules = self.decode.endpoint if endpoints else None
         self.segmenter = Segmenter(search, self.tokenizer, rules, self.frame, sure)
@@ -132,7 +132,7 @@ class Recognizer:
         """Read a model folder, or one of those in the box by its name (default: english).
 
         device: auto (CUDA where there is one), cpu, cuda, cuda:1.
-        settings: over the model's own search, such as "decode.beam=256"; UserError for one of anything but the search.
+        settings: over the model's own search, such as "decode.search.beam=256"; UserError for one of anything but the search.
         sure, endpoints: as for `Recognizer`.
         needs: what the search must take, such as "hotwords" (`samba_asr.decoding.base.Decoder.takes`).  Where the model's own
             does not, another is chosen; `settings` come after that.
@@ -142,13 +142,13 @@ class Recognizer:
             raise UserError(f"--set {foreign[0]}: only decode.* can be set here")
         folder = box_folder(folder)
         loaded = load_model(folder, choose_device(device))
-        chosen = [text for need in needs for text in settings_for(need, loaded.config.decode.method)]
+        chosen = [text for need in needs for text in settings_for(need, loaded.config.decode.search.method)]
         decode = configs.load(overrides=[*chosen, *settings], folder=folder).decode
         return cls(loaded, decode, sure, endpoints=endpoints)
 
     def __repr__(self) -> str:
         name = self.folder or "a model in memory"
-        return f"Recognizer({str(name)!r}, {self.decode.method}, {self.runtime.device}, {self.rate} Hz)"
+        return f"Recognizer({str(name)!r}, {self.decode.search.method}, {self.runtime.device}, {self.rate} Hz)"
 
     @property
     def rate(self) -> int:
@@ -167,7 +167,7 @@ class Recognizer:
 
     @functools.cached_property
     def _writer(self) -> Tokenizer:
-        """The tokenizer with all words of decode.lexicon; seconds of work, and for hotwords alone."""
+        """The tokenizer with all words of decode.lm.lexicon; seconds of work, and for hotwords alone."""
         return tokenizer_of(self._loaded, self.decode)
 
     def latency(self, ms: float | None) -> Latency:
@@ -196,7 +196,7 @@ class Recognizer:
             rate or self.rate,
             self.latency(latency_ms),
             hotwords=self.hotwords(hotwords),
-            vad=self.decode.vad,
+            vad=self.decode.vad.method,
             partials=partials,
         )
 
@@ -319,16 +319,16 @@ class Recognizer:
     # ---- settings ----------------------------------------------------------------------------------------------------
 
     def hotwords(self, phrases: Phrases) -> Hotwords | None:
-        """Phrases as a session takes them: each with its weight in nats a unit, or with decode.hotword_weight.
+        """Phrases as a session takes them: each with its weight in nats a unit, or with decode.hotwords.weight.
 
         UserError, naming them, for phrases that the model cannot write; and where the search takes no hotwords.
         """
         if phrases is None or isinstance(phrases, Hotwords):
             return phrases
         if "hotwords" not in self.segmenter.search.takes:
-            raise UserError(refusal("hotwords need", "hotwords", self.decode.method))
+            raise UserError(refusal("hotwords need", "hotwords", self.decode.search.method))
         if not isinstance(phrases, Mapping):
-            phrases = dict.fromkeys(phrases, self.decode.hotword_weight)
+            phrases = dict.fromkeys(phrases, self.decode.hotwords.weight)
         return Hotwords(self._writer, phrases)
 
     def without_endpoints(self) -> Recognizer:
@@ -408,6 +408,5 @@ class Stream:
 
 def blocks(decode: DecodeConfig, runtime: AcousticRuntime, ms: float | None = None) -> Latency:
     """The encoder blocks of this latency, or of the one in the settings.  UserError if there are no such blocks."""
-    if ms is None and decode.block >= 0:
-        ms = max(1, min(decode.block, runtime.max_block)) * runtime.frame * 1000
-    return latency_of(ms, decode.overlap, runtime.frame, runtime.max_block)
+    ms = decode.runtime.latency_ms if ms is None else ms
+    return latency_of(ms, decode.runtime.overlap, runtime.frame, runtime.max_block)

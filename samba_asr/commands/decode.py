@@ -43,9 +43,9 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "decode",
         help="recognize a test set and score it",
         description="Recognize every utterance of a manifest and write --out/{hyp,ref}.{txt,trn}, wer.txt, "
-        "alignments.txt, confusions.txt and results.json.  The settings that matter are decode.block, decode.method, "
-        "decode.beam, decode.rescore and data.batch_seconds.  Status 1 if an utterance cannot be read (it counts as "
-        "deleted), or fails --streaming-check.",
+        "alignments.txt, confusions.txt and results.json.  The settings that matter are "
+        "decode.runtime.latency_ms, decode.search.{method,beam,rescore} and data.batch_seconds.  Status 1 if an utterance "
+        "cannot be read (it counts as deleted), or fails --streaming-check.",
     )
     parser.add_argument("--model", type=Path, metavar="FOLDER", help=MODEL_HELP)
     parser.add_argument("--data", type=Path, required=True, metavar="MANIFEST", help="utterances, JSONL")
@@ -77,7 +77,11 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "--record", metavar="NAME", help="put the scores into the model folder's results.json under NAME"
     )
     parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="key=value", help="settings over those, such as decode.beam=16"
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="key=value",
+        help="settings over those, such as decode.search.beam=16",
     )
     parser.set_defaults(run=run)
     return parser
@@ -172,7 +176,7 @@ def _config(args: argparse.Namespace, own: Config) -> Config:
     # `--config a b key=value`: argparse gives all three to --config
     files = [text for text in args.config if "=" not in text]
     overrides = [text for text in args.config if "=" in text] + args.overrides
-    overrides += [] if args.nbest is None else [f"decode.nbest={args.nbest}"]
+    overrides += [] if args.nbest is None else [f"decode.search.nbest={args.nbest}"]
     config = configs.load(files, overrides, folder=args.model)
     if config.model != own.model:
         raise UserError("model.* is what the model was trained with and cannot be changed: override decode.* alone")

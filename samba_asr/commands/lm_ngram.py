@@ -53,7 +53,7 @@ def add_lexicon(kinds) -> None:
     parser = kinds.add_parser(
         "lexicon",
         help="how the words of a language model are pronounced",
-        description="Write a lexicon.txt for decode.lexicon of a model of phones: CMUdict, and a guess for other words.",
+        description="Write a lexicon.txt for decode.lm.lexicon of a model of phones: CMUdict, and a guess for other words.",
     )
     parser.add_argument("lm", type=Path, metavar="LM", help="ARPA file")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="Kaldi's lexicon.txt")

@@ -21,7 +21,7 @@ def add_tune(kinds) -> None:
         "tune",
         help="weights by word error rate",
         description="Try weights of a language model on a validation set, never the test set, from the middle of the grid "
-        "towards better neighbors, and print the best settings; then, where decode.neural_lm reads the n-best, its weight.",
+        "towards better neighbors, and print the best settings; then, where decode.lm.neural reads the n-best, its weight.",
     )
     parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="model folder")
     parser.add_argument("--data", type=Path, required=True, metavar="MANIFEST", help="utterances with texts, JSONL")
@@ -31,8 +31,8 @@ def add_tune(kinds) -> None:
         action="store_true",
         help="make the best settings the model's own, and put the files that they name into its folder",
     )
-    parser.add_argument("--weights", type=float, nargs="+", default=None, metavar="X", help="of decode.lm_weight")
-    parser.add_argument("--bonuses", type=float, nargs="+", default=None, metavar="X", help="of decode.word_bonus")
+    parser.add_argument("--weights", type=float, nargs="+", default=None, metavar="X", help="of decode.lm.weight")
+    parser.add_argument("--bonuses", type=float, nargs="+", default=None, metavar="X", help="of decode.lm.word_bonus")
     parser.add_argument(
         "--set",
         nargs="+",
@@ -40,7 +40,7 @@ def add_tune(kinds) -> None:
         default=[],
         dest="overrides",
         metavar="key=value",
-        help="search settings, such as decode.lm=lm.ngram decode.beam=16",
+        help="search settings, such as decode.lm=lm.ngram decode.search.beam=16",
     )
     parser.set_defaults(run=run_tune)
 
@@ -55,9 +55,9 @@ def run_tune(args: argparse.Namespace) -> int:
 
     loaded = load_model(args.model, choose_device(args.device))
     config = configs.load(
-        overrides=[*settings_for("lm", loaded.config.decode.method), *args.overrides], folder=args.model
+        overrides=[*settings_for("lm", loaded.config.decode.search.method), *args.overrides], folder=args.model
     )
-    if not config.decode.lm:
+    if not config.decode.lm.path:
         raise UserError("there is nothing to tune without a language model: --set decode.lm=FILE")
     utterances = read_manifest(args.data)
     if not any(u.text for u in utterances):

@@ -48,7 +48,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     from samba_asr.audio.microphone import Microphone, devices
     from samba_asr.commands.transcribe import Line
-    from samba_asr.config import DecodeConfig
+    from samba_asr.config import HotwordsConfig
     from samba_asr.decoding.hotwords import parse
 
     if args.list:
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         show.close()
         print(text, flush=True)
 
-    hotwords = parse(args.hotwords, DecodeConfig().hotword_weight)
+    hotwords = parse(args.hotwords, HotwordsConfig().weight)
     microphone = Microphone(device)
     open_ear = remote if args.url else local
     ear = open_ear(args, microphone.rate, hotwords, hear)  # before anything is heard: a model takes seconds to load

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
 
     needs = ["hotwords"] if args.hotwords else []
     recognizer = load_recognizer(args.model, args.device, args.overrides, needs=needs)
-    weight = recognizer.decode.hotword_weight
+    weight = recognizer.decode.hotwords.weight
     hotwords = recognizer.hotwords(parse(args.hotwords, weight) if args.hotwords else None)
     latency = args.latency_ms if args.latency_ms is not None or not args.stream else STREAM_LATENCY_MS
     chunk = args.chunk_ms if args.chunk_ms is not None or not args.stream else latency

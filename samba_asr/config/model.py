@@ -107,6 +107,7 @@ class ModelConfig:
     conv_kernel: int = 31  # of the convolution module: half past, half inside-the-block future
     dropout: float = 0.1
     mixer: MixerConfig = field(default_factory=HydraConfig)
+    head: str = "ctc"  # what makes log-probabilities of encoder frames (samba_asr.models.heads)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     blocks: tuple[int, ...] = (4, 8, 16, 32, 64)  # block sizes in frames that training draws from, beside full
     full_block: float = 0.5  # probability that training sees the whole utterance as one block

@@ -22,7 +22,7 @@ import torch
 from samba_asr.text.units import Tokenizer
 
 if TYPE_CHECKING:
-    from samba_asr.config import DecodeConfig
+    from samba_asr.config import SearchConfig
     from samba_asr.decoding.guide import Guide
     from samba_asr.decoding.hotwords import Hotwords
 
@@ -67,7 +67,7 @@ class Decoder(Protocol[State]):
     it; "hotwords" if `init_state` takes phrases, which needs a guide too."""
 
     @classmethod
-    def from_config(cls, config: DecodeConfig, guide: Guide | None = None, *, counts_words: bool = True) -> Decoder:
+    def from_config(cls, config: SearchConfig, guide: Guide | None = None, *, counts_words: bool = True) -> Decoder:
         """The search as `config` has it.
 
         guide: of language models and hotwords, which only a search that takes them gets.  counts_words: whether it has an

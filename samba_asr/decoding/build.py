@@ -9,7 +9,7 @@ from samba_asr.config import DecodeConfig
 from samba_asr.decoding.guide import Guide, Guides
 from samba_asr.decoding.hotwords import HotwordGuide, Hotwords
 from samba_asr.decoding.hotwords import read as read_hotwords
-from samba_asr.decoding.neural import MambaGuide, TextScorer, check_weight, same_units
+from samba_asr.decoding.neural import MambaGuide, TextScorer, same_units
 from samba_asr.decoding.ngram import read_ngram
 from samba_asr.decoding.rescore import TwoPass
 from samba_asr.decoding.searches import refusal, searches
@@ -23,7 +23,13 @@ from samba_asr.text.lines import read_lines
 from samba_asr.text.phones import PhoneTokenizer
 from samba_asr.text.units import Tokenizer
 
-NEEDS = {"rescore": "nbest", "nbest": "nbest", "lm": "lm", "neural_lm": "lm", "hotwords": "hotwords"}
+NEEDS = {
+    "search.rescore": "nbest",
+    "search.nbest": "nbest",
+    "lm.path": "lm",
+    "lm.neural": "lm",
+    "hotwords.path": "hotwords",
+}
 """What a search must take (`Decoder.takes`) where these settings are given."""
 
 READ = 8
@@ -39,28 +45,31 @@ def two_pass(loaded: LoadedModel, config: DecodeConfig, decoder: SecondPass | No
 
     decoder: of the second pass.
     """
-    method = searches[config.method]
-    wants = {"rescore": config.rescore, "nbest": config.nbest > 1, "lm": config.lm, "hotwords": config.hotwords}
-    wants |= {"neural_lm": config.neural_lm}
-    for key, wanted in wants.items():
-        need = NEEDS[key]
-        if wanted and need not in method.takes:
-            raise UserError(refusal(f"decode.{key}={getattr(config, key)} needs", need, config.method))
-    if not 1 <= config.nbest <= config.beam:
-        raise UserError(f"decode.nbest={config.nbest} must be 1 .. decode.beam={config.beam}")
-    if config.block < -1:
-        raise UserError(f"decode.block={config.block}: encoder frames, or -1 for the model's largest block")
+    method = searches[config.search.method]
+    for key, wanted in {
+        "search.rescore": config.search.rescore,
+        "search.nbest": config.search.nbest if config.search.nbest > 1 else 0,
+        "lm.path": config.lm.path,
+        "lm.neural": config.lm.neural,
+        "hotwords.path": config.hotwords.path,
+    }.items():
+        if wanted and NEEDS[key] not in method.takes:
+            raise UserError(refusal(f"decode.{key}={wanted} needs", NEEDS[key], config.search.method))
     words, phrases = word_guide(loaded, config), None
     hotwords = HotwordGuide() if "hotwords" in method.takes else None
-    if config.hotwords:
-        path = search_file(config.hotwords, loaded, "hotwords")
-        phrases = Hotwords(tokenizer_of(loaded, config), read_hotwords(path, config.hotword_weight))
+    if config.hotwords.path:
+        path = search_file(config.hotwords.path, loaded, "hotwords.path")
+        phrases = Hotwords(tokenizer_of(loaded, config), read_hotwords(path, config.hotwords.weight))
     neural, reader = neural_lm(loaded, config, alone=words is None)
     guides = [guide for guide in (words, neural, hotwords) if guide]
     guide = Guides(guides) if len(guides) > 1 else guides[0] if guides else None
-    search = method.from_config(config, guide, counts_words=words is not None)
     return TwoPass(
-        search, decoder, weight=config.rescore, nbest=min(config.beam, READ), hotwords=phrases, reader=reader
+        method.from_config(config.search, guide, counts_words=words is not None),
+        decoder,
+        weight=config.search.rescore,
+        nbest=min(config.search.beam, READ),
+        hotwords=phrases,
+        reader=reader,
     )
 
 
@@ -69,43 +78,40 @@ def neural_lm(loaded: LoadedModel, config: DecodeConfig, alone: bool) -> tuple[M
 
     alone: whether there is no n-gram that counts words.
     """
-    if not config.neural_lm:
+    if not config.lm.neural:
         return None, None
-    check_weight(config.neural_weight)
-    lm = load_lm(search_file(config.neural_lm, loaded, "neural_lm"), next(loaded.model.parameters()).device)
+    weight = config.lm.neural_weight
+    lm = load_lm(search_file(config.lm.neural, loaded, "lm.neural"), next(loaded.model.parameters()).device)
     if not same_units(lm, loaded.tokenizer):
-        return None, TextScorer(lm, loaded.tokenizer, weight=config.neural_weight)
-    bonus = config.word_bonus if alone else 0.0
-    return MambaGuide(lm.model, lm.tokenizer, weight=config.neural_weight, bonus=bonus), None
+        return None, TextScorer(lm, loaded.tokenizer, weight=weight)
+    bonus = config.lm.word_bonus if alone else 0.0
+    return MambaGuide(lm.model, lm.tokenizer, weight=weight, bonus=bonus), None
 
 
 def tokenizer_of(loaded: LoadedModel, config: DecodeConfig) -> Tokenizer:
-    """The model's tokenizer, which as one of phones knows the words of decode.lexicon too."""
-    if not config.lexicon:
+    """The model's tokenizer, which as one of phones knows the words of decode.lm.lexicon too."""
+    if not config.lm.lexicon:
         return loaded.tokenizer
-    return with_lexicon(loaded.tokenizer, search_file(config.lexicon, loaded, "lexicon"))
+    return with_lexicon(loaded.tokenizer, search_file(config.lm.lexicon, loaded, "lm.lexicon"))
 
 
 def word_guide(loaded: LoadedModel, config: DecodeConfig) -> Guide | None:
     """The language model and its words; None without one."""
-    for key in ("words", "lexicon"):
-        if getattr(config, key) and not config.lm:
-            raise UserError(f"decode.{key}={getattr(config, key)} goes with a language model: set decode.lm")
-    if not config.lm:
+    lm = config.lm
+    if not lm.path:
         return None
-    model = read_ngram(search_file(config.lm, loaded, "lm"))
-    words = None
-    if config.words:
-        path = search_file(config.words, loaded, "words")
+    model, words = read_ngram(search_file(lm.path, loaded, "lm.path")), None
+    if lm.words:
+        path = search_file(lm.words, loaded, "lm.words")
         words = [line.split()[0] for line in read_lines(path, "words") if line.strip()]
-    return WordGuide(tokenizer_of(loaded, config), model, words, weight=config.lm_weight, bonus=config.word_bonus)
+    return WordGuide(tokenizer_of(loaded, config), model, words, weight=lm.weight, bonus=lm.word_bonus)
 
 
 def with_lexicon(tokenizer: Tokenizer, path: Path) -> Tokenizer:
     """A phone tokenizer that knows more words; UserError for phones that it has not."""
     if not isinstance(tokenizer, PhoneTokenizer):
         raise UserError(
-            f"decode.lexicon={path}: this model's units are {tokenizer.KIND}, and spell every word: leave it out"
+            f"decode.lm.lexicon={path}: this model's units are {tokenizer.KIND}, and spell every word: leave it out"
         )
     more = Lexicon.read(path)
     strange = sorted(set(more.phones) - set(tokenizer.lexicon.phones))

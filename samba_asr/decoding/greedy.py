@@ -14,7 +14,7 @@ import torch
 from samba_asr.decoding.base import BLANK, Hypothesis, checked_lengths
 
 if TYPE_CHECKING:
-    from samba_asr.config import DecodeConfig
+    from samba_asr.config import SearchConfig
     from samba_asr.decoding.guide import Guide
     from samba_asr.decoding.hotwords import Hotwords
 
@@ -36,7 +36,7 @@ class Greedy:
     takes = frozenset[str]()
 
     @classmethod
-    def from_config(cls, config: DecodeConfig, guide: Guide | None = None, *, counts_words: bool = True) -> Greedy:
+    def from_config(cls, config: SearchConfig, guide: Guide | None = None, *, counts_words: bool = True) -> Greedy:
         return cls()
 
     def init_state(self, batch: int, hotwords: Hotwords | None = None) -> GreedyState:

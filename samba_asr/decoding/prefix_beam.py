@@ -39,7 +39,7 @@ from samba_asr.decoding.ngram import mix
 from samba_asr.errors import UserError
 
 if TYPE_CHECKING:
-    from samba_asr.config import DecodeConfig
+    from samba_asr.config import SearchConfig
 
 ROOMY = 64
 """From this beam on two prefixes are kept of those that a language model will never tell apart, so that whatever reads the n-best
@@ -115,7 +115,7 @@ class PrefixBeam:
         self.guide = guide
 
     @classmethod
-    def from_config(cls, config: DecodeConfig, guide: Guide | None = None, *, counts_words: bool = True) -> PrefixBeam:
+    def from_config(cls, config: SearchConfig, guide: Guide | None = None, *, counts_words: bool = True) -> PrefixBeam:
         """See `samba_asr.decoding.base.Decoder`."""
         alike = max(2 if config.beam >= ROOMY else 1, config.nbest) if counts_words else None
         return cls(config.beam, prune=config.prune, recombine=alike, guide=guide)

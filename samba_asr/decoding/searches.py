@@ -1,4 +1,4 @@
-"""Searches by the names that decode.method gives them.  A new one is one file beside this one, and one line below."""
+"""Searches by the names that decode.search.method gives them.  A new one is one file beside this one, and one line below."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def method_for(need: str, own: str = "") -> str:
 def settings_for(need: str, own: str) -> list[str]:
     """Overrides that choose a search which takes `need`, for a model whose own search is `own`: none if that does."""
     name = method_for(need, own)
-    return [] if name == own else [f"decode.method={name}"]
+    return [] if name == own else [f"decode.search.method={name}"]
 
 
 def refusal(wanted: str, need: str, method: str) -> str:
     """Message for a search that does not take `need`.  wanted: subject and verb, such as "hotwords need"."""
-    return f"{wanted} several hypotheses, and {method} search has one: use decode.method={method_for(need)}"
+    return f"{wanted} several hypotheses, and {method} search has one: use decode.search.method={method_for(need)}"

@@ -1,6 +1,6 @@
 """Evaluation of a model on a test set: hypotheses, word error rate with its interval, speed.
 
-found = samba_asr.evaluate("exp/small/model", "data/test.jsonl", settings=["decode.beam=64"])
+found = samba_asr.evaluate("exp/small/model", "data/test.jsonl", settings=["decode.search.beam=64"])
 print(f"{found.wer:.2f} %, interval {found.interval}, {1 / found.rtf:.0f} times real time")
 print(found.texts["utterance-1"])
 """
@@ -130,7 +130,7 @@ def evaluate(
     reported, began = time.monotonic(), time.perf_counter()
     batches = frames(model.runtime, model.tokenizer, data, model.latency(None), batch_seconds=batch_seconds)
     for batch, some in batches:
-        nbest = hypotheses(model, some, model.decode.nbest)
+        nbest = hypotheses(model, some, model.decode.search.nbest)
         busy += time.perf_counter() - began
         audio += float(batch.lengths.sum()) / model.rate
         texts = [text_of(best[0], model.tokenizer) for best in nbest]

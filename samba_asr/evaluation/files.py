@@ -17,13 +17,13 @@ from samba_asr.recognizer import Recognizer
 def write(found: Evaluation, folder: Path, recognizer: Recognizer) -> None:
     """Write hyp.txt, ref.txt and, where the test set has texts, the files of `write_report`.
 
-    With decode.nbest above 1, nbest.jsonl too.  recognizer: the one that made the hypotheses.
+    With decode.search.nbest above 1, nbest.jsonl too.  recognizer: the one that made the hypotheses.
     """
     write_texts(folder / "hyp.txt", found.texts)
     write_texts(folder / "ref.txt", {u.id: u.text for u in found.utterances})
     if found.report:
         write_report(found.report, folder)
-    if recognizer.decode.nbest > 1:
+    if recognizer.decode.search.nbest > 1:
         write_nbest(folder / "nbest.jsonl", found.recognized.values(), recognizer)
 
 

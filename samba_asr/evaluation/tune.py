@@ -77,17 +77,17 @@ def tune(
     on_trial: called after each trial.
     UserError without a language model or texts, and for a Mamba language model that guides the beam itself.
     """
-    if not decode.lm:
+    if not decode.lm.path:
         raise UserError("there is nothing to tune without a language model: --set decode.lm=FILE")
     if not any(u.text for u in utterances):
         raise UserError("the utterances have no texts to compare with")
-    if "lm" not in searches[decode.method].takes:
-        raise UserError(refusal("a language model needs", "lm", decode.method))
+    if "lm" not in searches[decode.search.method].takes:
+        raise UserError(refusal("a language model needs", "lm", decode.search.method))
     guide = word_guide(loaded, decode)
     guides, reader = neural_lm(loaded, decode, alone=False)
     if guides or guide is None:
         raise UserError(
-            f"decode.neural_lm={decode.neural_lm} guides the beam itself, which is not tuned here: leave it out, or take "
+            f"decode.lm.neural={decode.lm.neural} guides the beam itself, which is not tuned here: leave it out, or take "
             "one that has other units and reads the n-best"
         )
     search = FixedFrames(loaded, utterances, decode, guide, batch_seconds or loaded.config.data.batch_seconds)
@@ -100,21 +100,21 @@ def tune(
         return trials[-1].wer
 
     def words(weight: float, bonus: float) -> str:
-        return f"decode.lm_weight={weight:g} decode.word_bonus={bonus:g}"
+        return f"decode.lm.weight={weight:g} decode.lm.word_bonus={bonus:g}"
 
     weights, bonuses = sorted(weights), sorted(bonuses)
     (weight, bonus), wer = climb(weights, bonuses, lambda w, b: rate(words(w, b), search(w, b)))
-    best, settings = replace(decode, lm_weight=weight, word_bonus=bonus), words(weight, bonus)
+    best, settings = replace(decode, lm=replace(decode.lm, weight=weight, word_bonus=bonus)), words(weight, bonus)
     if reader is not None:
-        mixed = Mixture(search(weight, bonus, min(READ, decode.beam)), reader)
+        mixed = Mixture(search(weight, bonus, min(READ, decode.search.beam)), reader)
         tried = {0.0: wer}
         for share in NEURAL_WEIGHTS:
-            tried[share] = rate(f"decode.neural_weight={share:g}", mixed(share))
+            tried[share] = rate(f"decode.lm.neural_weight={share:g}", mixed(share))
         share = min(tried, key=tried.__getitem__)
         best, wer, settings = (
-            replace(best, neural_weight=share),
+            replace(best, lm=replace(best.lm, neural_weight=share)),
             tried[share],
-            f"{settings} decode.neural_weight={share:g}",
+            f"{settings} decode.lm.neural_weight={share:g}",
         )
     at_edge = weight in (weights[0], weights[-1]) or bonus in (bonuses[0], bonuses[-1])
     return Tuned(best, settings, wer, at_edge, tuple(trials))
@@ -139,7 +139,7 @@ class FixedFrames:
     @torch.inference_mode()
     def __call__(self, weight: float, bonus: float, nbest: int = 1) -> Nbest:
         guide = self.guide.weighted(weight=weight, bonus=bonus)
-        search = searches[self.decode.method].from_config(self.decode, guide)
+        search = searches[self.decode.search.method].from_config(self.decode.search, guide)
         found: Nbest = {}
         for ids, log_probs, lengths in self.batches:
             state = search.finish(search.step(log_probs, lengths, search.init_state(len(ids))))

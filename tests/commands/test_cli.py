@@ -178,7 +178,18 @@ def test_settings_end_where_no_key_value_stands(argv, expected):
 
 def test_a_file_may_follow_settings(clip, text, capsys):
     assert (
-        main(["transcribe", "--set", "decode.method=beam", "decode.beam=8", "clip.wav", "--set", "decode.nbest=1"]) == 0
+        main(
+            [
+                "transcribe",
+                "--set",
+                "decode.search.method=beam",
+                "decode.search.beam=8",
+                "clip.wav",
+                "--set",
+                "decode.search.nbest=1",
+            ]
+        )
+        == 0
     )
     assert capsys.readouterr().out.strip()
     assert main(["transcribe", "--set", "decode.nosuch=1", "clip.wav"]) == 1
@@ -194,9 +205,9 @@ def test_a_file_may_follow_settings(clip, text, capsys):
         ["explain", "clip.wav", "--out", "x.png", "--seconds=VALUE"],
         ["prepare", "x", "--shortest=VALUE"],
         ["lm", "tune", "--model", "x", "--data", "y", "--weights", "0.5", "VALUE"],
-        ["transcribe", "clip.wav", "--set", "decode.lm_weight=VALUE"],
+        ["transcribe", "clip.wav", "--set", "decode.lm.weight=VALUE"],
         ["transcribe", "clip.wav", "--set", "decode.endpoint.silence=VALUE"],
-        ["transcribe", "clip.wav", "--set", "decode.hotword_weight=.VALUE"],
+        ["transcribe", "clip.wav", "--set", "decode.hotwords.weight=.VALUE"],
     ],
 )
 def test_what_is_no_number_is_one_line_of_error(clip, capsys, words, value):

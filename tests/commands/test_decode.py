@@ -34,7 +34,6 @@ SMALL = [
     "model.decoder.d_state=4",
     "model.decoder.headdim=8",
     "tokenizer.kind=char",
-    f"model.vocab_size={TOKENIZER.vocab_size}",
     "data.batch_seconds=4",
 ]
 
@@ -42,6 +41,7 @@ SMALL = [
 def make_model(folder, *overrides, seed=5):
     torch.manual_seed(seed)
     config = load([], [*SMALL, *overrides])
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=TOKENIZER.vocab_size))
     model = awake(AsrModel(config.model))
     with torch.no_grad():
         model.ctc.linear.weight.mul_(8)  # surer of itself, and not silent
@@ -92,7 +92,7 @@ def test_it_writes_what_the_model_heard_and_how_well(place, tmp_path, capsys):
     results = json.loads((tmp_path / "results.json").read_text())
     assert out[0].startswith(f"%WER {results['wer']:.2f} [ {results['errors']} / {results['words']}, ")
     assert results["interval"][0] <= results["wer"] <= results["interval"][1]
-    assert results["decode"]["method"] == "greedy"
+    assert results["decode"]["search"]["method"] == "greedy"
     assert results["rtf"] == pytest.approx(results["seconds"] / results["audio_seconds"])
     assert results["unreadable"] == []
 
@@ -105,7 +105,7 @@ def test_scores_go_into_the_model_folder_when_they_are_to_be_recorded(place, tmp
     results = json.loads((tmp_path / "b/results.json").read_text())
     recorded = json.loads((model / "results.json").read_text())["test"]
     assert recorded["data"] == "corpus"
-    assert recorded["decode"]["block"] == 4
+    assert recorded["decode"]["runtime"]["latency_ms"] == 160
     assert recorded["wer"] == results["wer"]
     assert str(tmp_path) not in json.dumps(recorded)
 
@@ -139,7 +139,7 @@ def test_score_reads_what_decode_wrote(place, tmp_path, capsys):
         [],
         ["decode.block=4"],
         ["decode.block=1"],
-        ["decode.method=beam", "decode.beam=4", "decode.rescore=0.5", "decode.block=8"],
+        ["decode.search.method=beam", "decode.search.beam=4", "decode.search.rescore=0.5", "decode.block=8"],
     ],
 )
 def test_chunks_of_random_sizes_give_the_same_hypotheses(place, tmp_path, capsys, settings):
@@ -182,8 +182,8 @@ def test_a_tie_that_rounding_decides_is_named_and_no_fault(place, tmp_path, caps
 
 
 def test_the_second_pass_and_the_block_change_what_is_heard(place, tmp_path):
-    beam = ["decode.method=beam", "decode.beam=4"]
-    for name, settings in {"a": beam, "b": [*beam, "decode.rescore=1"], "c": [*beam, "decode.block=1"]}.items():
+    beam = ["decode.search.method=beam", "decode.search.beam=4"]
+    for name, settings in {"a": beam, "b": [*beam, "decode.search.rescore=1"], "c": [*beam, "decode.block=1"]}.items():
         assert call(place, tmp_path / name, *settings) == 0
     a, b, c = (lines(tmp_path / name / "hyp.txt") for name in "abc")
     assert a != b
@@ -191,7 +191,9 @@ def test_the_second_pass_and_the_block_change_what_is_heard(place, tmp_path):
 
 
 def test_the_best_of_nbest_is_the_hypothesis(place, tmp_path):
-    call(place, tmp_path, "--nbest", 3, "decode.method=beam", "decode.beam=4", "decode.rescore=0.4")
+    call(
+        place, tmp_path, "--nbest", 3, "decode.search.method=beam", "decode.search.beam=4", "decode.search.rescore=0.4"
+    )
     entries = [json.loads(line) for line in lines(tmp_path / "nbest.jsonl")]
     assert [f"{e['id']} {e['nbest'][0]['text']}".strip() for e in entries] == lines(tmp_path / "hyp.txt")
     for entry in entries:
@@ -251,12 +253,13 @@ def test_without_texts_there_is_no_score(place, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["decode.rescore=0.3"], "use decode.method=beam"),
-        (["decode.method=beam", "decode.rescore=2"], "decode.rescore=2.0"),
-        (["decode.method=best"], "there are: beam, greedy"),
-        (["decode.method=beam", "decode.nbest=9"], "1 .. decode.beam=8"),
-        (["decode.block=-3"], "decode.block=-3"),
-        (["decode.beem=4"], "did you mean decode.beam"),
+        (["decode.search.rescore=0.3"], "use decode.search.method=beam"),
+        (["decode.search.method=beam", "decode.search.rescore=2"], "decode.search.rescore=2"),
+        (["decode.search.method=best"], "there are: beam, greedy"),
+        (["decode.search.method=beam", "decode.search.nbest=9"], "1 .. decode.search.beam=8"),
+        (["decode.block=-3"], "decode.block=-3: encoder frames"),
+        (["decode.runtime.latency_ms=50"], "multiple of 40 ms"),
+        (["decode.beem=4"], "did you mean decode.search.beam"),
         (["model.d_model=32"], "override decode.* alone"),
         (["--device", "tpu9"], "'tpu9'"),
     ],
@@ -269,7 +272,7 @@ def test_what_the_user_can_mend_is_a_user_error(place, tmp_path, settings, messa
 
 def test_folders_that_are_no_models(place, tmp_path):
     with pytest.raises(UserError, match=r"model\.decoder\.layers=0"):
-        call(place, tmp_path / "out", "decode.method=beam", "decode.rescore=0.5", model="ctc")
+        call(place, tmp_path / "out", "decode.search.method=beam", "decode.search.rescore=0.5", model="ctc")
     with pytest.raises(UserError, match="is not a model folder"):
         call(place, tmp_path / "out", model=tmp_path)
     with pytest.raises(UserError, match="neither a folder nor a model in the box"):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
 
-from samba_asr.config import DecodeConfig
+from samba_asr.config import SearchConfig
 from samba_asr.decoding.base import ALL
 from samba_asr.decoding.build import two_pass
 from samba_asr.decoding.hotwords import HotwordGuide, Hotwords
@@ -17,6 +15,7 @@ from samba_asr.errors import UserError
 from samba_asr.models.folder import load_model
 from samba_asr.recognizer import Recognizer
 from tests.commands.test_decode import make_model
+from tests.decode_settings import decoding
 from tests.decoding.toys import CHARS
 
 
@@ -41,7 +40,7 @@ def third(monkeypatch):
 def test_a_search_does_what_it_says(name):
     kind = searches[name]
     assert kind.takes <= ALL
-    search = kind.from_config(DecodeConfig(method=name), HotwordGuide() if "hotwords" in kind.takes else None)
+    search = kind.from_config(SearchConfig(method=name), HotwordGuide() if "hotwords" in kind.takes else None)
     x = torch.randn(1, 6, CHARS.vocab_size, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
     state = search.finish(search.step(x, torch.tensor([6]), search.init_state(1)))
     assert (len(search.hypotheses(state, 4)[0]) > 1) == ("nbest" in kind.takes)
@@ -57,23 +56,25 @@ def test_a_search_is_chosen_by_what_it_takes(third):
     assert [method_for("hotwords", own) for own in ("", "greedy", "beam", "third")] == ["beam"] * 4
     assert method_for("nbest", "third") == "third"
     assert settings_for("hotwords", "beam") == []
-    assert settings_for("hotwords", "greedy") == settings_for("hotwords", "third") == ["decode.method=beam"]
-    assert refusal("hotwords need", "hotwords", "greedy").endswith("and greedy search has one: use decode.method=beam")
+    assert settings_for("hotwords", "greedy") == settings_for("hotwords", "third") == ["decode.search.method=beam"]
+    assert refusal("hotwords need", "hotwords", "greedy").endswith(
+        "and greedy search has one: use decode.search.method=beam"
+    )
 
 
 def test_a_new_search_works_by_its_name(folder, third):
-    recognizer = Recognizer.load(folder, device="cpu", settings=["decode.method=third", "decode.nbest=2"])
+    recognizer = Recognizer.load(folder, device="cpu", settings=["decode.search.method=third", "decode.search.nbest=2"])
     assert isinstance(recognizer.segmenter.search.search, third)
-    with pytest.raises(UserError, match=r"hotwords need .* use decode\.method=beam"):
+    with pytest.raises(UserError, match=r"hotwords need .* use decode\.search\.method=beam"):
         recognizer.hotwords(["ab"])
-    with pytest.raises(UserError, match=r"decode\.hotwords=x needs .* use decode\.method=beam"):
-        two_pass(load_model(folder), DecodeConfig(method="third", hotwords="x"))
+    with pytest.raises(UserError, match=r"decode\.hotwords\.path=x needs .* use decode\.search\.method=beam"):
+        two_pass(load_model(folder), decoding("search.method=third", "hotwords=x"))
     with pytest.raises(UserError, match=r"unknown search method 'thirt' \(did you mean 'third'\?\)"):
-        two_pass(load_model(folder), DecodeConfig(method="thirt"))
+        two_pass(load_model(folder), decoding("search.method=thirt"))
 
 
 def test_a_recognizer_is_loaded_with_a_search_for_what_it_needs(folder):
     needs = {"device": "cpu", "needs": ["hotwords"]}
-    assert Recognizer.load(folder, **needs).decode == dataclasses.replace(DecodeConfig(), method="beam")
+    assert Recognizer.load(folder, **needs).decode == decoding("search.method=beam")
     with pytest.raises(UserError, match="hotwords need"):  # what is set by hand is not overridden
-        Recognizer.load(folder, settings=["decode.method=greedy"], **needs).hotwords(["ab"])
+        Recognizer.load(folder, settings=["decode.search.method=greedy"], **needs).hotwords(["ab"])

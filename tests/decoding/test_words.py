@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samba_asr.config import DecodeConfig
+from samba_asr.config import SearchConfig
 from samba_asr.decoding.guide import Guides
 from samba_asr.decoding.prefix_beam import PrefixBeam
 from samba_asr.decoding.words import WordGuide
@@ -142,9 +142,9 @@ def test_so_many_rivals_are_left_as_asked_for(lm):
 @pytest.mark.parametrize(("beam", "nbest", "kept"), [(24, 1, 1), (64, 1, 2), (128, 1, 2), (24, 5, 5), (128, 10, 10)])
 def test_a_roomy_beam_keeps_rivals_and_who_asks_for_some_gets_them(lm, beam, nbest, kept):
     guide = WordGuide(PHONES, lm, weight=1.0, bonus=0.0)
-    search = PrefixBeam.from_config(DecodeConfig(method="beam", beam=beam, nbest=nbest, prune=8.0), guide)
+    search = PrefixBeam.from_config(SearchConfig(method="beam", beam=beam, nbest=nbest, prune=8.0), guide)
     assert (search.beam, search.recombine, search.prune) == (beam, kept, 8.0)
-    assert PrefixBeam.from_config(DecodeConfig(method="beam", beam=beam), guide, counts_words=False).recombine is None
+    assert PrefixBeam.from_config(SearchConfig(method="beam", beam=beam), guide, counts_words=False).recombine is None
 
 
 def test_of_words_that_sound_the_same_the_language_model_chooses(lm):

@@ -12,13 +12,13 @@ import soundfile
 import torch
 
 import samba_asr
-from samba_asr.config import DecodeConfig
 from samba_asr.data.manifest import Utterance, read_manifest
 from samba_asr.errors import UserError
 from samba_asr.evaluation.streaming_check import in_chunks
 from samba_asr.evaluation.testset import frames, hypotheses, recognized, samples
 from samba_asr.recognizer import Recognizer
 from tests.commands.test_decode import call, make_model
+from tests.decode_settings import decoding
 from tests.training.toy import make_corpus
 
 
@@ -64,9 +64,9 @@ def test_a_recognizer_with_endpoints_and_a_gate_is_evaluated_on_whole_utterances
     tone = soundfile.read(utterances[0].audio, dtype="float32")[0]
     soundfile.write(tmp_path / "quiet.wav", np.concatenate([quiet, tone, quiet]), 16000)
     some = [Utterance("quiet", str(tmp_path / "quiet.wav"), "a"), *utterances]
-    whole = samba_asr.evaluate(place / "model", some, device="cpu", settings=["decode.block=4"]).texts
+    whole = samba_asr.evaluate(place / "model", some, device="cpu", settings=["decode.runtime.latency_ms=160"]).texts
     for settings in (["decode.vad=energy"], ["decode.endpoint.confidence=1"]):
-        other = Recognizer.load(place / "model", device="cpu", settings=["decode.block=4", *settings])
+        other = Recognizer.load(place / "model", device="cpu", settings=["decode.runtime.latency_ms=160", *settings])
         found = samba_asr.evaluate(other, some, streaming_check=True)
         assert (found.differing, found.ties) == ((), ())
         assert found.texts == whole
@@ -107,7 +107,7 @@ def test_what_cannot_be_read(recognizer, utterances, tmp_path):
 
 def test_settings_go_with_a_folder_alone(recognizer, utterances):
     with pytest.raises(UserError, match="a recognizer has its settings already"):
-        samba_asr.evaluate(recognizer, utterances, settings=["decode.block=4"])
+        samba_asr.evaluate(recognizer, utterances, settings=["decode.runtime.latency_ms=160"])
 
 
 def test_sessions_of_utterances(recognizer, utterances):
@@ -127,8 +127,10 @@ def test_the_loops_agree(recognizer, utterances):
 
 
 def test_the_nbest_of_the_search(place, utterances):
-    beam = Recognizer.load(place / "model", device="cpu", settings=["decode.method=beam", "decode.nbest=3"])
-    assert beam.decode == dataclasses.replace(DecodeConfig(), method="beam", nbest=3)
+    beam = Recognizer.load(
+        place / "model", device="cpu", settings=["decode.search.method=beam", "decode.search.nbest=3"]
+    )
+    assert beam.decode == decoding("search.method=beam", "search.nbest=3")
     for found in samba_asr.evaluate(beam, utterances[:4]).recognized.values():
         assert 1 <= len(found.nbest) <= 3
         assert found.text == beam.tokenizer.decode(found.nbest[0].tokens)

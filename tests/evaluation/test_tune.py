@@ -8,7 +8,6 @@ import pytest
 import torch
 
 import samba_asr
-from samba_asr.config import DecodeConfig
 from samba_asr.data.manifest import read_manifest
 from samba_asr.errors import UserError
 from samba_asr.evaluation.tune import climb, tune
@@ -16,6 +15,7 @@ from samba_asr.models.folder import load_model
 from samba_asr.recognizer import Recognizer
 from tests.commands.test_decode import make_model
 from tests.commands.test_lm import ARPA
+from tests.decode_settings import decoding
 from tests.training.toy import make_corpus
 
 
@@ -31,7 +31,7 @@ def place(tmp_path_factory):
 
 def test_the_best_search_gives_the_rate_that_was_found(place):
     loaded, utterances = load_model(place / "model"), read_manifest(place / "corpus.jsonl")
-    decode = DecodeConfig(method="beam", beam=4, lm=str(place / "lm.arpa"))
+    decode = decoding("search.method=beam", "search.beam=4", f"lm={place / 'lm.arpa'}")
     seen = []
     best = tune(loaded, utterances, decode, weights=(1.0, 0.1, 0.5), bonuses=(0.0, 4.0), on_trial=seen.append)
     assert tuple(seen) == best.trials
@@ -56,7 +56,7 @@ def test_it_climbs_to_where_no_neighbor_is_better():
 def test_there_must_be_something_to_tune_by(place):
     loaded, utterances = load_model(place / "model"), read_manifest(place / "corpus.jsonl")
     with pytest.raises(UserError, match="nothing to tune without a language model"):
-        tune(loaded, utterances, DecodeConfig(method="beam"))
+        tune(loaded, utterances, decoding("search.method=beam"))
     bare = [dataclasses.replace(u, text="") for u in utterances]
     with pytest.raises(UserError, match="have no texts"):
-        tune(loaded, bare, DecodeConfig(method="beam", lm=str(place / "lm.arpa")))
+        tune(loaded, bare, decoding("search.method=beam", f"lm={place / 'lm.arpa'}"))
