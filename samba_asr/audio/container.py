@@ -29,6 +29,8 @@ _DEMUXERS = (
 _FROM_ZERO = {"matroska", "mov", "ogg"}  # their time lines begin at 0
 _FROM_START = {"mpegts", "mpeg", "flv", "asf"}  # theirs begin anywhere: with the first frame of any stream
 _SILENCE_SECONDS = 3600.0  # of holes, and as much again as was decoded
+_POINTERS = 8  # planes that a frame of FFmpeg holds in itself; PyAV 18 reads past the list of more, and crashes
+_NEW_STREAMS = 64  # that may appear in the middle of a file, as in a recording of television
 _BLOCK = 1 << 16  # samples of silence at a time
 
 
@@ -89,7 +91,7 @@ class Container:
                 return header / self._av.time_base
         base, end, total, count = stream.time_base, 0.0, 0.0, 0
         try:
-            for packet in self._container.demux(stream):
+            for packet in self._packets():
                 if packet.size:
                     count, total = count + 1, total + float((packet.duration or 0) * base)
                 if packet.pts is not None:
@@ -137,7 +139,8 @@ class Container:
                         yield np.zeros((min(gap, _BLOCK), self.channels), np.float32)
                         self._position, gap = self._position + min(gap, _BLOCK), gap - _BLOCK
                 elif abs(gap) > slack:
-                    log.warning(
+                    log.log(
+                        logging.DEBUG if shift else logging.WARNING,
                         "%s: time stamps jump by %.1f s at %.2f s: the sound goes on there without a gap",
                         self.name,
                         gap / self.rate,
@@ -154,7 +157,7 @@ class Container:
         """
         lost, bad, packets = 0.0, None, 0
         try:
-            for packet in self._container.demux(self._stream):
+            for packet in self._packets():
                 packets += packet.size > 0
                 try:
                     frames = packet.decode()
@@ -169,8 +172,11 @@ class Container:
                     continue
                 for frame in frames:
                     bad = None
-                    yield self._time(frame), self._samples(frame)
-        except self._av.error.FFmpegError as error:
+                    if frame.samples:
+                        yield self._time(frame), self._samples(frame)
+        except (self._av.error.FFmpegError, MemoryError, OverflowError, ValueError) as error:
+            if isinstance(error, AudioError):
+                raise
             log.debug("%s: FFmpeg: %s", self.name, error)
             raise Truncated(self.name, self._position / self.rate, "or is damaged there") from None
         if bad is not None and not self._mp3:  # what follows an MP3 is often a tag
@@ -182,6 +188,16 @@ class Container:
             if promised * (1 - packets / self._xing) > SLACK_SECONDS:
                 readable = self._position / self.rate
                 raise Truncated(self.name, readable, f"before the {promised:.2f} s that its header promises")
+
+    def _packets(self) -> Iterator[Any]:
+        """The stream's packets.  PyAV stumbles once over each stream that first appears in the middle of a file."""
+        for _ in range(_NEW_STREAMS):
+            try:
+                yield from self._container.demux(self._stream)
+                return
+            except IndexError as error:
+                log.debug("%s: a new stream: %s", self.name, error)
+        raise self._av.error.InvalidDataError(0, "too many streams appear on the way")
 
     def _time(self, frame: Any) -> int | None:
         if self._origin is None or frame.pts is None:
@@ -195,7 +211,10 @@ class Container:
                 f"{self.name}: its rate changes from {self.rate} to {frame.sample_rate} samples a second: "
                 "convert it to WAV of one rate"
             )
-        found, count = frame.to_ndarray(), len(frame.layout.channels)
+        count = len(frame.layout.channels)
+        if frame.format.is_planar and count > _POINTERS:
+            (frame,) = self._av.AudioResampler(format=frame.format.packed.name).resample(frame)
+        found = frame.to_ndarray()
         block = found.T if frame.format.is_planar else found.reshape(-1, count)  # (s, c)
         if block.dtype == np.uint8:
             block = (block.astype(np.float32) - 128) / 128

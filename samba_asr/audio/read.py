@@ -204,10 +204,11 @@ class _Mixer:
         self.name, self.rate, self._said = name, rate, False
 
     def __call__(self, window: np.ndarray, position: int) -> np.ndarray:
-        mean = window.mean(axis=1, dtype=np.float32)
-        energy = np.einsum("sc,sc->c", window, window, dtype=np.float64)
-        mixed = np.einsum("s,s->", mean, mean, dtype=np.float64)
-        if not mixed < _CANCELLED * energy.mean():  # NaN too: found later
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is found by its caller
+            mean = window.mean(axis=1, dtype=np.float32)
+            energy = np.einsum("sc,sc->c", window, window, dtype=np.float64)
+            mixed = np.einsum("s,s->", mean, mean, dtype=np.float64)
+        if not mixed < _CANCELLED * energy.mean():  # NaN too
             return mean
         # the first of those that are about as loud: no turns between x and -x from window to window
         channel = int(np.argmax(energy > 0.5 * energy.max()))

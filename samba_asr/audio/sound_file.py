@@ -18,6 +18,7 @@ from samba_asr.audio.source import AudioError, Truncated
 log = logging.getLogger(__name__)
 
 SLACK_SECONDS = 0.1  # by so much may a header promise too much: encoder delay, last partial frame
+_MOST_VALUES = 1 << 22  # of one block: a header may claim 1024 channels and any rate
 _CHUNK = 4096  # samples of one call: so much is lost where a call fails
 _UNKNOWN_SIZE = 0x7FFFF000  # WAV sizes from here on are what sox, FFmpeg and others write into a pipe
 _UNKNOWN_FRAMES = 2**62  # libsndfile's answer for a FLAC stream of unknown length
@@ -35,7 +36,7 @@ def open_sound(name: str, file: Any, size: int, stack: contextlib.ExitStack) -> 
     if _begins_as_mpeg(file) or (ogg and ogg.for_ffmpeg):
         return None
     try:
-        sound = stack.enter_context(_Sequential(os.fsencode(file) if isinstance(file, str) else file))
+        sound = stack.enter_context(_Sequential(os.fsencode(file) if isinstance(file, str) else _Seekable(file)))
     except soundfile.LibsndfileError as error:
         log.debug("%s: libsndfile: %s", name, error)
         return None
@@ -62,6 +63,25 @@ def _begins_as_mpeg(file: Any) -> bool:
     """Frame sync of MPEG audio: libsndfile's decoder of it writes to standard error by itself."""
     head = head_of(file, 3)
     return head == b"ID3" or (len(head) > 1 and head[0] == 0xFF and head[1] >= 0xE0)
+
+
+class _Seekable:
+    """A binary file for libsndfile's callbacks, in which an exception would be printed: a damaged header makes it seek
+    to anywhere."""
+
+    def __init__(self, file: Any):
+        self._file = file
+        self.read, self.readinto, self.tell = file.read, getattr(file, "readinto", None), file.tell
+        if self.readinto is None:
+            del self.readinto
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        with contextlib.suppress(ValueError, OSError, OverflowError):
+            return self._file.seek(offset, whence)
+        return -1
+
+    def write(self, data: bytes) -> int:
+        return 0
 
 
 class _Sequential(soundfile.SoundFile):
@@ -98,12 +118,12 @@ class SoundFile:
         """Blocks (s, c) of at most `size` samples, of samples `first` to `last`.  Truncated comes after what is whole."""
         frames = self._sound.frames
         end = frames if last is None else min(last, frames)
-        position = min(first, end)
+        position, most = min(first, end), max(1, _MOST_VALUES // self.channels)
         error = None
         if position:
             error = self._tried(lambda: self._sound.seek(position))
         while position < end and error is None:
-            block = np.empty((min(size, end - position), self.channels), np.float32)  # (s, c)
+            block = np.empty((min(size, end - position, most), self.channels), np.float32)  # (s, c)
             filled = 0
             while filled < len(block) and error is None:
                 into = block[filled : filled + _CHUNK]
