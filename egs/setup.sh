@@ -7,7 +7,7 @@
 #   SAMBA_ASR_TORCH=SPEC     install this torch first (torch==2.13.0)
 
 samba_asr_find_python() {
-  local python candidates=(python3.11 python3.12 python3 python)
+  local python candidates=(python3.11 python3.12 python3.13 python3 python)
   if [ -n "${SAMBA_ASR_PYTHON:-}" ]; then candidates=("$SAMBA_ASR_PYTHON"); fi
   for python in "${candidates[@]}"; do
     # A name can exist and still not run (pyenv), be too old, or lack the module that Debian keeps in python3-venv.
@@ -16,7 +16,7 @@ samba_asr_find_python() {
       return
     fi
   done
-  echo "error: samba_asr needs Python 3.11 or 3.12 with its venv module; found:" >&2
+  echo "error: samba_asr needs Python 3.11 to 3.13 with its venv module; found:" >&2
   for python in "${candidates[@]}"; do
     echo "  $python: $("$python" -c 'import sys; print(sys.version.split()[0]); import venv, ensurepip' 2>&1 | sed -n '1p;$p' |
       uniq | paste -s -d ' ' -)" >&2

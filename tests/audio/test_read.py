@@ -262,7 +262,6 @@ CUT = [
             ("matroska", "flac", 16000),
             ("mp4", "aac", 16000),
             ("adts", "aac", 16000),
-            ("mpegts", "aac", 48000),
             ("flv", "aac", 44100),
             ("avi", "mp2", 44100),
         )
@@ -281,6 +280,14 @@ def test_of_a_truncated_file_comes_what_was_before_the_cut_then_an_error_with_it
     assert error.seconds == pytest.approx(len(got) / rate, abs=0.01)
     assert share * 4 - 1.1 < len(got) / rate < share * 4 + 0.2  # less by an Ogg page, or by what an encoder holds
     np.testing.assert_allclose(got[: -rate // 10], expected[: len(got)][: -rate // 10], atol=0.01)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.6, 0.7])
+def test_of_a_truncated_stream_that_promises_nothing_comes_what_was_before_the_cut(share):
+    pieces, error = readable(cut(encode_av(noise(4.0, 48000), "mpegts", "aac", 48000), share))
+    seconds = sum(piece.duration for piece in pieces)
+    assert seconds == pytest.approx(4 * share, abs=0.2)
+    assert error is None or error.seconds == pytest.approx(seconds, abs=0.01)
 
 
 def test_an_mp4_that_lost_its_index_says_that_nothing_is_readable():
