@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from samba_asr.audio.level import Level
 from samba_asr.config import FeatureConfig
 from samba_asr.errors import UserError
 from samba_asr.streaming import Step, StreamingModule, mask, tail, valid_mask
@@ -37,6 +38,7 @@ class LogMel(StreamingModule):
         self.register_buffer("centres", centres, persistent=False)  # (m,) Hz
         self.register_buffer("mean", torch.zeros(config.mels))
         self.register_buffer("std", torch.ones(config.mels))
+        self.level = Level(config.sample_rate, config.hop) if config.gain else None
 
     def set_statistics(self, mean: Tensor, std: Tensor) -> None:
         """Set the global normalisation: mean and standard deviation (m,) of the log-mel as it comes now, unnormalised."""
@@ -44,9 +46,19 @@ class LogMel(StreamingModule):
         self.std.copy_(std.clamp(min=1e-3))
 
     def init_state(self, batch, *, device=None, dtype=None):
-        return torch.zeros(batch, self.window_size - self.stride, 1, device=device, dtype=dtype)
+        before = torch.zeros(batch, self.window_size - self.stride, 1, device=device, dtype=dtype)
+        return before if self.level is None else (before, self.level.init_state(batch, device=device, dtype=dtype))
 
-    def step(self, x: Tensor, lengths: Tensor, state: Tensor) -> Step:
+    def step(self, x: Tensor, lengths: Tensor, state: Tensor | tuple) -> Step:
+        if self.level is None:
+            return self._log_mel(x, lengths, state, None)
+        before, level = state
+        gain, _, level = self.level.step(x, lengths, level)
+        features, lengths, before = self._log_mel(x, lengths, before, gain)
+        return Step(features, lengths, (before, level))
+
+    def _log_mel(self, x: Tensor, lengths: Tensor, state: Tensor, gain: Tensor | None) -> Step:
+        """gain (b, t, 1): decibels, of each frame."""
         x = torch.cat([state, mask(x, lengths)], dim=1)  # (b, window - hop + s, 1)
         t = (x.shape[1] - self.window_size) // self.stride + 1 if x.shape[1] >= self.window_size else 0
         state = tail(x, lengths, self.window_size - self.stride)
@@ -58,6 +70,8 @@ class LogMel(StreamingModule):
             frames = x[..., 0].unfold(1, self.window_size, self.stride) * self.window  # (b, t, window)
             spectrum = torch.fft.rfft(frames, self.n_fft)  # (b, t, f)
             power = torch.view_as_real(spectrum).square().sum(-1)
+            if gain is not None:  # before FLOOR is added, under which quiet speech would vanish
+                power = power * (10 ** (gain[:, :t] / 10))
             features = (F.linear(power, self.bank) + FLOOR).log()  # (b, t, m)
             features = (features - self.mean) / self.std
         return Step(features, lengths // self.stride, state)

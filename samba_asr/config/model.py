@@ -21,6 +21,9 @@ class FeatureConfig:
     mels: int = 80  # filters
     low_hz: float = 20.0
     high_hz: float = 7600.0
+    gain: bool = (
+        False  # bring speech of any level to that of the training data (samba_asr.audio.level); goes with any weights
+    )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,86 @@
+"""The gain: under the law, silent about silence, and the same features for speech of any level."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from samba_asr.audio.features import LogMel
+from samba_asr.audio.level import DARK, HIGH, LOW, MOST, QUIET, Level
+from samba_asr.audio.read import read
+from samba_asr.config import FeatureConfig
+from tests.contract import verify_streaming
+from tests.shared import needs_shared, shared
+
+
+def noise(*shape, scale: float = 0.1) -> torch.Tensor:
+    return scale * torch.randn(*shape, generator=torch.Generator().manual_seed(0))
+
+
+def gains(samples: torch.Tensor) -> torch.Tensor:
+    """(t,) decibels for samples (s,) at 16 kHz."""
+    return Level(16000, 160)(samples.view(1, -1, 1), torch.tensor([len(samples)]))[0][0, :, 0]
+
+
+@pytest.mark.parametrize("scale", [0.001, 0.1, 1.0])
+def test_it_keeps_the_law(scale):
+    verify_streaming(Level(1000, 4), noise(4, 4 * 120, 1, scale=scale))
+
+
+def test_log_mel_keeps_the_law_with_it():
+    config = FeatureConfig(sample_rate=1000, window=10, hop=4, mels=4, low_hz=10, high_hz=450, gain=True)
+    verify_streaming(LogMel(config), noise(4, 4 * 60, 1, scale=0.01))
+
+
+def speech(level: float, background: float = -60.0, seconds: float = 4.0) -> torch.Tensor:
+    """Noise of `level` dB in bursts of 0.3 s, with pauses of 0.3 s at `background` dB; it begins with a pause."""
+    s = round(seconds * 16000)
+    loud = (torch.arange(s) // 4800) % 2 == 1
+    return noise(s, scale=1.0) * torch.where(loud, 10 ** (level / 20), 10 ** (background / 20))
+
+
+@pytest.mark.parametrize("level", [LOW + 4, -16.0, HIGH - 1])
+def test_speech_of_the_usual_level_is_left_alone(level):
+    found = gains(speech(level))
+    assert found[60:].abs().max() < 0.5
+    assert found.max() < 4.0  # nor before the first word, by much
+
+
+@pytest.mark.parametrize("lower", [10, 20, 30, 40])
+def test_quiet_speech_is_raised_to_the_usual_level(lower):
+    found = gains(speech(-16.0 - lower, -60.0 - lower))
+    assert found[60:].min() > lower + LOW + 16 - 1.5
+    assert found[60:].max() < lower + LOW + 16 + 1.5
+
+
+def test_loud_speech_is_lowered():
+    assert gains(speech(0.0))[60:].max() == pytest.approx(HIGH, abs=1.5)
+
+
+@pytest.mark.parametrize("level", [-100.0, -70.0, -50.0, -30.0])
+def test_a_background_alone_is_of_no_quiet_recording_is_not_raised(level):
+    found = gains(noise(16000 * 30, scale=10 ** (level / 20)))
+    assert (level + found).max() <= max(level, QUIET) + 2.0
+
+
+def test_digital_silence_stays_it():
+    found = gains(torch.zeros(16000))
+    assert found.max() <= min(MOST, QUIET - DARK + 1e-3)
+    features, _ = LogMel(FeatureConfig(gain=True))(torch.zeros(1, 16000, 1), torch.tensor([16000]))
+    assert torch.isfinite(features).all()
+    assert features.unique().numel() == 1
+
+
+@needs_shared("cases")
+@pytest.mark.parametrize("lower", [26, 32, 40, 46])
+def test_features_of_speech_are_nearly_those_of_its_own_level(lower):
+    samples = read(shared("cases/base.wav")).samples
+    quiet = np.round(samples * 10 ** (-lower / 20) * 32768) / 32768
+    module = LogMel(FeatureConfig(gain=True))
+
+    def features(x: np.ndarray) -> torch.Tensor:
+        return module(torch.from_numpy(x.astype(np.float32)).view(1, -1, 1), torch.tensor([len(x)]))[0][0]
+
+    shift = (features(quiet) - features(samples))[100:].mean()
+    assert abs(10 * shift / np.log(10)) < 8.0
