@@ -142,7 +142,9 @@ class Recognizer:
             raise UserError(f"--set {foreign[0]}: only decode.* can be set here")
         folder = box_folder(folder)
         loaded = load_model(folder, choose_device(device))
-        chosen = [text for need in needs for text in settings_for(need, loaded.config.decode.search.method)]
+        by_hand = any(text.startswith(("decode.search.method=", "decode.method=")) for text in settings)
+        own = loaded.config.decode.search.method
+        chosen = [] if by_hand else [text for need in needs for text in settings_for(need, own)]
         decode = configs.load(overrides=[*chosen, *settings], folder=folder).decode
         return cls(loaded, decode, sure, endpoints=endpoints)
 

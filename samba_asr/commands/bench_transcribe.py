@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from samba_asr import config as configs
 from samba_asr.commands.bench_common import add_common, memory, place, threads
 from samba_asr.commands.search_options import MODEL_HELP
 from samba_asr.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-FRAME_MS = 40  # an encoder frame
 NOISE = (10, 6.0)  # utterances, seconds: what is heard where no audio is given
 
 
@@ -57,7 +57,8 @@ def _add(kinds, name: str, *, help: str, description: str, seconds: float, round
         type=int,
         action="append",
         metavar="N",
-        help=f"block of a live session, a multiple of 40 ms; give it again for more (default: {', '.join(map(str, chunks))})",
+        help="block of a live session, a multiple of the model's frame; give it again for more (default: "
+        f"{', '.join(map(str, chunks))})",
     )
     parser.add_argument(
         "--seconds", type=float, default=seconds, metavar="N", help="of audio, at least (default: %(default)s)"
@@ -105,9 +106,10 @@ def _run(args: argparse.Namespace, scratch: Path) -> int:
     if args.data and files:
         raise UserError(f"give --data {args.data} or files, not both")
     chunks = args.chunk_ms or args.chunks
-    wrong = [ms for ms in chunks if ms < FRAME_MS or ms % FRAME_MS]
+    frame_ms = configs.load(folder=model).model.frame_ms
+    wrong = [ms for ms in chunks if ms < frame_ms or ms % frame_ms]
     if wrong:
-        raise UserError(f"--chunk-ms {wrong[0]}: give multiples of {FRAME_MS} ms, a frame of the encoder")
+        raise UserError(f"--chunk-ms {wrong[0]}: give multiples of {frame_ms:g} ms, a frame of the encoder")
     if args.nonspeech is not None and not args.nonspeech > 0:
         raise UserError(f"--nonspeech {args.nonspeech:g}: minutes, more than 0")
     if args.rounds < 1:

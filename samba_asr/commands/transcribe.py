@@ -39,7 +39,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "--latency-ms",
         type=float,
         metavar="N",
-        help="audio the encoder may look ahead, a multiple of 40 (default: 640 with --stream, else the model's longest)",
+        help="audio in an encoder block, by which the text lags at most: a multiple of the model's frame, 40 ms in those "
+        "of the box (default: 640 with --stream, else the model's longest)",
     )
     parser.add_argument("--chunk-ms", type=float, metavar="N", help="audio fed at a time; never changes the text")
     parser.add_argument(

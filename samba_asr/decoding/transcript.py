@@ -15,7 +15,7 @@ Mark = TypeVar("Mark")
 
 @dataclass(frozen=True)
 class Word:
-    """start, end: seconds from the beginning of the audio, by the alignment of the word's tokens to frames of 40 ms.
+    """start, end: seconds from the beginning of the audio, by the alignment of the word's tokens to encoder frames.
 
     confidence: 0 to 1; where the model is calibrated, how probably the word is right (`samba_asr.decoding.confidence`).
     """

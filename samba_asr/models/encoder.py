@@ -3,7 +3,7 @@
 Each layer is half a feed-forward, the SSM mixer, the convolution module, half a feed-forward, norm: the Conformer's macaron
 with an SSM for attention (arXiv 2407.09732; a bare stack of Mamba layers is known to fail).
 The encoder holds frames back until a block is whole; inside it every layer sees whole blocks (samba_asr.nn.blocks).
-Shapes: b batch, s samples, t frames (40 ms, as models are configured by default), d d_model.
+Shapes: b batch, s samples, t encoder frames, d d_model.
 """
 
 from __future__ import annotations
@@ -256,7 +256,7 @@ class AcousticState(NamedTuple):
 
 
 class AcousticModel(StreamingModule):
-    """Waveform (b, s, 1) -> encoder frames (b, s / 640, d), 25 a second (with model.subsampling=4)."""
+    """Waveform (b, s, 1) -> encoder frames (b, s / stride, d)."""
 
     def __init__(self, config: ModelConfig):
         super().__init__()
@@ -284,7 +284,7 @@ class AcousticModel(StreamingModule):
         )
 
     def step(self, x: Tensor, lengths: Tensor, state: AcousticState) -> Step:
-        """x (b, s, 1), lengths (b,) in samples, each a multiple of `stride` (640 samples, 40 ms, with model.subsampling=4)."""
+        """x (b, s, 1), lengths (b,) in samples, each a multiple of `stride`, the samples of an encoder frame."""
         x, lengths, front = self.front.step(x, lengths, state.front)
         x, lengths, encoder = self.encoder.step(x, lengths, state.encoder)
         return Step(x, lengths, AcousticState(front, encoder))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from samba_asr import recognizer
+from samba_asr.models import box
 from samba_asr.bench import measure, peers
 from samba_asr.bench.transcribe import load_audio
 from samba_asr.commands import bench, bench_transcribe
@@ -171,6 +171,6 @@ def test_chunks_are_whole_frames_and_a_model_is_needed(place, monkeypatch, tmp_p
         transcribe(place, place / "0.wav", "--chunk-ms", 100)
     with pytest.raises(UserError, match="--chunk-ms 0"):
         transcribe(place, place / "0.wav", "--chunk-ms", 0)
-    monkeypatch.setattr(recognizer.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr(box.resources, "files", lambda package: tmp_path)
     with pytest.raises(UserError, match="carries no model"):
         call("transcribe")
