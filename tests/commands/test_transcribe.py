@@ -14,6 +14,7 @@ from samba_asr import formats
 from samba_asr.audio.read import read
 from samba_asr.cli import main
 from samba_asr.commands.transcribe import FORMATS
+from samba_asr.config import VERSION
 from samba_asr.data.manifest import read_manifest
 from samba_asr.metrics.wer import score
 from samba_asr.models.box import box_folder
@@ -135,7 +136,7 @@ def test_a_model_of_another_version_is_refused_in_one_line(clips, tmp_path, caps
     for file in box_folder().iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     config = folder / "config.yaml"
-    config.write_text(config.read_text().replace("version: 1", "version: 9"))
+    config.write_text(config.read_text().replace(f"version: {VERSION}", "version: 9"))
     assert main(["transcribe", "--model", str(folder), str(clips[0][0])]) == 1
     error = capsys.readouterr().err.strip()
     assert "\n" not in error
