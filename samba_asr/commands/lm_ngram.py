@@ -89,8 +89,9 @@ def run_pack(args: argparse.Namespace) -> int:
 
 def run_lexicon(args: argparse.Namespace) -> int:
     from samba_asr.decoding.ngram import BEGIN, END, UNKNOWN, read_ngram
+    from samba_asr.models.pronouncer import load_pronouncer
     from samba_asr.text.lexicon import cmudict, for_words
 
     words = [word for word in read_ngram(args.lm).ids if word not in (BEGIN, END, UNKNOWN)]
-    for_words(words, cmudict()).write(args.out)
+    for_words(words, cmudict(), load_pronouncer().pronounce).write(args.out)
     return 0

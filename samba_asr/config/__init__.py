@@ -31,6 +31,7 @@ from samba_asr.config.model import (
     MambaConfig,
     MixerConfig,
     ModelConfig,
+    PronouncerConfig,
     mixer_config,
 )
 from samba_asr.config.training import (
@@ -66,6 +67,7 @@ __all__ = [
     "ModelConfig",
     "OptimConfig",
     "PretrainConfig",
+    "PronouncerConfig",
     "RuntimeConfig",
     "SearchConfig",
     "SearchLmConfig",

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from samba_asr.config.decode import SEARCH_FILES, DecodeConfig, is_search_file
-from samba_asr.config.model import DERIVED, MIXERS, LmConfig, ModelConfig, mixer_config
+from samba_asr.config.model import DERIVED, MIXERS, LmConfig, ModelConfig, PronouncerConfig, mixer_config
 from samba_asr.config.renamed import check_both, modern, warn
 from samba_asr.config.training import (
     AugmentConfig,
@@ -53,6 +53,7 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     lm: LmConfig = field(default_factory=LmConfig)
+    pronouncer: PronouncerConfig = field(default_factory=PronouncerConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
 
 

@@ -127,6 +127,19 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class PronouncerConfig:
+    """Letters to sounds (samba_asr.models.pronouncer)."""
+
+    layers: int = 2
+    d_model: int = 96
+    d_state: int = 16
+    headdim: int = 48
+    ffn_expand: int = 3
+    dropout: float = 0.05
+    batch_letters: float = 1024.0  # padded letters in a batch of one process
+
+
+@dataclass(frozen=True)
 class LmConfig:
     """Mamba language model (samba_asr.models.lm), and the text it learns from."""
 

@@ -1,4 +1,4 @@
-"""Words and how they are pronounced: Kaldi's `lexicon.txt`, CMUdict, and a guess for words that are in neither.
+"""Words and how they are pronounced: Kaldi's `lexicon.txt` and CMUdict; `samba_asr.models.pronouncer` guesses the others.
 
 A lexicon file has a pronunciation a line, `WORD PHONE PHONE ...`; a word with several has several lines, the usual one
 first.  Phones are CMUdict's 39 (ARPAbet), without stress.  Lexicons are made when data are prepared, not when speech is
@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-import subprocess
-import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from samba_asr.errors import UserError, missing_extra
@@ -63,43 +61,15 @@ def cmudict() -> Lexicon:
     return Lexicon(sorted(bare.items()))
 
 
-def for_words(words: Iterable[str], known: Lexicon) -> Lexicon:
+def for_words(words: Iterable[str], known: Lexicon, guess: Callable[[Sequence[str]], Lexicon] | None = None) -> Lexicon:
     """The pronunciations of `words`, in their order: from `known`, and by `guess` for the others.
 
     A word that cannot be pronounced is left out, and named in the log.
     """
     words = list(dict.fromkeys(words))
     unknown = [word for word in words if word not in known]
-    found = {**known, **guess(unknown, known)} if unknown else known
+    found = {**known, **guess(unknown)} if unknown and guess else known
     lost = [word for word in unknown if word not in found]
     if lost:
         logger.warning("lexicon: no pronunciation for %d words, such as %s: they are left out", len(lost), lost[0])
     return Lexicon((word, found[word]) for word in words if word in found)
-
-
-def guess(words: Sequence[str], known: Lexicon) -> Lexicon:
-    """How `words` are probably pronounced, as far as they are written in the letters of `known`.
-
-    By a joint n-gram over letters and phones that is trained on `known` first: two minutes for CMUdict, on one core
-    (J. Novak et al., "Phonetisaurus: exploring grapheme-to-phoneme conversion with joint n-gram models", 2016).
-    """
-    try:
-        import phonetisaurus
-    except ImportError as error:
-        raise missing_extra("phonetisaurus", "lexicon") from error
-    logger.info(
-        "lexicon: %d words, such as %s, are in no dictionary: learning to guess (2 minutes)", len(words), words[0]
-    )
-    letters = {letter for word in known for letter in word}
-    with tempfile.TemporaryDirectory() as folder:
-        model = Path(folder) / "g2p.fst"
-        try:
-            phonetisaurus.train({word: [list(one) for one in some] for word, some in known.items()}, model)
-            writable = [word for word in words if letters.issuperset(word)]
-            return Lexicon(
-                (word, (tuple(phones),)) for word, phones in phonetisaurus.predict(writable, model) if phones
-            )
-        except (OSError, subprocess.CalledProcessError) as error:
-            raise UserError(
-                f"phonetisaurus cannot run here ({error}): give a lexicon.txt that holds {', '.join(words[:3])}, ..."
-            ) from None

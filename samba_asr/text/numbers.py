@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-from samba_asr.errors import missing_extra
-
 _NUMBER = re.compile(r"\b(\d{1,3}(?:,\d{3})+|\d+)(?:\.(\d+)\b(?!\.\d)|(st|nd|rd|th)?\b)", re.IGNORECASE)
 YEARS = range(1100, 2000)  # four digits without a comma
 LONGEST = 12  # digits; more are a telephone's, and read one by one
@@ -15,15 +13,11 @@ def spoken(text: str) -> str:
     """`text` with its numbers in English words: 17 is seventeen, 3rd is third, 1832 is eighteen thirty-two, 2.5 is two
     point five.
 
-    Prices, times, fractions with a slash and Roman numerals are beyond it.  UserError where num2words is missing, and
-    there is a number.
+    Prices, times, fractions with a slash and Roman numerals are beyond it.
     """
     if not _NUMBER.search(text):
         return text
-    try:
-        from num2words import num2words
-    except ImportError as error:
-        raise missing_extra("num2words", "label") from error
+    from num2words import num2words
 
     def words(found: re.Match) -> str:
         digits, decimals, ordinal = found[1].replace(",", ""), found[2], found[3]

@@ -12,7 +12,7 @@ is written as its phones, `S-IY-K`): for text, use a search with a lexicon.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from samba_asr.errors import UserError
@@ -37,7 +37,12 @@ class PhoneTokenizer:
         self.vocab_size = len(self._pieces)
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int | None = None) -> PhoneTokenizer:
+    def train(
+        cls,
+        texts: Iterable[str],
+        vocab_size: int | None = None,
+        guess: Callable[[Sequence[str]], Lexicon] | None = None,
+    ) -> PhoneTokenizer:
         """CMUdict, its words ordered by how often `texts` hold them, and a guess for those of their words it lacks."""
         if vocab_size is not None:
             raise UserError(f"vocab_size {vocab_size}: a phone tokenizer is as large as the language has phones")
@@ -47,12 +52,12 @@ class PhoneTokenizer:
         known = cmudict()
         often = [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
         return cls(
-            Lexicon(for_words(often, known) | {word: some for word, some in known.items() if word not in counts})
+            Lexicon(for_words(often, known, guess) | {word: some for word, some in known.items() if word not in counts})
         )
 
     def spellings(self, word: str) -> list[list[int]]:
         """Every pronunciation of `word`, the usual one first; [] for a word that is not in the lexicon."""
-        return [self._encode(one) for one in self.lexicon.get(word, ())]
+        return [self.units_of(one) for one in self.lexicon.get(word, ())]
 
     def encode(self, text: str) -> list[int]:
         """Ids of the usual pronunciations; <unk> for a word that is not in the lexicon."""
@@ -81,7 +86,8 @@ class PhoneTokenizer:
     def load(cls, folder: Path | str) -> PhoneTokenizer:
         return cls(Lexicon.read(Path(folder) / cls.FILE))
 
-    def _encode(self, pronunciation: Sequence[str]) -> list[int]:
+    def units_of(self, pronunciation: Sequence[str]) -> list[int]:
+        """The ids of a word that is pronounced so, of phones that the lexicon has."""
         first, *rest = pronunciation
         return [self._ids[SPACE + first], *(self._ids[phone] for phone in rest)]
 

@@ -15,10 +15,11 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from samba_asr.errors import UserError, missing_extra
+from samba_asr.text.lexicon import Lexicon
 from samba_asr.text.phones import PhoneTokenizer
 from samba_asr.text.units import BLANK, BLANK_ID, SPACE, UNK, UNK_ID, Tokenizer, checked, clean, is_word, surface, write
 
@@ -173,18 +174,25 @@ class BpeTokenizer:
 KINDS: dict[str, type] = {kind.KIND: kind for kind in (BpeTokenizer, CharTokenizer, PhoneTokenizer)}
 
 
-def train_tokenizer(texts: Iterable[str], kind: str, vocab_size: int | None, folder: Path | str) -> Tokenizer:
+def train_tokenizer(
+    texts: Iterable[str],
+    kind: str,
+    vocab_size: int | None,
+    folder: Path | str,
+    guess: Callable[[Sequence[str]], Lexicon] | None = None,
+) -> Tokenizer:
     """Train a tokenizer of `kind` ('bpe', 'char', 'phone') on `texts`, save it in `folder` and return it.
 
     vocab_size counts every id, blank and <unk> too.  'bpe' yields exactly that many, or a UserError that says how many
     the text allows.  For 'char' it is a limit (the rarest characters become <unk>) and None means all characters;
-    'phone' wants None.
+    'phone' wants None.  guess: pronounces words that CMUdict lacks, for 'phone'; without it they are left out.
     """
     if kind not in KINDS:
         raise UserError(f"unknown tokenizer kind {kind!r}: one of {', '.join(KINDS)}")
     if kind == "bpe" and vocab_size is None:
         raise UserError("a bpe tokenizer needs a vocab_size, for instance 500")
-    tokenizer: Tokenizer = KINDS[kind].train(texts, vocab_size)
+    more = {"guess": guess} if kind == "phone" else {}
+    tokenizer: Tokenizer = KINDS[kind].train(texts, vocab_size, **more)
     tokenizer.save(folder)
     return tokenizer
 

@@ -21,6 +21,7 @@ from samba_asr.errors import UserError
 from samba_asr.models.asr import AsrModel
 from samba_asr.models.deepen import deepen
 from samba_asr.models.folder import copy_search_files, load_model, read_encoder
+from samba_asr.models.pronouncer import load_pronouncer
 from samba_asr.text.tokenizer import Tokenizer, has_tokenizer, load_tokenizer, train_tokenizer
 from samba_asr.text.units import same_pieces
 from samba_asr.training import distributed
@@ -138,7 +139,8 @@ def prepare_tokenizer(folder: Path, config: TokenizerConfig, train: list[Utteran
     if not has_tokenizer(folder):
         # `vocab_size` is for bpe; characters and phones are as many as there are
         size = config.vocab_size if config.kind == "bpe" else None
-        return train_tokenizer((u.text for u in train), config.kind, size, folder)
+        texts = (u.text for u in train)
+        return train_tokenizer(texts, config.kind, size, folder, lambda words: load_pronouncer().pronounce(words))
     tokenizer = load_tokenizer(folder)
     kind = tokenizer.KIND
     if kind != config.kind or (kind == "bpe" and tokenizer.vocab_size != config.vocab_size):

@@ -20,6 +20,7 @@ from samba_asr.config import Config
 from samba_asr.data.text import TextSet
 from samba_asr.models.lm import MambaLm
 from samba_asr.models.lm_folder import save_lm
+from samba_asr.models.pronouncer import load_pronouncer
 from samba_asr.text.lm import read_lines
 from samba_asr.text.tokenizer import has_tokenizer, load_tokenizer, train_tokenizer
 from samba_asr.training import checkpoint, distributed
@@ -54,7 +55,8 @@ def train_language_model(
             load_tokenizer(tokenizer).save(folder)
         else:
             size = config.tokenizer.vocab_size if config.tokenizer.kind == "bpe" else None
-            train_tokenizer(islice(read_lines(text), LINES), config.tokenizer.kind, size, folder)
+            lines, kind = islice(read_lines(text), LINES), config.tokenizer.kind
+            train_tokenizer(lines, kind, size, folder, lambda words: load_pronouncer().pronounce(words))
     ranks.barrier()
     units = load_tokenizer(folder)
     logger.info("reading the text")

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samba_asr.errors import UserError
 from samba_asr.text.normalize import upper
 from samba_asr.text.numbers import spoken
-
-pytest.importorskip("num2words", reason="the extra label")
 
 
 @pytest.mark.parametrize(
@@ -38,9 +33,3 @@ def test_every_number_becomes_words(number):
     said = upper(spoken(f"{number}"))
     assert said
     assert not set(said) & set("0123456789")
-
-
-def test_the_package_is_named_where_it_is_missing(monkeypatch):
-    monkeypatch.setitem(sys.modules, "num2words", None)
-    with pytest.raises(UserError, match=r"samba_asr\[label\]"):
-        spoken("7")

@@ -1,0 +1,48 @@
+"""`samba-asr lm pronounce`: train the model that guesses how words are pronounced."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from samba_asr import config as configs
+
+
+def add_pronounce(kinds) -> None:
+    parser = kinds.add_parser(
+        "pronounce",
+        help="a model that guesses how words are pronounced",
+        description="Train the model that guesses pronunciations, in --exp, or continue the run that is there; and write it to "
+        "--out.  A tenth of the words is held out, for the phone error rate.  The settings that matter are pronouncer.*, optim.* "
+        "and train.max_minutes.",
+    )
+    parser.add_argument("--exp", type=Path, required=True, metavar="DIR", help="folder of the run")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="such as pronunciation.safetensors")
+    parser.add_argument("--lexicon", type=Path, metavar="FILE", help="Kaldi's lexicon.txt (default: CMUdict)")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], dest="overrides", metavar="key=value", help="settings"
+    )
+    parser.set_defaults(run=run_pronounce)
+
+
+def run_pronounce(args: argparse.Namespace) -> int:
+    """0; 130 or 143 when SIGINT or SIGTERM ended training early, after saving."""
+    from samba_asr.models.pronouncer import Pronouncer, save_pronouncer
+    from samba_asr.text.lexicon import Lexicon, cmudict
+    from samba_asr.training import checkpoint
+    from samba_asr.training.pronunciation import PronunciationTask, error_rates
+    from samba_asr.training.trainer import run
+
+    lexicon = Lexicon.read(args.lexicon) if args.lexicon else cmudict()
+    wanted = ["train.epochs=30", "train.ema=0.995", "train.keep_best=1", "optim.lr=0.003", "optim.warmup=100"]
+    config = configs.load(overrides=[*wanted, *args.overrides])
+    task = PronunciationTask(config, lexicon)
+    result = run(config, args.exp, None, lambda config: task)
+    if result.signal:
+        return 128 + result.signal
+    model = Pronouncer(config.pronouncer, task.data.phones)
+    model.load_state_dict(checkpoint.average(checkpoint.choose(args.exp, best=1, last=0)))
+    save_pronouncer(args.out, model)
+    phones, words = error_rates(model.half().float().eval(), task.valid)
+    print(f"held out: {len(task.valid)} words, {phones:.2f} % of phones wrong, {words:.1f} % of words")
+    return 0
