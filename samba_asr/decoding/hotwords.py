@@ -16,6 +16,7 @@ search drops nothing for its sake: at 1.5 nats a unit JUSTINIAN has 13.5 of it, 
 from __future__ import annotations
 
 import itertools
+import logging
 import re
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,7 +26,10 @@ from pathlib import Path
 from samba_asr.decoding.guide import Ways
 from samba_asr.errors import UserError
 from samba_asr.text.lines import read_lines
+from samba_asr.text.pronunciation import Guess, Speller, Spelt
 from samba_asr.text.units import SPACE, Tokenizer
+
+logger = logging.getLogger(__name__)
 
 ROOT = 0
 MOST_WAYS = 64  # ways to write a phrase, of pronunciations of its words; more are left out
@@ -35,13 +39,16 @@ MOST_WEIGHT = 20.0
 class Hotwords:
     """Phrases as an automaton; made once a session, shared by its beams."""
 
-    def __init__(self, tokenizer: Tokenizer, phrases: Mapping[str, float]):
+    def __init__(self, tokenizer: Tokenizer, phrases: Mapping[str, float], guess: Guess | None = None):
         """phrases: each with the worth of one of its units, in nats; below 0 the phrase is avoided, at 0 it is as if not given.
 
-        UserError, naming all of them, for phrases that this tokenizer cannot write.  Of a word that it can write in
-        capitals or small letters alone, those are meant.
+        A phrase may be typed in any case and with any marks, and have its pronunciation behind it: `KUBERNETES = K UW B ...`.
+        guess: pronounces words that a phone tokenizer's lexicon lacks (default: `samba_asr.models.pronouncer`).
+        Phrases that this tokenizer cannot write are named in a warning and in `unusable`; the others work all the same.
+        UserError for a weight that is out of bounds.
         """
         self.words: dict[str, list[list[int]]] = {}  # of the phrases, and their spellings
+        self.texts: dict[str, float] = {}  # the phrases as the model writes them, and their weights
         self._children: list[dict[int, int]] = [{}]
         self._parent, self._depth = [ROOT], [0]
         self._partial = [0.0]  # by node: worth of having come this far
@@ -50,32 +57,43 @@ class Hotwords:
         self._complete = [0.0]  # by node: the same if its last word ends here
         pieces = tokenizer.pieces(range(tokenizer.vocab_size))
         self.begins = [piece.startswith(SPACE) for piece in pieces]
-        unknown = []
+        self.pronounced: set[str] = set()  # of the words, those that came with a pronunciation
+        self.unusable: dict[str, str] = {}  # phrases that are left out, and why
         for phrase, weight in phrases.items():
             if not abs(weight) <= MOST_WEIGHT:
                 limits = f"from {-MOST_WEIGHT:g} to {MOST_WEIGHT:g} nats a unit"
                 raise UserError(f"hotword {phrase!r}: weight {weight:g} must be {limits}")
-            if weight == 0:
-                continue
-            written = [_written(tokenizer, word) for word in phrase.split()]
-            if not written or not all(spellings for _, spellings in written):
-                unknown.append(phrase)
-                continue
-            self.words |= dict(written)
-            for way in itertools.islice(itertools.product(*(spellings for _, spellings in written)), MOST_WAYS):
-                self._add([token for spelling in way for token in spelling], weight)
-        if unknown:
-            names = ", ".join(map(repr, unknown[:5])) + (", ..." if len(unknown) > 5 else "")
-            why = (
-                "not in its lexicon: see decode.lm.lexicon"
-                if tokenizer.KIND == "phone"
-                else "empty, or letters it never saw"
-            )
-            raise UserError(f"hotwords {names}: this model cannot write them ({why})")
+        wanted = {phrase: weight for phrase, weight in phrases.items() if weight != 0}
+        for phrase, parts in self._written(Speller(tokenizer, guess or guess_pronunciations), wanted).items():
+            self.words |= {part.text: part.ways for part in parts}
+            self.texts[" ".join(part.text for part in parts)] = wanted[phrase]
+            for way in itertools.islice(itertools.product(*(part.ways for part in parts)), MOST_WAYS):
+                self._add([token for spelling in way for token in spelling], wanted[phrase])
+        for phrase, why in self.unusable.items():
+            logger.warning("hotword %r is left out: %s", phrase, why)
         self._fail = self._failures()
         self._moves: dict[tuple[int, int], tuple[int, float]] = {}
         # Where units are characters the space is one by itself, and no text begins with it.
         self.start = self._children[ROOT].get(pieces.index(SPACE), ROOT) if SPACE in pieces else ROOT
+
+    def _written(self, speller: Speller, phrases: Iterable[str]) -> dict[str, tuple[Spelt, ...]]:
+        """What the model writes for each phrase; those that it cannot write are noted."""
+        found: dict[str, tuple[Spelt, ...]] = {}
+        spelt = speller.spell(word for phrase in phrases if "=" not in phrase for word in phrase.split())
+        for phrase in phrases:
+            words = phrase.split()
+            try:
+                if "=" in phrase:
+                    found[phrase] = (speller.pronounced(phrase),)
+                    self.pronounced.add(found[phrase][0].text)
+                elif words and all(word in spelt for word in words):
+                    found[phrase] = tuple(part for word in words for part in spelt[word])
+                else:
+                    strange = [word for word in words if word not in spelt]
+                    raise UserError(f"this model cannot write {strange[0]!r}" if strange else "it is empty")
+            except UserError as error:
+                self.unusable[phrase] = str(error)
+        return found
 
     def _add(self, tokens: Sequence[int], weight: float) -> None:
         node = ROOT
@@ -132,6 +150,18 @@ class Hotwords:
     def credit(self, node: int) -> float:
         """The part of `worth` that goes if the prefix goes on otherwise."""
         return self.worth(node) - self._before[node]
+
+    def worth_of(self, tokens: Sequence[int], words: Sequence[str] | None) -> float:
+        """What the phrases in a whole text are worth; by its words, where it has some: what sounds like a phrase is none."""
+        if words is not None:
+            said = f" {' '.join(words)} "
+            return sum(weight * said.count(f" {phrase} ") for phrase, weight in self.texts.items())
+        node, worth = self.start, 0.0
+        for token in tokens:
+            node, left = self.move(node, token)
+            worth += left
+        worth += self.complete(node)
+        return worth if abs(worth) > 1e-6 else 0.0  # what was added and taken back leaves a rounding error
 
     def complete(self, node: int) -> float:
         return self._complete[node]
@@ -192,12 +222,15 @@ def _finished(heard: Heard) -> Heard:
     return Heard(heard.hotwords, ROOT, kept, kept)
 
 
-def _written(tokenizer: Tokenizer, word: str) -> tuple[str, list[list[int]]]:
-    """The word as the tokenizer can write it, and how; no spelling if it cannot."""
-    for form in (word, word.upper(), word.lower()):
-        if spellings := tokenizer.spellings(form):
-            return form, spellings
-    return word, []
+def guess_pronunciations(words: Sequence[str]) -> Mapping[str, Sequence[Sequence[str]]]:
+    """By the model in the box; nothing, and a warning, where there is none."""
+    from samba_asr.models.pronouncer import load_pronouncer
+
+    try:
+        return load_pronouncer().pronounce(words)
+    except UserError as error:  # an installation without it
+        logger.warning("no pronunciations can be guessed: %s", error)
+        return {}
 
 
 def parse(lines: Iterable[str], weight: float) -> dict[str, float]:

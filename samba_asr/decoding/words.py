@@ -191,12 +191,16 @@ class WordGuide:
         self.vocabulary.look_ahead(worth)
 
     def start(self, hotwords: Hotwords | None = None) -> Words:
-        """Words of `hotwords` that the lexicon lacks are known in this session, as `<unk>` to the language model."""
+        """Words of `hotwords` that the lexicon lacks are known in this session, as `<unk>` to the language model.
+
+        But they are charged as a rare word at most: some models give `<unk>` a probability of nothing.
+        """
         more = None
-        if hotwords is not None and (new := sorted(set(hotwords.words) - self._known)):
+        new = [] if hotwords is None else sorted(set(hotwords.words) - (self._known - hotwords.pronounced))
+        if new:
             more = Vocabulary(dict(enumerate(new)), {n: hotwords.words[w] for n, w in enumerate(new)}, private=True)
             alone = UNKNOWN_WORTH if self._unknown is None else float(self.model.score([()], [self._unknown])[0][0])
-            more.look_ahead(np.full(len(new), self.weight * alone + self.bonus))
+            more.look_ahead(np.full(len(new), self.weight * max(alone, UNKNOWN_WORTH) + self.bonus))
         start = self.model.start
         return Words(self.vocabulary, ROOT, 0.0, 0.0, start, None, more, 0, _past(start))
 
@@ -293,7 +297,7 @@ class WordGuide:
             ids = [self._unknown if among.private else word for _, among, _, word in asked]
             scores, after = self.model.score([context for _, _, context, _ in asked], ids)
             for (ends, among, _, word), score, context in zip(asked, scores.tolist(), after, strict=True):
-                ends.append(self._ended(among, word, score, context))
+                ends.append(self._ended(among, word, max(score, UNKNOWN_WORTH) if among.private else score, context))
         for (among, context, node), ends in found.items():  # at last, for other threads may look
             if len(among.ends) >= ENDS:
                 among.ends.clear()

@@ -156,3 +156,15 @@ def test_a_model_of_another_version_is_refused_in_one_line(clips, tmp_path, caps
 def test_wrong_options_are_one_line(clips, capsys, option):
     assert main(["transcribe", str(clips[0][0]), *option]) == 1
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_hotwords_that_nothing_writes_are_named_and_the_others_work(clips, capsys, caplog):
+    """A model of phones: one word by a guess, one by its pronunciation, one as people type it, and one that cannot be."""
+    phrases = ["Kubernetes", "Grumblezoo = G R AH M B AH L Z UW", "St. John\u2019s", "COVID-19", "ДОМ", "X = QQ"]
+    options = [item for phrase in phrases for item in ("--hotword", phrase)]
+    file, said = clips[0]
+    assert main(["transcribe", "--model", "english", *options, str(file)]) == 0
+    text = capsys.readouterr().out.split()
+    assert set(text) & set(said.split())
+    left = [record.getMessage() for record in caplog.records if "is left out" in record.getMessage()]
+    assert [message.split(" is ")[0] for message in left] == ["hotword 'ДОМ'", "hotword 'X = QQ'"]

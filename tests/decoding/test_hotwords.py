@@ -140,11 +140,59 @@ def test_capitals_are_found():
     assert worth(Hotwords(upper, {"Ab": 1.0}), upper.encode("AB")) == 3
 
 
-def test_phrases_that_cannot_be_written_are_all_named():
-    with pytest.raises(UserError, match=r"hotwords 'c', 'a z', '': this model cannot write them \(empty, or letters"):
-        Hotwords(CHARS, {"c": 1, "ab": 1, "a z": 1, "": 1})
-    with pytest.raises(UserError, match=r"not in its lexicon: see decode.lm.lexicon"):
-        Hotwords(PHONES, {"bab": 1})
+def test_phrases_that_cannot_be_written_are_all_named_and_the_others_count(caplog):
+    hotwords = Hotwords(CHARS, {"c": 1, "ab": 1, "a z": 1, "": 1})
+    assert list(hotwords.unusable) == ["c", "a z", ""]
+    for said in ("'c' is left out: this model cannot write 'c'", "'a z' is left out", "'' is left out: it is empty"):
+        assert said in caplog.text
+    assert worth(hotwords, CHARS.encode("ab")) == 3
+    assert worth(hotwords, CHARS.encode("a")) == 0
+
+
+class TestPhones:
+    """Words that the lexicon of a phone model lacks."""
+
+    def test_a_guess(self):
+        hotwords = Hotwords(PHONES, {"bab": 1.0, "zz": 1.0, "a": 1.0}, lambda words: {"bab": [("B", "A", "B")]})
+        assert hotwords.words["bab"] == [PHONES.units_of(("B", "A", "B"))]
+        assert worth(hotwords, PHONES.units_of(("B", "A", "B"))) == 3
+        assert list(hotwords.unusable) == ["zz"]
+
+    def test_a_pronunciation_given(self, caplog):
+        (phrase,) = parse(["bab = b a1 b :2"], 1.0)
+        hotwords = Hotwords(PHONES, {phrase: 2.0, "x = Q": 1.0, "a b = A B": 1.0}, lambda words: {})
+        assert worth(hotwords, PHONES.units_of(("B", "A", "B"))) == 6
+        assert hotwords.pronounced == {"bab"}
+        assert "'x = Q' is left out: no phones Q; there are A, B" in caplog.text
+        assert "'a b = A B' is left out: write WORD = PHONE PHONE ..., one word" in caplog.text
+        assert "take no pronunciation" in Hotwords(CHARS, {"ab = A B": 1.0}).unusable["ab = A B"]
+
+    def test_a_known_word_may_be_said_otherwise(self, tmp_path):
+        words = WordGuide(PHONES, model(tmp_path), ["a", "ab"], weight=0.5, bonus=0.0)
+        search = PrefixBeam(16, guide=Guides([words, GUIDE]))
+        x = torch.full((4, PHONES.vocab_size), -9.0)
+        pieces = PHONES.pieces(range(PHONES.vocab_size))
+        x[range(4), [pieces.index(piece) for piece in ("▁B", "<blk>", "B", "<blk>")]] = -0.01
+
+        def best(hotwords):
+            state = search.step(x[None], torch.tensor([4]), search.init_state(1, hotwords))
+            return search.hypotheses(search.finish(state))[0][0].words
+
+        assert best(Hotwords(PHONES, {"ab": 2.0})) != ("ab",)
+        assert best(Hotwords(PHONES, {"ab = B B": 2.0})) == ("ab",)
+
+    def test_an_unknown_word_costs_no_more_than_a_rare_one(self, tmp_path):
+        from samba_asr.decoding.ngram import read_ngram
+        from tests.decoding.toys import ARPA, write_arpa
+
+        lm = read_ngram(write_arpa(tmp_path, ARPA.replace("-2.0\t<unk>", "-99\t<unk>")))
+        words = WordGuide(PHONES, lm, ["a"], weight=1.0, bonus=0.0)
+        view = words.start(Hotwords(PHONES, {"bab": 1.0}, lambda words: {"bab": [("B", "A", "B")]}))
+        for token in PHONES.units_of(("B", "A", "B")):
+            ways = words.extend([view], [token])
+            view = ways.view(len(ways.of) - 1)
+        assert view.bonus == -15
+        assert -18 < words.finish([view])[0].bonus < -15
 
 
 @pytest.mark.parametrize("weight", [float("nan"), float("inf"), 21, -21])
