@@ -25,6 +25,7 @@ import functools
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +37,13 @@ from samba_asr.audio.source import Truncated
 from samba_asr.audio.vad import Gate
 from samba_asr.config import DecodeConfig
 from samba_asr.decoding.align import align
+from samba_asr.decoding.base import BLANK
 from samba_asr.decoding.build import tokenizer_of, two_pass
 from samba_asr.decoding.confidence import Calibration, Evidence, raw
-from samba_asr.decoding.hotwords import Hotwords
+from samba_asr.decoding.hotwords import Hotwords, guess_pronunciations
 from samba_asr.decoding.searches import refusal, settings_for
 from samba_asr.decoding.segmenter import Segmenter
-from samba_asr.decoding.transcript import Segment, Word, words_of
+from samba_asr.decoding.transcript import Segment, Word, words_at
 from samba_asr.device import choose_device
 from samba_asr.errors import UserError
 from samba_asr.models.box import box_folder
@@ -50,9 +52,13 @@ from samba_asr.runtime.base import MAX_STEP, AcousticRuntime, Latency, latency_o
 from samba_asr.runtime.torch import TorchRuntime
 from samba_asr.runtime.whole import log_probs
 from samba_asr.session import Done, Event, Final, Session, advance
-from samba_asr.text.tokenizer import UNK_ID, Tokenizer
+from samba_asr.text.pronunciation import Speller
+from samba_asr.text.units import SPACE, Tokenizer
 
 logger = logging.getLogger(__name__)
+
+SHORT, FEW = 1.4, 8
+"""A text to align is much shorter than what is said if the audio has so many times its units, and so many more."""
 
 Phrases = Mapping[str, float] | Sequence[str] | Hotwords | None
 """Hotwords: phrases with their weights, or without, or as `Recognizer.hotwords` makes them once for many sessions."""
@@ -299,18 +305,30 @@ class Recognizer:
     def align(self, source: Any, text: str, *, latency_ms: float | None = None) -> Result:
         """Where each word of a known text lies in a file, with how sure the CTC head is of it.
 
-        UserError for a text that is empty, or holds a character that the model's tokenizer does not know, or is too long
-        for the audio; AudioError as from `transcribe`.
+        The words are those given.  Their case and marks do not matter, and a pronunciation is guessed where the model has none.
+        A text that is much shorter than what is said gets a warning.  UserError for a text that is empty, or holds a word that
+        the model cannot write, or is too long for the audio; AudioError as from `transcribe`.
         """
-        tokens = self._tokens(text)
+        words, tokens = self._spelt(text)
         rate, found = self.rate, []
         for given, samples in pieces(source, self.rate, MAX_STEP):
             rate = given
             found.append(samples)
         scores, seconds = self.log_probs(found, rate, latency_ms)
-        spans = align(scores, tokens)
-        words = words_of(tokens, spans, self.tokenizer, self.frame)  # not calibrated: that is for what was recognized
-        return Result((Segment(self.tokenizer.decode(tokens), words[0].start, words[-1].end, words, seconds),), seconds)
+        ids = [token for some in tokens for token in some]
+        spans = align(scores, ids)
+        best = scores.argmax(-1)
+        said = int(((best != BLANK) & (best != np.roll(best, 1))).sum())  # units by the greedy search
+        if said > SHORT * len(ids) + FEW:
+            logger.warning(
+                "the text has %d units, but about %d are said: it seems to lack words, so their times cannot be trusted",
+                len(ids),
+                said,
+            )
+        left = iter(zip(self.tokenizer.pieces(ids), spans, strict=True))
+        sounds = [[span for piece, span in islice(left, len(some)) if piece != SPACE] for some in tokens]
+        placed = words_at(words, sounds, self.frame)  # not calibrated: that is for what was recognized
+        return Result((Segment(" ".join(words), placed[0].start, placed[-1].end, placed, seconds),), seconds)
 
     def log_probs(
         self, pieces: Iterable[np.ndarray], rate: int, latency_ms: float | None = None
@@ -323,7 +341,7 @@ class Recognizer:
     def hotwords(self, phrases: Phrases) -> Hotwords | None:
         """Phrases as a session takes them: each with its weight in nats a unit, or with decode.hotwords.weight.
 
-        UserError, naming them, for phrases that the model cannot write; and where the search takes no hotwords.
+        Phrases that the model cannot write are named in a warning, and left out.  UserError where the search takes no hotwords.
         """
         if phrases is None or isinstance(phrases, Hotwords):
             return phrases
@@ -347,16 +365,20 @@ class Recognizer:
         other.segmenter.search = self.segmenter.search.over(other.runtime.second_pass)
         return other
 
-    def _tokens(self, text: str) -> list[int]:
-        unknown = [word for word in text.split() if UNK_ID in self.tokenizer.encode(word)]
-        if unknown:
+    def _spelt(self, text: str) -> tuple[list[str], list[list[int]]]:
+        """The words of a text, and the tokens of each; words of marks alone are left out."""
+        given = [word for word in text.split() if any(c.isalnum() for c in word)]
+        if not given:
+            raise UserError("the text to align is empty")
+        spelt = Speller(self._writer, guess_pronunciations).spell(given)
+        if unknown := [word for word in given if word not in spelt]:
             raise UserError(
                 f"this model knows no way to write {', '.join(repr(w) for w in unknown[:5])}: it was trained on other "
                 "characters (capitals? numbers in words?)"
             )
-        if not (tokens := self.tokenizer.encode(text)):
-            raise UserError("the text to align is empty")
-        return tokens
+        tokens = [[token for part in spelt[word] for token in part.ways[0]] for word in given]
+        # Where units are characters the space is one by itself, and no text begins with it.
+        return given, [tokens[0][self.tokenizer.pieces(tokens[0][:1]) == [SPACE] :], *tokens[1:]]
 
 
 class Stream:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -20,7 +21,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     )
     parser.add_argument("audio", metavar="AUDIO", help="an audio file of any format")
     parser.add_argument(
-        "text", metavar="TEXT", help="what is spoken in it, in the model's spelling; - reads standard input"
+        "text", metavar="TEXT", help="what is spoken in it, or a file that holds that; - reads standard input"
     )
     parser.add_argument("--model", type=Path, metavar="DIR", help=MODEL_HELP)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
@@ -36,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.text == args.audio == "-":
         raise UserError("standard input is audio or text, not both: name a file for one of them")
-    text = sys.stdin.read() if args.text == "-" else args.text
+    text = sys.stdin.read() if args.text == "-" else _read(args.text)
     recognizer = Recognizer.load(args.model, device=args.device)
     result = recognizer.align(args.audio, text)
     if args.format != "text":
@@ -45,3 +46,13 @@ def run(args: argparse.Namespace) -> int:
     for word in result.words:
         print(f"{word.start:8.2f} {word.end:8.2f}  {word.confidence:.2f}  {word.text}")
     return 0
+
+
+def _read(text: str) -> str:
+    """The content of the file of this name, or the text itself."""
+    if any(c.isspace() for c in text) or not os.path.isfile(text):
+        return text
+    try:
+        return Path(text).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{text}: cannot read the text ({error})") from None

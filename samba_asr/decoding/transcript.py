@@ -71,6 +71,16 @@ def words_of(
     return tuple(found)
 
 
+def words_at(texts: Sequence[str], spans: Sequence[Sequence[Span]], frame: float) -> tuple[Word, ...]:
+    """Words whose texts are known, each with the spans of its tokens, at least one."""
+    found = []
+    for text, some in zip(texts, spans, strict=True):
+        evidence = Evidence(sum(s.log_prob for s in some) / len(some), 1.0)
+        start, end = round(some[0].first * frame, 3), round(some[-1].end * frame, 3)
+        found.append(Word(text, start, end, round(raw(evidence), 4), evidence))
+    return tuple(found)
+
+
 def grouped(
     tokens: Sequence[int], marks: Sequence[Mark], tokenizer: Tokenizer, read_as: Sequence[str] | None = None
 ) -> list[tuple[str, list[Mark]]]:

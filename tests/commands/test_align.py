@@ -6,8 +6,10 @@ import io
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from samba_asr.audio.read import read
 from samba_asr.cli import main
 from samba_asr.data.manifest import read_manifest
 
@@ -24,8 +26,6 @@ def digits(monkeypatch):
 @pytest.fixture
 def clip(tmp_path) -> str:
     import soundfile
-
-    from samba_asr.audio.read import read
 
     audio = read(CLIP.audio, start=CLIP.start, duration=CLIP.duration)
     soundfile.write(tmp_path / "clip.wav", audio.samples, audio.rate)
@@ -55,11 +55,53 @@ def test_the_text_may_come_from_standard_input(clip, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("", "the text to align is empty"), ("seven", "no way to write 'seven'")]
+    ("text", "message"), [("- !", "the text to align is empty"), ("ONE ДОМ", "no way to write 'ДОМ'")]
 )
 def test_a_wrong_text_is_refused(clip, capsys, text, message):
     assert main(["align", clip, text]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_case_and_marks_do_not_matter(clip, capsys):
+    assert main(["align", clip, CLIP.text]) == 0
+    want = [line.split() for line in capsys.readouterr().out.splitlines()]
+    typed = " — ".join(word.capitalize() + "," for word in CLIP.text.split())
+    assert main(["align", clip, typed]) == 0
+    found = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[:3] for row in found] == [row[:3] for row in want]
+    assert [row[3] for row in found] == [f"{word.capitalize()}," for word in CLIP.text.split()]
+
+
+def test_the_text_may_be_a_file(clip, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text("\ufeff" + CLIP.text + "\n", encoding="utf-8")
+    assert main(["align", "--format", "ctm", clip, "text.txt"]) == 0
+    assert [line.split()[4] for line in capsys.readouterr().out.splitlines()] == CLIP.text.split()
+
+
+def test_a_text_that_lacks_words_gets_a_warning(tmp_path, capsys, caplog):
+    import soundfile
+
+    clips = [u for u in read_manifest(CORPUS) if u.split == "test"][:4]
+    heard = [read(u.audio, start=u.start, duration=u.duration) for u in clips]
+    soundfile.write(tmp_path / "all.wav", np.concatenate([audio.samples for audio in heard]), heard[0].rate)
+    assert main(["align", str(tmp_path / "all.wav"), clips[0].text]) == 0
+    assert "it seems to lack words" in caplog.text
+    caplog.clear()
+    assert main(["align", str(tmp_path / "all.wav"), " ".join(u.text for u in clips)]) == 0
+    assert "lack words" not in caplog.text
+
+
+@pytest.mark.parametrize("form", ["text", "ctm", "json"])
+def test_a_model_of_phones_tells_the_words_that_were_given(clip, capsys, form):
+    """They were spelt as phones: SEHVAHN for SEVEN.  GRUMBLEZOO is in no lexicon, and pronounced by a guess."""
+    typed = [*(word.capitalize() for word in CLIP.text.split()), "Grumblezoo!"]
+    assert main(["align", "--model", "english", "--format", form, clip, " ".join(typed)]) == 0
+    out = capsys.readouterr().out
+    if form == "json":
+        assert [word["word"] for word in json.loads(out)["words"]] == typed
+    else:
+        assert [line.split()[3 if form == "text" else 4] for line in out.splitlines()] == typed
 
 
 def test_audio_that_is_not_there_is_named(capsys):
