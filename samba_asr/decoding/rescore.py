@@ -14,7 +14,7 @@ probabilities of whole texts, CTC's holds deletions in check, and a list made by
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -68,9 +68,17 @@ def check(decoder: SecondPass | None, weight: float) -> SecondPass:
     return decoder
 
 
+class Without(NamedTuple):
+    """Beside the search of a row that has hotwords: the same search without them."""
+
+    hotwords: Hotwords
+    search: Any  # of one row
+
+
 class TwoPassState(NamedTuple):
     search: Any  # of the first pass
     memory: State  # what the second pass holds of the speech; () without one
+    without: tuple[Without | None, ...]  # of each row; None where it has no hotwords
 
 
 class TwoPass:
@@ -82,6 +90,9 @@ class TwoPass:
     nbest: hypotheses of the first pass that the second one reads.
     reader: a language model that reads the texts of the first pass, before the decoder does.
     hotwords: phrases that every session expects, but for those with phrases of their own; they need a beam with a guide.
+
+    A session with hotwords is searched without them too, and where none of them is said, that is its text: what is only expected
+    changes nothing.  (It would, in one text of a hundred: a beam that looks elsewhere, too, may find something else.)
     """
 
     def __init__(
@@ -113,26 +124,39 @@ class TwoPass:
     def init_state(self, batch: int, hotwords: Hotwords | None = None) -> TwoPassState:
         """The state of `batch` rows that have seen no frame."""
         memory = self.decoder.init_memory(batch) if self.weight and self.decoder else ()
-        return TwoPassState(self.search.init_state(batch, self.hotwords if hotwords is None else hotwords), memory)
+        hotwords = self.hotwords if hotwords is None else hotwords
+        if hotwords is None or not hotwords.words:
+            return TwoPassState(self.search.init_state(batch), memory, (None,) * batch)
+        without = tuple(Without(hotwords, self.search.init_state(1)) for _ in range(batch))
+        return TwoPassState(self.search.init_state(batch, hotwords), memory, without)
 
     def step(self, frames: Frames, state: TwoPassState) -> TwoPassState:
         """Read the next frames of each row."""
         memory = ()
         if self.weight and self.decoder:
             memory = self.decoder.absorb(frames.encoder, frames.lengths, state.memory)
-        return TwoPassState(self.search.step(frames.log_probs, frames.lengths, state.search), memory)
+        rows = [row for row, beside in enumerate(state.without) if beside]
+
+        def step(search: Any) -> Any:
+            return self.search.step(frames.log_probs[rows], frames.lengths[rows], search)
+
+        search = self.search.step(frames.log_probs, frames.lengths, state.search)
+        return TwoPassState(search, memory, _each_without(step, state.without))
 
     def finish(self, state: TwoPassState) -> TwoPassState:
         """The state after the end of input."""
-        return state._replace(search=self.search.finish(state.search))
+        without = _each_without(self.search.finish, state.without)
+        return state._replace(search=self.search.finish(state.search), without=without)
 
     def take(self, state: TwoPassState, rows: Sequence[int]) -> TwoPassState:
         """The state of `rows`, in that order."""
-        return TwoPassState(take(state.search, rows), take_rows(state.memory, rows))
+        without = tuple(state.without[row] for row in rows)
+        return TwoPassState(take(state.search, rows), take_rows(state.memory, rows), without)
 
     def stack(self, states: Sequence[TwoPassState]) -> TwoPassState:
         """One state with the rows of all `states`, in order."""
-        return TwoPassState(stack([s.search for s in states]), stack_rows([s.memory for s in states]))
+        without = tuple(beside for s in states for beside in s.without)
+        return TwoPassState(stack([s.search for s in states]), stack_rows([s.memory for s in states]), without)
 
     def first_pass(self, state: TwoPassState, nbest: int = 1) -> list[list[Hypothesis]]:
         """For each row at most `nbest` hypotheses of the first pass alone, best first; they may lack times."""
@@ -140,11 +164,48 @@ class TwoPass:
 
     def hypotheses(self, state: TwoPassState, nbest: int = 1) -> list[list[Hypothesis]]:
         """For each row at least 1 and at most `nbest`, best first: of the second pass if there is one."""
-        if not self.weight and self.reader is None:
-            return self.search.hypotheses(state.search, nbest)
-        found = self.search.hypotheses(state.search, max(nbest, self.nbest))
+        return self._second(self._first(state, self._read(nbest)), state, nbest)
+
+    def without_hotwords(self, state: TwoPassState, nbest: int = 1) -> list[Hypothesis] | None:
+        """The same of the first row as if nothing were expected; None where nothing is."""
+        if state.without[0] is None:
+            return None
+        found = self.search.hypotheses(state.without[0].search, self._read(nbest))
+        return self._second(found, self.take(state, [0]), nbest)[0]
+
+    def _read(self, nbest: int) -> int:
+        """How many hypotheses of the first pass the second one reads."""
+        return max(nbest, self.nbest) if self.weight or self.reader else nbest
+
+    def _second(self, found: list[list[Hypothesis]], state: TwoPassState, nbest: int) -> list[list[Hypothesis]]:
         if self.reader:
             found = self.reader(found)
-        if not self.weight:
-            return [some[:nbest] for some in found]
-        return [some[:nbest] for some in rescore(self.decoder, found, state.memory, self.weight)]
+        if self.weight:
+            found = rescore(self.decoder, found, state.memory, self.weight)
+        return [some[:nbest] for some in found]
+
+    def still_possible(self, state: TwoPassState) -> list[Hypothesis]:
+        """Every hypothesis that the first row may still become, without tokens and times where a guide has words."""
+        searches = [state.search, *(beside.search for beside in state.without[:1] if beside)]
+        return [h for search in searches for h in self.search.hypotheses(search, nbest=1 << 30, timed=False)[0]]
+
+    def _first(self, state: TwoPassState, nbest: int) -> list[list[Hypothesis]]:
+        """Hypotheses of the first pass: those without hotwords where nothing was said of what was expected or avoided."""
+        found = self.search.hypotheses(state.search, nbest)
+        for row, beside in enumerate(state.without):
+            if beside and not beside.hotwords.worth_of(found[row][0].tokens, found[row][0].words):
+                plain = self.search.hypotheses(beside.search, nbest)[0]
+                if beside.hotwords.worth_of(plain[0].tokens, plain[0].words) >= 0:
+                    found[row] = plain
+        return found
+
+
+def _each_without(ask: Callable[[Any], Any], without: tuple[Without | None, ...]) -> tuple[Without | None, ...]:
+    """`ask` all searches that there are, as one."""
+    there = [row for row, beside in enumerate(without) if beside]
+    if not there:
+        return without
+    answer, found = ask(stack([without[row].search for row in there])), list(without)
+    for n, row in enumerate(there):
+        found[row] = without[row]._replace(search=take(answer, [n]))
+    return tuple(found)

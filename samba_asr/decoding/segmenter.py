@@ -150,7 +150,7 @@ class Segmenter:
 
     def stable(self, session: SegmentState) -> str:
         """The beginning of `text` that cannot change any more."""
-        found = self.search.first_pass(session.state, nbest=1 << 30)[0]
+        found = self.search.still_possible(session.state)
         words = [h.words or text_of(h, self.tokenizer).split() for h in found]
         same = 0
         # A last word may still grow, so it is not certain.
@@ -198,16 +198,26 @@ class Segmenter:
 
     def _close(self, s: SegmentState) -> None:
         """The open segment is over; a new one begins with the next frame."""
-        nbest, spans = self._nbest(s)
+        state = self.search.finish(s.state)
+        segment = self._segment(s, self.search.hypotheses(state, NBEST)[0])
+        if segment is None and (plain := self.search.without_hotwords(state, NBEST)):
+            segment = self._segment(s, plain)  # what is only expected makes no speech of noise, and no noise of speech
+        if segment:
+            s.segments.append(segment)
+        self._restart(s)
+
+    def _segment(self, s: SegmentState, nbest: list[Hypothesis]) -> Segment | None:
+        """What the best hypothesis says; None where that is nothing, or not sure enough to be speech."""
         best, heard = nbest[0], [self._heard(h) for h in nbest]
+        spans = align(np.concatenate(s.log_probs), best.tokens) if best.tokens else []
         agreed = agreement(heard[0], heard, [h.score for h in nbest])
         words = words_of(
             best.tokens, spans, self.tokenizer, self.frame, best.words, begin=s.begin, agreed=agreed, sure=self.sure
         )
-        if words and sum(word.confidence for word in words) >= self.least * (len(words) + ALONE):
-            until = round((s.begin + s.length) * self.frame, 3)
-            s.segments.append(Segment(text_of(best, self.tokenizer), words[0].start, words[-1].end, words, until))
-        self._restart(s)
+        if not words or sum(word.confidence for word in words) < self.least * (len(words) + ALONE):
+            return None
+        until = round((s.begin + s.length) * self.frame, 3)
+        return Segment(text_of(best, self.tokenizer), words[0].start, words[-1].end, words, until)
 
     def _split(self, s: SegmentState) -> None:
         frames, log_probs = torch.cat(s.frames), torch.from_numpy(np.concatenate(s.log_probs))
@@ -216,7 +226,8 @@ class Segmenter:
             cut = s.gap.length
             s.state, s.frames, s.log_probs = s.gap.state, [frames[:cut]], [log_probs[:cut].numpy()]
         else:
-            (best, *_), spans = self._nbest(s)
+            best = self.search.hypotheses(self.search.finish(s.state))[0][0]
+            spans = align(np.concatenate(s.log_probs), best.tokens) if best.tokens else []
             cut = self._gap(best, spans) or s.length
             self._again(s, frames[:cut], log_probs[:cut])
         s.length = cut
@@ -243,12 +254,6 @@ class Segmenter:
             return None
         end, first = max(gaps, key=lambda gap: gap[1] - gap[0])
         return (end + first + 1) // 2
-
-    def _nbest(self, s: SegmentState) -> tuple[list[Hypothesis], list[Span]]:
-        """Hypotheses of the open segment, best first, and where the tokens of the best lie."""
-        nbest = self.search.hypotheses(self.search.finish(s.state), NBEST)[0]
-        tokens = nbest[0].tokens
-        return nbest, align(np.concatenate(s.log_probs), tokens) if tokens else []
 
     def _heard(self, h: Hypothesis) -> list[tuple[str, int]]:
         """Words with their first frames."""

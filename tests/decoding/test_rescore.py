@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from samba_asr.config import DecoderConfig, FeatureConfig, HydraConfig, ModelConfig
 from samba_asr.decoding.base import Hypothesis
 from samba_asr.decoding.greedy import Greedy
+from samba_asr.decoding.hotwords import HotwordGuide, Hotwords
 from samba_asr.decoding.prefix_beam import PrefixBeam
 from samba_asr.decoding.rescore import TwoPass, rescore
 from samba_asr.errors import UserError
@@ -15,6 +18,8 @@ from samba_asr.models.asr import AsrModel
 from samba_asr.runtime.base import Frames
 from samba_asr.streaming import take_rows
 from tests.contract import awake
+from tests.decoding.test_search import frames
+from tests.decoding.toys import CHARS
 
 NBEST = [
     [Hypothesis((2, 3), -1.0, (0, 4)), Hypothesis((2, 3, 4, 3), -1.5, (0, 4, 5, 6)), Hypothesis((), -4.0)],
@@ -128,3 +133,50 @@ def test_the_second_pass_can_change_the_winner(model):
         second = passes.hypotheses(state, nbest=6)[0]
         by_decoder = sorted(first, key=lambda h: -decoder_score(model, h.tokens, state.memory))
     assert [h.tokens for h in second] == [h.tokens for h in by_decoder]
+
+
+class TestHotwords:
+    """A row with hotwords is searched without them, too."""
+
+    def run(self, passes, hotwords, x, cuts=(9,)):
+        states = [passes.init_state(1, h) for h in hotwords]
+        state, lengths, at = passes.stack(states), torch.full((len(states),), 0), 0
+        for cut in cuts:
+            part = x[:, at : at + cut]
+            lengths = torch.full((len(states),), part.shape[1])
+            state, at = passes.step(Frames(part, part, lengths), state), at + cut
+        return passes.hypotheses(passes.finish(state), nbest=3), state
+
+    def passes(self):
+        return TwoPass(PrefixBeam(3, guide=HotwordGuide()))
+
+    @given(seed=st.integers(0, 10**6), weight=st.sampled_from([-2.0, 0.5, 3.0]), cut=st.integers(1, 8))
+    @settings(max_examples=60, deadline=None)
+    def test_what_is_not_said_changes_nothing(self, seed, weight, cut):
+        x, passes = frames(seed, 3), self.passes()
+        hotwords = Hotwords(CHARS, {"ab a": weight, "bb": weight})
+        found, state = self.run(passes, [None, hotwords, None], x, (cut, 9 - cut))
+        (plain,), _ = self.run(passes, [None], x[1:2])
+        said = [hotwords.worth_of(h.tokens, h.words) for h in (found[1][0], plain[0])]
+        if said == [0, 0]:
+            assert found[1] == plain
+        assert passes.without_hotwords(passes.take(state, [1]), 3) is not None
+        assert passes.without_hotwords(passes.take(state, [0]), 3) is None
+        for row in (0, 2):
+            assert found[row] == self.run(passes, [None], x[row : row + 1])[0][0]
+
+    def test_what_can_still_become_the_text_is_what_either_search_holds(self):
+        x, passes = frames(3, 1), self.passes()
+        state = passes.init_state(1, Hotwords(CHARS, {"ab": 20.0}))
+        state = passes.step(Frames(x[:, :4], x[:, :4], torch.tensor([4])), state)
+        possible = {h.tokens for h in passes.still_possible(state)}
+        alone = passes.step(Frames(x[:, :4], x[:, :4], torch.tensor([4])), passes.init_state(1))
+        assert possible >= {h.tokens for h in passes.still_possible(alone)}
+
+
+def test_a_phrase_counts_by_the_words_where_there_are_some():
+    hotwords = Hotwords(CHARS, {"a b": 2.0, "ba": -1.0})
+    assert hotwords.worth_of((), ("b", "a", "b", "a")) == 2
+    assert hotwords.worth_of((), ("ba", "ab", "a")) == -1
+    assert hotwords.worth_of(CHARS.encode("b a b"), None) == 8
+    assert hotwords.worth_of(CHARS.encode("ab bab"), None) == 0
