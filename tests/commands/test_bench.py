@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from samba_asr.models import box
 from samba_asr.bench import measure, peers
 from samba_asr.bench.transcribe import load_audio
 from samba_asr.commands import bench, bench_transcribe
 from samba_asr.data.manifest import read_manifest
 from samba_asr.errors import UserError
 from samba_asr.metrics.wer import score
+from samba_asr.models import box
 from samba_asr.recognizer import Recognizer
 from samba_asr.text.normalize import upper
 from tests.commands.test_decode import SMALL, make_model
