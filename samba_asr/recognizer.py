@@ -22,10 +22,8 @@ from __future__ import annotations
 
 import copy
 import functools
-import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +34,13 @@ from samba_asr.audio.inputs import pieces
 from samba_asr.audio.source import Truncated
 from samba_asr.audio.vad import Gate
 from samba_asr.config import DecodeConfig
-from samba_asr.decoding.align import align
-from samba_asr.decoding.base import BLANK
 from samba_asr.decoding.build import tokenizer_of, two_pass
 from samba_asr.decoding.confidence import Calibration, Evidence, raw
-from samba_asr.decoding.hotwords import Hotwords, guess_pronunciations
+from samba_asr.decoding.hotwords import Hotwords
+from samba_asr.decoding.known_text import place, spell
 from samba_asr.decoding.searches import refusal, settings_for
 from samba_asr.decoding.segmenter import Segmenter
-from samba_asr.decoding.transcript import Segment, Word, words_at
+from samba_asr.decoding.transcript import Segment, Word
 from samba_asr.device import choose_device
 from samba_asr.errors import UserError
 from samba_asr.models.box import box_folder
@@ -52,13 +49,7 @@ from samba_asr.runtime.base import MAX_STEP, AcousticRuntime, Latency, latency_o
 from samba_asr.runtime.torch import TorchRuntime
 from samba_asr.runtime.whole import log_probs
 from samba_asr.session import Done, Event, Final, Session, advance
-from samba_asr.text.pronunciation import Speller
-from samba_asr.text.units import SPACE, Tokenizer
-
-logger = logging.getLogger(__name__)
-
-SHORT, FEW = 1.4, 8
-"""A text to align is much shorter than what is said if the audio has so many times its units, and so many more."""
+from samba_asr.text.units import Tokenizer
 
 Phrases = Mapping[str, float] | Sequence[str] | Hotwords | None
 """Hotwords: phrases with their weights, or without, or as `Recognizer.hotwords` makes them once for many sessions."""
@@ -100,17 +91,11 @@ class Recognizer:
     """Weights, tokenizer and search; shared by any number of sessions."""
 
     def __init__(
-        self,
-        loaded: LoadedModel,
-        decode: DecodeConfig | None = None,
-        sure: Callable[[Evidence], float] | None = None,
-        *,
-        endpoints: bool = True,
+        self, loaded: LoadedModel, decode: DecodeConfig | None = None, sure: Callable[[Evidence], float] | None = None
     ):
         """decode: search settings, default those of the model's own configuration.
 
         sure: makes words' confidences of evidence, default the model folder's calibration, if it has one.
-        endpoints: False: all audio of a session is one segment, and none of it is withheld.
         """
         self.model, self.tokenizer, self.config, _ = loaded
         self.decode = decode or self.config.decode
@@ -120,8 +105,7 @@ class Recognizer:
         if self.decode.vad.method:
             Gate(self.decode.vad.method, self.rate)
         sure = sure or (loaded.folder and Calibration.read(loaded.folder)) or raw
-        rules = self.decode.endpoint if endpoints else None
-        self.segmenter = Segmenter(search, self.tokenizer, rules, self.frame, sure)
+        self.segmenter = Segmenter(search, self.tokenizer, self.decode.endpoint, self.frame, sure)
         self._loaded = loaded
 
     @classmethod
@@ -132,14 +116,13 @@ class Recognizer:
         device: str = "auto",
         settings: Sequence[str] = (),
         sure: Callable[[Evidence], float] | None = None,
-        endpoints: bool = True,
         needs: Collection[str] = (),
     ) -> Recognizer:
         """Read a model folder, or one of those in the box by its name (default: english).
 
         device: auto (CUDA where there is one), cpu, cuda, cuda:1.
         settings: over the model's own search, such as "decode.search.beam=256"; UserError for one of anything but the search.
-        sure, endpoints: as for `Recognizer`.
+        sure: as for `Recognizer`.
         needs: what the search must take, such as "hotwords" (`samba_asr.decoding.base.Decoder.takes`).  Where the model's own
             does not, another is chosen; `settings` come after that.
         """
@@ -152,7 +135,7 @@ class Recognizer:
         own = loaded.config.decode.search.method
         chosen = [] if by_hand else [text for need in needs for text in settings_for(need, own)]
         decode = configs.load(overrides=[*chosen, *settings], folder=folder).decode
-        return cls(loaded, decode, sure, endpoints=endpoints)
+        return cls(loaded, decode, sure)
 
     def __repr__(self) -> str:
         name = self.folder or "a model in memory"
@@ -309,26 +292,15 @@ class Recognizer:
         A text that is much shorter than what is said gets a warning.  UserError for a text that is empty, or holds a word that
         the model cannot write, or is too long for the audio; AudioError as from `transcribe`.
         """
-        words, tokens = self._spelt(text)
+        words = spell(text, self._writer)
         rate, found = self.rate, []
         for given, samples in pieces(source, self.rate, MAX_STEP):
             rate = given
             found.append(samples)
         scores, seconds = self.log_probs(found, rate, latency_ms)
-        ids = [token for some in tokens for token in some]
-        spans = align(scores, ids)
-        best = scores.argmax(-1)
-        said = int(((best != BLANK) & (best != np.roll(best, 1))).sum())  # units by the greedy search
-        if said > SHORT * len(ids) + FEW:
-            logger.warning(
-                "the text has %d units, but about %d are said: it seems to lack words, so their times cannot be trusted",
-                len(ids),
-                said,
-            )
-        left = iter(zip(self.tokenizer.pieces(ids), spans, strict=True))
-        sounds = [[span for piece, span in islice(left, len(some)) if piece != SPACE] for some in tokens]
-        placed = words_at(words, sounds, self.frame)  # not calibrated: that is for what was recognized
-        return Result((Segment(" ".join(words), placed[0].start, placed[-1].end, placed, seconds),), seconds)
+        placed = place(words, scores, self.tokenizer, self.frame)
+        said = " ".join(word.text for word in placed)
+        return Result((Segment(said, placed[0].start, placed[-1].end, placed, seconds),), seconds)
 
     def log_probs(
         self, pieces: Iterable[np.ndarray], rate: int, latency_ms: float | None = None
@@ -364,21 +336,6 @@ class Recognizer:
         other.segmenter = copy.copy(self.segmenter)
         other.segmenter.search = self.segmenter.search.over(other.runtime.second_pass)
         return other
-
-    def _spelt(self, text: str) -> tuple[list[str], list[list[int]]]:
-        """The words of a text, and the tokens of each; words of marks alone are left out."""
-        given = [word for word in text.split() if any(c.isalnum() for c in word)]
-        if not given:
-            raise UserError("the text to align is empty")
-        spelt = Speller(self._writer, guess_pronunciations).spell(given)
-        if unknown := [word for word in given if word not in spelt]:
-            raise UserError(
-                f"this model knows no way to write {', '.join(repr(w) for w in unknown[:5])}: it was trained on other "
-                "characters (capitals? numbers in words?)"
-            )
-        tokens = [[token for part in spelt[word] for token in part.ways[0]] for word in given]
-        # Where units are characters the space is one by itself, and no text begins with it.
-        return given, [tokens[0][self.tokenizer.pieces(tokens[0][:1]) == [SPACE] :], *tokens[1:]]
 
 
 class Stream:

@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     device = choose_device(args.device)
     loaded = load_model(args.model, device)
     config = _config(args, loaded.config)
-    recognizer = Recognizer(loaded, config.decode, endpoints=False)  # a manifest says where utterances end
+    recognizer = Recognizer(loaded, config.decode)
     collector.settle()
     try:
         args.out.mkdir(parents=True, exist_ok=True)

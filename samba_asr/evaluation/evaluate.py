@@ -119,7 +119,7 @@ def evaluate(
     if isinstance(data, Path | str):
         name, data = name or str(data), read_testset(Path(data))
     if not isinstance(model, Recognizer):
-        model = Recognizer.load(model, device=device, settings=settings, endpoints=False)
+        model = Recognizer.load(model, device=device, settings=settings)
     elif settings:
         raise UserError(f"{settings[0]}: a recognizer has its settings already; give a model folder to change them")
     if batch_seconds is None:

@@ -38,7 +38,7 @@ def test_the_best_search_gives_the_rate_that_was_found(place):
     assert best.wer == min(trial.wer for trial in best.trials)
     assert best.settings in [trial.settings for trial in best.trials if trial.wer == best.wer]
     assert best.at_edge  # there are two bonuses
-    again = samba_asr.evaluate(Recognizer(loaded, best.decode, endpoints=False), utterances)
+    again = samba_asr.evaluate(Recognizer(loaded, best.decode), utterances)
     assert again.wer == pytest.approx(best.wer)
 
 
