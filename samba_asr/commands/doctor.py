@@ -56,6 +56,7 @@ OPTIONAL = {
     "websockets": Optional("websockets", "serve", "the service"),
     "sounddevice": Optional("sounddevice", "mic", "samba-asr mic (and PortAudio, from the system's packages)"),
     "python_multipart": Optional("python-multipart", "serve", "the service: uploads"),
+    "prometheus_client": Optional("prometheus-client", "serve", "the service: metrics"),
     "torchaudio": Optional("torchaudio", "torchaudio", "its datasets"),
     "triton": Optional("triton", "gpu", "kernels on NVIDIA GPUs"),
 }

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from samba_asr import recognizer
 from samba_asr.commands import doctor
+from samba_asr.models import box
 
 PYPROJECT = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
 
@@ -73,6 +73,6 @@ def test_a_broken_model_in_the_box_fails(capsys, monkeypatch, tmp_path):
     (tmp_path / "box/english").mkdir(parents=True)
     (tmp_path / "box/english/config.yaml").write_text("version: 77\n")
     (tmp_path / "box/english/model.safetensors").touch()
-    monkeypatch.setattr(recognizer.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr(box.resources, "files", lambda package: tmp_path)
     assert call() == 1
     assert "model in the box is broken" in capsys.readouterr().out
