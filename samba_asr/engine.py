@@ -91,6 +91,13 @@ class Counts:
     busy: float = 0.0  # seconds of ticks
     last: float = field(default_factory=time.monotonic)  # when the last tick ended
 
+    def stepped(self, seconds: float, rows: int) -> None:
+        """A tick of so many sessions has ended.  Called in the engine's thread."""
+        self.ticks += 1
+        self.rows += rows
+        self.busy += seconds
+        self.last = time.monotonic()
+
 
 class LiveSession:
     """One client's session in an engine; its methods may be called from any thread."""
@@ -230,10 +237,7 @@ class Engine:
             self._tick(list(work.values()))
             for session, _ in work.values():
                 session.active = time.monotonic()
-            self.counts.ticks += 1
-            self.counts.rows += len(work)
-            self.counts.busy += time.monotonic() - began
-            self.counts.last = time.monotonic()
+            self.counts.stepped(time.monotonic() - began, len(work))
 
     def _end_idle(self) -> None:
         """End sessions that nobody feeds: a transport that failed to let go of one would keep its place for ever."""

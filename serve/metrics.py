@@ -74,21 +74,15 @@ class Metrics:
 
 
 class StepCounts(Counts):
-    """An engine's counts, whose steps are a histogram too: the engine adds the time of each step to `busy`."""
+    """An engine's counts, whose steps are a histogram too."""
 
     def __init__(self, histogram: Histogram):
-        self._histogram, self._busy = histogram, 0.0
         super().__init__()
+        self._histogram = histogram
 
-    @property
-    def busy(self) -> float:
-        return self._busy
-
-    @busy.setter
-    def busy(self, seconds: float) -> None:
-        if seconds > self._busy:
-            self._histogram.observe(seconds - self._busy)
-        self._busy = seconds
+    def stepped(self, seconds: float, rows: int) -> None:
+        super().stepped(seconds, rows)
+        self._histogram.observe(seconds)
 
 
 class Timing:

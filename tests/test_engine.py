@@ -12,7 +12,7 @@ import torch
 
 from samba_asr import session as sessions_
 from samba_asr.config import load
-from samba_asr.engine import Done, Engine, Failed, Final, Flushed, Full, Idle, Lag, Over, Partial
+from samba_asr.engine import Counts, Done, Engine, Failed, Final, Flushed, Full, Idle, Lag, Over, Partial
 from samba_asr.errors import UserError
 from samba_asr.models.folder import LoadedModel
 from samba_asr.recognizer import Recognizer
@@ -307,3 +307,26 @@ def test_a_session_whose_audio_waits_is_not_idle(recognizer, monkeypatch):  # no
         assert not any(isinstance(event, Idle) for event in ear.events)
     finally:
         engine.close(grace=0)
+
+
+def test_counts_are_told_of_every_step(recognizer):  # noqa: F811
+    class Told(Counts):
+        def __init__(self):
+            super().__init__()
+            self.steps = []
+
+        def stepped(self, seconds, rows):
+            super().stepped(seconds, rows)
+            self.steps.append((seconds, rows))
+
+    engine, ear = Engine(recognizer, counts=Told()), Ear()
+    try:
+        session = engine.open(ear, 16000)
+        session.accept(noise(1.0))
+        session.finish()
+        ear.until(Done)
+    finally:
+        engine.close(grace=0)
+    seconds, rows = zip(*engine.counts.steps, strict=True)
+    assert (len(rows), sum(rows)) == (engine.counts.ticks, engine.counts.rows)
+    assert sum(seconds) == pytest.approx(engine.counts.busy)
