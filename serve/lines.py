@@ -110,7 +110,7 @@ async def _read(request: Request, session: Session) -> None:
     except TimeoutError:
         session.tell_idle()
     except TooLong as error:
-        session.out.put(protocol.error("limit", str(error)))
+        session.fault("limit", str(error))
     except UserError as error:
-        session.out.put(protocol.error("bad_request", str(error)))
+        session.fault("bad_request", str(error))
     session.finish()  # what was heard before is told

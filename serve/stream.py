@@ -141,6 +141,7 @@ class Session(Audio):
         super().__init__(models, settings)
         self.out = Outbox(asyncio.get_running_loop())
         self.words, self.segments = True, 0
+        self._fault: dict[str, Any] | None = None
         self.code = 1001  # to close with when the engine ends the session unasked: the service goes down
 
     def hear(self, event: Event) -> None:
@@ -165,14 +166,23 @@ class Session(Audio):
                 self.out.put(protocol.error("failed", reason))
             case Done(seconds):
                 self.outcome = "done" if self.outcome == "left" else self.outcome
-                self.out.put({"type": "done", "seconds": round(seconds, 3)})
+                self.done(seconds)
 
     def tell_idle(self) -> None:
         """Tell a client that it brings nothing, once: both the engine and the transport see it."""
         if self.code != IDLE:
             self.outcome, self.code = "idle", IDLE
-            told = f"no audio and no order for {self.settings.idle_seconds:g} s"
-            self.out.put(protocol.error("idle", told))
+            self.fault("idle", f"no audio and no order for {self.settings.idle_seconds:g} s")
+
+    def fault(self, code: str, message: str, retry_after: int | None = None) -> None:
+        """Say why the session ends, but last: a client that stops at an error has all that was heard before."""
+        self._fault = protocol.error(code, message, retry_after)
+
+    def done(self, seconds: float = 0.0) -> None:
+        """All is said, but for what is at fault."""
+        if self._fault is not None:
+            self.out.put(self._fault)
+        self.out.put({"type": "done", "seconds": round(seconds, 3)})
 
     def start(self, asked: protocol.Audio) -> None:
         """Open it, and say so."""
@@ -228,15 +238,15 @@ class Client(Session):
                 elif self.command(protocol.parse(message.get("text") or "")):
                     return 1000
             except Full as error:
-                self.out.put(protocol.error("busy", str(error), self.settings.retry_seconds))
+                self.fault("busy", str(error), self.settings.retry_seconds)
                 return 1013
             except TooLong as error:
-                self.out.put(protocol.error("limit", str(error)))
+                self.fault("limit", str(error))
                 return BUDGET
             except Over:  # the service goes down, or the session failed: the client is told what it is owed
                 return 1001
             except UserError as error:
-                self.out.put(protocol.error("bad_request", str(error)))
+                self.fault("bad_request", str(error))
                 return 1008
 
     def command(self, message) -> bool:
@@ -316,7 +326,7 @@ async def _until_over(client: Client, listening: asyncio.Task[int]) -> None:
         getting.cancel()
     code = listening.result()  # raises if the client is gone
     if client.live is None or client.live.over:
-        client.out.put({"type": "done", "seconds": 0.0})
+        client.done()
     else:
         client.finish()
     await client.speak(code)

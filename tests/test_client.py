@@ -91,6 +91,18 @@ def test_a_broken_connection_loses_and_doubles_nothing(service, recognizer):  # 
     assert client.finals[-1]["until"] == pytest.approx(3.0, abs=0.04)
 
 
+def test_who_brings_nothing_has_what_was_heard_before(recognizer):  # noqa: F811
+    service = Service(recognizer, idle_seconds=0.5)
+    try:
+        with Client(service.url) as client:
+            client.send(noise(1.5))
+            with pytest.raises(UserError, match="no audio and no order"):
+                client._read(until="done")
+            assert client.text == alone(recognizer, noise(1.5)) != ""
+    finally:
+        service.stop()
+
+
 def test_silence_is_not_kept():
     try:
         service = Service(Recognizer.load("digits", device="cpu"))

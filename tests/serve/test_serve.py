@@ -151,6 +151,21 @@ class TestStream:
             assert [m["code"] for m in messages if m["type"] == "error"] == ["limit"]
             assert text_of(messages)  # what was heard before is not lost
 
+    @pytest.mark.parametrize(
+        ("bad", "code"),
+        [({"bytes": pcm(noise(1.0))}, "limit"), ({"text": "{}"}, "bad_request"), (None, "idle")],
+        ids=["too long", "no message", "silent"],
+    )
+    def test_the_error_follows_what_was_heard_before(self, start, bad, code):
+        settings = {"idle_seconds": 0.5} if bad is None else {"max_session_seconds": 2.0}
+        with start(**settings).websocket_connect("/v1/stream") as socket:
+            socket.send_bytes(pcm(noise(1.5)))
+            if bad:
+                socket.send({"type": "websocket.receive", **bad})
+            messages = until(socket, "done")
+            assert [m["type"] for m in messages[-3:]] == ["final", "error", "done"]
+            assert messages[-2]["code"] == code
+
     def test_a_client_that_leaves_makes_room(self, start):
         client = start(max_sessions=1)
         for _ in range(3):
@@ -184,6 +199,7 @@ class TestLines:
         messages = [json.loads(line) for line in long.text.splitlines()]
         (error,) = (m for m in messages if m["type"] == "error")
         assert (error["code"], messages[-1]["type"]) == ("limit", "done")
+        assert [m["type"] for m in messages[-3:]] == ["final", "error", "done"]
         assert "at most 1 s" in error["message"]
         with client.websocket_connect("/v1/stream") as socket:
             socket.send_json({"type": "start"})
