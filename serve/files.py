@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import IO, Annotated, Any, Literal
 
 from fastapi import APIRouter, File, Form, Request, UploadFile
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
@@ -80,11 +81,10 @@ async def transcriptions(
 ) -> Response:
     """OpenAI's transcription call.  The text is that of `samba-asr transcribe`."""
     settings: Settings = request.app.state.settings
-    data = await file.read()
     models: Models = request.app.state.models
     recognizer = models.engine(model if model in models.names else "").recognizer
-    work = partial(recognizer.transcribe, data, latency_ms=latency_ms, longest=settings.max_file_seconds)
-    job = Job(request.state.place, work)
+    work = partial(recognizer.transcribe, latency_ms=latency_ms, longest=settings.max_file_seconds)
+    job = Job(request.state.place, _spool(file), work)
     watching = asyncio.create_task(_watch(request, job))
     try:
         if stream:
@@ -100,6 +100,13 @@ async def transcriptions(
     finally:
         watching.cancel()
     return answer(result, file.filename or "audio", response_format)
+
+
+def _spool(file: UploadFile) -> IO[bytes]:
+    """The uploaded bytes, on disk: memory is not for them.  It outlives the request, at whose end FastAPI closes `file`."""
+    descriptor = os.dup(file.file.fileno())
+    file.file.flush()
+    return open(descriptor, "rb")
 
 
 async def _watch(request: Request, job: Job) -> None:
@@ -149,15 +156,16 @@ class Place:
 class Job:
     """A file that is being transcribed in a thread; it begins at once.
 
-    work: `Recognizer.transcribe` of it.  Set `gone` to end it after the block that it is at.
+    work: `Recognizer.transcribe`.  Set `gone` to end it after the block that it is at.  The file is closed when that is over.
     """
 
-    def __init__(self, place: Place, work: Callable[..., Result]):
+    def __init__(self, place: Place, file: IO[bytes], work: Callable[..., Result]):
         self.gone, self._uploads = False, place.uploads
         self._loop, self._told = asyncio.get_running_loop(), asyncio.Queue()
         self._first: Segment | None = None
         place.hold()
-        future = place.uploads.pool.submit(work, on_segment=self._segment, on_block=self._block)
+        future = place.uploads.pool.submit(work, file, on_segment=self._segment, on_block=self._block)
+        future.add_done_callback(lambda _: file.close())
         future.add_done_callback(lambda _: self._call(place.leave))
         self._task = asyncio.wrap_future(future)
         self._task.add_done_callback(lambda task: task.cancelled() or task.exception())  # seen

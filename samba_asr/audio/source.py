@@ -50,7 +50,8 @@ def as_file(source: Source, stack: contextlib.ExitStack) -> tuple[str, Any, int]
         return f"<{len(source)} bytes of audio>", io.BytesIO(source), len(source)
     if isinstance(source, str | os.PathLike):
         return _opened(os.fspath(source), stack)
-    name = str(getattr(source, "name", "<audio>"))
+    name = getattr(source, "name", None)  # of a file without one, its descriptor
+    name = name if isinstance(name, str) else "<audio>"
     if not source.seekable():
         source = _spooled(name, source, stack)
     size = source.seek(0, os.SEEK_END)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 
 import numpy as np
@@ -33,9 +34,9 @@ def request(data: bytes, **fields: str) -> bytes:
     return (HEAD % len(body)).encode() + body
 
 
-def encoded(samples: np.ndarray, rate: int = 16000, kind: str = "WAV") -> bytes:
+def encoded(samples: np.ndarray, rate: int = 16000, kind: str = "WAV", subtype: str = "PCM_16") -> bytes:
     file = io.BytesIO()
-    soundfile.write(file, samples, rate, format=kind, subtype="PCM_16")
+    soundfile.write(file, samples, rate, format=kind, subtype=subtype)
     return file.getvalue()
 
 
@@ -100,6 +101,28 @@ class TestPlaces:
             for _ in range(3):
                 assert read_all(sent(service, bad)).startswith(b"HTTP/1.1 400 ")
             eventually(lambda: uploads(service).free == 1)
+
+
+def test_a_file_is_read_from_disk_and_closed(start, recognizer, monkeypatch):  # noqa: F811
+    seen, transcribe = [], type(recognizer).transcribe
+
+    def watched(self, source, **keywords):
+        seen.append((source, os.fstat(source.fileno()).st_size))
+        return transcribe(self, source, **keywords)
+
+    monkeypatch.setattr(type(recognizer), "transcribe", watched)
+    samples = noise(3.0)
+    for kind in ("WAV", "FLAC", "OGG"):
+        data = encoded(samples, kind=kind, subtype="VORBIS" if kind == "OGG" else "PCM_16")
+        answer = start().post("/v1/audio/transcriptions", files={"file": ("a", data)})
+        source, size = seen.pop()
+        assert answer.json()["text"] == transcribe(recognizer, data).text != ""
+        assert size == len(data)
+        assert source.closed
+    bad = start().post("/v1/audio/transcriptions", files={"file": ("a", b"no audio at all" * 99)})
+    assert bad.status_code == 400
+    assert "cannot be read: <audio>: " in bad.json()["error"]["message"]
+    assert seen.pop()[0].closed
 
 
 def test_one_file_and_few_fields(start):
