@@ -1,4 +1,4 @@
-"""Where to compute, and in which dtype: one answer for training, decoding, benchmarks and `samba-asr doctor`."""
+"""Choice of device and dtype, the same for training, decoding, benchmarks and `samba-asr doctor`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from samba_asr.errors import UserError
 
 
 def choose_device(name: str) -> torch.device:
-    """auto: CUDA where there is one, else the CPU.  UserError for a device that is not here."""
+    """Return the device of this name; `auto` is CUDA if available, else the CPU.  UserError for an unusable device."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -20,7 +20,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def compute_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The dtype of matrix products: `auto` is bfloat16 on CUDA and on CPUs with AVX512-BF16 or AMX, else float32."""
+    """Return the dtype of matrix products; `auto` is bfloat16 if CUDA supports it or the CPU has AVX512-BF16 or AMX.
+
+    Otherwise `auto` is float32.
+    """
     if name == "auto":
         quick = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_bfloat16()
         return torch.bfloat16 if quick else torch.float32
@@ -30,5 +33,5 @@ def compute_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def _cpu_bfloat16() -> bool:
-    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private, so they may go
+    checks = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")  # private: a later torch may remove them
     return any(getattr(torch.cpu, name, bool)() for name in checks)

@@ -1,4 +1,4 @@
-"""The one exception that means: the user can mend this."""
+"""The exception for errors that the user can fix."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ class UserError(ValueError):
 
 
 def printable(text: str) -> str:
-    """`text` on one line: line ends, tabs, escapes and bytes that are no text, as file names may hold, as Python writes
-    them (`\\n`, `\\udcff`)."""
+    """Return `text` on one line, with unprintable characters, as in file names, as Python escapes (`\\n`, `\\udcff`)."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def missing_extra(package: str, extra: str) -> UserError:
-    """The error for an optional package that is not installed."""
+    """Return the error for an optional package that is not installed."""
     return UserError(f"this needs the package {package!r}, which is not installed: pip install 'samba_asr[{extra}]'")

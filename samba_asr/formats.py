@@ -1,4 +1,4 @@
-"""A transcript as text, JSON, subtitles (SRT, WebVTT), or for other tools: NIST's CTM, Praat's TextGrid."""
+"""Output formats of a transcript: text, JSON, subtitles (SRT, WebVTT), NIST's CTM, Praat's TextGrid."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from samba_asr.recognizer import Result
 
 FORMATS = ("text", "json", "srt", "vtt", "ctm", "textgrid")
 PAUSE = 0.8  # seconds of silence that end a subtitle
-LONGEST = 5.0  # seconds of a subtitle
-SHORTEST = 0.5  # seconds that a subtitle stays, where the next one leaves room
+LONGEST = 5.0  # seconds, maximum duration of a subtitle
+SHORTEST = 0.5  # seconds, minimum duration of a subtitle, unless the next one starts earlier
 
 
 def render(result: Result, name: str, form: str) -> str:
-    """The transcript of the audio `name`, without a final newline."""
+    """Render the transcript of the audio `name` in one of FORMATS, without a final newline."""
     if form == "text":
         return result.text
     if form == "json":
@@ -42,7 +42,7 @@ def render(result: Result, name: str, form: str) -> str:
 
 
 def subtitles(words: tuple[Word, ...]) -> Iterator[tuple[float, float, str]]:
-    """(start, end, text) of each subtitle: cut at pauses and when one grows too long."""
+    """Yield (start, end, text) of each subtitle, in seconds.  A subtitle ends at a pause, or when it gets too long."""
     groups: list[list[Word]] = []
     for word in words:
         last = groups[-1] if groups else None
@@ -58,13 +58,13 @@ def subtitles(words: tuple[Word, ...]) -> Iterator[tuple[float, float, str]]:
 
 
 def _ctm(name: str, word: Word) -> str:
-    """file, channel, start, duration, word, confidence: six fields, without blanks in any."""
+    """Return one line of six fields without blanks: file, channel, start, duration, word, confidence."""
     text = "_".join(word.text.split()) or "_"
     return f"{printable(name)} 1 {word.start:.3f} {word.end - word.start:.3f} {text} {word.confidence:.2f}"
 
 
 def _textgrid(result: Result) -> str:
-    """One tier of words, and empty intervals between them; words of a text grid touch but never overlap."""
+    """Return one tier of words, with empty intervals between them.  Intervals of a TextGrid touch but never overlap."""
     end = max([result.duration, *(w.end for w in result.words)])
     intervals, at = [], 0.0
     for i, word in enumerate(result.words):

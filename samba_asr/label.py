@@ -1,9 +1,9 @@
-"""Pseudo-labels: untranscribed speech with the text that a model reads in it, where the model is sure.
+"""Pseudo-labels: untranscribed speech with the text that a model recognizes, where the model is confident.
 
 One round of self-training (Q. Xie et al., "Self-training with noisy student improves ImageNet classification", 2020; J. Kahn
-et al., "Self-training for end-to-end speech recognition", 2020): the student hears the same audio augmented, and
-more of it than the teacher had texts for.  The teacher is a model of one's own, which reads with its whole context and its
-language model, or Whisper tiny.en, which makes fewer errors than a model of few hours.
+et al., "Self-training for end-to-end speech recognition", 2020): the student trains on the same audio, augmented, and on
+more audio than the teacher had texts for.  The teacher is a model of this toolkit, offline and with its language model, or
+Whisper tiny.en, which makes fewer errors than a model trained on few hours.
 """
 
 from __future__ import annotations
@@ -27,18 +27,18 @@ from samba_asr.whisper import RATE, Whisper
 
 class Label(NamedTuple):
     text: str
-    confidence: float  # mean of the words', or of the tokens'; 0 where nothing was heard
+    confidence: float  # mean over words, or over tokens; 0 if nothing was recognized
 
 
 class Teacher(Protocol):
     rate: int  # samples a second
-    by: Mapping[str, Any]  # "model", and whatever else its labels depend on; JSON
+    by: Mapping[str, Any]  # "model", and everything else that its labels depend on; JSON
 
     def label(self, samples: np.ndarray) -> Label: ...
 
 
 class OwnTeacher:
-    """A model of this toolkit, with its whole context and its language model."""
+    """A model of this toolkit, offline and with its language model."""
 
     def __init__(self, recognizer: Recognizer):
         self.recognizer, self.rate = recognizer, recognizer.rate
@@ -51,12 +51,12 @@ class OwnTeacher:
 
 
 class WhisperTeacher:
-    """Whisper tiny.en, its numbers read aloud and the rest in LibriSpeech's alphabet."""
+    """Whisper tiny.en, with numbers as words and the rest in LibriSpeech's alphabet."""
 
     rate, by = RATE, {"model": "whisper tiny.en"}
 
     def __init__(self, device: str = "cpu", threads: int = 1):
-        spoken("")  # says what is missing before the work
+        spoken("")  # raises here, before the work, if its package is missing
         self.whisper = Whisper(device, threads)
 
     def label(self, samples: np.ndarray) -> Label:
@@ -65,11 +65,11 @@ class WhisperTeacher:
 
 
 def labels(
-    teacher: Teacher, utterances: Sequence[Utterance], cache: Path, tell: Callable[[int], None] = lambda n: None
+    teacher: Teacher, utterances: Sequence[Utterance], cache: Path, report: Callable[[int], None] = lambda n: None
 ) -> dict[str, Label]:
-    """Labels by the ids of the utterances.  Each is appended to `cache` (JSONL) as it is made, and not made again.
+    """Label utterances; return labels by utterance id.  Each new label is appended to `cache` (JSONL), and later reused.
 
-    tell: called with the number that are done.  UserError for a cache that is none, or of another model or search.
+    report: called with the number of utterances done.  UserError if `cache` is not a cache, or is of another model or search.
     """
     found = _cached(cache, dict(teacher.by))
     with cache.open("a", encoding="utf-8") as file:
@@ -80,7 +80,7 @@ def labels(
             found[utterance.id] = label = teacher.label(audio)
             file.write(json.dumps({"id": utterance.id, **label._asdict()}) + "\n")
             file.flush()
-            tell(places[utterance.id])
+            report(places[utterance.id])
     return {u.id: found[u.id] for u in utterances if u.id in found}
 
 
@@ -97,7 +97,7 @@ def _cached(path: Path, by: dict[str, Any]) -> dict[str, Label]:
         else:
             return found
     except (ValueError, KeyError, TypeError):
-        raise UserError(f"{path}:{number}: not a label: delete the file, and they are made anew") from None
+        raise UserError(f"{path}:{number}: not a label: delete the file, and its labels are made again") from None
     raise UserError(
         f"{path} holds labels of another model or search ({entry['model']}): delete it, or choose another --out"
     )

@@ -1,4 +1,4 @@
-"""A sheet to draw on, and the file it goes to: matplotlib's home, which is an extra."""
+"""Figures and their files.  All use of matplotlib, an optional extra, starts here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SUFFIXES = (".png", ".svg", ".pdf")
 
 
 def figure(width: float, height: float) -> Figure:
-    """An empty figure of so many inches, that needs no display.  UserError without matplotlib."""
+    """Return an empty figure, `width` x `height` inches, that needs no display.  UserError without matplotlib."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -23,13 +23,13 @@ def figure(width: float, height: float) -> Figure:
 
 
 def check_suffix(path: Path) -> None:
-    """UserError for a name that does not say what kind of picture: better before the work than behind it."""
+    """Raise UserError for a file name without a known image suffix.  Call it before the work, not after."""
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path}: a plot's name must end in {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
 
 
 def save(drawn: Figure, path: Path) -> Path:
-    """Write it, making its folder where there is none."""
+    """Write the figure, creating its folder if needed.  Return the path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     drawn.savefig(path, dpi=120)
     return path

@@ -1,11 +1,11 @@
-"""Names for interchangeable parts: one dict and a decorator.
+"""A registry of interchangeable parts by name: one dict and a decorator.
 
 mixers = Registry("mixer")
 
-@mixers.register("mamba2")
-class Mamba2(StreamingModule): ...
+@mixers.register("my_mixer")
+class MyMixer(StreamingModule): ...
 
-mixers.build("mamba2", d_model=144, config=Mamba2Config())
+mixers.build("my_mixer", d_model=144, config=MyMixerConfig())
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ T = TypeVar("T")
 
 
 class Registry:
-    """Maps a name, as configuration spells it, to a class or function."""
+    """Map from a name in the configuration to a class or function."""
 
     def __init__(self, kind: str):
         self.kind = kind
         self._entries: dict[str, Callable[..., Any]] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator: enter the class or function under `name`.  A name can be taken only once."""
+        """Decorate a class or function to register it under `name`.  ValueError if the name is taken."""
 
         def enter(entry: T) -> T:
             if name in self._entries:
@@ -45,7 +45,7 @@ class Registry:
         return self._entries[name]
 
     def build(self, name: str, *args: Any, **options: Any) -> Any:
-        """Make one: `registry[name](*args, **options)`."""
+        """Call the entry: `registry[name](*args, **options)`."""
         return self[name](*args, **options)
 
     def __iter__(self) -> Iterator[str]:

@@ -1,20 +1,20 @@
-"""The law: one definition of every layer serves training, offline and live use.
+"""The streaming contract: one definition of every layer serves training, offline and live use.
 
     forward(x, lengths)            -> y, lengths            the whole utterance, in parallel
     step(x, lengths, state)        -> y, lengths, state     the next chunk, of any length
     finish(state)                  -> y, lengths            what the end of input releases
 
-The valid outputs of successive `step`s, then of `finish`, concatenated, ARE the valid outputs of `forward`, for every way of
-cutting time.  `tests/contract.py` checks it, in float64, for every module of the project.
+The valid outputs of successive `step`s and of `finish`, concatenated, ARE the valid outputs of `forward`, however time is
+cut into chunks.  `tests/contract.py` checks it, in float64, for every module of the project.
 
 State.    A tree (tuples, NamedTuples) of tensors, every leaf batch-first and of constant shape: sessions are rows.
-Lengths.  Valid steps of each row (b,), left-aligned; what lies behind them may be anything, NaN included: it reaches no
-          output, no state and no gradient.  (So a weight never meets it: 0 * NaN is NaN; see `mask`.)
-          A row of length 0 keeps its state bit for bit, so sessions that never line up share one batch.
+Lengths.  Valid steps of each row (b,), left-aligned.  Padding after them may hold anything, NaN included: it reaches no
+          output, no state and no gradient.  It must be masked before any product, because 0 * NaN is NaN (see `mask`).
+          A row of length 0 keeps its state bit for bit, so sessions at different times share one batch.
 Shapes.   b batch, t time, d channels.
 
-The idea of one contract and one verifier is google/sequence-layers'; ragged lengths in place of a fixed latency are ours: a
-look-ahead in front of a recurrence cannot be trimmed by the caller, because its warm-up outputs would enter the state.
+One contract with one verifier is the idea of google/sequence-layers.  They have a fixed latency, we have ragged lengths: a
+caller cannot trim the look-ahead before a recurrence, because its warm-up outputs would enter the state.
 """
 
 from __future__ import annotations
@@ -37,32 +37,32 @@ class Step(NamedTuple):
 
 
 class StreamingModule(nn.Module):
-    """A layer under the law.  A subclass defines `init_state` and `step`, and `finish` if it holds anything back."""
+    """A layer that keeps the streaming contract.  A subclass defines `init_state` and `step`; if it delays output, `finish`."""
 
     stride: int = 1
     """Input steps per output step; a chunk's valid length is a multiple of it."""
 
     def init_state(self, batch: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None) -> State:
-        """The state before the first step, for `batch` rows."""
+        """Return the state before the first step, for `batch` rows."""
         raise NotImplementedError
 
     def step(self, x: Tensor, lengths: Tensor, state: State) -> Step:
-        """Take the next chunk x (b, t, d) with `lengths` (b,) valid steps."""
+        """Process the next chunk x (b, t, d) with `lengths` (b,) valid steps."""
         raise NotImplementedError
 
     def finish(self, state: State) -> tuple[Tensor, Tensor] | None:
-        """What waited for input that will not come; None: nothing was waiting."""
+        """Return the outputs that waited for more input, (b, t, d) and lengths (b,); None if there are none."""
         return None
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """The whole utterance: one step from the first state, unless a subclass knows something faster."""
+        """Process whole utterances: one step from the first state.  A subclass may override it with something faster."""
         state = self.init_state(x.shape[0], device=x.device, dtype=x.dtype)
         y, lengths, state = self.step(x, lengths, state)
         return concat((y, lengths), self.finish(state))
 
 
 class Stack(StreamingModule):
-    """Streaming modules one after another; itself one."""
+    """A sequence of streaming modules, which is a streaming module too."""
 
     def __init__(self, *layers: StreamingModule):
         super().__init__()
@@ -100,7 +100,7 @@ class Stack(StreamingModule):
 
 
 def map_state(function: Callable[..., Tensor], *states: State) -> State:
-    """Apply `function` to the corresponding tensors of trees of one shape."""
+    """Apply `function` to the corresponding tensors of trees of the same structure."""
     first = states[0]
     if isinstance(first, Tensor):
         return function(*states)
@@ -109,19 +109,19 @@ def map_state(function: Callable[..., Tensor], *states: State) -> State:
 
 
 def leaves(state: State) -> list[Tensor]:
-    """The tensors of a tree, in order."""
+    """Return the tensors of a tree, in order."""
     if isinstance(state, Tensor):
         return [state]
     return [leaf for child in state for leaf in leaves(child)]
 
 
 def stack_rows(states: Sequence[State]) -> State:
-    """One state whose rows are those of `states`, in order."""
+    """Concatenate the rows of `states`, in order, into one state."""
     return map_state(lambda *rows: torch.cat(rows), *states)
 
 
 def take_rows(state: State, rows: Sequence[int] | Tensor) -> State:
-    """The state of some rows: sessions that go on, or the parents of beams.  Rows may repeat."""
+    """Select rows of a state: sessions that go on, or the parents of beams.  Rows may repeat."""
     return map_state(lambda leaf: leaf[rows], state)
 
 
@@ -129,12 +129,12 @@ def take_rows(state: State, rows: Sequence[int] | Tensor) -> State:
 
 
 def valid_mask(lengths: Tensor, t: int) -> Tensor:
-    """(b, t) bool: True where a step is valid."""
+    """Return (b, t) bool: True where a step is valid."""
     return torch.arange(t, device=lengths.device) < lengths[:, None]
 
 
 def mask(x: Tensor, lengths: Tensor | None) -> Tensor:
-    """x (b, t, ...) with zeros behind `lengths`, whatever stood there (NaN included), and no gradient to it; None: as it is."""
+    """Zero the padding of x (b, t, ...) after `lengths`, NaN included; no gradient reaches it.  None: return x unchanged."""
     if lengths is None:
         return x
     valid = valid_mask(lengths, x.shape[1])
@@ -142,14 +142,14 @@ def mask(x: Tensor, lengths: Tensor | None) -> Tensor:
 
 
 def take_time(x: Tensor, index: Tensor) -> Tensor:
-    """y[b, i] = x[b, index[b, i]]: x (b, t, ...), index (b, i)."""
+    """Return y[b, i] = x[b, index[b, i]] for x (b, t, ...) and index (b, i)."""
     return x.gather(1, index.view(*index.shape, *[1] * (x.dim() - 2)).expand(*index.shape, *x.shape[2:]))
 
 
 def tail(x: Tensor, lengths: Tensor | None, width: int) -> Tensor:
-    """The last `width` steps before position width + lengths[b] of x (b, width + t, d): the context for the next chunk.
+    """Return the context for the next chunk: the last `width` of the first width + lengths[b] steps of x (b, width + t, d).
 
-    None: of each row to its end.
+    lengths None: the last `width` steps of each row.
     """
     if lengths is None:
         return x[:, x.shape[1] - width :]
@@ -168,5 +168,5 @@ def concat(first: tuple[Tensor, Tensor] | None, second: tuple[Tensor, Tensor] | 
 
 
 def pad_time(x: Tensor, before: int, after: int) -> Tensor:
-    """x (b, t, d) with zero steps before and after it."""
+    """Add zero steps before and after x (b, t, d)."""
     return F.pad(x, (0, 0) * (x.dim() - 2) + (before, after))

@@ -4,8 +4,8 @@
     config.model.d_model                       # an int, checked
     save(config, Path("exp/a/config.yaml"))    # reads back equal
 
-model.py, training.py, decode.py hold the sections with their defaults, load.py reads and writes them, and renamed.py knows the
-keys of the version before.
+model.py, training.py and decode.py define the sections with their defaults.  load.py reads and writes them.  renamed.py maps
+the keys of version 1.
 """
 
 from samba_asr.config.decode import (

@@ -1,4 +1,4 @@
-"""Configuration of recognition: `decode.*`, a section a component, each with its checks."""
+"""Configuration of recognition: `decode.*`, one section per component, each with its checks."""
 
 from __future__ import annotations
 
@@ -14,24 +14,28 @@ SEARCH_FILES = {
     "lm.neural": "neural_lm",
     "hotwords.path": "hotwords",
 }
-"""Keys of `DecodeConfig` that name a file, or the folder of a language model; and what stands for each in names of copies."""
+"""Keys of `DecodeConfig` that name a file or a language model's folder, and the name of its copy in a model folder."""
 
 
 @dataclass(frozen=True)
 class RuntimeConfig:
-    """How the encoder runs: its blocks (samba_asr.runtime)."""
+    """Blocks of the encoder (samba_asr.runtime)."""
 
-    latency_ms: float | None = None  # audio in a block, a whole number of encoder frames; null: the largest, offline
-    overlap: float = 0.0  # share of a live block that is computed again with the next: each frame sees that much ahead
+    latency_ms: float | None = (
+        None  # audio per block, a whole number of encoder frames; null: the largest block, offline
+    )
+    overlap: float = 0.0  # share of a live block that the next block computes again: each frame sees that much ahead
 
     def __post_init__(self):
         if not 0 <= self.overlap < 1:
             raise UserError(
-                f"decode.runtime.overlap={self.overlap:g}: the share of a block that is computed again, "
+                f"decode.runtime.overlap={self.overlap:g}: give the share of a block that is computed again, "
                 "from 0 to less than 1"
             )
         if self.latency_ms is not None and not self.latency_ms > 0:
-            raise UserError(f"decode.runtime.latency_ms={self.latency_ms:g}: milliseconds above 0, or null for offline")
+            raise UserError(
+                f"decode.runtime.latency_ms={self.latency_ms:g}: give milliseconds above 0, or null for offline"
+            )
 
 
 @dataclass(frozen=True)
@@ -40,84 +44,84 @@ class SearchConfig:
 
     method: str = "greedy"  # greedy | beam
     beam: int = 8  # prefixes kept
-    prune: float = 10.0  # nats below the best from which a prefix is not extended; fewer: faster, and less exact
-    nbest: int = 1  # hypotheses of an utterance
+    prune: float = 10.0  # nats; a prefix this far below the best is not extended; less is faster and less exact
+    nbest: int = 1  # hypotheses per utterance
     rescore: float = 0.0  # weight of the decoder in the second pass, 0 to 1; 0: CTC alone
 
     def __post_init__(self):
         if self.beam < 1:
             raise UserError(f"decode.search.beam={self.beam}: give 1 or more")
         if not self.prune > 0:
-            raise UserError(f"decode.search.prune={self.prune:g}: nats, more than 0")
+            raise UserError(f"decode.search.prune={self.prune:g}: give nats, more than 0")
         if self.nbest < 1 or (self.method == "beam" and self.nbest > self.beam):
             raise UserError(f"decode.search.nbest={self.nbest} must be 1 .. decode.search.beam={self.beam}")
         if not 0 <= self.rescore <= 1:
             raise UserError(
-                f"decode.search.rescore={self.rescore:g} is the decoder's share of the score: 0 (CTC alone) to 1"
+                f"decode.search.rescore={self.rescore:g}: give the decoder's share of the score, 0 (CTC alone) to 1"
             )
 
 
 @dataclass(frozen=True)
 class SearchLmConfig:
-    """Language models of the search (samba_asr.decoding.ngram, .neural).  `decode.lm=FILE` means its path."""
+    """Language models of the search (samba_asr.decoding.ngram, .neural).  `decode.lm=FILE` sets its path."""
 
-    path: str = (
-        ""  # n-gram of words for the beam, ARPA, packed or KenLM's binary: a path, or a name in the model's folder
-    )
-    weight: float = 0.5  # of its logarithms
-    word_bonus: float = 2.0  # nats a word: a language model alone prefers few words
-    words: str = ""  # file of the words that may be recognized, one a line; default all that the language model has
+    path: str = ""  # word n-gram for the beam (ARPA, packed or KenLM's binary): a path, or a name in the model's folder
+    weight: float = 0.5  # of its log-probabilities
+    word_bonus: float = 2.0  # nats per word: a language model alone prefers few words
+    words: str = ""  # file of the words that may be recognized, one per line; "": all words of the language model
     lexicon: str = ""  # more pronunciations, for a model of phones: Kaldi's lexicon.txt
     neural: str = (
-        ""  # folder of a Mamba language model: in the beam where it has the model's units, else over the n-best
+        ""  # folder of a Mamba language model: scores the beam if it has the model's units, else the n-best list
     )
-    neural_weight: float = 0.3  # of its logarithms
+    neural_weight: float = 0.3  # of its log-probabilities
 
     def __post_init__(self):
         for key in ("words", "lexicon"):
             if (value := getattr(self, key)) and not self.path:
-                raise UserError(f"decode.lm.{key}={value} goes with a language model: set decode.lm.path")
+                raise UserError(f"decode.lm.{key}={value} needs a language model: set decode.lm.path")
         if not 0 <= self.neural_weight <= 10:
-            raise UserError(f"decode.lm.neural_weight={self.neural_weight:g}: from 0 to 10")
+            raise UserError(f"decode.lm.neural_weight={self.neural_weight:g}: give a weight from 0 to 10")
 
 
 @dataclass(frozen=True)
 class HotwordsConfig:
-    """Phrases that are expected (samba_asr.decoding.hotwords).  `decode.hotwords=FILE` means its path."""
+    """Expected phrases (samba_asr.decoding.hotwords).  `decode.hotwords=FILE` sets its path."""
 
-    path: str = ""  # one phrase a line, with a weight of its own after a colon or without
-    weight: float = 1.5  # nats a unit of a phrase
+    path: str = ""  # one phrase per line, optionally a colon and its own weight
+    weight: float = 1.5  # nats per unit of a phrase
 
 
 @dataclass(frozen=True)
 class EndpointConfig:
-    """Where the segments of a session end (samba_asr.decoding.segmenter), in seconds; and which of them are speech.
+    """Rules that end a segment of a session (samba_asr.decoding.segmenter), in seconds, and that withhold it.
 
-    Live and in transcribe; `samba-asr decode` has utterances.
+    Used live and in transcribe.  `samba-asr decode` reads utterances that are cut already.
     """
 
-    silence: float = 2.4  # of silence, before anything is said
-    pause: float = 1.2  # of silence after words
-    longest: float = 20.0  # then the segment is cut between two words
+    silence: float = 2.4  # seconds of silence that end a segment without words
+    pause: float = 1.2  # seconds of silence that end a segment after words
+    longest: float = 20.0  # seconds; a longer segment is cut between two words
     confidence: float = 0.0  # a segment whose mean word confidence is below this is withheld (x 1.4 for a single word)
 
     def __post_init__(self):
         if not 2 <= self.longest <= 120:
-            raise UserError(f"decode.endpoint.longest={self.longest}: seconds, from 2 to 120")
+            raise UserError(f"decode.endpoint.longest={self.longest}: give seconds, from 2 to 120")
         if not 0 <= self.confidence <= 1:
-            raise UserError(f"decode.endpoint.confidence={self.confidence}: from 0 (no segment is withheld) to 1")
+            raise UserError(
+                f"decode.endpoint.confidence={self.confidence}: give a value from 0 (none is withheld) to 1"
+            )
 
 
 @dataclass(frozen=True)
 class VadConfig:
-    """Voice activity (samba_asr.audio.vad), live and in transcribe.  `decode.vad=NAME` means its method."""
+    """Voice activity detection (samba_asr.audio.vad), live and in transcribe.  `decode.vad=NAME` sets its method."""
 
-    method: str = ""  # energy | silero: audio without speech does not reach the model; "": all audio does
+    method: str = ""  # energy | silero: the model skips audio without speech; "": it reads all audio
 
 
 @dataclass(frozen=True)
 class DecodeConfig:
-    """All of recognition."""
+    """All settings of recognition."""
 
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
@@ -127,12 +131,12 @@ class DecodeConfig:
     vad: VadConfig = field(default_factory=VadConfig)
 
     def file(self, key: str) -> str:
-        """The name under a key of `SEARCH_FILES`."""
+        """Return the file name under a key of `SEARCH_FILES`."""
         section, name = key.split(".")
         return getattr(getattr(self, section), name)
 
     def with_files(self, names: dict[str, str]) -> DecodeConfig:
-        """The same with other names under keys of `SEARCH_FILES`."""
+        """Return a copy with these file names, given by keys of `SEARCH_FILES`."""
         sections: dict[str, dict[str, str]] = {}
         for key, value in names.items():
             section, name = key.split(".")
@@ -141,5 +145,5 @@ class DecodeConfig:
 
 
 def is_search_file(path: Path, key: str) -> bool:
-    """Whether the path holds what the key of `SEARCH_FILES` may name: a folder for a neural language model, else a file."""
+    """Return whether `path` exists and fits a key of `SEARCH_FILES`: a folder for a neural language model, else a file."""
     return path.exists() and path.is_dir() == (key == "lm.neural")

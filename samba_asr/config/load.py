@@ -1,10 +1,10 @@
 """Reading and writing the configuration.
 
-Later files win over earlier ones, overrides over files.  An unknown key, a wrong type or a missing file is a `UserError`
-that names the key and the nearest known one.
+Later files win over earlier ones, and overrides win over files.  An unknown key, a wrong type or a missing file is a
+`UserError` that names the key and the nearest known one.
 
-A configuration names files: those of `SEARCH_FILES`.  What a user gives by hand, in files or overrides, is relative to the
-current folder, and so becomes absolute here.  A name that stays relative is one in the model's own folder.
+The keys of `SEARCH_FILES` name files.  A name that a user gives, in files or overrides, is relative to the current folder
+and becomes absolute here.  A name that stays relative is in the model's own folder.
 """
 
 from __future__ import annotations
@@ -38,11 +38,13 @@ VERSION = 2
 """Version of the configuration and of the model folder."""
 
 VERSIONS = (1, 2)
-"""Versions that can be read; a folder of another one is refused by name."""
+"""Versions that can be read.  A folder of another version is an error."""
 
 
 @dataclass(frozen=True)
 class Config:
+    """The whole configuration."""
+
     version: int = VERSION
     model: ModelConfig = field(default_factory=ModelConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -62,9 +64,9 @@ def load(
 ) -> Config:
     """Merge YAML files, then `key=value` overrides, over the defaults.
 
-    A name without a suffix and without a file (`model/small`) is looked up in the installed `samba_asr.conf`.
-    folder: of a model or a run, whose own `config.yaml` comes before all these.  Names of files in it are left as they are.
-    Those in `files` and `overrides` become absolute where the current folder holds such a file.
+    files: paths, or names such as `model/small` in the installed `samba_asr.conf`.
+    folder: of a model or a run.  Its `config.yaml` is read before `files`, and its file names stay as they are.
+    File names in `files` and `overrides` become absolute if the current folder holds such a file.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -86,13 +88,13 @@ def load(
     warn(used)
     try:
         return _with_paths(_tuples(OmegaConf.to_object(tree)), by_hand)
-    except OmegaConfBaseException as error:  # a ${reference} to what is not there
+    except OmegaConfBaseException as error:  # a ${reference} to an unknown key
         where = getattr(error, "full_key", None)
         raise UserError(f"{where or 'configuration'}: {str(error).splitlines()[0]}") from None
 
 
 def find(name: Path | str) -> Path:
-    """The file of this name, or the one under `samba_asr/conf` (`model/small` -> conf/model/small.yaml)."""
+    """Return the file of this name, or the one under `samba_asr/conf` (`model/small` -> conf/model/small.yaml)."""
     path = Path(name)
     if path.is_file():
         return path
@@ -112,13 +114,13 @@ def save(config: Config, path: Path) -> None:
     Path(path).write_text(OmegaConf.to_yaml(OmegaConf.structured(config)))
 
 
-# ---- the parts, one after another ------------------------------------------------------------------------------------
+# ---- the sources, one after another ----------------------------------------------------------------------------------
 
 
 def _parts(
     files: Sequence[Path | str], overrides: Sequence[str], folder: Path | str | None
 ) -> Iterator[tuple[str, dict[str, Any], bool]]:
-    """(name, tree, whether it is the folder's own) of each source.  UserError for what cannot be read."""
+    """Yield (name, tree, whether it is the folder's own) of each source.  UserError for an unreadable one."""
     from omegaconf import OmegaConf
 
     own = [] if folder is None else [Path(folder) / "config.yaml"]
@@ -152,16 +154,16 @@ def _override(text: str) -> Any:
     if not re.match(r"^[\w.]+=", text):
         raise UserError(f"{text!r} is not an override: write key=value, such as optim.lr=0.001")
     if text.endswith("="):
-        text += '""'  # OmegaConf would read nothing as None, which no setting but the latency can be
+        text += '""'  # OmegaConf would read an empty value as None, which only the latency may be
     return OmegaConf.from_dotlist([text])
 
 
 def _prepared(part: dict[str, Any], name: str, own: bool, tree: Any) -> tuple[dict[str, Any], list[str]]:
-    """A part with the keys of this version, checked; `tree` gets the fields of its mixer.  Also the old keys that it had."""
+    """Check a part, give it the keys of this version, and give `tree` the fields of its mixer.  Also return its old keys."""
     version = part.get("version", VERSION)
     if version not in VERSIONS:
         raise UserError(
-            f"{name}: a configuration of version {version}; this samba_asr reads {VERSIONS[0]} to {VERSION}"
+            f"{name}: a configuration of version {version}; this samba_asr reads versions {VERSIONS[0]} to {VERSION}"
         )
     whole = "version" in part  # a saved tree, not a user's choice of settings
     part = {**part, "version": VERSION} if whole else part
@@ -179,7 +181,7 @@ def _prepared(part: dict[str, Any], name: str, own: bool, tree: Any) -> tuple[di
 def _with_mixer(part: dict[str, Any], name: str, whole: bool, tree: Any) -> dict[str, Any]:
     """Give `tree` the fields of the mixer that `part` names.
 
-    A saved tree of version 1 has the fields of all mixers: the other ones' go.
+    A saved tree of version 1 has the fields of all mixers.  Those of the other mixers are removed.
     """
     from omegaconf import OmegaConf, read_write
 
@@ -206,7 +208,7 @@ _FIELDS_OF_MIXERS = {f.name for kind in MIXERS.values() for f in fields(kind)}
 
 
 def _frame_ms(part: dict[str, Any], tree: Any) -> float:
-    """Milliseconds of an encoder frame, as far as the configuration says by now."""
+    """Return the duration of an encoder frame in milliseconds, as the configuration read so far has it."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
@@ -215,11 +217,11 @@ def _frame_ms(part: dict[str, Any], tree: Any) -> float:
         merged = OmegaConf.merge(tree.model, OmegaConf.create(model if isinstance(model, dict) else {}))
         return 1000 * merged.features.hop * merged.subsampling / merged.features.sample_rate
     except OmegaConfBaseException:
-        return ModelConfig().frame_ms  # what is wrong is reported when the part is merged
+        return ModelConfig().frame_ms  # the error is reported later, when the part is merged
 
 
 def _without_derived(part: dict[str, Any], name: str, whole: bool) -> dict[str, Any]:
-    """A part without what follows from other things; UserError where a user sets that."""
+    """Remove derived keys from a part; UserError if a user sets one."""
     model = part.get("model")
     found = [key for key in DERIVED if isinstance(model, dict) and key.removeprefix("model.") in model]
     if found and not whole:
@@ -229,12 +231,12 @@ def _without_derived(part: dict[str, Any], name: str, whole: bool) -> dict[str, 
 
 
 def _plain(tree: Any) -> Config:
-    """The dataclasses of the tree so far, without resolving references: for the names of its fields."""
+    """Return the dataclasses of the tree so far, for the names of their fields.  References are not resolved."""
     return replace(Config(), model=replace(ModelConfig(), mixer=mixer_config(tree.model.mixer.name)))
 
 
 def _check_keys(tree: Any, schema: Any, source: str, prefix: str = "") -> None:
-    """Name an unknown key and the nearest known one; OmegaConf's own message leaves out the file and the path."""
+    """Raise UserError with an unknown key and the nearest known one.  OmegaConf's message lacks the file and the full key."""
     if not isinstance(tree, dict):
         raise UserError(f"{source}: {prefix.rstrip('.') or 'the file'} must be a mapping of keys to values")
     known = [f.name for f in fields(schema)]
@@ -249,7 +251,7 @@ def _check_keys(tree: Any, schema: Any, source: str, prefix: str = "") -> None:
 
 
 def _nearest(key: str, schema: Any, prefix: str) -> str:
-    """The known key of the nearest name, here or one section further in; "" if none is near."""
+    """Return the known key of the nearest name, in this section or its subsections; "" if none is near."""
     here = {f.name: f"{prefix}{f.name}" for f in fields(schema)}
     sections = {name: getattr(schema, name) for name in here if is_dataclass(getattr(schema, name))}
     inner = {f.name: f"{prefix}{name}.{f.name}" for name, section in sections.items() for f in fields(section)}
@@ -265,14 +267,14 @@ def _has(decode: Any, key: str) -> bool:
 
 
 def _with_paths(config: Config, by_hand: Collection[str]) -> Config:
-    """`config` with the names of files that were given by hand, and lie in the current folder, as absolute paths."""
+    """Make the file names in `by_hand` absolute where the current folder holds such a file."""
     names = {key: Path(config.decode.file(key)) for key in by_hand if config.decode.file(key)}
     there = {key: str(path.absolute()) for key, path in names.items() if is_search_file(path, key)}
     return replace(config, decode=config.decode.with_files(there))
 
 
 def _tuples(config: Any, prefix: str = "") -> Any:
-    """OmegaConf gives lists for tuples; make the tree hashable and comparable again.  UserError for NaN and inf."""
+    """Turn OmegaConf's lists into tuples, so that the tree is hashable and comparable.  UserError for NaN and inf."""
     values = {}
     for f in fields(config):
         value = getattr(config, f.name)

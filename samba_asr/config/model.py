@@ -8,7 +8,7 @@ from typing import Any
 from samba_asr.errors import UserError
 
 DERIVED = {"model.teacher": "data.teacher", "model.vocab_size": "the tokenizer"}
-"""Keys that follow from something else, which a user cannot set."""
+"""Derived keys, which a user cannot set, and what determines each."""
 
 
 @dataclass(frozen=True)
@@ -16,19 +16,19 @@ class FeatureConfig:
     """Log-mel front end (samba_asr.audio.features)."""
 
     sample_rate: int = 16000  # Hz
-    window: int = 400  # samples in a frame (25 ms)
+    window: int = 400  # samples per frame (25 ms)
     hop: int = 160  # samples between frames (10 ms)
-    mels: int = 80  # filters
+    mels: int = 80  # number of filters
     low_hz: float = 20.0
     high_hz: float = 7600.0
     gain: bool = (
-        False  # bring speech of any level to that of the training data (samba_asr.audio.level); goes with any weights
+        False  # bring speech of any level to that of the training data (samba_asr.audio.level); works with any weights
     )
 
 
 @dataclass(frozen=True)
 class MixerConfig:
-    """Sequence mixer (samba_asr.nn.mixers): each has its own fields, with names as in state-spaces/mamba."""
+    """Sequence mixer (samba_asr.nn.mixers).  Each kind has its own fields, named as in state-spaces/mamba."""
 
     name: str = ""
 
@@ -37,9 +37,9 @@ class MixerConfig:
 class CausalMixerConfig(MixerConfig):
     """A mixer that runs forward in time."""
 
-    bidirectional: bool = True  # a second one, with weights of its own, reads backward inside blocks
-    d_state: int = 32  # n, state size of a channel
-    d_conv: int = 4  # kernel of the short convolution
+    bidirectional: bool = True  # add a second mixer, with its own weights, that runs backward inside blocks
+    d_state: int = 32  # n, state size per channel
+    d_conv: int = 4  # kernel size of the short convolution
     expand: int = 2  # d_inner = expand * d_model
     dt_min: float = 0.001  # smallest initial step, 1 / frames: 1000 frames of 40 ms are 40 s
     dt_max: float = 1.0  # largest initial step: one frame
@@ -57,31 +57,31 @@ class Mamba2Config(CausalMixerConfig):
     """SSD (samba_asr.nn.mixers.mamba2)."""
 
     name: str = "mamba2"
-    headdim: int = 32  # p, channels of one SSD head
-    a_max: float = 16.0  # decays A of the heads begin within -1 and minus this
+    headdim: int = 32  # p, channels per SSD head
+    a_max: float = 16.0  # the heads' decays A are initialized between -1 and -a_max
 
 
 @dataclass(frozen=True)
 class HydraConfig(MixerConfig):
-    """Quasiseparable mixer, bidirectional by itself (samba_asr.nn.mixers.hydra)."""
+    """Quasiseparable mixer, bidirectional by design (samba_asr.nn.mixers.hydra)."""
 
     name: str = "hydra"
-    d_state: int = 32  # n, state size of a channel
-    d_conv: int = 4  # kernel of the short convolution
+    d_state: int = 32  # n, state size per channel
+    d_conv: int = 4  # kernel size of the short convolution
     expand: int = 2  # d_inner = expand * d_model
-    headdim: int = 32  # p, channels of one SSD head
+    headdim: int = 32  # p, channels per SSD head
     dt_min: float = 0.001  # smallest initial step, 1 / frames: 1000 frames of 40 ms are 40 s
     dt_max: float = 1.0  # largest initial step: one frame
-    a_max: float = 16.0  # decays A of the heads begin within -1 and minus this; 1, as Hydra's authors have it
+    a_max: float = 16.0  # the heads' decays A are initialized between -1 and -a_max; Hydra's authors use 1
 
 
 MIXERS: dict[str, type[MixerConfig]] = {"hydra": HydraConfig, "mamba": MambaConfig, "mamba2": Mamba2Config}
 
 
 def mixer_config(name: str, **values: Any) -> MixerConfig:
-    """The configuration of the mixer of this name; UserError if there is none."""
+    """Return the configuration of the mixer of this name; UserError for an unknown name."""
     if name not in MIXERS:
-        raise UserError(f"model.mixer.name={name}: there are {', '.join(MIXERS)}")
+        raise UserError(f"model.mixer.name={name}: use one of {', '.join(MIXERS)}")
     return MIXERS[name](**values)
 
 
@@ -91,7 +91,7 @@ class DecoderConfig:
 
     layers: int = 0  # 0: no decoder, CTC alone
     d_model: int = 144
-    d_state: int = 64  # the one state that must hold the utterance: larger than the encoder's
+    d_state: int = 64  # larger than the encoder's: one state must hold the whole utterance
     expand: int = 2
     headdim: int = 32
     dropout: float = 0.1
@@ -102,27 +102,27 @@ class ModelConfig:
     """Encoder and heads (samba_asr.models)."""
 
     features: FeatureConfig = field(default_factory=FeatureConfig)
-    subsampling: int = 4  # feature frames in an encoder frame, a power of 2: 4 are 40 ms, 8 are 80 ms
+    subsampling: int = 4  # feature frames per encoder frame, a power of 2: 4 gives 40 ms, 8 gives 80 ms
     subsampling_channels: int = 32  # of its convolutions, each of stride 2
     d_model: int = 144
     layers: int = 8
-    ffn_expand: int = 2  # width of each half feed-forward over d_model
-    conv_kernel: int = 31  # of the convolution module: half past, half inside-the-block future
+    ffn_expand: int = 2  # width of each half feed-forward, as a multiple of d_model
+    conv_kernel: int = 31  # of the convolution module: half sees the past, half sees ahead inside the block
     dropout: float = 0.1
     mixer: MixerConfig = field(default_factory=HydraConfig)
-    head: str = "ctc"  # what makes log-probabilities of encoder frames (samba_asr.models.heads)
+    head: str = "ctc"  # computes the log-probabilities of encoder frames (samba_asr.models.heads)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
-    blocks: tuple[int, ...] = (4, 8, 16, 32, 64)  # block sizes in frames that training draws from, beside full
-    full_block: float = 0.5  # probability that training sees the whole utterance as one block
+    blocks: tuple[int, ...] = (4, 8, 16, 32, 64)  # block sizes in frames that training draws from
+    full_block: float = 0.5  # probability that a training utterance is one block instead
     max_block: int = 512  # "offline": the largest block, in frames (of 40 ms: 20.48 s), so that memory is bounded
-    self_conditioning: tuple[int, ...] = ()  # layers, from 1, behind which CTC reads, and tells the layers above what
-    # Derived, and no settings (`DERIVED`):
+    self_conditioning: tuple[int, ...] = ()  # layers, from 1, after which CTC predicts and conditions the layers above
+    # Derived, not settings (`DERIVED`):
     teacher: int = 0  # channels of the frames in data.teacher
     vocab_size: int = 0  # of the tokenizer
 
     @property
     def frame_ms(self) -> float:
-        """Milliseconds of an encoder frame."""
+        """Duration of an encoder frame, in milliseconds."""
         return 1000 * self.features.hop * self.subsampling / self.features.sample_rate
 
 
@@ -141,7 +141,7 @@ class PronouncerConfig:
 
 @dataclass(frozen=True)
 class LmConfig:
-    """Mamba language model (samba_asr.models.lm), and the text it learns from."""
+    """Mamba language model (samba_asr.models.lm), and its training text."""
 
     layers: int = 4
     d_model: int = 256
@@ -150,6 +150,6 @@ class LmConfig:
     headdim: int = 64
     ffn_expand: int = 4
     dropout: float = 0.1
-    longest: int = 200  # units of a line; longer ones are left out
-    lines: int = 100_000  # of an epoch
-    batch_units: float = 4096.0  # padded units in a batch of one process
+    longest: int = 200  # units; longer lines are left out
+    lines: int = 100_000  # lines per epoch
+    batch_units: float = 4096.0  # padded units in one batch of one process

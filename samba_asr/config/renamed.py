@@ -1,4 +1,4 @@
-"""Keys of version 1 under their names of version 2.  They work for one version, and one warning names the new ones."""
+"""Keys of version 1 and their names in version 2.  Old keys work for one version; a warning names the new ones."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ RENAMED = {
     "decode.neural_weight": "decode.lm.neural_weight",
     "decode.hotword_weight": "decode.hotwords.weight",
 }
-"""Printed in conf/README.md, by test.  `decode.block` counted encoder frames, -1 for the largest block."""
+"""A test compares it with the table in conf/README.md.  `decode.block` counted encoder frames, -1 for the largest block."""
 
 SHORT = {"lm": "path", "hotwords": "path", "vad": "method"}
-"""Sections of `decode` that a text may stand for, and the key that it then means."""
+"""Sections of `decode` that accept a plain text, and the key that the text sets."""
 
 OFF: dict[str, dict[str, str]] = {
     "lm": {"path": "", "words": "", "lexicon": "", "neural": ""},
     "hotwords": {"path": ""},
     "vad": {"method": ""},
 }
-"""What "none", or an empty text, means for these sections."""
+"""Values that "none", or an empty text, sets in these sections."""
 
 
 def modern(tree: dict[str, Any], source: str, frame_ms: float) -> tuple[dict[str, Any], list[str]]:
-    """A tree of keys as version 2 has them, from one that may have old ones, and the old keys that it has.
+    """Replace old keys in a tree by those of version 2.  Return the new tree and the old keys.
 
-    source: where it comes from, for messages.  frame_ms: of an encoder frame, for `decode.block`.
-    UserError where an old key and its new one are both given.
+    source: origin of the tree, for messages.  frame_ms: duration of an encoder frame, to convert `decode.block`.
+    UserError if an old key and its new one are both given.
     """
     decode = tree.get("decode")
     if not isinstance(decode, dict):
@@ -59,7 +59,7 @@ def modern(tree: dict[str, Any], source: str, frame_ms: float) -> tuple[dict[str
             used.append(old)
             if key == "block" and isinstance(value, int):
                 if value < -1:
-                    raise UserError(f"{source}: decode.block={value}: encoder frames, or -1 for the largest block")
+                    raise UserError(f"{source}: decode.block={value}: give encoder frames, or -1 for the largest block")
                 value = None if value < 0 else max(1, value) * frame_ms
             _, section, name = RENAMED[old].split(".")
             _put(new, {section: {name: value}}, source, old)
@@ -69,23 +69,23 @@ def modern(tree: dict[str, Any], source: str, frame_ms: float) -> tuple[dict[str
 
 
 def warn(used: Iterable[str]) -> None:
-    """Say once what the old keys in `used` are called now."""
+    """Log one warning that names the new keys for the old ones in `used`."""
     if names := ", ".join(f"{old} is {RENAMED[old]}" for old in dict.fromkeys(used)):
-        logger.warning("settings have new names: %s (the old ones go with the next version)", names)
+        logger.warning("settings have new names: %s (the next version removes the old ones)", names)
 
 
 def check_both(keys: Collection[str]) -> None:
-    """UserError where an old key and its new one are both among those that were given."""
+    """Raise UserError if `keys` has both an old key and its new one."""
     for old, new in RENAMED.items():
         if old in keys and new in keys:
             raise UserError(f"{old} is the old name of {new}: give one of them")
     for section, name in SHORT.items():
         if f"decode.{section}" in keys and f"decode.{section}.{name}" in keys:
-            raise UserError(f"decode.{section} means decode.{section}.{name}: give one of them")
+            raise UserError(f"decode.{section} is short for decode.{section}.{name}: give one of them")
 
 
 def _put(tree: dict[str, Any], more: dict[str, Any], source: str, old: str = "") -> None:
-    """Add sections to a tree; UserError for a key that is there under its other name."""
+    """Add sections to a tree; UserError for a key that is already there under its other name."""
     for section, values in more.items():
         there = tree.get(section)
         if not isinstance(values, dict) or not isinstance(there, dict):
@@ -107,7 +107,7 @@ def _old_name(section: str, name: str) -> str:
 
 
 def table() -> Iterator[str]:
-    """The rows of RENAMED in Markdown."""
+    """Yield the rows of RENAMED in Markdown."""
     yield "| old | new |"
     yield "|---|---|"
     for old, new in RENAMED.items():

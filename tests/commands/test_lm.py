@@ -223,8 +223,8 @@ class TestDecoding:
         ("changes", "message"),
         [
             (["lm=nowhere.arpa"], "decode.lm.path=nowhere.arpa: there is no such file"),
-            (["lm.words=w"], "decode.lm.words=w goes with a language model"),
-            (["lm.lexicon=x"], "decode.lm.lexicon=x goes with a language model"),
+            (["lm.words=w"], "decode.lm.words=w needs a language model"),
+            (["lm.lexicon=x"], "decode.lm.lexicon=x needs a language model"),
             (["lm=inside.arpa", "search.method=greedy"], "needs several hypotheses"),
             (["lm=config.yaml"], "not an ARPA file"),
         ],

@@ -160,7 +160,7 @@ class TestFolder:
         [
             (["lm.neural=nowhere"], "not the folder of a Mamba language model"),
             (["lm.neural=model"], "has no lm.safetensors"),
-            (["lm.neural=same", "lm.neural_weight=-1"], "decode.lm.neural_weight=-1: from 0 to 10"),
+            (["lm.neural=same", "lm.neural_weight=-1"], "decode.lm.neural_weight=-1: give a weight from 0 to 10"),
             (["lm.neural=same", "search.method=greedy"], "needs several hypotheses"),
         ],
     )
