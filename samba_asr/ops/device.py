@@ -12,12 +12,16 @@ from torch import Tensor
 from samba_asr.errors import UserError
 
 KERNELS = "SAMBA_ASR_KERNELS"
-HINT = f" ({KERNELS}=triton: the kernels, which have not run on a GPU yet)"
+"""Environment variable: `none` turns the Triton kernels off, `triton` asks for them where they are not the default."""
+
+HAS_TRITON = importlib.util.find_spec("triton") is not None  # looked up once: torch.compile cannot trace the search
+
+CAPABILITY = (8, 0)  # of the oldest NVIDIA GPUs (A100) that the kernels are compiled for
 
 
 def require_triton(x: Tensor, op: str) -> None:
     """UserError, with the way out, where the Triton kernels of `op` cannot take `x`."""
-    if importlib.util.find_spec("triton") is None:
+    if not HAS_TRITON:
         raise UserError(f"{op}: backend 'triton' needs the package triton: pip install 'samba_asr[gpu]'")
     if x.dtype == torch.float64:
         raise UserError(f"{op}: backend 'triton' computes in float32, x is float64: use backend 'chunk'")
@@ -35,16 +39,35 @@ def on_device(x: Tensor) -> contextlib.AbstractContextManager:
 def wants_triton(device: torch.device, dtype: torch.dtype) -> str | None:
     """Why the Triton kernels are to be used for tensors like these, or None.
 
-    They have been interpreted against the definitions and compiled for GPUs, but have not run on one yet; until then whoever
-    wants them says so.
+    They are the default on GPUs of compute capability 8.0 and more: on an H100 their values agreed with the definitions
+    (egs/bench/RESULTS.md, "On a GPU").
     """
-    able = device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"
-    asked = os.environ.get(KERNELS) == "triton"
-    return f"{KERNELS}=triton asks for it" if asked and able and dtype != torch.float64 else None
+    asked = os.environ.get(KERNELS, "")
+    if asked == "none" or dtype == torch.float64:
+        return None
+    if asked == "triton" and (device.type == "cuda" or os.environ.get("TRITON_INTERPRET") == "1"):
+        return f"{KERNELS}=triton asks for it"
+    if HAS_TRITON and device.type == "cuda" and capability(device) >= CAPABILITY:
+        return f"the GPU has compute capability {CAPABILITY[0]}.{CAPABILITY[1]} or more ({KERNELS}=none turns it off)"
+    return None
+
+
+def capability(device: torch.device) -> tuple[int, int]:
+    """The compute capability of a CUDA device."""
+    return torch.cuda.get_device_capability(device)
+
+
+def hint(device: torch.device) -> str:
+    """What a reason for torch's own operations adds on a GPU: why the kernels are not used."""
+    if device.type != "cuda":
+        return ""
+    if os.environ.get(KERNELS) == "none":
+        return f" ({KERNELS}=none turns the kernels off)"
+    return "" if HAS_TRITON else " (pip install 'samba_asr[gpu]' for the kernels)"
 
 
 def choose_fused(device: torch.device, dtype: torch.dtype, t: int) -> tuple[str, str]:
     """The backend of an op that is several of torch's own, or one launch in Triton; and why."""
     if why := wants_triton(device, dtype):
         return "triton", why
-    return "torch", "torch's own operations" + HINT * (device.type == "cuda")
+    return "torch", "torch's own operations" + hint(device)

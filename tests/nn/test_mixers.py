@@ -14,7 +14,7 @@ from samba_asr.errors import UserError
 from samba_asr.nn.blocks import BlockBidirectional, Unidirectional
 from samba_asr.nn.mixers import Hydra, Mamba, Mamba2, build_mixer, mixers
 from samba_asr.nn.mixers.common import GatedRMSNorm
-from samba_asr.ops import conv1d, quasiseparable, selective_scan, ssd
+from samba_asr.ops import conv1d, device, quasiseparable, selective_scan, ssd
 from samba_asr.ops.blocks import lay_blocks
 from samba_asr.ops.device import KERNELS
 from samba_asr.streaming import leaves
@@ -235,13 +235,28 @@ def test_every_mixer_is_the_same_with_the_kernels(name, sizes, backend, monkeypa
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
-def test_kernels_are_for_those_who_ask(monkeypatch):
-    cuda, numbers = torch.device("cuda"), torch.float32
-    ops = (selective_scan, ssd, conv1d, quasiseparable)
-    assert [op.choose(cuda, numbers, 100)[0] for op in ops] == ["chunk", "chunk", "torch", "torch"]
+OPS = (selective_scan, ssd, conv1d, quasiseparable)
+
+
+def backends(dtype=torch.float32) -> list[str]:
+    """What each op chooses for a CUDA tensor."""
+    return [op.choose(torch.device("cuda"), dtype, 100)[0] for op in OPS]
+
+
+@pytest.mark.parametrize(("capability", "chosen"), [((9, 0), "triton"), ((8, 0), "triton"), ((7, 5), None)])
+def test_kernels_are_the_default_on_newer_gpus(monkeypatch, capability, chosen):
+    plain = ["chunk", "chunk", "torch", "torch"]
+    monkeypatch.setattr(device, "capability", lambda _: capability)
+    monkeypatch.setattr(device, "HAS_TRITON", True)
+    assert backends() == ([chosen] * 4 if chosen else plain)
+    assert "triton" not in backends(torch.float64)
+    monkeypatch.setenv(KERNELS, "none")
+    assert backends() == plain
     monkeypatch.setenv(KERNELS, "triton")
-    assert {op.choose(cuda, numbers, 100)[0] for op in ops} == {"triton"}
-    assert "triton" not in {op.choose(cuda, torch.float64, 100)[0] for op in ops}
+    assert backends() == ["triton"] * 4
+    monkeypatch.delenv(KERNELS)
+    monkeypatch.setattr(device, "HAS_TRITON", False)
+    assert backends() == plain
 
 
 # --- by name

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from samba_asr.errors import UserError
 from samba_asr.ops import rows
-from samba_asr.ops.device import HINT, require_triton, wants_triton
+from samba_asr.ops.device import hint, require_triton, wants_triton
 from samba_asr.ops.selective_scan.chunk import selective_scan_chunk
 from samba_asr.ops.selective_scan.naive import selective_scan_naive
 from samba_asr.streaming import mask
@@ -95,9 +95,7 @@ def choose(device: torch.device, dtype: torch.dtype, t: int) -> tuple[str, str]:
         return "triton", why
     if t <= 2:
         return "naive", "one or two steps: a loop over them has nothing to set up"
-    return "chunk", "chunks of time side by side, a loop over chunks instead of over steps" + HINT * (
-        device.type == "cuda"
-    )
+    return "chunk", "chunks of time side by side, a loop over chunks instead of over steps" + hint(device)
 
 
 def _check(name: str, value: Tensor | None, shape: tuple[int, ...]) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from samba_asr.errors import UserError
 from samba_asr.ops import rows
-from samba_asr.ops.device import HINT, require_triton, wants_triton
+from samba_asr.ops.device import hint, require_triton, wants_triton
 from samba_asr.ops.ssd.chunk import ssd_chunk
 from samba_asr.ops.ssd.naive import ssd_naive
 
@@ -26,7 +26,7 @@ def choose(device: torch.device, dtype: torch.dtype, t: int) -> tuple[str, str]:
     """The backend for these inputs, and the reason in words (`samba-asr doctor` prints it)."""
     if why := wants_triton(device, dtype):
         return "triton", why
-    return "chunk", "matrix products inside chunks" + HINT * (device.type == "cuda")
+    return "chunk", "matrix products inside chunks" + hint(device)
 
 
 def ssd(
