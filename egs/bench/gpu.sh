@@ -27,7 +27,7 @@ part() { # NAME SECONDS COMMAND...: its output in OUT/NAME.txt
 
 many=() && python -c 'import xdist' 2>/dev/null && many=(-n 8)
 part doctor 20 "${asr[@]}" doctor
-part tests 150 python -m pytest -q "${many[@]}" tests/ops tests/nn/test_mixers.py tests/models/test_graphs.py
+part tests 150 python -m pytest -q "${many[@]}" tests/ops tests/nn/test_mixers.py tests/runtime/test_graphs.py
 lengths=(--length 100 250 500 1500 4000)
 scans=(--device cuda --op selective_scan ssd)
 part scans-bfloat16 90 "${asr[@]}" bench ops "${scans[@]}" --dtype bfloat16 "${lengths[@]}" --plot "$out/scans-bfloat16.png"
