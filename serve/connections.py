@@ -140,8 +140,12 @@ class Http(H11Protocol):
         self._watch()
 
     def handle_websocket_upgrade(self, event: Any) -> None:
+        """Become a WebSocket; what came with the handshake is its first messages, and uvicorn would drop it."""
         self._upgraded = True
+        rest, _ = self.conn.trailing_data
         super().handle_websocket_upgrade(event)
+        if rest and not self.transport.is_closing():
+            self.transport.get_protocol().data_received(rest)
 
     def send_400_response(self, msg: str) -> None:
         """Answer malformed HTTP.  If it comes within a request, its handler sees that the client is gone."""
@@ -184,10 +188,26 @@ class WebSocket(WebSocketsSansIOProtocol):
         super().__init__(**keywords)
         self._shared = shared
         self._unread = Deadline(self.loop, shared.unread_seconds, partial(_put_out, self, shared))
+        self._early = b""
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._unread.run(False)
+
+    def data_received(self, data: bytes) -> None:
+        """Messages; those that come before the handshake is answered wait: uvicorn could not answer a bad one yet."""
+        if self.handshake_initiated and not self.handshake_complete:
+            self._early += data
+            self.transport.pause_reading()
+        else:
+            super().data_received(data)
+
+    async def send(self, message: Any) -> None:
+        await super().send(message)
+        if self._early and self.handshake_complete and not self.transport.is_closing():
+            early, self._early = self._early, b""
+            self.transport.resume_reading()
+            self.data_received(early)
 
     def send_receive_event_to_app(self) -> None:
         """Pass a message on; text that is not UTF-8 ends the connection with 1007, and uvicorn would log a traceback."""

@@ -180,5 +180,5 @@ async def vosk(socket: WebSocket) -> None:
             code, reason = await conversation.hold()
     finally:
         conversation.ear.close()
-        with suppress(RuntimeError, OSError):
+        with suppress(WebSocketDisconnect, RuntimeError, OSError):
             await close(socket, code, reason)

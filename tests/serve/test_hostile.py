@@ -243,6 +243,44 @@ class TestVosk:
         assert not [r for r in caplog.records if r.exc_info]
 
 
+UPGRADE = b"GET %s HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+UPGRADE += b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+
+
+@pytest.mark.parametrize("path", [b"/v1/stream", b"/vosk"])
+def test_what_comes_with_the_handshake_is_heard(recognizer, path):  # noqa: F811
+    with serving(recognizer) as service:
+        audio = b"\x82\x82\x00\x00\x00\x00\x01\x00"  # a frame of one sample
+        connection = sent(service, UPGRADE % path + audio)
+        data = b""
+        while b'"ready"' not in data and b'"partial"' not in data:
+            data += connection.recv(1 << 16)
+        eventually(lambda: len(service.engine.sessions) == 1)
+        connection.close()
+
+
+@pytest.mark.parametrize("bad", [b"\x81\x82\x00\x00\x00\x00\xff\xfe", b"\xff\xff"], ids=["not UTF-8", "no frame"])
+def test_what_is_bad_with_the_handshake_is_refused_after_it(recognizer, bad, caplog):  # noqa: F811
+    with serving(recognizer) as service:
+        answer = read_all(sent(service, UPGRADE % b"/v1/stream" + bad))
+        assert answer.startswith(b"HTTP/1.1 101 ")
+        assert b"\x03\xef" in answer or b"\x03\xea" in answer  # 1007, 1002
+    assert not [r for r in caplog.records if r.exc_info]
+
+
+@pytest.mark.parametrize("path", ["/v1/stream", "/vosk"])
+def test_a_websocket_that_is_gone_leaves_no_traceback(recognizer, path, caplog):  # noqa: F811
+    with serving(recognizer) as service:
+        for _ in range(2):
+            with connect(service.url + path) as live:
+                live.send(b"\x01\x00")
+                live.recv(timeout=5)
+                live.socket.shutdown(socket.SHUT_RDWR)
+        eventually(lambda: not service.server.server_state.connections)
+        eventually(lambda: not service.server.server_state.tasks)
+    assert not [r for r in caplog.records if r.exc_info]
+
+
 class TestSeldom:
     def test_a_line_a_minute_with_the_number_of_those_left_out(self, caplog):
         logger, now = logging.getLogger("test.seldom"), [0.0]
