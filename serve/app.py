@@ -35,7 +35,8 @@ def create_app(settings: Settings | None = None, recognizers: Mapping[str, Recog
         given, recognizers = recognizers, None  # so that models that were read anew can go
         app.state.models = Models(settings, given or await asyncio.to_thread(load, settings))
         app.state.lobby = Lobby(max(1, settings.max_connections // 2))
-        app.state.uploads = files.Uploads(settings.max_uploads)
+        app.state.uploads = uploads = files.Uploads(settings.max_uploads)
+        app.state.models.metrics.watch_uploads(lambda: uploads.taken)
         del given
         yield
         await asyncio.to_thread(app.state.models.close)

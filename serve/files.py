@@ -124,8 +124,12 @@ class Uploads:
     """Places for files: from before its body is read until its text is there, an upload holds one.  Used in the event loop."""
 
     def __init__(self, places: int):
-        self.pool, self.free = ThreadPoolExecutor(places, "samba_asr-upload"), places
-        self.closing = False
+        self.pool, self.places = ThreadPoolExecutor(places, "samba_asr-upload"), places
+        self.free, self.closing = places, False
+
+    @property
+    def taken(self) -> int:
+        return self.places - self.free
 
     def take(self) -> Place | None:
         if not self.free:

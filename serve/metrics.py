@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from samba_asr.engine import Counts, Done, Engine, Event, Final, Flushed, LiveSession, Partial, Quiet
@@ -55,6 +55,11 @@ class Metrics:
         self.first_partial = seconds("first_partial", "from a session's first audio to its first partial")
         self.final_after_order = seconds("final_after_order", "from flush, commit or stop to the final")
         self.final_after_speech = seconds("final_after_speech", "from the arrival of a final's last sound to the final")
+
+    def watch_uploads(self, taken: Callable[[], int]) -> None:
+        """taken: the places for files that are taken now."""
+        name, told = "samba_asr_uploads_active", "files that hold a place"
+        Gauge(name, told, registry=self._registry).set_function(taken)
 
     def collect(self) -> Iterator[Metric]:
         """Called by the registry."""

@@ -7,16 +7,22 @@
     leaving   closes the connection in the middle
     dying     is gone in the middle, without a word
     lines     sends a body over HTTP and reads lines
-    hostile   sends what is no message, or what is no audio
+    file      uploads a file
+    junk      sends what is no message, or what is no audio
+    http      speaks bad HTTP: `samba_asr.bench.hostile`
 
-Of the first four, and of lines, the text must be that of the recogniser alone; the others must harm nobody.
+Of the first four, of lines and of files, the text must be that of the recogniser alone; the others must harm nobody.  When all
+have gone, every place must be free again.
 """
 
 from __future__ import annotations
 
 import asyncio
+import io
 import json
+import os
 import random
+import re
 import time
 import urllib.error
 import urllib.request
@@ -26,10 +32,14 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from samba_asr.bench.hostile import ACTS, Hostile, form
 from samba_asr.bench.serve import STEP, memory
 from samba_asr.client import websockets
 
-SORTS = ("live", "live", "live", "fast", "stalling", "slow", "leaving", "dying", "lines", "hostile")
+SPEAKING = ("live", "live", "live", "fast", "stalling", "slow", "lines", "file")
+SORTS = (*SPEAKING, "leaving", "dying", "junk", "http", "http", "http", "http")
+WARM, FLAT = 600.0, 0.05
+SETTLE = 90.0  # seconds for the service to see that its clients have gone
 JUNK = (b"\xff" * 999, "{", "[]", '{"type": "jump"}', '{"type": "start", "sample_rate": 1}', "x" * 5000)
 
 
@@ -39,6 +49,8 @@ class Tally:
     refused: int = 0  # for want of room
     lost: int = 0  # clients that were not told the end
     differing: int = 0  # texts that are not the recogniser's
+    wrong: Counter[str] = field(default_factory=Counter)  # bad requests that were not answered as they must be, by kind
+    held: dict[str, int] = field(default_factory=dict)  # places that are taken though all clients have gone
     memory: list[tuple[float, float]] = field(default_factory=list)  # seconds since the beginning, MiB
 
     def growth(self) -> float:
@@ -47,6 +59,12 @@ class Tally:
         if len(half) < 3:
             return 0.0
         return float(np.polyfit([t / 3600 for t, _ in half], [m for _, m in half], 1)[0])
+
+    @property
+    def flat(self) -> bool:
+        """Whether memory over the second half grew by less than `FLAT` of it; before `WARM` seconds nobody can tell."""
+        seconds, mib = self.memory[-1] if self.memory else (0.0, 0.0)
+        return seconds < WARM or self.growth() * seconds / 2 / 3600 < FLAT * mib
 
 
 class Soak:
@@ -62,11 +80,12 @@ class Soak:
             rate,
             latency_ms,
         )
-        self.tally = Tally()
+        self.tally, self.hostile, self._sockets = Tally(), Hostile(url), 0
 
     async def run(self, clients: int, seconds: float, every: float, tell: Callable[[Tally], None]) -> Tally:
         """`clients` at a time, one after another; tell: called each `every` seconds."""
-        began = time.monotonic()
+        await asyncio.sleep(0.5)  # until who asked whether the service is there has gone
+        self._sockets, began = sockets(self.pid), time.monotonic()
         tasks = [asyncio.create_task(self._client(random.Random(n), began + seconds)) for n in range(clients)]
         waiting = asyncio.gather(*tasks)
         while not waiting.done():
@@ -74,15 +93,41 @@ class Soak:
             self.tally.memory.append((time.monotonic() - began, memory(self.pid)))
             tell(self.tally)
         waiting.result()
+        until = time.monotonic() + SETTLE
+        while any((await self.held()).values()) and time.monotonic() < until:
+            await asyncio.sleep(0.5)
         return self.tally
+
+    async def held(self) -> dict[str, int]:
+        """The places that are taken now, by kind."""
+        with await asyncio.to_thread(urllib.request.urlopen, f"{self._http}/metrics", timeout=60) as answer:
+            text = answer.read().decode()
+        await asyncio.sleep(0.2)  # until the service has seen that we have gone
+        self.tally.held = {
+            "sessions": _sum(text, "samba_asr_sessions_active"),
+            "uploads": _sum(text, "samba_asr_uploads_active"),
+            "connections": max(0, sockets(self.pid) - self._sockets),
+        }
+        return self.tally.held
+
+    @property
+    def _http(self) -> str:
+        return self.url.replace("ws", "http", 1)
 
     async def _client(self, draw: random.Random, until: float) -> None:
         await asyncio.sleep(draw.uniform(0, 3))
         while time.monotonic() < until:
             sort, n = draw.choice(SORTS), draw.randrange(len(self.clips))
+            if sort == "http":
+                sort = draw.choice(list(ACTS))
+                self.tally.wrong[sort] += not await self.hostile.act(sort, draw)
+                self.tally.ended[sort] += 1
+                continue
             try:
                 if sort == "lines":
                     text = await asyncio.to_thread(self._post, n)
+                elif sort == "file":
+                    text = await asyncio.to_thread(self._upload, n)
                 else:
                     text = await self._speak(sort, n, draw)
             except _Busy:
@@ -92,7 +137,7 @@ class Soak:
             except self._broken:
                 text = None
             self.tally.ended[sort] += 1
-            if sort in ("leaving", "dying", "hostile"):
+            if sort not in SPEAKING:
                 continue
             if text is None:
                 self.tally.lost += 1
@@ -106,7 +151,7 @@ class Soak:
         middle = draw.randrange(1, len(pieces))
         start = {"type": "start", "sample_rate": self.rate, "encoding": "pcm_f32le", "latency_ms": self.latency_ms}
         async with self._connect(f"{self.url}/v1/stream", compression=None, open_timeout=60) as socket:
-            if sort == "hostile":
+            if sort == "junk":
                 await socket.send(draw.choice(JUNK))
                 await socket.send(json.dumps({"type": "stop"}))  # if it was taken for audio
                 return await _read(socket)
@@ -136,20 +181,57 @@ class Soak:
 
     def _post(self, n: int) -> str | None:
         query = f"sample_rate={self.rate}&encoding=pcm_f32le&latency_ms={self.latency_ms:g}"
-        address = f"{self.url.replace('ws', 'http', 1)}/v1/transcribe/stream?{query}"
-        try:
-            with urllib.request.urlopen(address, data=self.clips[n].astype("<f4").tobytes(), timeout=120) as answer:
-                messages = [json.loads(line) for line in answer]
-        except urllib.error.HTTPError as error:
-            if error.code == 503:
-                raise _Busy from None
-            raise
+        request = urllib.request.Request(
+            f"{self._http}/v1/transcribe/stream?{query}", self.clips[n].astype("<f4").tobytes()
+        )
+        messages = [json.loads(line) for line in _answer(request).splitlines()]
         done = messages and messages[-1]["type"] == "done"
         return " ".join(m["text"] for m in messages if m["type"] == "final") if done else None
+
+    def _upload(self, n: int) -> str:
+        import soundfile
+
+        file = io.BytesIO()
+        soundfile.write(file, self.clips[n], self.rate, format="WAV", subtype="FLOAT")
+        kind, body = form(file.getvalue(), latency_ms=f"{self.latency_ms:g}")
+        address = f"{self._http}/v1/audio/transcriptions"
+        return json.loads(_answer(urllib.request.Request(address, body, {"Content-Type": kind})))["text"]
 
 
 class _Busy(Exception):
     """There was no room."""
+
+
+def _answer(request: urllib.request.Request) -> bytes:
+    """_Busy, and OSError for other refusals."""
+    try:
+        with urllib.request.urlopen(request, timeout=120) as answer:
+            return answer.read()
+    except urllib.error.HTTPError as error:
+        if error.code == 503:
+            raise _Busy from None
+        raise
+
+
+def sockets(pid: int) -> int:
+    """Those that a process has open.  0 where there is no /proc."""
+    try:
+        with os.scandir(f"/proc/{pid}/fd") as entries:
+            return sum(_target(entry.path).startswith("socket:") for entry in entries)
+    except OSError:
+        return 0
+
+
+def _target(path: str) -> str:
+    try:
+        return os.readlink(path)
+    except OSError:  # closed meanwhile
+        return ""
+
+
+def _sum(metrics: str, name: str) -> int:
+    """Of all models."""
+    return round(sum(float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", metrics, re.MULTILINE)))
 
 
 async def _read(socket) -> str | None:

@@ -10,16 +10,17 @@ import tempfile
 from samba_asr.commands.bench_common import add_service
 from samba_asr.errors import UserError
 
-HEAD = ("minutes", "clients ended", "refused", "lost", "differing", "MiB", "errors in the log")
+HEAD = ("minutes", "clients ended", "refused", "lost", "differing", "wrong", "MiB", "errors in the log")
 
 
 def add_parser(kinds) -> None:
     parser = kinds.add_parser(
         "soak",
         help="the service, for long",
-        description="Start a service and let clients join, leave, stall and die on it, as many at a time as one likes; check "
-        "every text, watch memory and the log.  Status 1 if a text was lost or is not the recogniser's, or if the log holds an "
-        "error.",
+        description="Start a service and let clients join, leave, stall and die on it, and speak bad HTTP, as many at a time as "
+        "one likes; check every text and the answers to what is bad, watch memory and the log.  Status 1 if a text was lost or "
+        "is not the recogniser's, if something bad was answered wrongly, if a place is not free when all have gone, if the log "
+        "holds an error, or if memory still grows after ten minutes.",
     )
     add_service(parser)
     parser.add_argument("--minutes", type=float, default=60.0, metavar="M", help="default: 60")
@@ -52,8 +53,8 @@ def run(args: argparse.Namespace) -> int:
 
         def tell(tally: Tally) -> None:
             minutes, mib = tally.memory[-1][0] / 60, tally.memory[-1][1]
-            cells = [f"{minutes:.1f}", tally.ended.total(), tally.refused, tally.lost, tally.differing, f"{mib:.0f}"]
-            cells.append(len(_errors(log.name)))
+            cells = [f"{minutes:.1f}", tally.ended.total(), tally.refused, tally.lost, tally.differing]
+            cells += [tally.wrong.total(), f"{mib:.0f}", len(_errors(log.name))]
             print("  ".join(str(cell).rjust(len(head)) for cell, head in zip(cells, HEAD, strict=True)), flush=True)
 
         with running(args.model, args.device, args.overrides, args.max_sessions, log) as service:
@@ -62,9 +63,14 @@ def run(args: argparse.Namespace) -> int:
         errors = _errors(log.name)
     print(", ".join(f"{sort} {count}" for sort, count in sorted(tally.ended.items())))
     print(f"memory over the second half: {tally.growth():+.1f} MiB an hour")
+    held = {kind: count for kind, count in tally.held.items() if count}
+    print(f"held at the end: {held}" if held else "all places are free at the end")
+    for kind, count in tally.wrong.items():
+        if count:
+            print(f"answered wrongly: {kind} {count}")
     for line in errors[:10]:
         print(line)
-    return int(bool(tally.lost or tally.differing or errors))
+    return int(bool(tally.lost or tally.differing or tally.wrong.total() or held or errors or not tally.flat))
 
 
 def _errors(path: str) -> list[str]:

@@ -37,15 +37,16 @@ def call(place, *more) -> int:  # noqa: F811
 
 def test_nothing_is_lost_and_nothing_is_wrong(place, capsys):  # noqa: F811
     assert call(place, "--minutes", 0.2, "--clients", 8, "--max-sessions", 5, "--seconds", 1.5) == 0
-    head, *rows, sorts, growth = capsys.readouterr().out.splitlines()
+    head, *rows, sorts, growth, places = capsys.readouterr().out.splitlines()
     assert head.split()[0] == "minutes"
-    minutes, ended, _, lost, differing, mib, errors = rows[-1].split()
+    minutes, ended, _, lost, differing, wrong, mib, errors = rows[-1].split()
     assert float(minutes) >= 0.2
     assert int(ended) > 8
-    assert (lost, differing, errors) == ("0", "0", "0")
+    assert (lost, differing, wrong, errors) == ("0", "0", "0", "0")
     assert float(mib) > 0
     assert "live" in sorts
     assert "MiB an hour" in growth
+    assert places == "all places are free at the end"
 
 
 def test_an_error_in_the_log_is_found(tmp_path):
