@@ -1,6 +1,6 @@
-"""Forced alignment: where a known text lies in the frames of a CTC head.
+"""Forced alignment: the place of a known text in the frames of a CTC head.
 
-The most probable of all alignments that read the text, by Viterbi over the states blank, token, blank, token, ..., blank
+The result is the most probable alignment of the text, by Viterbi over the states blank, token, blank, token, ..., blank
 (A. Graves et al., "Connectionist temporal classification", 2006, section 4.1, with the maximum in place of the sum).
 
     t  frames     u  tokens     s = 2 u + 1  states     v  ids, 0 is the CTC blank
@@ -17,11 +17,12 @@ from samba_asr.decoding.base import BLANK
 from samba_asr.errors import UserError
 
 MOST = 1 << 30
-"""t * s, bytes of the table of moves: an hour of speech has 90,000 frames and some 100,000 states, a minute 2 million of them."""
+"""Limit of t * s, the bytes of the table of moves.  A minute of speech needs 2 million; an hour has 90,000 frames and 100,000
+states."""
 
 
 class Span(NamedTuple):
-    """Where a token lies: frames first .. end - 1, and the mean of its log-probabilities there."""
+    """Place of a token: frames first .. end - 1, and the mean of its log-probabilities there."""
 
     first: int
     end: int
@@ -29,14 +30,17 @@ class Span(NamedTuple):
 
 
 def align(log_probs: np.ndarray, tokens: Sequence[int]) -> list[Span]:
-    """A span for each of `tokens` in log_probs (t, v), in order, none overlapping.
+    """Return a span for each of `tokens` in log_probs (t, v), in order and without overlap.
 
-    UserError if the tokens do not fit into so few frames, or the table would take more than `MOST` bytes.
+    UserError if there are too few frames for the tokens, or if the table would take more than `MOST` bytes.
     """
     t, ids = len(log_probs), np.asarray(tokens, dtype=np.int64)
-    twins = int((ids[1:] == ids[:-1]).sum())  # equal neighbours are parted by a blank
+    twins = int((ids[1:] == ids[:-1]).sum())  # a blank separates equal neighbors
     if t < len(ids) + twins:
-        raise UserError(f"a text of {len(ids)} units takes at least {len(ids) + twins} frames, the audio has {t}")
+        raise UserError(
+            f"a text of {len(ids)} units takes at least {len(ids) + twins} frames, the audio has {t}: give the whole audio, "
+            "or a shorter text"
+        )
     if t * (2 * len(ids) + 1) > MOST:
         raise UserError(f"{t} frames and {len(ids)} units are too many to align at once: cut the audio and its text")
     labels = np.full(2 * len(ids) + 1, BLANK)
@@ -45,7 +49,7 @@ def align(log_probs: np.ndarray, tokens: Sequence[int]) -> list[Span]:
     skips[3::2] = ids[1:] != ids[:-1]
 
     best = np.full(len(labels), -np.inf)
-    moves = np.zeros((t, len(labels)), dtype=np.uint8)  # how many states a frame came forward: 0, 1, 2
+    moves = np.zeros((t, len(labels)), dtype=np.uint8)  # states advanced in a frame: 0, 1, 2
     for i in range(t):
         if i == 0:
             best[:2] = log_probs[0, labels[:2]]
@@ -58,7 +62,7 @@ def align(log_probs: np.ndarray, tokens: Sequence[int]) -> list[Span]:
     path = np.empty(t, dtype=np.int64)
     for i in reversed(range(t)):
         path[i] = at
-        at -= int(moves[i, at])  # numpy would count in uint8
+        at -= int(moves[i, at])  # int, as uint8 would overflow
     spans = []
     for u in range(len(ids)):
         frames = np.flatnonzero(path == 2 * u + 1)

@@ -1,11 +1,11 @@
-"""What every search offers, and the rows of its state.
+"""Interface of all searches, and operations on the rows of their states.
 
 A search is used like a streaming layer (`samba_asr.streaming`): `step` takes the next chunk of frames of every row,
-of any length, and returns a new state; the old one stays valid.  Successive steps give exactly the state of one step
-over the chunks joined.  A row whose length is 0 keeps its state.  Rows never influence each other.
+of any length, and returns a new state; the old state stays valid.  Successive steps give exactly the state of one step
+over the joined chunks.  A row whose length is 0 keeps its state.  Rows never influence each other.
 
 A state is a NamedTuple of numpy arrays whose first axis is the row (object arrays where a row holds lists or trees).
-So `take` and `stack` below serve every search: they admit, drop, reorder and reset sessions.
+So `take` and `stack` below serve every search: with them sessions are admitted, dropped, reordered and reset.
 
     b  rows     t  frames     v  ids, 0 is the CTC blank
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 BLANK = 0
 ALL = frozenset({"nbest", "lm", "hotwords"})
-"""What a search may take: see `Decoder.takes`."""
+"""Everything that a search may support: see `Decoder.takes`."""
 
 State = TypeVar("State", bound=tuple[Any, ...])
 
@@ -38,9 +38,9 @@ class Hypothesis:
     """One reading of the frames seen so far.
 
     tokens: ids without blanks.
-    score:  natural logarithm of a probability; what it is the probability of, the search says.
-    times:  for each token the index of the encoder frame where it begins, counted from the start of the session.
-    words:  how a lexicon reads the tokens; None where the tokens spell the text themselves.
+    score:  natural logarithm of a probability; each search documents which.
+    times:  index of the encoder frame where each token begins, counted from the start of the session.
+    words:  reading of the tokens by a lexicon; None where the tokens spell the text themselves.
     """
 
     tokens: tuple[int, ...] = ()
@@ -50,16 +50,16 @@ class Hypothesis:
 
 
 def text_of(hypothesis: Hypothesis, tokenizer: Tokenizer) -> str:
-    """By its words, or as its tokens spell."""
+    """Return the text of a hypothesis: its words, or the spelling of its tokens."""
     if hypothesis.words is not None:
         return " ".join(hypothesis.words)
     return tokenizer.decode(hypothesis.tokens)
 
 
 class Decoder(Protocol[State]):
-    """A search over frames (b, t, v) of log-probabilities; see the head of this file for what holds.
+    """Search over frames (b, t, v) of log-probabilities; the head of this file has the contract.
 
-    `samba_asr.decoding.searches` has them by name.
+    `samba_asr.decoding.searches` lists searches by name.
     """
 
     takes: ClassVar[frozenset[str]]
@@ -68,46 +68,46 @@ class Decoder(Protocol[State]):
 
     @classmethod
     def from_config(cls, config: SearchConfig, guide: Guide | None = None, *, counts_words: bool = True) -> Decoder:
-        """The search as `config` has it.
+        """Make a search from `config`.
 
-        guide: of language models and hotwords, which only a search that takes them gets.  counts_words: whether it has an
-        n-gram of words.
+        guide: language models and hotwords; only for a search that takes them.
+        counts_words: whether the guide has an n-gram of words.
         """
         ...
 
     def init_state(self, batch: int, hotwords: Hotwords | None = None) -> State:
-        """The state of `batch` rows that have seen no frame.  ValueError for hotwords that it does not take."""
+        """Make the state of `batch` rows before the first frame.  ValueError for hotwords if the search takes none."""
         ...
 
     def step(self, log_probs: torch.Tensor, lengths: torch.Tensor, state: State) -> State:
-        """Read `lengths` (b,) frames, 0 .. t, of each row of `log_probs` (b, t, v); what lies beyond never matters."""
+        """Process `lengths` (b,) frames, 0 .. t, of each row of `log_probs` (b, t, v); frames beyond are ignored."""
         ...
 
     def finish(self, state: State) -> State:
-        """The state after the end of input."""
+        """Return the state after the end of input."""
         ...
 
     def hypotheses(self, state: State, nbest: int = 1, timed: bool = True) -> list[list[Hypothesis]]:
-        """For each row at least 1 and at most `nbest` hypotheses, distinct in tokens or words, best first.
+        """Return for each row 1 to `nbest` hypotheses, distinct in tokens or words, best first.
 
-        timed: False spares the walk along every alignment: those that a guide reads in words may lack tokens and times.
+        timed: False skips the walk along every alignment: hypotheses with words may then lack tokens and times.
         """
         ...
 
 
 def take(state: State, rows: Sequence[int]) -> State:
-    """The state of `rows`, in that order; a row may be taken twice (both then go their own way)."""
+    """Return the state of `rows`, in that order; a row may be taken twice, and both copies are then independent."""
     index = np.asarray(rows, dtype=np.int64)
     return type(state)(*(field[index] for field in state))
 
 
 def stack(states: Sequence[State]) -> State:
-    """One state with the rows of all `states`, in order."""
+    """Join `states` into one state with all their rows, in order."""
     return type(states[0])(*(np.concatenate(fields) for fields in zip(*states, strict=True)))
 
 
 def checked_lengths(log_probs: torch.Tensor, lengths: torch.Tensor, rows: int) -> np.ndarray:
-    """`lengths` as an int64 array (b,), after a check that frames, lengths and the state's rows belong together."""
+    """Return `lengths` as an int64 array (b,); ValueError unless frames, lengths and the state's rows fit together."""
     found = np.asarray(torch.as_tensor(lengths).cpu(), dtype=np.int64)
     if log_probs.dim() != 3 or found.shape != (rows,) or log_probs.shape[0] != rows:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""From settings to a search: the one place where `decode.*` is read."""
+"""Build a search from settings: the only place where `decode.*` is read."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ NEEDS = {
     "lm.neural": "lm",
     "hotwords.path": "hotwords",
 }
-"""What a search must take (`Decoder.takes`) where these settings are given."""
+"""Settings, and what a search must take (`Decoder.takes`) to honor each."""
 
 READ = 8
-"""Hypotheses that the second pass and a language model read, of the n-best.
+"""Hypotheses of the n-best list that the second pass and a language model score.
 
-With 8 of 64 the WER of dev-5h was 0.04 % above that with all.  What they cost is what they have units, and the service pays it at
-every endpoint: 16 took 50 to 75 ms of a core."""
+With 8 of 64 the WER of dev-5h was 0.04 % above that with all.  The cost grows with the number of units, and the service pays it
+at every endpoint: 16 took 50 to 75 ms of a core."""
 
 
 @collector.paused()
 def two_pass(loaded: LoadedModel, config: DecodeConfig, decoder: SecondPass | None = None) -> TwoPass:
-    """Both passes as `config` has them; UserError for what does not go together, or a file that is not what it should be.
+    """Make both passes from `config`; UserError for settings that conflict, or a wrong file.
 
     decoder: of the second pass.
     """
@@ -74,9 +74,9 @@ def two_pass(loaded: LoadedModel, config: DecodeConfig, decoder: SecondPass | No
 
 
 def neural_lm(loaded: LoadedModel, config: DecodeConfig, alone: bool) -> tuple[MambaGuide | None, TextScorer | None]:
-    """The Mamba language model as a guide where it has the recogniser's units, or else as one that reads the n-best.
+    """Load the Mamba language model: as a guide if it has the recognizer's units, else as a scorer of the n-best list.
 
-    alone: whether there is no n-gram that counts words.
+    alone: whether there is no n-gram of words, so that this model adds the word bonus.
     """
     if not config.lm.neural:
         return None, None
@@ -89,14 +89,14 @@ def neural_lm(loaded: LoadedModel, config: DecodeConfig, alone: bool) -> tuple[M
 
 
 def tokenizer_of(loaded: LoadedModel, config: DecodeConfig) -> Tokenizer:
-    """The model's tokenizer, which as one of phones knows the words of decode.lm.lexicon too."""
+    """Return the model's tokenizer; one of phones is extended by the words of decode.lm.lexicon."""
     if not config.lm.lexicon:
         return loaded.tokenizer
     return with_lexicon(loaded.tokenizer, search_file(config.lm.lexicon, loaded, "lm.lexicon"))
 
 
 def word_guide(loaded: LoadedModel, config: DecodeConfig) -> Guide | None:
-    """The language model and its words; None without one."""
+    """Load the n-gram language model and its words; None without one."""
     lm = config.lm
     if not lm.path:
         return None
@@ -108,10 +108,10 @@ def word_guide(loaded: LoadedModel, config: DecodeConfig) -> Guide | None:
 
 
 def with_lexicon(tokenizer: Tokenizer, path: Path) -> Tokenizer:
-    """A phone tokenizer that knows more words; UserError for phones that it has not."""
+    """Extend a phone tokenizer by the words of a lexicon; UserError for phones that the model lacks."""
     if not isinstance(tokenizer, PhoneTokenizer):
         raise UserError(
-            f"decode.lm.lexicon={path}: this model's units are {tokenizer.KIND}, and spell every word: leave it out"
+            f"decode.lm.lexicon={path}: this model's units are {tokenizer.KIND}, which spell every word: omit the setting"
         )
     more = Lexicon.read(path)
     strange = sorted(set(more.phones) - set(tokenizer.lexicon.phones))

@@ -1,12 +1,12 @@
-"""How sure a word is: evidence from the search, and what it has been worth on speech with known text.
+"""Confidence of words: evidence from the search, calibrated on speech with known text.
 
-    log_prob  the mean logarithm of the probabilities that the CTC head gives the word's units where they lie
-    agreed    the share of the n-best, by their scores, that have the word at its time
+    log_prob  mean log-probability of the word's units under the CTC head, at the frames where they lie
+    agreed    share of the n-best list, weighted by score, that has the word at its time
 
-Neither is a probability of being right: CTC heads are too sure of themselves, n-best scores more so.  A logistic
-regression over both, fitted on a validation set by `samba-asr calibrate`, makes one of them: of the words with confidence
-0.9, nine in ten are right (M. Siu, H. Gish, "Evaluation of word confidence for speech recognition systems", 1999;
-A. Niculescu-Mizil, R. Caruana, "Predicting good probabilities with supervised learning", 2005).
+Neither is a probability of being right: CTC heads are overconfident, n-best scores more so.  A logistic regression over both,
+fitted on a validation set by `samba-asr calibrate`, makes one: of the words with confidence 0.9, nine in ten are right (M. Siu,
+H. Gish, "Evaluation of word confidence for speech recognition systems", 1999; A. Niculescu-Mizil, R. Caruana, "Predicting good
+probabilities with supervised learning", 2005).
 """
 
 from __future__ import annotations
@@ -22,17 +22,19 @@ import numpy as np
 from samba_asr.errors import UserError
 
 FILE = "confidence.json"
-NEARBY = 12  # frames: words of the same text that begin no further apart are the same
-PENALTY = 1e-3  # of squared weights, so that a set without a single error has an answer too
+NEARBY = 12  # frames: equal words that begin no further apart are one word
+PENALTY = 1e-3  # of squared weights, so that a set without any error has a solution too
 
 
 class Evidence(NamedTuple):
+    """Evidence for a word; the head of this file explains the fields."""
+
     log_prob: float  # nats, at most 0
     agreed: float  # 0 to 1
 
 
 class Calibration(NamedTuple):
-    """P(right) = s(bias + by_prob logit(exp log_prob) + by_agreed logit(agreed)), s the inverse of logit."""
+    """Logistic model P(right) = s(bias + by_prob logit(exp log_prob) + by_agreed logit(agreed)), s the inverse of logit."""
 
     bias: float
     by_prob: float
@@ -43,9 +45,11 @@ class Calibration(NamedTuple):
 
     @classmethod
     def fit(cls, evidence: Sequence[Evidence], right: Sequence[bool]) -> Calibration:
-        """The most probable weights, by Newton's method; UserError without words."""
+        """Fit the weights by Newton's method; UserError without words."""
         if not evidence:
-            raise UserError("no word was recognised: there is nothing to calibrate on")
+            raise UserError(
+                "no word was recognized, so there is nothing to calibrate on: use another set, or another model"
+            )
         x, y, w = _features(evidence), np.asarray(right, dtype=np.float64), np.zeros(3)
         ridge = PENALTY * len(y) * np.diag([1e-3, 1.0, 1.0])
         for _ in range(50):
@@ -58,7 +62,7 @@ class Calibration(NamedTuple):
 
     @classmethod
     def read(cls, folder: Path) -> Calibration | None:
-        """That of a model folder; None if it has none.  UserError for a file that is not one."""
+        """Read the calibration of a model folder; None if it has none.  UserError for an invalid file."""
         path = folder / FILE
         if not path.is_file():
             return None
@@ -78,16 +82,16 @@ class Calibration(NamedTuple):
 
 
 def raw(evidence: Evidence) -> float:
-    """What stands for a probability where nothing was calibrated: the geometric mean of those of the units."""
+    """Return the uncalibrated confidence: the geometric mean of the units' probabilities."""
     return math.exp(evidence.log_prob)
 
 
 def agreement(
     words: Sequence[tuple[str, int]], others: Sequence[Sequence[tuple[str, int]]], scores: Sequence[float]
 ) -> list[float]:
-    """For each of `words` (text and first frame) of the first hypothesis the share of all that have it.
+    """Return, for each of `words` (text and first frame) of the first hypothesis, the share of all that have it.
 
-    others: the words of each hypothesis, the first among them.  scores: of each, in nats.
+    others: words of every hypothesis, the first included.  scores: nats, one for each hypothesis.
     """
     shares = np.exp(np.asarray(scores, dtype=np.float64) - max(scores))
     shares /= shares.sum()
@@ -104,14 +108,14 @@ def agreement(
 
 
 def expected_error(confidence: Sequence[float], right: Sequence[bool], bins: int = 10) -> float:
-    """Expected calibration error: how far the share of right words is from their confidence, on average over bins."""
+    """Compute the expected calibration error: |share of right words - mean confidence|, averaged over bins of words."""
     return sum(n * abs(share - mean) for mean, share, n in reliability(confidence, right, bins)) / max(
         len(confidence), 1
     )
 
 
 def reliability(confidence: Sequence[float], right: Sequence[bool], bins: int = 10) -> list[tuple[float, float, int]]:
-    """(mean confidence, share that is right, number of words) of each tenth of the words, sorted by confidence."""
+    """Return (mean confidence, share of right words, number of words) of each of `bins` groups of words, by confidence."""
     order = np.argsort(confidence, kind="stable")
     c, y = np.asarray(confidence, dtype=np.float64)[order], np.asarray(right, dtype=np.float64)[order]
     parts = [part for part in np.array_split(np.arange(len(c)), bins) if len(part)]

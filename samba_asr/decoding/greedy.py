@@ -1,7 +1,7 @@
 """Best-path search of a CTC head: the most probable id of every frame, repeats merged, blanks dropped.
 
-A. Graves et al., "Connectionist temporal classification", 2006, section 3.2.  It finds the most probable alignment,
-which need not belong to the most probable text: `prefix_beam` adds up alignments.
+A. Graves et al., "Connectionist temporal classification", 2006, section 3.2.  The search finds the most probable alignment.
+Its text need not be the most probable text: `prefix_beam` sums over alignments.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class GreedyState(NamedTuple):
 
 
 class Greedy:
-    """Best path; `Hypothesis.score` is the log-probability of that one alignment, `times` are the tokens' first frames.
+    """Best-path search.  `Hypothesis.score` is the log-probability of the one alignment, `times` are the tokens' first frames.
 
-    Ties between ids go to the lower one.  There is one hypothesis a row whatever `nbest` says.
+    Ties between ids go to the lower one.  There is one hypothesis a row, whatever `nbest` is.
     """
 
     takes = frozenset[str]()
@@ -41,7 +41,7 @@ class Greedy:
 
     def init_state(self, batch: int, hotwords: Hotwords | None = None) -> GreedyState:
         if hotwords is not None:
-            raise ValueError("greedy search has one hypothesis: hotwords need a beam")
+            raise ValueError("greedy search has one hypothesis: hotwords need beam search")
         tokens, times = np.empty(batch, dtype=object), np.empty(batch, dtype=object)
         for row in range(batch):
             tokens[row] = times[row] = ()
@@ -61,7 +61,7 @@ class Greedy:
             first = np.flatnonzero((path != before) & (path != BLANK))
             tokens[row] = tokens[row] + tuple(path[first].tolist())
             times[row] = times[row] + tuple((first + state.frames[row]).tolist())
-            # One addition after another, so that the sum does not depend on how time was cut.
+            # Sequential addition, so that the sum does not depend on how time was cut into chunks.
             score[row] = np.add.accumulate(np.append(score[row], best[row, : counts[row]]))[-1]
             last[row] = path[-1]
         return GreedyState(tokens, times, score, last, state.frames + counts)

@@ -1,14 +1,14 @@
-"""What a search knows beside the frames: the protocol of language models, lexicons and hotwords, and several as one.
+"""Guides: the protocol of scorers beside the CTC head (language models, lexicons, hotwords), and several guides as one.
 
-A guide looks at prefixes.  Its view of one is an immutable object that the search keeps with the beam and hands back; so
-the guide itself holds no session, and a prefix that is dropped takes its view along.
+A guide is what ESPnet calls a scorer.  It scores prefixes.  Its view of a prefix is an immutable object: the search keeps it with
+the beam and hands it back.  So the guide itself holds no session, and the view of a dropped prefix is dropped with it.
 
-    bonus   what the prefix is worth, in nats, in all (not what its last token added)
-    credit  the part of the bonus that is taken back if the prefix goes on otherwise, such as that of half a phrase.  It may keep
-            a prefix in the search, and never drops another one
-    label   parts the ways in which one token may be read (the words SEE and SEA); 0 where there is one way
-    future  the same for prefixes that end in the same token and that nothing said later can tell apart: whatever follows is
-            worth the same behind each; 0 where no other prefix is like this one
+    bonus          score of the whole prefix, in nats (not only of its last token)
+    credit         part of the bonus that is taken back if the prefix continues otherwise, such as that of half a phrase.
+                   Credit may keep a prefix in the search; it never drops another prefix
+    label          tells apart several readings of one token (the words SEE and SEA); 0 where there is one reading
+    recombination  key that is equal for prefixes which end in the same token and which nothing said later can tell apart:
+                   every continuation has the same score after each of them.  0: no other prefix is equal
 """
 
 from __future__ import annotations
@@ -23,46 +23,52 @@ if TYPE_CHECKING:
     from samba_asr.decoding.hotwords import Hotwords
 
 
-class Guided(Protocol):
+class GuidedPrefix(Protocol):
+    """A guide's view of a prefix; the head of this file explains the fields."""
+
     bonus: float
     credit: float
     label: int
-    future: int
+    recombination: int
 
 
-class Ways(NamedTuple):
-    """What some prefixes, each made longer by a token, may be.  Most ways are dropped at once, so views are made on demand."""
+class Extensions(NamedTuple):
+    """Candidate extensions of a list of prefixes by one token each.  Most are dropped at once, so views are made on demand."""
 
-    of: np.ndarray  # (m,) which of the prefixes, never falling; one that is not there has no way to be read
+    of: np.ndarray  # (m,) index of the prefix, ascending; a prefix that is missing has no extension
     bonus: np.ndarray  # (m,)
     label: np.ndarray  # (m,)
-    future: np.ndarray  # (m,) uint64
-    view: Callable[[int], Guided]  # of a way, by its number
+    recombination: np.ndarray  # (m,) uint64
+    view: Callable[[int], GuidedPrefix]  # of an extension, by its index
     credit: np.ndarray | None = None  # (m,); None: there is none
 
     @classmethod
-    def each(cls, views: Sequence[Guided]) -> Ways:
-        """One way for every prefix."""
+    def each(cls, views: Sequence[GuidedPrefix]) -> Extensions:
+        """Make one extension for every prefix."""
         bonus = np.array([view.bonus for view in views], dtype=np.float64)
         label = np.array([view.label for view in views], dtype=np.int64)
-        future = np.array([view.future for view in views], dtype=np.uint64)
+        recombination = np.array([view.recombination for view in views], dtype=np.uint64)
         credit = np.array([view.credit for view in views], dtype=np.float64)
-        return cls(np.arange(len(views)), bonus, label, future, views.__getitem__, credit if credit.any() else None)
+        return cls(
+            np.arange(len(views)), bonus, label, recombination, views.__getitem__, credit if credit.any() else None
+        )
 
-    def beside(self, other: Ways) -> Ways:
-        """Both, in the order of the prefixes; of one prefix these first."""
+    def merge(self, other: Extensions) -> Extensions:
+        """Combine both in the order of the prefixes; those of `self` come first for one prefix."""
         order = np.argsort(np.concatenate([self.of, other.of]), kind="stable")
-        of, bonus, label, future = (np.concatenate(pair)[order] for pair in zip(self[:4], other[:4], strict=True))
+        of, bonus, label, recombination = (
+            np.concatenate(pair)[order] for pair in zip(self[:4], other[:4], strict=True)
+        )
         credit = None
         if self.credit is not None or other.credit is not None:
             credit = np.concatenate([self.credits, other.credits])[order]
         first = len(self.of)
 
-        def view(way: int) -> Guided:
-            at = int(order[way])
+        def view(i: int) -> GuidedPrefix:
+            at = int(order[i])
             return self.view(at) if at < first else other.view(at - first)
 
-        return Ways(of, bonus, label, future, view, credit)
+        return Extensions(of, bonus, label, recombination, view, credit)
 
     @property
     def credits(self) -> np.ndarray:
@@ -71,112 +77,132 @@ class Ways(NamedTuple):
 
 
 class Guide(Protocol):
-    def start(self, hotwords: Hotwords | None = None) -> Guided | None:
-        """The view of the empty prefix, in a session that expects `hotwords`; None if there is nothing to say there."""
+    """Scorer of prefixes; see the head of this file."""
+
+    def start(self, hotwords: Hotwords | None = None) -> GuidedPrefix | None:
+        """Make the view of the empty prefix in a session with `hotwords`; None if this guide scores nothing there."""
         ...
 
-    def extend(self, prefixes: Sequence[Guided], tokens: Sequence[int]) -> Ways:
-        """The ways to read each prefix made longer by its token; all extensions of a frame, of all beams and sessions."""
+    def extend(self, prefixes: Sequence[GuidedPrefix], tokens: Sequence[int]) -> Extensions:
+        """Extend each prefix by its token.  One call has all extensions of a frame, of all beams and sessions."""
         ...
 
-    def finish(self, prefixes: Sequence[Guided]) -> list[Guided]:
-        """The views of prefixes that are whole texts."""
+    def finish(self, prefixes: Sequence[GuidedPrefix]) -> list[GuidedPrefix]:
+        """Make the views of prefixes that are whole texts."""
         ...
 
-    def words(self, prefix: Guided) -> tuple[str, ...] | None:
-        """The words read so far; None if the tokens spell them."""
+    def words(self, prefix: GuidedPrefix) -> tuple[str, ...] | None:
+        """Return the words read so far; None if the tokens spell them."""
         ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Together:
+class JointPrefix:
+    """View of several guides: sums of theirs, and the views themselves (None where a guide has none)."""
+
     bonus: float
     credit: float
     label: int
-    future: int
-    views: tuple[Guided, ...]
+    recombination: int
+    views: tuple[GuidedPrefix, ...]
 
 
 class Guides:
-    """Several guides as one: bonuses add up.  The first has a say in every session; it may forbid prefixes and read tokens in
-    several ways, the others not.  In sessions where one of the others has no view, it has no say."""
+    """Several guides as one: their bonuses add up.
+
+    The first guide scores every session; it alone may forbid prefixes and give a token several readings.  Another guide is
+    ignored in sessions where it has no view.
+    """
 
     def __init__(self, guides: Sequence[Guide]):
         self.guides = tuple(guides)
 
-    def start(self, hotwords: Hotwords | None = None) -> Guided:
+    def start(self, hotwords: Hotwords | None = None) -> GuidedPrefix:
         first, *others = (guide.start(hotwords) for guide in self.guides)
-        return _together([first, *others]) if any(view is not None for view in others) else first
+        return _joint([first, *others]) if any(view is not None for view in others) else first
 
-    def extend(self, prefixes: Sequence[Guided], tokens: Sequence[int]) -> Ways:
+    def extend(self, prefixes: Sequence[GuidedPrefix], tokens: Sequence[int]) -> Extensions:
         first, *others = self.guides
-        shared = [n for n, prefix in enumerate(prefixes) if isinstance(prefix, Together)]
+        shared = [n for n, prefix in enumerate(prefixes) if isinstance(prefix, JointPrefix)]
         if not shared:
             return first.extend(prefixes, tokens)
-        ways = first.extend([_first(prefix) for prefix in prefixes], tokens)
+        extensions = first.extend([_first_view(prefix) for prefix in prefixes], tokens)
         there = np.zeros(len(prefixes), dtype=bool)
-        there[ways.of] = True
+        there[extensions.of] = True
         shared = [n for n in shared if there[n]]
         asked = [tokens[n] for n in shared]
         more = [
-            _where(_each(guide), [prefixes[n].views[g] for n in shared], asked) for g, guide in enumerate(others, 1)
+            _map_present(_views_of(guide), [prefixes[n].views[g] for n in shared], asked)
+            for g, guide in enumerate(others, 1)
         ]
-        beside = {n: views for n, *views in zip(shared, *more, strict=True)}
-        worth, credit, future = np.zeros(len(prefixes)), np.zeros(len(prefixes)), ways.future.copy()
-        for n, views in beside.items():
-            worth[n] = sum(view.bonus for view in views if view is not None)
+        other_views = {n: views for n, *views in zip(shared, *more, strict=True)}
+        bonus, credit, recombination = np.zeros(len(prefixes)), np.zeros(len(prefixes)), extensions.recombination.copy()
+        for n, views in other_views.items():
+            bonus[n] = sum(view.bonus for view in views if view is not None)
             credit[n] = sum(view.credit for view in views if view is not None)
-        for way in np.flatnonzero(np.isin(ways.of, shared)).tolist():
-            future[way] = _future(
-                [int(future[way]), *(view.future for view in beside[int(ways.of[way])] if view is not None)]
+        for i in np.flatnonzero(np.isin(extensions.of, shared)).tolist():
+            recombination[i] = _recombination_key(
+                [
+                    int(recombination[i]),
+                    *(view.recombination for view in other_views[int(extensions.of[i])] if view is not None),
+                ]
             )
 
-        def view(way: int) -> Guided:
-            n = int(ways.of[way])
-            return _together([ways.view(way), *beside[n]]) if n in beside else ways.view(way)
+        def view(i: int) -> GuidedPrefix:
+            n = int(extensions.of[i])
+            return _joint([extensions.view(i), *other_views[n]]) if n in other_views else extensions.view(i)
 
-        credit = ways.credits + credit[ways.of]
-        return Ways(ways.of, ways.bonus + worth[ways.of], ways.label, future, view, credit if credit.any() else None)
+        credit = extensions.credits + credit[extensions.of]
+        return Extensions(
+            extensions.of,
+            extensions.bonus + bonus[extensions.of],
+            extensions.label,
+            recombination,
+            view,
+            credit if credit.any() else None,
+        )
 
-    def finish(self, prefixes: Sequence[Guided]) -> list[Guided]:
+    def finish(self, prefixes: Sequence[GuidedPrefix]) -> list[GuidedPrefix]:
         first, *others = self.guides
-        whole = first.finish([_first(prefix) for prefix in prefixes])
-        shared = [n for n, prefix in enumerate(prefixes) if isinstance(prefix, Together)]
-        more = [_where(guide.finish, [prefixes[n].views[g] for n in shared]) for g, guide in enumerate(others, 1)]
+        whole = first.finish([_first_view(prefix) for prefix in prefixes])
+        shared = [n for n, prefix in enumerate(prefixes) if isinstance(prefix, JointPrefix)]
+        more = [_map_present(guide.finish, [prefixes[n].views[g] for n in shared]) for g, guide in enumerate(others, 1)]
         for n, *views in zip(shared, *more, strict=True):
-            whole[n] = _together([whole[n], *views])
+            whole[n] = _joint([whole[n], *views])
         return whole
 
-    def words(self, prefix: Guided) -> tuple[str, ...] | None:
-        return self.guides[0].words(_first(prefix))
+    def words(self, prefix: GuidedPrefix) -> tuple[str, ...] | None:
+        return self.guides[0].words(_first_view(prefix))
 
 
-def _each(guide: Guide) -> Callable[[Sequence[Guided], Sequence[int]], list[Guided]]:
-    """`extend` of a guide that reads every prefix in one way."""
+def _views_of(guide: Guide) -> Callable[[Sequence[GuidedPrefix], Sequence[int]], list[GuidedPrefix]]:
+    """Make a function that gives the views of a guide with one extension for every prefix."""
 
-    def extend(prefixes: Sequence[Guided], tokens: Sequence[int]) -> list[Guided]:
-        ways = guide.extend(prefixes, tokens)
-        return [ways.view(way) for way in range(len(prefixes))]
+    def extend(prefixes: Sequence[GuidedPrefix], tokens: Sequence[int]) -> list[GuidedPrefix]:
+        extensions = guide.extend(prefixes, tokens)
+        return [extensions.view(i) for i in range(len(prefixes))]
 
     return extend
 
 
-def _first(prefix: Guided) -> Guided:
-    return prefix.views[0] if isinstance(prefix, Together) else prefix
+def _first_view(prefix: GuidedPrefix) -> GuidedPrefix:
+    return prefix.views[0] if isinstance(prefix, JointPrefix) else prefix
 
 
-def _together(views: Sequence[Guided | None]) -> Together:
+def _joint(views: Sequence[GuidedPrefix | None]) -> JointPrefix:
     there = [view for view in views if view is not None]
-    worth, credit = sum(view.bonus for view in there), sum(view.credit for view in there)
-    return Together(worth, credit, views[0].label, _future([view.future for view in there]), tuple(views))
+    bonus, credit = sum(view.bonus for view in there), sum(view.credit for view in there)
+    return JointPrefix(
+        bonus, credit, views[0].label, _recombination_key([view.recombination for view in there]), tuple(views)
+    )
 
 
-def _future(parts: Sequence[int]) -> int:
+def _recombination_key(parts: Sequence[int]) -> int:
     return hash(tuple(parts)) % 2**64 if all(parts) else 0
 
 
-def _where(ask: Callable[..., list], views: Sequence[Guided | None], *more: Sequence) -> list:
-    """What `ask` says of those `views` that there are, None for the others."""
+def _map_present(ask: Callable[..., list], views: Sequence[GuidedPrefix | None], *more: Sequence) -> list:
+    """Call `ask` with those `views` that are not None; the result has None for the others."""
     there = [n for n, view in enumerate(views) if view is not None]
     found: list = [None] * len(views)
     if there:

@@ -23,7 +23,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from samba_asr.decoding.guide import Ways
+from samba_asr.decoding.guide import Extensions
 from samba_asr.errors import UserError
 from samba_asr.text.lines import read_lines
 from samba_asr.text.pronunciation import Guess, Speller, Spelt
@@ -188,7 +188,7 @@ class Heard:
     label: int = 0
 
     @property
-    def future(self) -> int:
+    def recombination(self) -> int:
         return 1 + self.node
 
 
@@ -201,8 +201,8 @@ class HotwordGuide:
         node = hotwords.start
         return Heard(hotwords, node, 0.0, hotwords.worth(node), hotwords.credit(node))
 
-    def extend(self, prefixes: Sequence[Heard], tokens: Sequence[int]) -> Ways:
-        return Ways.each([_next(prefix, token) for prefix, token in zip(prefixes, tokens, strict=True)])
+    def extend(self, prefixes: Sequence[Heard], tokens: Sequence[int]) -> Extensions:
+        return Extensions.each([_next(prefix, token) for prefix, token in zip(prefixes, tokens, strict=True)])
 
     def finish(self, prefixes: Sequence[Heard]) -> list[Heard]:
         return [_finished(prefix) for prefix in prefixes]

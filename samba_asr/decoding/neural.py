@@ -1,12 +1,12 @@
-"""Mamba language models in the search: at every unit, as a guide, or over whole texts at the end.
+"""Mamba language models in the search: as a guide at every unit, or over whole texts at the end.
 
-As a guide (shallow fusion; the model must have the recogniser's units) a prefix's view holds the model's state behind it, and
-what that makes of every next unit.  Both are found when the prefix is first extended: once for each prefix that lives for
-another unit, all of a frame in one batch.
+As a guide (shallow fusion) the model must have the recognizer's units.  A prefix's view holds the model's state after the prefix
+and the log-probability of every next unit.  Both are computed when the prefix is first extended, so only for prefixes that
+survive; all prefixes of a frame share one batch.
 
     bonus = weight ln p(units) + word bonus * words       and at the end weight ln p(end | units)
 
-Over the n-best any language model will do, for it reads the texts with units of its own.
+Over the n-best list any language model will do, because it reads the texts with units of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from samba_asr.decoding.base import Hypothesis, text_of
-from samba_asr.decoding.guide import Ways
+from samba_asr.decoding.guide import Extensions
 from samba_asr.decoding.hotwords import Hotwords
 from samba_asr.models.decoder import BOUNDARY
 from samba_asr.models.lm import MambaLm
@@ -27,50 +27,50 @@ from samba_asr.streaming import State, stack_rows, take_rows
 from samba_asr.text.units import SPACE, Tokenizer, same_pieces
 
 
-class Read:
-    """A guide's view.  Until it is asked about, it knows its parent's state and its last unit."""
+class LmPrefix:
+    """View of a prefix.  Until the prefix is extended, it holds the parent's state and the last unit."""
 
     __slots__ = ("after", "bonus", "state", "token")
     label = 0
     credit = 0.0
-    future = 0  # the state remembers all
+    recombination = 0  # the state depends on all units, so no two prefixes are equal
 
     def __init__(self, state: State, token: int, bonus: float):
         self.state, self.token, self.bonus = state, token, bonus
-        self.after: np.ndarray | None = None  # (v,) ln p of each next unit; then `state` is the one behind `token`
+        self.after: np.ndarray | None = None  # (v,) ln p of each next unit; once set, `state` is the one after `token`
 
 
 class MambaGuide:
-    """As `samba_asr.decoding.guide.Guide`; it forbids nothing."""
+    """Guide by a Mamba language model (`samba_asr.decoding.guide.Guide`); it forbids nothing."""
 
     def __init__(self, model: MambaLm, tokenizer: Tokenizer, *, weight: float, bonus: float = 0.0):
-        """weight: of the model; bonus: of each word, in nats."""
+        """weight: of the model.  bonus: nats, added for each word."""
         self.model, self.weight = model, weight
         self._bonus = [bonus * piece.startswith(SPACE) for piece in tokenizer.pieces(range(tokenizer.vocab_size))]
         parameter = model.output.weight
         self._device = parameter.device
         self._start = model.init_state(1, device=parameter.device, dtype=parameter.dtype)
 
-    def start(self, hotwords: Hotwords | None = None) -> Read:
-        return Read(self._start, BOUNDARY, 0.0)
+    def start(self, hotwords: Hotwords | None = None) -> LmPrefix:
+        return LmPrefix(self._start, BOUNDARY, 0.0)
 
-    def extend(self, prefixes: Sequence[Read], tokens: Sequence[int]) -> Ways:
+    def extend(self, prefixes: Sequence[LmPrefix], tokens: Sequence[int]) -> Extensions:
         self._resolve(prefixes)
-        return Ways.each(
+        return Extensions.each(
             [
-                Read(p.state, token, p.bonus + self.weight * float(p.after[token]) + self._bonus[token])
+                LmPrefix(p.state, token, p.bonus + self.weight * float(p.after[token]) + self._bonus[token])
                 for p, token in zip(prefixes, tokens, strict=True)
             ]
         )
 
-    def finish(self, prefixes: Sequence[Read]) -> list[Read]:
+    def finish(self, prefixes: Sequence[LmPrefix]) -> list[LmPrefix]:
         self._resolve(prefixes)
-        return [Read(p.state, BOUNDARY, p.bonus + self.weight * float(p.after[BOUNDARY])) for p in prefixes]
+        return [LmPrefix(p.state, BOUNDARY, p.bonus + self.weight * float(p.after[BOUNDARY])) for p in prefixes]
 
-    def words(self, prefix: Read) -> None:
+    def words(self, prefix: LmPrefix) -> None:
         return None
 
-    def _resolve(self, prefixes: Sequence[Read]) -> None:
+    def _resolve(self, prefixes: Sequence[LmPrefix]) -> None:
         new = list({id(p): p for p in prefixes if p.after is None}.values())
         if not new:
             return
@@ -84,10 +84,10 @@ class MambaGuide:
 
 
 class TextScorer:
-    """Adds weight ln p(text) to the scores of an n-best list, and sorts it anew."""
+    """Scorer of n-best lists: adds weight ln p(text) to each score and sorts again."""
 
     def __init__(self, lm: LoadedLm, tokenizer: Tokenizer, *, weight: float):
-        """tokenizer: the recogniser's."""
+        """tokenizer: the recognizer's."""
         self.lm, self.tokenizer, self.weight = lm, tokenizer, weight
 
     def __call__(self, nbest: list[list[Hypothesis]]) -> list[list[Hypothesis]]:
@@ -98,11 +98,11 @@ class TextScorer:
         width = max(map(len, ids), default=0)
         tokens = torch.tensor([[*some, *[0] * (width - len(some))] for some in ids], dtype=torch.long, device=device)
         with torch.inference_mode():
-            worth = dict(zip(texts, (-self.weight * self.lm.model.loss(tokens, lengths)).tolist(), strict=True))
-        scored = [[replace(h, score=h.score + worth[text_of(h, self.tokenizer)]) for h in some] for some in nbest]
+            scores = dict(zip(texts, (-self.weight * self.lm.model.loss(tokens, lengths)).tolist(), strict=True))
+        scored = [[replace(h, score=h.score + scores[text_of(h, self.tokenizer)]) for h in some] for some in nbest]
         return [sorted(some, key=lambda h: -h.score) for some in scored]
 
 
 def same_units(lm: LoadedLm, tokenizer: Tokenizer) -> bool:
-    """Whether a language model can be asked at every unit of a recogniser."""
+    """Return whether a language model has the recognizer's units, so that it can score every unit."""
     return tokenizer.KIND != "phone" and same_pieces(tokenizer, lm.tokenizer)

@@ -1,10 +1,9 @@
-"""N-gram language models of words: ARPA files, and packed ones (`samba_asr.decoding.packed`), by numpy, KenLM's binary files by
-the package `kenlm`.
+"""N-gram language models of words: ARPA and packed files (`samba_asr.decoding.packed`) by numpy, KenLM's binary files by `kenlm`.
 
-All are asked in batches, many contexts and words at once, and answer alike, by test.  A context is a short tuple of word
-ids, the last words as far as the model tells them apart, so it is hashable, small and holds no other object alive.
+All score batches of contexts and words, and give the same scores, by test.  A context is a short tuple of word ids: the last
+words, as many as the model distinguishes.  So it is hashable and small, and keeps no other object alive.
 
-    n  questions of a batch     m  order of an n-gram, 1 .. order
+    n  queries of a batch     m  order of an n-gram, 1 .. order
 """
 
 from __future__ import annotations
@@ -23,13 +22,15 @@ from samba_asr.errors import UserError, missing_extra
 
 BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
 LN10 = math.log(10.0)
-FLOOR = -99.0 * LN10  # an ARPA file's -99, or -inf: never
-_ROUNDING = 1e-5  # by so much may a logarithm of 1 be above 0
+FLOOR = -99.0 * LN10  # an ARPA file's -99, or -inf: impossible
+_ROUNDING = 1e-5  # rounding tolerance: the logarithm of 1 may be so much above 0
 
 Context = tuple[int, ...]
 
 
 class LanguageModel(Protocol):
+    """Language model of words, scored in batches."""
+
     ids: dict[str, int]  # words to ids, `</s>` among them
 
     @property
@@ -38,12 +39,15 @@ class LanguageModel(Protocol):
         ...
 
     def score(self, contexts: Sequence[Context], words: Sequence[int]) -> tuple[np.ndarray, list[Context]]:
-        """ln p(word | context), (n,) float64, and the context behind each word."""
+        """Return ln p(word | context), (n,) float64, and the context after each word."""
         ...
 
 
 def read_ngram(path: Path | str) -> NgramModel | KenLmModel:
-    """A model file, by its content: ARPA, which may be gzipped, packed, or KenLM's binary.  UserError for anything else."""
+    """Read a model file; its content shows the format: ARPA (plain or gzipped), packed, or KenLM's binary.
+
+    UserError for anything else.
+    """
     path = Path(path)
     try:
         with path.open("rb") as file:
@@ -58,7 +62,7 @@ def read_ngram(path: Path | str) -> NgramModel | KenLmModel:
 
 
 class Table(NamedTuple):
-    """The n-grams of one order, by the hash of their words, sorted."""
+    """The n-grams of one order, sorted by the hash of their words."""
 
     keys: np.ndarray  # uint64
     log_prob: np.ndarray  # float32, natural logarithm
@@ -66,24 +70,24 @@ class Table(NamedTuple):
 
 
 class NgramModel:
-    """A back-off model in memory, 16 bytes an n-gram.  S. Katz, 1987.
+    """Back-off model in memory, 16 bytes an n-gram (S. Katz, 1987).
 
-    A context that pruning has taken out, while longer n-grams still begin with it, is put back with the probability
-    that the model gives it anyway: what is carried from word to word is then as long as the model can tell apart.
+    Pruning may have removed a context with which longer n-grams still begin.  Such a context is restored, with the probability
+    that the model gives it by back-off.  So a carried context is always as long as the model can use.
     """
 
     def __init__(self, words: Sequence[str], grams: Sequence[Grams]):
-        """words: by id; grams: of orders 1, 2, ..., over these ids; of the upper ones some or all may be empty."""
+        """words: by id.  grams: of orders 1, 2, ..., over these ids; higher orders may be empty."""
         self.ids = {word: i for i, word in enumerate(words)}
         self.tables, self.order = tuple(_hashed(some) for some in grams), len(grams)
-        for m in range(self.order - 1, 1, -1):  # from above, for what is put back has a context too
+        for m in range(self.order - 1, 1, -1):  # from above, as a restored n-gram has a context too
             grams = self._with_contexts(grams, m)
 
     def _with_contexts(self, grams: Sequence[Grams], m: int) -> Sequence[Grams]:
-        """`grams` and `tables` with the n-grams of order m that those of order m + 1 begin with."""
+        """Add the n-grams of order m with which those of order m + 1 begin, to `grams` and `tables`."""
         begin, there = grams[m].words[:, :m], self.tables[m - 1].keys
         new = np.ones(len(begin), dtype=bool)
-        new[1:] = (begin[1:] != begin[:-1]).any(axis=1)  # files are sorted, or nearly: few are asked for twice
+        new[1:] = (begin[1:] != begin[:-1]).any(axis=1)  # files are nearly sorted, so few repeats remain
         begin = begin[new]
         keys = _keys(begin)
         place = np.searchsorted(there, keys)
@@ -116,15 +120,15 @@ class NgramModel:
             history[row, 1 : 1 + len(some)] = some
         whole = (
             np.array([min(len(context), known) for context in contexts], dtype=np.int64) + 1
-        )  # highest order to ask for
+        )  # highest order to look up
 
         total = np.full(n, FLOOR)
-        found = np.zeros(n, dtype=np.int64)  # the highest order that the model has, of context and word
+        found = np.zeros(n, dtype=np.int64)  # highest order of context and word in the model
         for m, (place, hit) in enumerate(self._look_up(history), 1):
             hit &= m <= whole
             total[hit] = self.tables[m - 1].log_prob[place[hit]]
             found[hit] = m
-        # What a longer context costs that is known, but not with this word behind it.
+        # Back-off weights of longer contexts that are known, but not followed by this word.
         for m, (place, hit) in enumerate(self._look_up(history[:, 1:]), 1):
             paid = hit & (m >= found) & (m < whole)
             total[paid] += self.tables[m - 1].backoff[place[paid]]
@@ -132,7 +136,7 @@ class NgramModel:
         return total, [tuple(history[row, : keep[row]][::-1].tolist()) for row in range(n)]
 
     def _look_up(self, history: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """For each order, where the n-grams that end with the first column of `history` are, and whether they are."""
+        """Yield for each order the places of the n-grams that end with the first column of `history`, and whether they exist."""
         keys = np.zeros(len(history), dtype=np.uint64)
         for column, table in zip(history.T, self.tables, strict=False):
             keys = mix(keys, column)
@@ -145,15 +149,15 @@ class NgramModel:
 
 
 def mix(keys: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """The hash of an n-gram from that of its later words and the ids before them; 64 bits, so a clash is out of reach."""
+    """Hash an n-gram from the hash of its later words and the ids before them.  64 bits make collisions negligible."""
     mixed = (keys ^ (ids.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15))) * np.uint64(0xBF58476D1CE4E5B9)
     return mixed ^ (mixed >> np.uint64(29))
 
 
 class KenLmModel:
-    """KenLM's own files, through its package, which wants a C++ compiler to be installed.
+    """Model in KenLM's binary format, read by the package `kenlm`, whose installation needs a C++ compiler.
 
-    Such a file does not list its words, so `ids` holds those that were asked for: see `know`.
+    Such a file does not list its words, so `ids` holds only words that were looked up: see `know`.
     """
 
     def __init__(self, path: Path):
@@ -173,7 +177,7 @@ class KenLmModel:
         self.know((END,))
 
     def know(self, words: Sequence[str]) -> None:
-        """Give ids to those of `words` that the model has."""
+        """Assign ids to those of `words` that the model has."""
         for word in words:
             if word not in self.ids and word in self._model:
                 self.ids[word] = len(self._words)
@@ -198,9 +202,9 @@ class KenLmModel:
 
 
 def read_arpa(path: Path) -> tuple[list[str], list[Grams]]:
-    """Words, by id, and n-grams, by order, of an ARPA file: SRILM's format, `ngram-format(5)`.
+    """Read the words, by id, and the n-grams, by order, of an ARPA file: SRILM's format, `ngram-format(5)`.
 
-    UserError, naming the line, where it is not one.
+    UserError, with the line, for any other content.
     """
     try:
         with path.open("rb") as file:
@@ -220,11 +224,11 @@ def _parse(lines: Iterator[str], path: Path) -> tuple[list[str], list[Grams]]:
     counts: list[int] = []
     ids: dict[str, int] = {}
     grams: list[str] = []  # the lines of one order
-    numbers: list[int] = []  # where they stand
+    numbers: list[int] = []  # their line numbers
     order, tables = 0, []
 
     def close() -> None:
-        """Take up the lines of an order, and the orders without a section that the head calls empty."""
+        """Parse the collected lines of an order, and add the empty orders of the header that have no section."""
         nonlocal order
         if order:
             try:
@@ -280,9 +284,9 @@ def _parse(lines: Iterator[str], path: Path) -> tuple[list[str], list[Grams]]:
 
 
 def _columns(parts: list[list[str]], order: int, ids: dict[str, int]) -> Grams:
-    """Of lines, split: logarithm, words, and a back-off where there is one.  The 1-grams' words are put into `ids`.
+    """Convert split lines (logarithm, words, optional back-off) to arrays, and add the 1-grams' words to `ids`.
 
-    Column by column, for a model has millions of lines.  ValueError, IndexError or KeyError if a line is wrong.
+    It works column by column, because a model has millions of lines.  ValueError, IndexError or KeyError if a line is wrong.
     """
     if order == 1:
         ids.update(zip(dict.fromkeys(part[1] for part in parts), range(len(parts)), strict=False))
@@ -304,7 +308,7 @@ def _columns(parts: list[list[str]], order: int, ids: dict[str, int]) -> Grams:
 
 
 def _keys(words: np.ndarray) -> np.ndarray:
-    """(n, order) -> (n,) uint64"""
+    """Hash the rows of (n, order) to (n,) uint64."""
     keys = np.zeros(len(words), dtype=np.uint64)
     for column in words.T[::-1]:
         keys = mix(keys, column)
@@ -318,7 +322,7 @@ def _hashed(grams: Grams) -> Table:
 
 
 def _first_wrong(grams: list[str], order: int, ids: dict[str, int]) -> tuple[int, str]:
-    """The number of the first line that is no n-gram, and why."""
+    """Find the first line that is not an n-gram; return its index and the reason."""
     seen = set()
     for n, line in enumerate(grams):
         part = line.split()

@@ -1,13 +1,13 @@
-"""N-gram models in a third of the bytes of a gzipped ARPA file, and read in a tenth of the time: `samba-asr lm pack`.
+"""Packed n-gram models: a third of the size of a gzipped ARPA file, read in a tenth of the time (`samba-asr lm pack`).
 
-An .npz archive of numpy arrays, compressed as a whole by xz:
+A file is an .npz archive of numpy arrays, compressed as a whole by xz:
 
-    words           the words, by id, the likeliest first, joined by line feeds, UTF-8
-    order-M-words   (M, 3, n) uint8: n-grams of order M, sorted.  A column is the ids of one place, each less the one before,
-                    modulo 2^24, in planes of bytes: where n-grams begin alike, nearly all of it is zeros
+    words           words by id, the likeliest first, joined by line feeds, UTF-8
+    order-M-words   (M, 3, n) uint8: n-grams of order M, sorted.  Each row has the ids of one position, as differences from the
+                    previous n-gram modulo 2^24, in three byte planes.  Sorted n-grams share beginnings, so most are zeros
     order-M-worth   (2, 2, n) uint8: logarithms of probability and back-off in steps of 1/16 nat, as planes of int16
 
-What is lost is at most 1/32 nat a logarithm.
+The rounding error is at most 1/32 nat.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from samba_asr.errors import UserError
 
 STEP = 1 / 16  # nats
 MAGIC = b"\xfd7zXZ\x00"
-MOST = 4 << 30  # bytes that a file may grow to: some hundred million n-grams
+MOST = 4 << 30  # bytes of an unpacked file, at most: some hundred million n-grams
 
 
 class Grams(NamedTuple):
@@ -37,24 +37,24 @@ class Grams(NamedTuple):
 
 
 def is_packed(head: bytes) -> bool:
-    """Whether a file that begins so is packed."""
+    """Return whether a file that begins with `head` is packed."""
     return head.startswith(MAGIC)
 
 
 def write(path: Path, words: Sequence[str], grams: Sequence[Grams]) -> None:
-    """Replaces the file as a whole or not at all."""
+    """Write a packed model; the file is replaced as a whole or not at all."""
     likely = np.argsort(-grams[0].log_prob[np.argsort(grams[0].words[:, 0])], kind="stable")  # ids, the likeliest first
-    anew = np.empty(len(words), dtype=np.int64)
-    anew[likely] = np.arange(len(words))
+    new_ids = np.empty(len(words), dtype=np.int64)
+    new_ids[likely] = np.arange(len(words))
     arrays = {"words": np.frombuffer("\n".join(words[i] for i in likely).encode(), dtype=np.uint8)}
     for order, some in enumerate(grams, 1):
-        ids = anew[some.words]
+        ids = new_ids[some.words]
         sort = np.lexsort(ids.T[::-1])
         ids = ids[sort].T  # (order, n)
         less = np.diff(ids, axis=1, prepend=0) & 0xFFFFFF
         arrays[f"order-{order}-words"] = np.stack([less >> shift & 0xFF for shift in (0, 8, 16)], 1).astype(np.uint8)
-        worth = np.stack([some.log_prob[sort], some.backoff[sort]])
-        steps = np.clip(np.round(worth / STEP), -(1 << 15), (1 << 15) - 1).astype(np.int64) & 0xFFFF
+        logs = np.stack([some.log_prob[sort], some.backoff[sort]])
+        steps = np.clip(np.round(logs / STEP), -(1 << 15), (1 << 15) - 1).astype(np.int64) & 0xFFFF
         arrays[f"order-{order}-worth"] = np.stack([steps & 0xFF, steps >> 8], 1).astype(np.uint8)
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
@@ -65,7 +65,7 @@ def write(path: Path, words: Sequence[str], grams: Sequence[Grams]) -> None:
 
 
 def read(path: Path) -> tuple[list[str], list[Grams]]:
-    """Words, by id, and n-grams, by order.  UserError for a file that is none."""
+    """Read the words, by id, and the n-grams, by order.  UserError for an invalid file."""
     try:
         with lzma.open(path) as file:
             content = file.read(MOST)
@@ -81,14 +81,14 @@ def read(path: Path) -> tuple[list[str], list[Grams]]:
 
 
 def _grams(arrays, order: int, words: int) -> Grams:
-    planes, worth = arrays[f"order-{order}-words"], arrays[f"order-{order}-worth"]
+    planes, logs = arrays[f"order-{order}-words"], arrays[f"order-{order}-worth"]
     n = planes.shape[-1]
-    if planes.shape != (order, 3, n) or worth.shape != (2, 2, n) or planes.dtype != np.uint8 or worth.dtype != np.uint8:
-        raise ValueError(f"order {order} has shapes {planes.shape} and {worth.shape}")
+    if planes.shape != (order, 3, n) or logs.shape != (2, 2, n) or planes.dtype != np.uint8 or logs.dtype != np.uint8:
+        raise ValueError(f"order {order} has shapes {planes.shape} and {logs.shape}")
     less = planes[:, 0] + planes[:, 1].astype(np.int64) * 256 + planes[:, 2].astype(np.int64) * 65536
     ids = np.cumsum(less, axis=1) & 0xFFFFFF
     if n and ids.max() >= words:
         raise ValueError(f"order {order} names word {ids.max()} of {words}")
-    steps = (worth[:, 0] + worth[:, 1].astype(np.int64) * 256).astype(np.uint16).view(np.int16)
+    steps = (logs[:, 0] + logs[:, 1].astype(np.int64) * 256).astype(np.uint16).view(np.int16)
     log_prob, backoff = steps.astype(np.float32) * np.float32(STEP)
     return Grams(ids.T.astype(np.int32), log_prob, backoff)

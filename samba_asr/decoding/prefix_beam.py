@@ -5,20 +5,21 @@ arXiv:1408.2873, algorithm 1.  All rows and beams advance together in numpy; a b
 
     pb, pn   probability of all alignments of the frames seen that read y and end in blank / in the last token of y
     vb, vn   the same for the single best alignment, which is where the token times come from
-    bonus    what a guide (`samba_asr.decoding.guide`: language model, lexicon, hotwords) makes of y; 0 without one
-    credit   the part of the bonus that is taken back if y goes on otherwise: of hotwords that are not over
+    bonus    score of y by a guide (`samba_asr.decoding.guide`: language model, lexicon, hotwords); 0 without a guide
+    credit   part of the bonus that is taken back if y continues otherwise: that of incomplete hotwords
 
-One frame changes them so (c is a token, | the end of y, p its probability in this frame):
+One frame changes them as follows (c is a token, | the end of y, p its probability in this frame):
 
     y stays     pb' = (pb + pn) p(blank)        pn' = pn p(y|)  [+ what y's parent gives when extended to y]
-    y becomes yc               pn' = (pb + pn) p(c), but pb p(c) where c = y|: only a blank parts two equal tokens
+    y becomes yc               pn' = (pb + pn) p(c), but pb p(c) where c = y|: only a blank separates two equal tokens
 
-and the beams kept are those with the best log(pb + pn) + bonus - credit; a quarter as many more may be kept for their credit, and
-none is pruned for the credit of another.  What holds: with `beam` at least the number of prefixes,
-`candidates` and `prune` None, `blank_skip` 1 and no guide, scores are exactly log P(tokens | frames).  Pruned, a score is
-a lower bound of it.  With beam 1 the result is not the best path in general (a prefix is kept for the sum of its
-alignments), but it is where every frame gives one id at least 0.9.  Every later beam continues a present one, so what all
-beams share can never change: `stable_prefix`.
+The beams with the best log(pb + pn) + bonus - credit are kept.  A quarter as many more may be kept for their credit; no beam is
+pruned for the credit of another.
+
+Scores are exactly log P(tokens | frames) if `beam` is at least the number of prefixes, `candidates` and `prune` are None,
+`blank_skip` is 1 and there is no guide.  With pruning a score is a lower bound of that.  With beam 1 the result is in general
+not the best path, because a prefix is kept for the sum of its alignments.  It is the best path where every frame gives one id
+at least 0.9.  Every later beam continues a present one, so a prefix common to all beams can never change: `stable_prefix`.
 
     b  rows     t  frames     v  ids     k, j, i  beams     c  candidate tokens     n  extensions, of all rows together
 """
@@ -33,7 +34,7 @@ import numpy as np
 import torch
 
 from samba_asr.decoding.base import ALL, BLANK, Hypothesis, checked_lengths, take
-from samba_asr.decoding.guide import Guide, Guided, Ways
+from samba_asr.decoding.guide import Extensions, Guide, GuidedPrefix
 from samba_asr.decoding.hotwords import Hotwords
 from samba_asr.decoding.ngram import mix
 from samba_asr.errors import UserError
@@ -42,15 +43,15 @@ if TYPE_CHECKING:
     from samba_asr.config import SearchConfig
 
 ROOMY = 64
-"""From this beam on two prefixes are kept of those that a language model will never tell apart, so that whatever reads the n-best
-has something to choose from.  Narrower ones have no room for that: on dev-5h a beam of 24 left 14.7 % with two, 14.1 with one."""
+"""From this beam width on, two prefixes with one recombination key are kept, so that a second pass has something to choose from.
+A narrower beam has no room for that: on dev-5h, WER with a beam of 24 was 14.7 % with two and 14.1 % with one."""
 
 NONE = -1  # the last token of the empty prefix
 ROOT = np.uint64(1)  # the empty prefix
 
 
 class Node(NamedTuple):
-    """The last token of an alignment, None before the first.  Nothing else refers to those of a dropped beam."""
+    """Last token of an alignment, linked to the one before it.  Nodes of a dropped beam are freed with it."""
 
     before: Node | None
     token: int
@@ -58,7 +59,7 @@ class Node(NamedTuple):
 
 
 class BeamState(NamedTuple):
-    """Beams of a row are sorted, best first; those with pb = pn = -inf are unused."""
+    """State of the search.  Beams of a row are sorted, best first; those with pb = pn = -inf are unused."""
 
     pb: np.ndarray  # (b, k) float64
     pn: np.ndarray  # (b, k) float64
@@ -66,30 +67,31 @@ class BeamState(NamedTuple):
     vn: np.ndarray  # (b, k) float64
     last: np.ndarray  # (b, k) int64: last token
     bonus: np.ndarray  # (b, k) float64
-    credit: np.ndarray  # (b, k) float64: the part of the bonus that may be taken back
+    credit: np.ndarray  # (b, k) float64: part of the bonus that may be taken back
     guide: np.ndarray  # (b, k) object: the guide's view of the prefix, None without a guide
-    name: np.ndarray  # (b, k) uint64: hash of the prefix, and of how the guide reads it
+    name: np.ndarray  # (b, k) uint64: hash of the prefix and of its reading by the guide
     parent: np.ndarray  # (b, k) uint64: hash of the prefix without its last token
-    future: np.ndarray  # (b, k) uint64: equal for prefixes that the guide will never tell apart
-    path_b: np.ndarray  # (b, k) object: Node of the alignment behind vb
-    path_n: np.ndarray  # (b, k) object: Node of the alignment behind vn
+    recombination: np.ndarray  # (b, k) uint64: key, equal for prefixes that the guide will never tell apart
+    path_b: np.ndarray  # (b, k) object: Node of the alignment that vb scores
+    path_n: np.ndarray  # (b, k) object: Node of the alignment that vn scores
     frames: np.ndarray  # (b,) int64: frames seen
 
 
 class PrefixBeam:
-    """CTC prefix beam search.  `Hypothesis.score` is log P(tokens | frames), as far as the beam has seen it, + the bonus.
+    """CTC prefix beam search.  `Hypothesis.score` is log P(tokens | frames) over the alignments in the beam, plus the bonus.
 
-    beam:        prefixes kept a row, k.
-    candidates:  a prefix is extended by that many of the frame's best tokens (None: by all).  Prefixes that are in the
-                 beam already always get their due.
-    blank_skip:  a frame whose blank has at least this probability is read as blank alone, which is much faster;
+    beam:        int.  Prefixes kept in a row, k.
+    candidates:  int or None.  Each prefix is extended by so many of the frame's best tokens (None: by all).  A prefix that is in
+                 the beam already always receives the probability of its parent.
+    blank_skip:  probability.  A frame whose blank has at least this probability is read as blank alone, which is much faster;
                  1 switches that off.
-    prune:       an extension that is this much worse, in nats, than the row's best is not asked about (None: all are).
-    recombine:   of prefixes that nothing said later can tell apart (`Guided.future`: the same word behind the same context of the
-                 language model) at most so many are kept (None: all), as in decoding by WFST.  The others could only follow the
-                 best, and would fill the beam with every combination of doubts that are long past.  For n rival texts: n.
-    guide:       says what a prefix is worth beyond its frames, and which prefixes there are, in the rows where it has a view.
-    `times` are the first frames of the tokens in the best alignment of that hypothesis the beam has seen.
+    prune:       nats or None.  The guide does not score an extension that is this much worse than the row's best (None: it
+                 scores all).
+    recombine:   int or None.  At most so many prefixes with one recombination key (`GuidedPrefix.recombination`: the same word
+                 after the same context of the language model) are kept (None: all), as in decoding by WFST.  The others could
+                 only follow the best, and would fill the beam with combinations of old doubts.  For n-best lists of n: n.
+    guide:       scores prefixes beyond their frames, and may forbid them, in rows where it has a view.
+    `times` are the first frames of the tokens in the best alignment of that hypothesis in the beam.
     """
 
     takes = ALL
@@ -160,7 +162,7 @@ class PrefixBeam:
         return state
 
     def finish(self, state: BeamState) -> BeamState:
-        """With a guide: each beam is worth what its text as a whole is, and beams are sorted anew."""
+        """With a guide: score each beam as a whole text, and sort the beams again."""
         if self.guide is None or not len(state.frames):
             return state
         guide, bonus, credit = state.guide.copy(), state.bonus.copy(), state.credit.copy()
@@ -183,13 +185,13 @@ class PrefixBeam:
             for row in range(len(score))
         ]
 
-    def _words(self, guided: Guided | None) -> tuple[str, ...] | None:
+    def _words(self, guided: GuidedPrefix | None) -> tuple[str, ...] | None:
         return None if guided is None else self.guide.words(guided)
 
     def _frame(
         self, s: BeamState, frame: np.ndarray, tokens: np.ndarray, best: np.ndarray, silent: np.ndarray
     ) -> BeamState:
-        """One frame (b, v) whose candidates are `tokens` (b, c) with log-probabilities `best` (b, c).
+        """Advance by one frame (b, v) with candidates `tokens` (b, c), whose log-probabilities are `best` (b, c).
 
         Rows marked `silent` (b,) are blank alone.
         """
@@ -207,7 +209,7 @@ class PrefixBeam:
         path_n = s.path_n.copy()
 
         # Merge: where beam i is the parent of beam j, i's extension by j's last token is j itself.
-        beams = _Names(s.name, p > -np.inf)
+        beams = _BeamIndex(s.name, p > -np.inf)
         at, j = np.nonzero(p > -np.inf)
         i = beams.find(at, s.parent[at, j])
         at, j, i = (x[i >= 0] for x in (at, j, i))
@@ -219,7 +221,7 @@ class PrefixBeam:
             vn[at, j] = gain
             path_n[at, j] = _nodes(np.where(twin, s.path_b[at, i], path[at, i]), s.last[at, j], s.frames[at])
 
-        # Extend, by what is worth asking the guide about.
+        # Extend.  The guide scores only extensions that survive pruning.
         double = tokens[:, None, :] == s.last[:, :, None]  # (b, k, c)
         more = np.where(double, s.pb[:, :, None], p[:, :, None]) + best[:, None, :]
         stay = np.logaddexp(pb, pn) + s.bonus  # (b, k)
@@ -227,30 +229,32 @@ class PrefixBeam:
         sure, asked = total - s.credit[:, :, None], total
         floor = np.maximum((stay - s.credit).max(axis=1), sure.max(axis=(1, 2))) - self.prune  # (b,)
         if s.credit.any():
-            asked = np.maximum(total, sure)  # credit that is below 0 drops nothing either
+            asked = np.maximum(total, sure)  # negative credit drops nothing either
         at, i, c = np.nonzero((asked >= floor[:, None, None]) & (total > -np.inf))
         token = tokens[at, c]
-        ways = self._ways(s.guide[at, i], token)
-        of, bonus, label, future, view, _ = ways
-        credit = ways.credits
+        extensions = self._extensions(s.guide[at, i], token)
+        of, bonus, label, recombination, view, _ = extensions
+        credit = extensions.credits
         at, i, c, token = (x[of] for x in (at, i, c, token))
         name = _name(s.name[at, i], token, label)
-        fresh = np.flatnonzero(beams.find(at, name) < 0)  # the others are beams, and have had their due
-        at, i, c, token, bonus, credit, name, future = (
-            x[fresh] for x in (at, i, c, token, bonus, credit, name, future)
+        fresh = np.flatnonzero(beams.find(at, name) < 0)  # the rest are beams already; they were merged above
+        at, i, c, token, bonus, credit, name, recombination = (
+            x[fresh] for x in (at, i, c, token, bonus, credit, name, recombination)
         )
-        future = np.where(future == 0, name, future)
+        recombination = np.where(recombination == 0, name, recombination)
         twin = double[at, i, c]
         gain = np.where(twin, s.vb[at, i], v[at, i]) + best[at, c]
 
         # Keep the best k of the k that stay and the n new ones of each row.
         row = np.concatenate([np.repeat(np.arange(b), k), at])
-        worth = np.concatenate([stay.ravel(), more[at, i, c] + bonus])
+        score = np.concatenate([stay.ravel(), more[at, i, c] + bonus])
         if self.recombine:
-            alike = mix(np.concatenate([s.future.ravel(), future]), np.concatenate([s.last.ravel(), token]))
-            worth = _best_alike(worth, row, alike, self.recombine)
-        kept = _best(worth, np.concatenate([s.credit.ravel(), credit]), row, b, self.beam, k)  # (b, k)
-        dropped = worth[kept] == -np.inf
+            alike = mix(
+                np.concatenate([s.recombination.ravel(), recombination]), np.concatenate([s.last.ravel(), token])
+            )
+            score = _best_alike(score, row, alike, self.recombine)
+        kept = _best(score, np.concatenate([s.credit.ravel(), credit]), row, b, self.beam, k)  # (b, k)
+        dropped = score[kept] == -np.inf
         never, nothing = np.full(len(at), -np.inf), np.full(len(at), None)
 
         def both(old: np.ndarray, new: np.ndarray) -> np.ndarray:
@@ -277,28 +281,28 @@ class PrefixBeam:
             guide=guide,
             name=both(s.name, name),
             parent=both(s.parent, s.name[at, i]),
-            future=both(s.future, future),
+            recombination=both(s.recombination, recombination),
             path_b=path_b,
             path_n=path_n,
             frames=s.frames + 1,
         )
 
-    def _ways(self, prefixes: np.ndarray, tokens: np.ndarray) -> Ways:
-        """The ways to read prefixes (n,), views or None where there is no guide, made longer by tokens (n,)."""
+    def _extensions(self, prefixes: np.ndarray, tokens: np.ndarray) -> Extensions:
+        """Extend prefixes (n,), views or None where the guide has none, by tokens (n,)."""
         guided = np.flatnonzero(prefixes != None)  # noqa: E711 (elementwise)
         if len(guided) == len(prefixes) and self.guide:
             return self.guide.extend(prefixes.tolist(), tokens)
         alone = np.flatnonzero(prefixes == None)  # noqa: E711 (elementwise)
         nothing = np.zeros(len(alone), dtype=np.int64)
-        free = Ways(alone, np.zeros(len(alone)), nothing, nothing.astype(np.uint64), lambda way: None)
+        free = Extensions(alone, np.zeros(len(alone)), nothing, nothing.astype(np.uint64), lambda i: None)
         if not len(guided):
             return free
-        ways = self.guide.extend(prefixes[guided].tolist(), tokens[guided])
-        return ways._replace(of=guided[ways.of]).beside(free)
+        extensions = self.guide.extend(prefixes[guided].tolist(), tokens[guided])
+        return extensions._replace(of=guided[extensions.of]).merge(free)
 
 
-class _Names:
-    """Which beam of a row is called so: in a sorted list of all rows' names, for a table of all pairs grows with k squared."""
+class _BeamIndex:
+    """Index from the name of a beam to its place in a row: a sorted list of all names; a table of pairs would grow with k^2."""
 
     def __init__(self, name: np.ndarray, alive: np.ndarray):
         """name (b, k) uint64, alive (b, k) bool."""
@@ -308,7 +312,7 @@ class _Names:
         self.keys, self.beam = keys[order], self.beam[order]
 
     def find(self, rows: np.ndarray, names: np.ndarray) -> np.ndarray:
-        """rows (n,), names (n,) -> the beams (n,), -1 where there is none."""
+        """Look up rows (n,), names (n,) -> the beams (n,), -1 where there is none."""
         if not len(self.keys):
             return np.full(len(names), -1)
         keys = self._key(rows, names)
@@ -321,11 +325,10 @@ class _Names:
 
 
 def stable_prefix(hypotheses: Sequence[Hypothesis]) -> tuple[int, ...]:
-    """The tokens all `hypotheses` begin with.
+    """Return the tokens with which all `hypotheses` begin.
 
-    Given all beams of a row, `PrefixBeam.hypotheses(state, nbest=beam)[row]`, these tokens are final: whatever follows,
-    every later hypothesis of that row begins with them.  It can lag far behind: a doubt holds it up as long as beams
-    differ there.
+    Given all beams of a row, `PrefixBeam.hypotheses(state, nbest=beam)[row]`, these tokens are final: every later hypothesis of
+    that row begins with them.  They can lag far: an early difference between beams holds them up.
     """
     if not hypotheses:
         return ()
@@ -336,7 +339,7 @@ def stable_prefix(hypotheses: Sequence[Hypothesis]) -> tuple[int, ...]:
 
 
 def _blank_frame(s: BeamState, blank: np.ndarray) -> BeamState:
-    """A frame that is blank and nothing else, `blank` (b,): every prefix stays, so no search."""
+    """Advance by a frame that is blank alone, with log-probability `blank` (b,): every prefix stays."""
     gone = np.full_like(s.pn, -np.inf)
     return s._replace(
         pb=np.logaddexp(s.pb, s.pn) + blank[:, None],
@@ -358,7 +361,7 @@ def _score(s: BeamState) -> np.ndarray:
 
 
 def _name(prefix: np.ndarray, token: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """Hash of `prefix` with `token` appended, read as `label`; of 64 bits, so a clash is out of reach."""
+    """Hash `prefix` with `token` appended, read as `label`.  The hash has 64 bits, so collisions are negligible."""
     mixed = prefix
     for part, salt in ((token, 0x9E3779B97F4A7C15), (label, 0xD6E8FEB86659FD93)):
         mixed = (mixed ^ (part.astype(np.uint64) + np.uint64(salt))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -366,36 +369,36 @@ def _name(prefix: np.ndarray, token: np.ndarray, label: np.ndarray) -> np.ndarra
     return mixed
 
 
-def _best(worth: np.ndarray, credit: np.ndarray, row: np.ndarray, rows: int, k: int, width: int) -> np.ndarray:
-    """Which ones to keep of each row, best first, (b, width): the best `k` without credit, then of the others those with credit.
+def _best(score: np.ndarray, credit: np.ndarray, row: np.ndarray, rows: int, k: int, width: int) -> np.ndarray:
+    """Choose what to keep of each row, best first, (b, width): the best `k` without credit, then others that have credit.
 
-    worth, credit (n,); the `worth` of what is not kept becomes -inf, and fills the places that are left.
+    score, credit (n,).  What is not kept gets the score -inf and fills the places that are left.
     """
     with_credit = credit.any()
-    order = np.lexsort((credit - worth if with_credit else -worth, row))
+    order = np.lexsort((credit - score if with_credit else -score, row))
     first = np.searchsorted(row[order], np.arange(rows))
     rank = np.empty(len(row), dtype=np.int64)
     rank[order] = np.arange(len(row)) - first[row[order]]
-    worth[(rank >= k) & (credit == 0)] = -np.inf
+    score[(rank >= k) & (credit == 0)] = -np.inf
     if with_credit:
-        order = np.lexsort((-worth, rank >= k, row))
+        order = np.lexsort((-score, rank >= k, row))
     kept = order[first[:, None] + np.arange(width)]
-    return np.take_along_axis(kept, np.argsort(-worth[kept], axis=1, kind="stable"), axis=1) if with_credit else kept
+    return np.take_along_axis(kept, np.argsort(-score[kept], axis=1, kind="stable"), axis=1) if with_credit else kept
 
 
-def _best_alike(worth: np.ndarray, row: np.ndarray, alike: np.ndarray, count: int) -> np.ndarray:
-    """`worth` (n,) with -inf for all but the best `count` of those of a row that are alike."""
-    order = np.lexsort((-worth, alike, row))
+def _best_alike(score: np.ndarray, row: np.ndarray, alike: np.ndarray, count: int) -> np.ndarray:
+    """Return `score` (n,) with -inf for all but the best `count` of each row with one key `alike`."""
+    order = np.lexsort((-score, alike, row))
     row, alike = row[order], alike[order]
     first = np.flatnonzero(np.concatenate([[True], (row[1:] != row[:-1]) | (alike[1:] != alike[:-1])]))
     rank = np.arange(len(order)) - np.repeat(first, np.diff(np.append(first, len(order))))
-    worth = worth.copy()
-    worth[order[rank >= count]] = -np.inf
-    return worth
+    score = score.copy()
+    score[order[rank >= count]] = -np.inf
+    return score
 
 
 def _put(state: BeamState, rows: np.ndarray, part: BeamState) -> BeamState:
-    """`state` with its `rows` replaced by those of `part`."""
+    """Replace the `rows` of `state` by those of `part`."""
     fields = [field.copy() for field in state]
     for field, values in zip(fields, part, strict=True):
         field[rows] = values

@@ -1,4 +1,4 @@
-"""The second pass: the decoder reads the n-best of the first and has its say; and both passes as one, chunk by chunk.
+"""The second pass, in which a decoder rescores the n-best list of the first; and both passes as one search, chunk by chunk.
 
 Every hypothesis gets the score
 
@@ -6,7 +6,7 @@ Every hypothesis gets the score
 
 the joint score of hybrid CTC models (S. Watanabe et al., "Hybrid CTC/attention architecture for end-to-end speech
 recognition", 2017, eq. 15), for a list of texts rather than inside a search.  There is no bonus for length: both are
-probabilities of whole texts, CTC's holds deletions in check, and a list made by CTC holds no text without an end.
+probabilities of whole texts, CTC's keeps deletions down, and all texts of a CTC n-best list are complete.
 
     b  rows     t  encoder frames     n  hypotheses of all rows together     u  tokens
 """
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 def rescore(
     decoder: SecondPass | None, hypotheses: list[list[Hypothesis]], memory: State, weight: float
 ) -> list[list[Hypothesis]]:
-    """Each row's hypotheses with their joint score, best first; equals stay in the order of the first pass.
+    """Return each row's hypotheses with their joint scores, best first; equal ones stay in the order of the first pass.
 
-    hypotheses: the n-best of each row, lists of any lengths; the empty text is a hypothesis like others.
-    memory:     the decoder's state after all speech of the rows (`MambaDecoder.absorb`), the same number of rows.
+    hypotheses: n-best list of each row, of any length; the empty text is a hypothesis like others.
+    memory:     decoder state after all speech of the rows (`MambaDecoder.absorb`), as many rows.
     weight:     0 (CTC alone) to 1 (decoder alone).
     UserError if there is no decoder or the weight is out of range.
     """
@@ -49,7 +49,7 @@ def rescore(
     lengths = torch.tensor([len(text) for text in texts], device=device)  # (n,)
     width = max(len(text) for text in texts)
     tokens = torch.tensor([[*text, *[0] * (width - len(text))] for text in texts], dtype=torch.long, device=device)
-    # The speech was scanned once a row; every text of a row reads the state that is left of it.
+    # The speech was scanned once a row; every text of a row reads the same memory.
     memory = take_rows(memory, torch.tensor(rows, device=device))
     scores = iter((-decoder.loss(tokens, lengths, memory)).tolist())
     joint = [[replace(h, score=(1 - weight) * h.score + weight * next(scores)) for h in some] for some in hypotheses]
@@ -57,7 +57,7 @@ def rescore(
 
 
 def check(decoder: SecondPass | None, weight: float) -> SecondPass:
-    """The decoder; UserError unless it can rescore with this weight."""
+    """Return the decoder; UserError unless it can rescore with this weight."""
     if not 0 <= weight <= 1:
         raise UserError(f"decode.search.rescore={weight} is the decoder's share of the score: 0 (CTC alone) to 1")
     if decoder is None:
@@ -69,7 +69,7 @@ def check(decoder: SecondPass | None, weight: float) -> SecondPass:
 
 
 class Without(NamedTuple):
-    """Beside the search of a row that has hotwords: the same search without them."""
+    """Second search of a row that has hotwords: the same search without them."""
 
     hotwords: Hotwords
     search: Any  # of one row
@@ -77,22 +77,22 @@ class Without(NamedTuple):
 
 class TwoPassState(NamedTuple):
     search: Any  # of the first pass
-    memory: State  # what the second pass holds of the speech; () without one
+    memory: State  # of the second pass, after the speech so far; () without one
     without: tuple[Without | None, ...]  # of each row; None where it has no hotwords
 
 
 class TwoPass:
-    """Search and, where `weight` is above 0, the second pass: from frames of a runtime to hypotheses.
+    """Search and, if `weight` is above 0, the second pass: from a runtime's frames to hypotheses.
 
-    Used like a search (`samba_asr.decoding.base.Decoder`) on `Frames` in place of log-probabilities: frames may come in
-    chunks cut anywhere, and the decoder reads along, so at the end only the texts cost anything.
+    It is used like a search (`samba_asr.decoding.base.Decoder`), on `Frames` in place of log-probabilities.  Frames may come in
+    chunks cut anywhere.  The decoder absorbs each chunk as it comes, so at the end only the texts must be scored.
     decoder: of the second pass.
-    nbest: hypotheses of the first pass that the second one reads.
-    reader: a language model that reads the texts of the first pass, before the decoder does.
-    hotwords: phrases that every session expects, but for those with phrases of their own; they need a beam with a guide.
+    nbest: hypotheses of the first pass that the second pass scores.
+    reader: language model that scores the texts of the first pass, before the decoder does.
+    hotwords: default phrases of sessions that have no phrases of their own; they need beam search with a guide.
 
-    A session with hotwords is searched without them too, and where none of them is said, that is its text: what is only expected
-    changes nothing.  (It would, in one text of a hundred: a beam that looks elsewhere, too, may find something else.)
+    A session with hotwords is searched without them too.  If no hotword is said, the text is that of the search without them, so
+    hotwords change nothing then.  (Otherwise one text of a hundred would change, as hotwords compete for places in the beam.)
     """
 
     def __init__(
@@ -111,18 +111,18 @@ class TwoPass:
             check(decoder, weight)
 
     def over(self, decoder: SecondPass | None) -> TwoPass:
-        """The same with another decoder."""
+        """Return the same passes with another decoder."""
         other = copy.copy(self)
         other.decoder = decoder
         return other
 
     @property
     def takes(self) -> frozenset[str]:
-        """What the search of the first pass takes (`Decoder.takes`)."""
+        """Features that the search of the first pass takes (`Decoder.takes`)."""
         return self.search.takes
 
     def init_state(self, batch: int, hotwords: Hotwords | None = None) -> TwoPassState:
-        """The state of `batch` rows that have seen no frame."""
+        """Make the state of `batch` rows before the first frame."""
         memory = self.decoder.init_memory(batch) if self.weight and self.decoder else ()
         hotwords = self.hotwords if hotwords is None else hotwords
         if hotwords is None or not hotwords.words:
@@ -131,7 +131,7 @@ class TwoPass:
         return TwoPassState(self.search.init_state(batch, hotwords), memory, without)
 
     def step(self, frames: Frames, state: TwoPassState) -> TwoPassState:
-        """Read the next frames of each row."""
+        """Process the next frames of each row."""
         memory = ()
         if self.weight and self.decoder:
             memory = self.decoder.absorb(frames.encoder, frames.lengths, state.memory)
@@ -144,37 +144,37 @@ class TwoPass:
         return TwoPassState(search, memory, _each_without(step, state.without))
 
     def finish(self, state: TwoPassState) -> TwoPassState:
-        """The state after the end of input."""
+        """Return the state after the end of input."""
         without = _each_without(self.search.finish, state.without)
         return state._replace(search=self.search.finish(state.search), without=without)
 
     def take(self, state: TwoPassState, rows: Sequence[int]) -> TwoPassState:
-        """The state of `rows`, in that order."""
+        """Return the state of `rows`, in that order."""
         without = tuple(state.without[row] for row in rows)
         return TwoPassState(take(state.search, rows), take_rows(state.memory, rows), without)
 
     def stack(self, states: Sequence[TwoPassState]) -> TwoPassState:
-        """One state with the rows of all `states`, in order."""
+        """Join `states` into one state with all their rows, in order."""
         without = tuple(beside for s in states for beside in s.without)
         return TwoPassState(stack([s.search for s in states]), stack_rows([s.memory for s in states]), without)
 
     def first_pass(self, state: TwoPassState, nbest: int = 1) -> list[list[Hypothesis]]:
-        """For each row at most `nbest` hypotheses of the first pass alone, best first; they may lack times."""
+        """Return for each row at most `nbest` hypotheses of the first pass, best first; they may lack times."""
         return self.search.hypotheses(state.search, nbest, timed=False)
 
     def hypotheses(self, state: TwoPassState, nbest: int = 1) -> list[list[Hypothesis]]:
-        """For each row at least 1 and at most `nbest`, best first: of the second pass if there is one."""
+        """Return for each row 1 to `nbest` hypotheses, best first; rescored if there is a second pass."""
         return self._second(self._first(state, self._read(nbest)), state, nbest)
 
     def without_hotwords(self, state: TwoPassState, nbest: int = 1) -> list[Hypothesis] | None:
-        """The same of the first row as if nothing were expected; None where nothing is."""
+        """Return the first row's hypotheses of the search without hotwords; None if the row has no hotwords."""
         if state.without[0] is None:
             return None
         found = self.search.hypotheses(state.without[0].search, self._read(nbest))
         return self._second(found, self.take(state, [0]), nbest)[0]
 
     def _read(self, nbest: int) -> int:
-        """How many hypotheses of the first pass the second one reads."""
+        """Return the number of first-pass hypotheses that the second pass scores."""
         return max(nbest, self.nbest) if self.weight or self.reader else nbest
 
     def _second(self, found: list[list[Hypothesis]], state: TwoPassState, nbest: int) -> list[list[Hypothesis]]:
@@ -185,12 +185,12 @@ class TwoPass:
         return [some[:nbest] for some in found]
 
     def still_possible(self, state: TwoPassState) -> list[Hypothesis]:
-        """Every hypothesis that the first row may still become, without tokens and times where a guide has words."""
+        """Return all hypotheses that the first row may still become; those with words may lack tokens and times."""
         searches = [state.search, *(beside.search for beside in state.without[:1] if beside)]
         return [h for search in searches for h in self.search.hypotheses(search, nbest=1 << 30, timed=False)[0]]
 
     def _first(self, state: TwoPassState, nbest: int) -> list[list[Hypothesis]]:
-        """Hypotheses of the first pass: those without hotwords where nothing was said of what was expected or avoided."""
+        """Return the first pass's hypotheses: without hotwords for rows in which no phrase was said or avoided."""
         found = self.search.hypotheses(state.search, nbest)
         for row, beside in enumerate(state.without):
             if beside and not beside.hotwords.worth_of(found[row][0].tokens, found[row][0].words):
@@ -201,7 +201,7 @@ class TwoPass:
 
 
 def _each_without(ask: Callable[[Any], Any], without: tuple[Without | None, ...]) -> tuple[Without | None, ...]:
-    """`ask` all searches that there are, as one."""
+    """Apply `ask` to the states of all searches that are not None, joined into one."""
     there = [row for row, beside in enumerate(without) if beside]
     if not there:
         return without

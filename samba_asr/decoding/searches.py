@@ -1,4 +1,4 @@
-"""Searches by the names that decode.search.method gives them.  A new one is one file beside this one, and one line below."""
+"""Registry of the searches, by the value of decode.search.method.  A new search is one new file, and one line below."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ searches.register("beam")(PrefixBeam)
 
 
 def method_for(need: str, own: str = "") -> str:
-    """The name of a search that takes `need` (`Decoder.takes`): `own` if it does, else the first that does."""
+    """Return the name of a search that takes `need` (`Decoder.takes`): `own` if it does, else the first that does."""
     if own and need in searches[own].takes:
         return own
     return next(name for name in searches if need in searches[name].takes)
 
 
 def settings_for(need: str, own: str) -> list[str]:
-    """Overrides that choose a search which takes `need`, for a model whose own search is `own`: none if that does."""
+    """Return the overrides that choose a search which takes `need`; no overrides if the model's `own` search takes it."""
     name = method_for(need, own)
     return [] if name == own else [f"decode.search.method={name}"]
 
 
 def refusal(wanted: str, need: str, method: str) -> str:
-    """Message for a search that does not take `need`.  wanted: subject and verb, such as "hotwords need"."""
+    """Make the message for a search that does not take `need`.  wanted: subject and verb, such as "hotwords need"."""
     return f"{wanted} several hypotheses, and {method} search has one: use decode.search.method={method_for(need)}"

@@ -1,4 +1,4 @@
-"""What comes out of a search: words with their times, and segments of them."""
+"""Words with times and confidences, and segments of them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ Mark = TypeVar("Mark")
 
 @dataclass(frozen=True)
 class Word:
-    """start, end: seconds from the beginning of the audio, by the alignment of the word's tokens to encoder frames.
+    """A recognized word.
 
-    confidence: 0 to 1; where the model is calibrated, how probably the word is right (`samba_asr.decoding.confidence`).
+    start, end: seconds from the beginning of the audio, by the alignment of the word's tokens to encoder frames.
+    confidence: 0 to 1.  Probability that the word is right, if the model is calibrated (`samba_asr.decoding.confidence`).
     """
 
     text: str
@@ -27,15 +28,16 @@ class Word:
     evidence: Evidence = field(repr=False, compare=False)
 
     def entry(self) -> dict[str, str | float]:
-        """As JSON has it, in files and messages alike."""
+        """Return the JSON object of the word, the same in files and messages."""
         return {"word": self.text, "start": self.start, "end": self.end, "confidence": self.confidence}
 
 
 @dataclass(frozen=True)
 class Segment:
-    """What was said between two pauses.
+    """Text between two pauses.
 
-    start, end: of its words, in seconds.  until: all audio before this is told, in this segment or one before; the next begins.
+    start, end: seconds.  Start of the first word and end of the last.
+    until: seconds.  End of the audio that this and earlier segments cover; the next segment begins there.
     """
 
     text: str
@@ -56,10 +58,10 @@ def words_of(
     agreed: Sequence[float] | None = None,
     sure: Callable[[Evidence], float] = raw,
 ) -> tuple[Word, ...]:
-    """The words that tokens spell.
+    """Return the words of `tokens`, which lie at `spans`.
 
-    frame: seconds of an encoder frame.  begin: the frame from which `spans` count.  read_as: the words by a lexicon,
-    where the pieces do not spell them.  agreed: of each word, see `Evidence`.  sure: makes confidence of evidence.
+    frame: seconds of an encoder frame.  begin: frame from which `spans` count.  read_as: words by a lexicon, where the pieces
+    do not spell them.  agreed: of each word, see `Evidence`.  sure: maps evidence to confidence.
     """
     words = grouped(tokens, spans, tokenizer, read_as)
     shares = [1.0] * len(words) if agreed is None else agreed
@@ -84,16 +86,16 @@ def words_at(texts: Sequence[str], spans: Sequence[Sequence[Span]], frame: float
 def grouped(
     tokens: Sequence[int], marks: Sequence[Mark], tokenizer: Tokenizer, read_as: Sequence[str] | None = None
 ) -> list[tuple[str, list[Mark]]]:
-    """Words, and what `marks` says of the tokens of each; a piece that begins with U+2581 begins a word."""
+    """Group tokens into words, each with the `marks` of its tokens; a piece that begins with U+2581 begins a word."""
     words: list[list[tuple[str, Mark]]] = []
     for piece, mark in zip(tokenizer.pieces(tokens), marks, strict=True):
         text = piece.removeprefix(SPACE)
         if piece.startswith(SPACE) or not words:
             words.append([])
-        if text:  # a lone space takes no time: the word begins with what comes after it
+        if text:  # a lone space has no duration: the word begins with the next piece
             words[-1].append((text, mark))
     words = [pieces for pieces in words if pieces]
     texts = ["".join(text for text, _ in pieces) for pieces in words] if read_as is None else read_as
     if len(words) == len(texts) + 1:
-        words.pop()  # the audio ended amid a word of the lexicon: it is none
+        words.pop()  # the audio ended within a word of the lexicon, so that word is incomplete
     return [(text, [mark for _, mark in pieces]) for text, pieces in zip(texts, words, strict=True)]

@@ -78,5 +78,5 @@ def test_a_file_that_is_none(tmp_path, text):
 
 
 def test_nothing_to_learn_from():
-    with pytest.raises(UserError, match="no word was recognised"):
+    with pytest.raises(UserError, match="no word was recognized"):
         Calibration.fit([], [])

@@ -87,26 +87,26 @@ def test_a_wider_beam_never_scores_worse(lm):
 
 @given(seed=st.integers(0, 10**6))
 @settings(max_examples=40, deadline=None)
-def test_what_is_worth_the_same_later_has_the_same_future(lm, seed):
-    """The other way round, too: prefixes of the same future go on in the same ways, at the same price."""
+def test_prefixes_with_the_same_continuations_have_one_recombination_key(lm, seed):
+    """And the other way round: prefixes with one recombination key have the same extensions, at the same scores."""
     guide = WordGuide(PHONES, lm, weight=WEIGHT, bonus=BONUS)
     search = PrefixBeam(60, None, 1.0, None, guide)
     state = search.step(frames(seed, 1, 6, PHONES.vocab_size), torch.tensor([6]), search.init_state(1))
-    by_future: dict[int, list] = {}
-    for view, future in zip(state.guide[0], state.future[0].tolist(), strict=True):
+    by_key: dict[int, list] = {}
+    for view, key in zip(state.guide[0], state.recombination[0].tolist(), strict=True):
         if view is not None and view.node != 0:
-            assert view.future == future  # as the search was told
-            by_future.setdefault(future, []).append(view)
-    for first, *others in by_future.values():
+            assert view.recombination == key  # the search has the guide's key
+            by_key.setdefault(key, []).append(view)
+    for first, *others in by_key.values():
         for other in others:
             assert (other.context, other.node) == (first.context, first.node)
             for token in range(1, PHONES.vocab_size):
                 one, two = (guide.extend([view], [token]) for view in (first, other))
                 assert (one.bonus - first.bonus) == pytest.approx(two.bonus - other.bonus)
                 assert one.label.tolist() == two.label.tolist()
-                assert one.future.tolist() == two.future.tolist()
-    assert max(map(len, by_future.values())) > 1  # it was tried
-    assert len(by_future) == len({(v.context, v.node) for some in by_future.values() for v in some})
+                assert one.recombination.tolist() == two.recombination.tolist()
+    assert max(map(len, by_key.values())) > 1  # it was tried
+    assert len(by_key) == len({(v.context, v.node) for some in by_key.values() for v in some})
 
 
 def test_recombined_a_narrow_beam_loses_less_to_a_wide_one(lm):
