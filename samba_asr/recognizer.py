@@ -1,6 +1,6 @@
 """Recognizer: from audio to text with times, of whole files and live.
 
-    recognizer = Recognizer.load()                      # the model in the box, or Recognizer.load("folder")
+    recognizer = Recognizer.load()                      # the shipped English model, or Recognizer.load("folder")
     print(recognizer.transcribe("speech.flac").text)
 
     for event in recognizer.listen(microphone):         # events of `samba_asr.session`, as they come
@@ -10,12 +10,12 @@
     stream = recognizer.stream(rate=48000, latency_ms=640)
     for samples in microphone:                          # float32 (s,), chunks of any length
         stream.accept(samples)
-        print(stream.segments, stream.partial)          # what is over, and what is being said
+        print(stream.segments, stream.partial)          # finished segments, and the text of the open one
     print(stream.finish().text)
 
-A recognizer holds weights, tokenizer and search and never changes; a session (`samba_asr.session`) holds everything that
-belongs to one stream of audio, its latency included.  All ways in stand on it, so a file, a stream and the service give the
-same text at the same latency, and memory does not grow with the file (but for the text).
+A recognizer holds weights, tokenizer and search, and never changes.  A session (`samba_asr.session`) holds everything that
+belongs to one stream of audio, its latency included.  Files, streams and the service all use sessions, so they give the same
+text at the same latency.  Memory does not grow with the length of the audio (except for the text).
 """
 
 from __future__ import annotations
@@ -52,19 +52,19 @@ from samba_asr.session import Done, Event, Final, Session, advance
 from samba_asr.text.units import Tokenizer
 
 Phrases = Mapping[str, float] | Sequence[str] | Hotwords | None
-"""Hotwords: phrases with their weights, or without, or as `Recognizer.hotwords` makes them once for many sessions."""
+"""Hotwords: phrases with or without weights, or the result of `Recognizer.hotwords`, made once for many sessions."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """segments: what was said between two pauses; the text and the words are theirs, one after another."""
+    """Text of audio, in segments.  `text` and `words` join those of the segments."""
 
     segments: tuple[Segment, ...]
     duration: float  # seconds of audio received
 
     @classmethod
     def of(cls, events: Iterable[Event], on_segment: Callable[[Segment], None] = lambda segment: None) -> Result:
-        """Collect a session's events.  on_segment: called with each segment.  `Truncated` has the result so far."""
+        """Collect a session's events.  on_segment: called with each segment.  A `Truncated` error has the result so far."""
         segments, duration = [], 0.0
         try:
             for event in events:
@@ -95,12 +95,12 @@ class Recognizer:
     ):
         """decode: search settings, default those of the model's own configuration.
 
-        sure: makes words' confidences of evidence, default the model folder's calibration, if it has one.
+        sure: maps evidence to confidence, default the model folder's calibration, if it has one.
         """
         self.model, self.tokenizer, self.config, _ = loaded
         self.decode = decode or self.config.decode
         self.runtime = TorchRuntime(self.model)
-        self.latency(None)  # wrong settings are reported now
+        self.latency(None)  # reports wrong settings now
         search = two_pass(loaded, self.decode, self.runtime.second_pass)
         if self.decode.vad.method:
             Gate(self.decode.vad.method, self.rate)
@@ -118,13 +118,13 @@ class Recognizer:
         sure: Callable[[Evidence], float] | None = None,
         needs: Collection[str] = (),
     ) -> Recognizer:
-        """Read a model folder, or one of those in the box by its name (default: english).
+        """Load a model folder, or a shipped model by its name (default: english).
 
-        device: auto (CUDA where there is one), cpu, cuda, cuda:1.
-        settings: over the model's own search, such as "decode.search.beam=256"; UserError for one of anything but the search.
+        device: auto (CUDA if available), cpu, cuda, cuda:1.
+        settings: overrides of the model's search settings, such as "decode.search.beam=256"; UserError for other settings.
         sure: as for `Recognizer`.
-        needs: what the search must take, such as "hotwords" (`samba_asr.decoding.base.Decoder.takes`).  Where the model's own
-            does not, another is chosen; `settings` come after that.
+        needs: features that the search must take, such as "hotwords" (`samba_asr.decoding.base.Decoder.takes`).  If the model's
+            own search lacks them, another is chosen; `settings` are applied after that.
         """
         foreign = [text for text in settings if not text.startswith("decode.")]
         if foreign:
@@ -143,7 +143,7 @@ class Recognizer:
 
     @property
     def rate(self) -> int:
-        """Samples a second that the model takes; sessions resample what comes at other rates."""
+        """Sample rate of the model; sessions resample audio of other rates."""
         return self.runtime.rate
 
     @property
@@ -153,16 +153,16 @@ class Recognizer:
 
     @property
     def folder(self) -> Path | None:
-        """Where the model came from."""
+        """Folder of the model; None if it was not loaded from one."""
         return self._loaded.folder
 
     @functools.cached_property
     def _writer(self) -> Tokenizer:
-        """The tokenizer with all words of decode.lm.lexicon; seconds of work, and for hotwords alone."""
+        """Tokenizer with all words of decode.lm.lexicon; it takes seconds to make, and only hotwords need it."""
         return tokenizer_of(self._loaded, self.decode)
 
     def latency(self, ms: float | None) -> Latency:
-        """The encoder blocks of a session; None: the setting of the search.  UserError if there are no such blocks."""
+        """Return the encoder blocks for a latency in ms (None: decode.runtime.latency_ms).  UserError if no blocks fit."""
         return blocks(self.decode, self.runtime, ms)
 
     # ---- live --------------------------------------------------------------------------------------------------------
@@ -175,12 +175,12 @@ class Recognizer:
         hotwords: Phrases = None,
         partials: bool = True,
     ) -> Session:
-        """A new session for audio of `rate` samples a second (default the model's), for `samba_asr.session.advance`.
+        """Open a session for audio of `rate` samples a second (default the model's), for `samba_asr.session.advance`.
 
-        latency_ms: audio in one encoder block, a multiple of an encoder frame; the text lags by at most this.  None: the
-            setting of the search, which is offline unless the model says otherwise.
+        latency_ms: ms of audio in one encoder block, a multiple of the encoder frame.  The text lags by at most this.  None:
+            decode.runtime.latency_ms, by default the largest block, for offline use.
         hotwords: phrases to expect, in place of those of decode.hotwords.
-        partials: whether it has `Partial` events.
+        partials: whether to emit `Partial` events.
         """
         return Session(
             self,
@@ -192,7 +192,7 @@ class Recognizer:
         )
 
     def stream(self, rate: int | None = None, *, latency_ms: float | None = None, hotwords: Phrases = None) -> Stream:
-        """A new session that computes as it is fed; arguments as for `session`."""
+        """Open a session that computes as it receives audio; arguments as for `session`."""
         return Stream(self, self.session(rate, latency_ms=latency_ms, hotwords=hotwords, partials=False))
 
     def listen(
@@ -207,16 +207,16 @@ class Recognizer:
         on_block: Callable[[float], None] = lambda seconds: None,
         longest: float | None = None,
     ) -> Iterator[Event]:
-        """The events of audio, as they come; the last one is `Done`.
+        """Yield the events of audio as they come; the last one is `Done`.
 
-        source: a path, bytes or a file object of any container, rate and number of channels; or an array (s,), or an iterable
-            of arrays such as `samba_asr.audio.microphone.Microphone`.
+        source: path, bytes or file object of any container, rate and number of channels; or an array (s,), or an iterable of
+            arrays such as `samba_asr.audio.microphone.Microphone`.
         rate: samples a second of arrays; default that of the iterable, or else the model's.
-        chunk_ms: how much of a file goes in at a time (default 10 s); it never changes the result.
-        on_block: called after every chunk with the seconds received so far, speech or not; an error in it ends the work.
-        longest: seconds; UserError as soon as more are decoded.
-        AudioError (a UserError) if a file cannot be read; of one that is cut or damaged, Truncated after the events of what
-        came before.
+        chunk_ms: ms of a file that are read at a time (default 10 s); it never changes the result.
+        on_block: called after every chunk with the seconds received so far; an error in it ends the work.
+        longest: seconds.  UserError as soon as more are decoded.
+        AudioError (a UserError) if a file cannot be read.  Truncated for a cut or damaged file, after the events of the part
+        before the damage.
         """
         seconds = MAX_STEP if chunk_ms is None else chunk_ms / 1000
         if not seconds > 0:
@@ -228,7 +228,9 @@ class Recognizer:
                 session = session or self.session(given, latency_ms=latency_ms, hotwords=hotwords, partials=partials)
                 session.feed(samples)
                 if longest is not None and session.seconds > longest:
-                    raise UserError(f"the file holds more than {longest:g} s of audio, which is the most here")
+                    raise UserError(
+                        f"the file has more than {longest:g} s of audio, which is the limit here: send it in parts"
+                    )
                 on_block(session.seconds)
                 yield from self.events(session)
         except Truncated as error:
@@ -242,7 +244,7 @@ class Recognizer:
             raise broken
 
     def events(self, session: Session) -> Iterator[Event]:
-        """Advance one session as long as it is due, and give its events as they come."""
+        """Advance one session as long as it is due, and yield its events as they come."""
         while session.due() and not session.over:
             advance(self, [session])
             yield from session.events()
@@ -261,9 +263,9 @@ class Recognizer:
         on_block: Callable[[float], None] = lambda seconds: None,
         longest: float | None = None,
     ) -> Result:
-        """The text of a file, or of whatever `listen` takes, with its arguments.
+        """Recognize a file, or any other source that `listen` takes, with the arguments of `listen`.
 
-        on_segment: called with each segment when it is over.
+        on_segment: called with each finished segment.
         """
         events = self.listen(
             source,
@@ -278,7 +280,7 @@ class Recognizer:
         return Result.of(events, on_segment)
 
     def recognize(self, samples: np.ndarray, *, rate: int | None = None, latency_ms: float | None = None) -> Result:
-        """The text of audio that is in memory: float32 (s,) in [-1, 1]; rate: samples a second, default the model's."""
+        """Recognize audio in memory: float32 (s,) in [-1, 1].  rate: samples a second, default the model's."""
         stream = self.stream(rate, latency_ms=latency_ms)
         stream.accept(samples)
         return stream.finish()
@@ -286,7 +288,7 @@ class Recognizer:
     recognise = recognize  # the old spelling, for one version
 
     def align(self, source: Any, text: str, *, latency_ms: float | None = None) -> Result:
-        """Where each word of a known text lies in a file, with how sure the CTC head is of it.
+        """Find the time of each word of a known text in a file, and its confidence by the CTC head.
 
         The words are those given.  Their case and marks do not matter, and a pronunciation is guessed where the model has none.
         A text that is much shorter than what is said gets a warning.  UserError for a text that is empty, or holds a word that
@@ -305,15 +307,15 @@ class Recognizer:
     def log_probs(
         self, pieces: Iterable[np.ndarray], rate: int, latency_ms: float | None = None
     ) -> tuple[np.ndarray, float]:
-        """Log-probabilities (t, v) of the CTC head, and the seconds of audio.  pieces: float32 (s,), of any lengths."""
+        """Compute the CTC head's log-probabilities (t, v), and the seconds of audio.  pieces: float32 (s,), any lengths."""
         return log_probs(self.runtime, pieces, rate, self.latency(latency_ms))
 
     # ---- settings ----------------------------------------------------------------------------------------------------
 
     def hotwords(self, phrases: Phrases) -> Hotwords | None:
-        """Phrases as a session takes them: each with its weight in nats a unit, or with decode.hotwords.weight.
+        """Prepare phrases for sessions, each with its weight in nats a unit, or with decode.hotwords.weight.
 
-        Phrases that the model cannot write are named in a warning, and left out.  UserError where the search takes no hotwords.
+        Phrases that the model cannot write are ignored, with a warning.  UserError if the search takes no hotwords.
         """
         if phrases is None or isinstance(phrases, Hotwords):
             return phrases
@@ -324,13 +326,13 @@ class Recognizer:
         return Hotwords(self._writer, phrases)
 
     def without_endpoints(self) -> Recognizer:
-        """The same, but all audio of a session is one segment, and none of it is withheld."""
+        """Return a recognizer for which all audio of a session is one segment, and no segment is dropped."""
         other = copy.copy(self)
         other.segmenter = self.segmenter.without_endpoints()
         return other
 
     def in_float64(self) -> Recognizer:
-        """The same in float64, where rounding decides nothing; slow, for checks."""
+        """Return a recognizer in float64, for checks in which rounding must not matter; slow."""
         other = copy.copy(self)
         other.runtime = self.runtime.in_float64()
         other.segmenter = copy.copy(self.segmenter)
@@ -339,7 +341,7 @@ class Recognizer:
 
 
 class Stream:
-    """A session that computes as it is fed: `accept` audio, read `partial` and `segments`, and `finish` once."""
+    """Session that computes as it receives audio: `accept` audio, read `partial` and `segments`, and `finish` once."""
 
     def __init__(self, recognizer: Recognizer, session: Session):
         self.recognizer, self._session = recognizer, session
@@ -347,9 +349,9 @@ class Stream:
         self._result: Result | None = None
 
     def accept(self, samples: np.ndarray) -> None:
-        """The next chunk: float32 (s,) in [-1, 1], any length.  UserError, and nothing taken, if a sample is not finite."""
+        """Process the next chunk: float32 (s,) in [-1, 1], any length.  UserError, without effect, if a sample is not finite."""
         if self._result is not None:
-            raise RuntimeError("accept after finish: a session ends once, make a new stream")
+            raise RuntimeError("accept after finish: the session has ended, make a new stream")
         self._session.feed(samples)
         self._advance()
 
@@ -360,21 +362,21 @@ class Stream:
 
     @property
     def segments(self) -> tuple[Segment, ...]:
-        """Those that are over: final, with the second pass."""
+        """Finished segments, with the second pass."""
         return tuple(self._segments)
 
     @property
     def partial(self) -> str:
-        """The text of the segment that is being said, by the first pass; its end may still change."""
+        """Text of the open segment, by the first pass; its end may still change."""
         return "" if self._result else self.recognizer.segmenter.text(self._session.search)
 
     @property
     def stable(self) -> str:
-        """The beginning of `partial` that will not change: whole words."""
+        """Beginning of `partial` that will not change, in whole words."""
         return "" if self._result else self.recognizer.segmenter.stable(self._session.search)
 
     def finish(self) -> Result:
-        """The end of the audio: the final text.  A second call returns the same."""
+        """End the audio and return the result.  A second call returns the same."""
         if self._result is None:
             self._session.end()
             self._advance()
@@ -388,6 +390,6 @@ class Stream:
 
 
 def blocks(decode: DecodeConfig, runtime: AcousticRuntime, ms: float | None = None) -> Latency:
-    """The encoder blocks of this latency, or of the one in the settings.  UserError if there are no such blocks."""
+    """Return the encoder blocks of this latency, or of the one in the settings.  UserError if no blocks fit."""
     ms = decode.runtime.latency_ms if ms is None else ms
     return latency_of(ms, decode.runtime.overlap, runtime.frame, runtime.max_block)

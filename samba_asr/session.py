@@ -5,13 +5,13 @@
     advance(recognizer, sessions)              # one step for all that are due
     for event in sessions[0].events(): ...     # each once
 
-A session is due when its audio fills an encoder block, so that none is computed in pieces, or when it was asked to flush or to
-end.  Its text does not depend on which sessions share its steps, nor on how its audio was cut into chunks.  It has no thread,
-no socket and no file: `Stream`, `Recognizer.listen` and the engine of the service all stand on it.
+A session is due when its audio fills an encoder block, or when `flush` or `end` was called.  So blocks are never computed in
+parts.  Its text depends neither on the sessions that share its steps nor on how its audio was cut into chunks.  A session has no
+thread, no socket and no file: `Stream`, `Recognizer.listen` and the engine of the service all use it.
 
-    Partial(text, stable, until)   the open segment as it stands
-    Final(segment)                 a segment that is over
-    Quiet(until)                   all audio before is done, and no segment came of what is new in it
+    Partial(text, stable, until)   text of the open segment so far
+    Final(segment)                 a finished segment
+    Quiet(until)                   all audio before `until` is done, and its new part gave no segment
     Flushed(name)                  all audio from before `flush(name)` is done
     Done(seconds)                  the session is over
 """
@@ -35,33 +35,43 @@ from samba_asr.runtime.base import MAX_STEP, AcousticRuntime, Latency
 
 
 class Over(RuntimeError):
-    """The session has ended: it takes no more audio."""
+    """Error: the session has ended and takes no more audio."""
 
 
 @dataclass(frozen=True)
 class Partial:
+    """Text of the open segment so far."""
+
     text: str
-    stable: str  # the beginning of it that will not change
+    stable: str  # beginning of the text that will not change
     until: float  # seconds of audio that went through the model
 
 
 @dataclass(frozen=True)
 class Final:
+    """A finished segment."""
+
     segment: Segment
 
 
 @dataclass(frozen=True)
 class Quiet:
+    """Notice that all audio before `until` is done, and that its new part gave no segment."""
+
     until: float  # seconds
 
 
 @dataclass(frozen=True)
 class Flushed:
+    """Answer to `flush`: all audio from before it is done."""
+
     name: str
 
 
 @dataclass(frozen=True)
 class Done:
+    """The last event of a session."""
+
     seconds: float  # of audio received
 
 
@@ -69,7 +79,7 @@ Event = Partial | Final | Quiet | Flushed | Done
 
 
 class Parts(Protocol):
-    """What a step needs of a recognizer."""
+    """The parts of a recognizer that a step needs."""
 
     @property
     def runtime(self) -> AcousticRuntime: ...
@@ -80,7 +90,7 @@ class Parts(Protocol):
 
 @dataclass(frozen=True)
 class Chunk:
-    """Whole frames of samples; `begin`: the encoder frame of the session where they begin."""
+    """Whole frames of samples.  begin: encoder frame of the session where they begin."""
 
     begin: float
     samples: np.ndarray
@@ -88,9 +98,10 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Cut:
-    """The encoder ends here, and begins anew with what comes after.
+    """End of the encoder's input; the encoder starts again with the audio after it.
 
-    event: the order that cuts; None for a gate that closes.  seconds: of audio before it, where an order cuts.
+    event: answer to the call that cuts (`flush` or `end`); None where the gate closes.
+    seconds: of audio before the cut, for such a call.
     """
 
     event: Flushed | Done | None = None
@@ -98,7 +109,7 @@ class Cut:
 
 
 class Work(NamedTuple):
-    """What one step does for a session: samples (s,), then a cut."""
+    """A session's share of one step: samples (s,), then a cut."""
 
     session: Session
     begin: float  # frame where the samples begin
@@ -107,9 +118,9 @@ class Work(NamedTuple):
 
 
 class Session:
-    """One stream of audio and what is recognized in it.
+    """One stream of audio, and its text.
 
-    `feed`, `flush` and `end` only queue; the model runs in `advance`.  `take` and `due` read the queue, so a caller with
+    `feed`, `flush` and `end` only queue; the model runs in `advance`.  `take` and `due` read the queue.  So a caller with
     threads guards these five by one lock; everything else belongs to the thread that advances.
     """
 
@@ -123,9 +134,9 @@ class Session:
         vad: str = "",
         partials: bool = True,
     ):
-        """rate: samples a second of the audio that comes.  vad: detector of the gate (`samba_asr.audio.vad`), "" for none.
+        """rate: samples a second of the input.  vad: detector of the gate (`samba_asr.audio.vad`), "" for none.
 
-        partials: whether `Partial` events are wanted: each costs a look at all hypotheses.
+        partials: whether to emit `Partial` events; each of them reads all hypotheses.
         """
         runtime = parts.runtime
         self.rate, self.latency, self.partials = rate, latency, partials
@@ -134,14 +145,14 @@ class Session:
         self._framer: Framer | None = self._new_framer()
         self._queue: deque[Chunk | Cut] = deque()
         self._waiting = 0  # samples in the queue, at the model's rate
-        self._cuts = 0  # in the queue
-        self._offset = 0.0  # seconds received before the framer began
-        # What a step changes:
-        self.state: Any = None  # of the runtime; None while no audio is in it
+        self._cuts = 0  # cuts in the queue
+        self._offset = 0.0  # seconds received before the framer started
+        # State that a step changes:
+        self.state: Any = None  # of the runtime; None while it has no audio
         self.search: SegmentState = parts.segmenter.open(hotwords)
-        self._fed = 0  # encoder frames since the encoder began
-        self._began = 0.0  # frame where it began
-        self._open_at: float = 0  # frame where the open segment began at the last look
+        self._fed = 0  # encoder frames since the encoder started
+        self._began = 0.0  # frame where it started
+        self._open_at: float = 0  # frame where the open segment began after the last step
         self._shown = ""  # the last partial
         self._events: deque[Event] = deque()
         self.over = False
@@ -149,23 +160,26 @@ class Session:
     # ---- audio in ----------------------------------------------------------------------------------------------------
 
     def feed(self, samples: np.ndarray) -> None:
-        """The next chunk: float32 (s,) in [-1, 1], any length.  UserError, and nothing taken, if a sample is not finite; Over."""
+        """Queue the next chunk: float32 (s,) in [-1, 1], any length.
+
+        UserError if a sample is not finite; then nothing is queued.  Over after `end`.
+        """
         self._put(self._open_framer().accept(samples))
 
     def flush(self, name: str = "") -> None:
-        """Make all audio so far final, as if it ended here; `Flushed(name)` follows.  The session goes on."""
+        """Finalize all audio so far, as if it ended here; `Flushed(name)` follows.  The session continues."""
         self._cut(Flushed(name))
         self._framer = self._new_framer()
 
     def end(self) -> None:
-        """The end of the audio; once is enough."""
+        """End the audio.  Further calls do nothing."""
         if self._framer is not None and not self.over:
             self._cut(Done(self.seconds))
             self._framer = None
 
     @property
     def ended(self) -> bool:
-        """Whether it takes no more audio."""
+        """Whether the session takes no more audio."""
         return self._framer is None or self.over
 
     @property
@@ -175,7 +189,7 @@ class Session:
 
     @property
     def backlog(self) -> float:
-        """Seconds of audio that wait for the model."""
+        """Seconds of queued audio."""
         return self._waiting / self._model_rate
 
     def _new_framer(self) -> Framer:
@@ -199,7 +213,7 @@ class Session:
     def _cut(self, event: Flushed | Done) -> None:
         framer = self._open_framer()
         self._put(framer.finish())
-        if self._queue and self._queue[-1] == Cut():  # the order's own cut does it
+        if self._queue and self._queue[-1] == Cut():  # this call's own cut replaces it
             self._queue.pop()
             self._cuts -= 1
         self._offset += framer.seconds
@@ -209,16 +223,16 @@ class Session:
     # ---- work for a step ---------------------------------------------------------------------------------------------
 
     def due(self, most: float = MAX_STEP) -> bool:
-        """Whether there is a block's worth of audio, or `most` seconds of it, or a cut."""
+        """Return whether a whole block, `most` seconds of audio or a cut is queued."""
         if self._cuts:
             return True
         block, hop = self.latency.block, self.latency.hop
-        beyond = self._fed - block  # the first block
+        beyond = self._fed - block  # frames beyond the first block
         missing = hop - beyond % hop if beyond >= 0 else -beyond
         return self._waiting >= min(missing, self._most(most)) * self._stride
 
     def take(self, most: float = MAX_STEP) -> Work:
-        """The next audio, at most `most` seconds, and the cut after it if it was reached."""
+        """Take the next audio from the queue, at most `most` seconds, and the cut after it if one was reached."""
         room, parts, begin = self._most(most) * self._stride, [], 0.0
         while self._queue and room and not isinstance(chunk := self._queue[0], Cut):
             self._queue.popleft()
@@ -239,17 +253,17 @@ class Session:
         return Work(self, begin, samples, cut)
 
     def drop(self) -> None:
-        """Forget what waits: nobody wants the rest."""
+        """End the session at once and drop its queue."""
         self.over = True
         self._queue.clear()
         self._waiting = self._cuts = 0
 
     def _most(self, seconds: float) -> int:
-        """Whole frames in `seconds`, one at least."""
+        """Return the number of whole frames in `seconds`, at least one."""
         return max(1, int(seconds * self._model_rate) // self._stride)
 
     def snapshot(self) -> tuple[Any, ...]:
-        """What steps change, for `restore`; the states are values, so only lists are copied."""
+        """Save the state that steps change, for `restore`.  States are values, so only lists are copied."""
         return self.state, self.search.copy(), self._fed, self._began, self._open_at
 
     def restore(self, before: tuple[Any, ...]) -> None:
@@ -259,18 +273,18 @@ class Session:
     # ---- events out --------------------------------------------------------------------------------------------------
 
     def events(self) -> list[Event]:
-        """What is new since the last call, in order; each event is given once."""
+        """Return the events since the last call, in order; each event is returned once."""
         found = list(self._events)
         self._events.clear()
         return found
 
     def _begin(self, runtime: AcousticRuntime, begin: float) -> None:
-        """The encoder begins, at this frame."""
+        """Start the encoder at frame `begin`."""
         self.state, self._fed, self._began = runtime.start(self.latency), 0, begin
         self.search.begin = self._open_at = begin
 
     def _conclude(self, segmenter: Segmenter, cut: Cut | None) -> None:
-        """Carry out the cut, and note what is new."""
+        """Apply the cut, and queue the new events."""
         if cut is not None:
             segmenter.finish(self.search)
         over, self.search.segments = self.search.segments, []
@@ -298,9 +312,9 @@ def advance(
     most: float = MAX_STEP,
     ready: Callable[[Session], None] = lambda session: None,
 ) -> None:
-    """One step of the model for all sessions that are due: at most `most` seconds of each.
+    """Run one step of the model for all sessions that are due, at most `most` seconds of each.
 
-    ready: called with each session as soon as its events are known: ends cost time, and come one after another.
+    ready: called with each session as soon as its events are known.  Finishing a segment takes time, session by session.
     """
     for group in by_block(session.take(most) for session in sessions if session.due(most)):
         step(recognizer, group)
@@ -311,7 +325,7 @@ def advance(
 
 
 def by_block(work: Iterable[Work]) -> list[list[Work]]:
-    """Work in groups of one block size: these can share a step."""
+    """Group work by block size: one group can share a step."""
     groups: dict[int, list[Work]] = {}
     for one in work:
         groups.setdefault(one.session.latency.block, []).append(one)
@@ -320,7 +334,7 @@ def by_block(work: Iterable[Work]) -> list[list[Work]]:
 
 @torch.inference_mode()
 def step(recognizer: Parts, work: Sequence[Work]) -> None:
-    """The model and the search receive the samples of each, in one step."""
+    """Process the samples of all sessions in one step of model and search."""
     work = [one for one in work if len(one.samples)]
     if not work:
         return
@@ -338,7 +352,7 @@ def step(recognizer: Parts, work: Sequence[Work]) -> None:
 
 @torch.inference_mode()
 def drain(recognizer: Parts, work: Sequence[Work]) -> None:
-    """What the encoder still holds of those that are cut goes into the search."""
+    """Search the last frames of the sessions that are cut."""
     ended = [one.session for one in work if one.cut is not None and one.session.state is not None]
     if not ended:
         return
@@ -349,5 +363,5 @@ def drain(recognizer: Parts, work: Sequence[Work]) -> None:
 
 @torch.inference_mode()
 def conclude(recognizer: Parts, work: Work) -> None:
-    """Carry out the cut, if there is one, and add to the session's events."""
+    """Apply the cut, if there is one, and queue the session's new events."""
     work.session._conclude(recognizer.segmenter, work.cut)

@@ -1,10 +1,10 @@
-"""The interface between a trained model and whatever runs it: samples in, frames and log-probabilities out.
+"""Interface between a trained model and the code that uses it: samples in, frames and log-probabilities out.
 
-A runtime knows nothing of words, searches or sessions.  Everything above it (search, session, recognizer, engine) uses
-`AcousticRuntime` alone, so another way to run a model, such as an exported graph, is one more class with these methods.
+A runtime has no words, searches or sessions.  Everything above it (search, session, recognizer, engine) uses only
+`AcousticRuntime`.  So another way to run a model, such as an exported graph, is one more class with these methods.
 
-The law of `samba_asr.streaming` holds across the interface: the frames of successive `step`s, then of `finish`, are those of
-`forward` over the whole audio.
+The streaming contract (`samba_asr.streaming`) holds: the frames of successive `step`s, then of `finish`, are those of `forward`
+over the whole audio.
 
     b rows (sessions)     s samples     t encoder frames     d channels     v units, 0 is the CTC blank
 """
@@ -22,16 +22,16 @@ from torch import Tensor
 from samba_asr.errors import UserError
 
 MAX_STEP = 10.0
-"""Seconds of a session's audio that go through the model in one step, at most: longer input is cut, to bound memory."""
+"""Seconds of a session's audio in one step of the model, at most.  Longer input is cut, to bound memory."""
 
 
 @dataclass(frozen=True)
 class Latency:
-    """How a session's audio is cut into encoder blocks; both in encoder frames.
+    """Sizes of a session's encoder blocks, in encoder frames.
 
-    block: frames in a block: text lags behind speech by at most so much.
+    block: frames in a block.  Text lags behind speech by at most so much.
     hop: frames from the start of a block to that of the next, 1 to `block`.  Below `block` the blocks overlap: every frame is
-        emitted once, by the first block that holds at least `block - hop` frames after it.
+        emitted once, by the first block with at least `block - hop` frames after it.
     """
 
     block: int
@@ -41,30 +41,32 @@ class Latency:
 class Frames(NamedTuple):
     """Encoder frames of some rows, left-aligned."""
 
-    encoder: Tensor  # (b, t, d), which a second pass reads
+    encoder: Tensor  # (b, t, d), for the second pass
     log_probs: Tensor  # (b, t, v) of the CTC head, float32 or wider
     lengths: Tensor  # (b,) valid frames of each row
 
 
 class SecondPass(Protocol):
-    """A decoder that scores texts by the encoder frames that it has read (`samba_asr.models.decoder.MambaDecoder`)."""
+    """Decoder that scores texts by the encoder frames it has absorbed (`samba_asr.models.decoder.MambaDecoder`)."""
 
     def init_memory(self, batch: int) -> Any:
-        """The memory of `batch` rows that have read nothing, on the decoder's device."""
+        """Make the memory of `batch` rows before the first frame, on the decoder's device."""
         ...
 
     def absorb(self, frames: Tensor, lengths: Tensor, memory: Any) -> Any:
-        """The memory after `lengths` (b,) more of `frames` (b, t, d)."""
+        """Return the memory after `lengths` (b,) more of `frames` (b, t, d)."""
         ...
 
     def loss(self, tokens: Tensor, lengths: Tensor, memory: Any) -> Tensor:
-        """(b,) -log p(text, end | frames) of tokens (b, u), in nats."""
+        """Return -log p(text, end | frames) (b,) of tokens (b, u), in nats."""
         ...
 
 
 class AcousticRuntime(Protocol):
-    rate: int  # samples a second of the audio that it takes
-    stride: int  # samples of an encoder frame; audio comes in multiples of it
+    """Runs a model's front end, encoder and CTC head for any number of sessions."""
+
+    rate: int  # samples a second of its input
+    stride: int  # samples of an encoder frame; input comes in multiples of it
     max_block: int  # frames in the largest block, the one of offline recognition
     device: torch.device
     second_pass: SecondPass | None
@@ -75,32 +77,32 @@ class AcousticRuntime(Protocol):
         ...
 
     def start(self, latency: Latency) -> Any:
-        """The state of one session that has received nothing."""
+        """Make the state of one session before any audio."""
         ...
 
     def step(self, audio: Sequence[np.ndarray], states: Sequence[Any]) -> tuple[Frames, list[Any]]:
-        """Process the next chunk of each session: float32 (s,), a multiple of `stride`; the old states stay valid.
+        """Process the next chunk of each session: float32 (s,), s a multiple of `stride`.  The old states stay valid.
 
-        The sessions of one call have blocks of one size.
+        All sessions of one call have the same block size.
         """
         ...
 
     def finish(self, states: Sequence[Any]) -> Frames:
-        """The frames that wait for audio that will not come."""
+        """Return the last frames, which waited for more audio."""
         ...
 
     def forward(self, audio: Tensor, lengths: Tensor, latency: Latency) -> Frames:
-        """Whole utterances at once: audio (b, s), lengths (b,) in samples."""
+        """Process whole utterances: audio (b, s), lengths (b,) in samples."""
         ...
 
 
 def latency_of(ms: float | None, overlap: float, frame: float, max_block: int) -> Latency:
-    """The blocks for a latency in ms; None: the largest block.
+    """Convert a latency in ms to blocks; None: the largest block.
 
-    overlap: share of a block that is computed again as the beginning of the next, from 0 to less than 1.  The largest block
-        has none: it is for offline use, where a live latency buys nothing.
+    overlap: share of a block that is computed again as the beginning of the next, from 0 to less than 1.  It is ignored for the
+        largest block, which is for offline use.
     frame: seconds of an encoder frame.
-    UserError for a latency that is no whole number of frames or longer than the largest block.
+    UserError for a latency that is not a whole number of frames, or longer than the largest block.
     """
     if ms is None:
         return Latency(max_block, max_block)

@@ -1,8 +1,8 @@
-"""The encoder's live step as a CUDA graph: where all sessions have one whole block, its hundreds of small launches become one.
+"""The encoder's live step as a CUDA graph: one launch in place of hundreds, where every session has one whole block.
 
-A step of a few frames is so little work that launching it costs more than doing it.  A graph is recorded once for each number
-of rows, block size and hop, and replayed on buffers of its own; rows are padded up to the next power of two, so that few are
-recorded.  Padding rows belong to no session and start from zero state.
+A step of a few frames takes longer to launch than to compute.  A graph is recorded once for each number of rows, block size and
+hop, and replayed on its own buffers.  Rows are padded to the next power of two, so that few graphs are recorded.  Padding rows
+belong to no session and start from zero state.
 
 Shapes: b rows, t frames of the block, d channels.
 """
@@ -23,33 +23,33 @@ from samba_asr.streaming import State, leaves, map_state
 logger = logging.getLogger(__name__)
 
 MOST = 16
-"""Graphs kept: each holds the memory of its step.  Sizes that come when there are so many are run as they are."""
+"""Graphs kept, at most: each holds the memory of its step.  Further sizes run without a graph."""
 
-WARM_UP = 3  # steps on a side stream before recording: libraries set themselves up then
+WARM_UP = 3  # steps on a side stream before recording, in which libraries initialize
 
 Run = Callable[[Tensor, State, Blocks], tuple[Tensor, State]]
 Record = Callable[[Run, Tensor, State, Blocks], tuple[Callable[[], None], tuple[Tensor, State]]]
 
 
 class Recorded(NamedTuple):
-    """One recording, and everything that its replay reads or writes.
+    """One recording, with everything that its replay reads or writes.
 
-    A graph holds addresses, not tensors: memory that nobody holds is handed out again, and a replay would read what somebody
-    else has put there.  So the inputs stay here, the index tensors of `blocks` among them.
+    A graph holds addresses, not tensors.  Memory without a reference is reused, and a replay would then read foreign data.  So
+    the inputs stay here, the index tensors of `blocks` included.
     """
 
-    x: Tensor  # (rows, t, d) and `state`: what each call fills in
+    x: Tensor  # (rows, t, d); each call fills in `x` and `state`
     state: State
     blocks: Blocks
     replay: Callable[[], None]
-    y: Tensor  # and `after`: where it writes
+    y: Tensor  # (rows, t, d); the replay writes `y` and `after`
     after: State
 
 
 def record_cuda(run: Run, x: Tensor, state: State, blocks: Blocks) -> tuple[Callable[[], None], tuple[Tensor, State]]:
-    """A CUDA graph of `run` on these inputs, which may not ask the device anything: its replay, and its outputs.
+    """Record a CUDA graph of `run` on these inputs; return its replay and its outputs.
 
-    The caller keeps the inputs as long as it replays.
+    `run` must not wait for the device.  The caller keeps the inputs as long as it replays.
     """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -64,9 +64,9 @@ def record_cuda(run: Run, x: Tensor, state: State, blocks: Blocks) -> tuple[Call
 
 
 class LayerGraphs:
-    """`run(x, state, blocks) -> y, state` for rows that are one whole block each, recorded once for each size.
+    """`run(x, state, blocks) -> y, state` for rows of one whole block each, recorded once for each size.
 
-    Where recording or replaying fails, one warning says so, and every step from then on is run as it is.
+    If recording or replaying fails, one warning is logged, and every later step runs without a graph.
     """
 
     def __init__(self, run: Run, record: Record = record_cuda):
@@ -76,9 +76,9 @@ class LayerGraphs:
         self._lock = threading.Lock()  # the buffers serve one call at a time
 
     def __call__(self, x: Tensor, state: State, keep: int) -> tuple[Tensor, State]:
-        """x (b, t, d), all of it valid and one block; as `run`, with results that the next call leaves alone.
+        """Run one step: x (b, t, d) is one valid block.  The next call does not change these results.
 
-        The states are those after `keep` frames.
+        keep: frames after which the states are taken.
         """
         b, t, d = x.shape
         rows = 1 << (b - 1).bit_length()
@@ -90,7 +90,7 @@ class LayerGraphs:
                 except RuntimeError as error:
                     self._failed = True
                     self._recorded.clear()
-                    logger.warning("CUDA graphs are switched off, live steps go on without: %s", error)
+                    logger.warning("CUDA graphs are switched off; live steps run without them: %s", error)
         return self._run(x, state, one_block(b, t, keep, x.device))
 
     def _replayed(self, key: tuple[Any, ...], x: Tensor, state: State, rows: int, keep: int) -> tuple[Tensor, State]:
@@ -110,6 +110,6 @@ class LayerGraphs:
 
 
 def one_block(b: int, t: int, keep: int, device: torch.device) -> Blocks:
-    """`b` rows of one block of `t` frames, of which states are handed on after `keep`."""
+    """Lay out `b` rows of one block of `t` frames, with states taken after `keep` frames."""
     blocks = lay_blocks(torch.full((b,), t, device=device), t, t)
     return blocks if keep == t else blocks._replace(keep=torch.full((b,), keep, device=device))

@@ -1,4 +1,4 @@
-"""The model as it is, run by torch; on a GPU with its live steps as CUDA graphs."""
+"""Runtime that runs the model by torch; on a GPU with CUDA graphs for live steps."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ from samba_asr.streaming import stack_rows, take_rows
 
 
 class TorchRuntime(AcousticRuntime):
+    """A model in torch, on any device."""
+
     def __init__(self, model: AsrModel):
-        """model: in evaluation mode; its weights must stay where they are."""
+        """model: in evaluation mode.  Its weights must not be moved or replaced afterwards."""
         weight = next(model.ctc.parameters())
         self.model, self.device, self.dtype = model, weight.device, weight.dtype
         self.rate, self.stride = model.config.features.sample_rate, model.acoustic.stride
@@ -63,5 +65,5 @@ class TorchRuntime(AcousticRuntime):
         return Frames(frames, self.model.ctc(frames, lengths)[0], lengths)
 
     def in_float64(self) -> TorchRuntime:
-        """The same weights in float64, where rounding decides nothing."""
+        """Return a runtime with the same weights in float64, for checks in which rounding must not matter."""
         return TorchRuntime(copy.deepcopy(self.model).double())

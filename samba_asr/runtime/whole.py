@@ -13,7 +13,7 @@ from samba_asr.runtime.base import MAX_STEP, AcousticRuntime, Latency
 def log_probs(
     runtime: AcousticRuntime, pieces: Iterable[np.ndarray], rate: int, latency: Latency
 ) -> tuple[np.ndarray, float]:
-    """Log-probabilities (t, v) of audio, without a search, and its seconds.  pieces: float32 (s,), of any lengths."""
+    """Compute the log-probabilities (t, v) of audio, and its seconds.  pieces: float32 (s,), of any lengths."""
     framer, state, found = Framer(rate, runtime.rate, runtime.stride), runtime.start(latency), []
     most = int(MAX_STEP * runtime.rate) // runtime.stride * runtime.stride
 

@@ -55,7 +55,7 @@ def test_the_text_may_come_from_standard_input(clip, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("- !", "the text to align is empty"), ("ONE ДОМ", "no way to write 'ДОМ'")]
+    ("text", "message"), [("- !", "the text to align is empty"), ("ONE ДОМ", "cannot write 'ДОМ'")]
 )
 def test_a_wrong_text_is_refused(clip, capsys, text, message):
     assert main(["align", clip, text]) == 1
