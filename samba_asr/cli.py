@@ -1,7 +1,7 @@
 """The command line: `samba-asr COMMAND ...`.
 
 Each command is a module of `samba_asr.commands` with `add_parser(subparsers)` and `run(args) -> exit status`.
-Status 0: done; 1: an error that the user can mend, told in one line; 2: wrong usage; 130: interrupted.
+Status 0: done; 1: an error that the user can fix, reported in one line; 2: wrong usage; 130: interrupted.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ _SETTING = re.compile(r"[A-Za-z_][\w.]*=")
 
 
 def parser() -> argparse.ArgumentParser:
+    """Make the parser of the whole command line."""
     top = argparse.ArgumentParser(prog="samba-asr", description="Speech recognition without attention.")
     top.add_argument("--version", action="version", version=f"samba-asr {samba_asr.__version__}")
     subparsers = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -55,6 +56,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status."""
     args = parser().parse_args(gathered(sys.argv[1:] if argv is None else argv))
     for stream in (sys.stdout, sys.stderr):  # a file name may hold any bytes, and a console any encoding
         if isinstance(stream, io.TextIOWrapper):
@@ -77,15 +79,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except OSError as error:  # a full disk, a folder that cannot be written
         where = f"{error.filename}: " if error.filename else ""
-        _say(args.command, f"error: {where}{error.strerror or error}: make room, or write to another place")
+        _say(args.command, f"error: {where}{error.strerror or error}: free some space, or write to another place")
         _drop_output()
         return 1
 
 
 def gathered(argv: Sequence[str]) -> list[str]:
-    """`argv` with all settings (`--set a=1 b=2`, as often as it stands) at its end, as one.
+    """Move all settings of `argv` (every `--set a=1 b=2`) to its end, as one option.
 
-    An argument after a setting that is no `key=value` is the command's own again: `--set a=1 speech.wav` names a file.
+    An argument after a setting that is not `key=value` belongs to the command: `--set a=1 speech.wav` names a file.
     """
     rest, settings = [], []
     taking = first = False
@@ -105,7 +107,7 @@ def gathered(argv: Sequence[str]) -> list[str]:
 
 
 def _check_numbers(args: argparse.Namespace) -> None:
-    """UserError for a number that is none: float() reads nan and inf."""
+    """Raise UserError for nan and inf, which float() accepts."""
     for name, value in vars(args).items():
         for number in value if isinstance(value, list | tuple) else [value]:
             if isinstance(number, float) and not math.isfinite(number):
@@ -118,7 +120,7 @@ def _say(command: str, text: str) -> None:
 
 
 def _drop_output() -> None:
-    """Nothing more is written to standard output, not at the end of the process either."""
+    """Discard all further output to standard output, also at the end of the process."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -49,7 +49,7 @@ def test_texts_are_the_recognisers_and_come_with_their_error(place, capsys):
     assert {u.id: u.text for u in found} == {name: text for name, text in texts.items() if text}
     assert all(u.duration and u.audio for u in found)
     assert f"{len(found)} of {len(utterances)} utterances" in (out := capsys.readouterr().out)
-    assert "which have texts" in out
+    assert "of them that have texts" in out
 
 
 def test_they_are_made_once_and_selected_anew(place, monkeypatch):
@@ -72,7 +72,7 @@ def test_they_are_made_once_and_selected_anew(place, monkeypatch):
 def test_what_cannot_be(place):
     with pytest.raises(UserError, match="from 0 to 1"):
         call(place, "--confidence", 2)
-    with pytest.raises(UserError, match="is as sure as --confidence 1"):
+    with pytest.raises(UserError, match="has --confidence 1 and --shortest"):
         call(place, "--confidence", 1)
     with pytest.raises(UserError, match="of another model or search"):
         call(place, "--set", "decode.search.method=beam")

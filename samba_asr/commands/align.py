@@ -1,4 +1,4 @@
-"""`samba-asr align`: where each word of a known text is spoken in an audio file."""
+"""`samba-asr align`: align a known text to an audio file."""
 
 from __future__ import annotations
 
@@ -15,14 +15,12 @@ from samba_asr.errors import UserError
 def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "align",
-        help="a known text to the times of its words",
-        description="Find where each word of a known text is spoken.  As text: a line a word, with its start and end in "
-        "seconds and how sure the model is that it is spoken there (1 is certain).",
+        help="find the times of the words of a known text",
+        description="Find the time of each word of a known text.  In the format text, each word is a line with its start and end "
+        "in seconds and its confidence (1 is certain).",
     )
-    parser.add_argument("audio", metavar="AUDIO", help="an audio file of any format")
-    parser.add_argument(
-        "text", metavar="TEXT", help="what is spoken in it, or a file that holds that; - reads standard input"
-    )
+    parser.add_argument("audio", metavar="AUDIO", help="audio file of any format")
+    parser.add_argument("text", metavar="TEXT", help="spoken text, or a file with the text; - reads standard input")
     parser.add_argument("--model", type=Path, metavar="DIR", help=MODEL_HELP)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
     parser.add_argument("--format", default="text", choices=FORMATS, help="default: text")
@@ -31,12 +29,12 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0; UserError for audio that cannot be read, or a text that cannot be aligned."""
+    """Align; return 0.  UserError for audio that cannot be read, or a text that cannot be aligned."""
     from samba_asr.formats import render
     from samba_asr.recognizer import Recognizer
 
     if args.text == args.audio == "-":
-        raise UserError("standard input is audio or text, not both: name a file for one of them")
+        raise UserError("standard input cannot be both audio and text: give a file for one of them")
     text = sys.stdin.read() if args.text == "-" else _read(args.text)
     recognizer = Recognizer.load(args.model, device=args.device)
     result = recognizer.align(args.audio, text)
@@ -49,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _read(text: str) -> str:
-    """The content of the file of this name, or the text itself."""
+    """Read the file of this name; without such a file return the text itself."""
     if any(c.isspace() for c in text) or not os.path.isfile(text):
         return text
     try:

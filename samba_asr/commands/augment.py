@@ -1,4 +1,4 @@
-"""`samba-asr augment`: more to train on: texts for speech, speech for texts, what a teacher hears, readers' channels."""
+"""`samba-asr augment`: make more training data: pseudo-labels, synthetic speech and voices, teacher frames, channels."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ EVERY = 10.0  # seconds between lines of progress
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
-        "augment",
-        help="more to train on: pseudo-labels, synthetic speech and voices, a teacher's frames, readers' channels",
+        "augment", help="make more training data: pseudo-labels, synthetic speech and voices, teacher frames, channels"
     )
     kinds = parser.add_subparsers(dest="augment", metavar="WHAT", required=True)
     _add_label(kinds)
@@ -34,20 +33,20 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 def _add_label(kinds) -> None:
     parser = kinds.add_parser(
         "label",
-        help="texts for speech that has none",
-        description="Let a model read untranscribed speech, and write a manifest of what it is sure of, to train on beside real "
-        "transcripts.  May be interrupted: OUT.labels.jsonl keeps what was read, and another --confidence selects anew from it "
-        "in no time.  Where the manifest has texts, they are not used, but the word error rate of what is kept is told.",
+        help="pseudo-label untranscribed speech",
+        description="Transcribe speech by a model, and write a manifest of the confident utterances, for training beside real "
+        "transcripts.  The command may be interrupted: OUT.labels.jsonl keeps all texts, and another --confidence selects from "
+        "them at once.  Texts in the manifest are not used, except to report the word error rate of the selection.",
     )
-    parser.add_argument("data", type=Path, metavar="MANIFEST", help="utterances, JSONL; their texts may be empty")
+    parser.add_argument("data", type=Path, metavar="MANIFEST", help="utterances, JSONL; texts may be empty")
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="MANIFEST", help="the sure ones, with their new texts"
+        "--out", type=Path, required=True, metavar="MANIFEST", help="confident utterances with their new texts"
     )
     parser.add_argument("--model", type=Path, metavar="DIR", help=MODEL_HELP)
     parser.add_argument(
         "--whisper",
         action="store_true",
-        help="Whisper tiny.en reads in place of a model of ours (the extra label; no download)",
+        help="transcribe by Whisper tiny.en in place of --model (the extra label; no download)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
     parser.add_argument(
@@ -55,9 +54,11 @@ def _add_label(kinds) -> None:
         type=float,
         default=0.8,
         metavar="P",
-        help="least mean of the words' confidences (default: %(default)s)",
+        help="least mean confidence of the words (default: %(default)s)",
     )
-    parser.add_argument("--shortest", type=int, default=3, metavar="N", help="least words (default: %(default)s)")
+    parser.add_argument(
+        "--shortest", type=int, default=3, metavar="N", help="least number of words (default: %(default)s)"
+    )
     add_settings(parser)
     parser.set_defaults(run=run_label)
 
@@ -72,16 +73,16 @@ def run_label(args: argparse.Namespace) -> int:
     from samba_asr.metrics.wer import score
 
     if not 0 <= args.confidence <= 1:
-        raise UserError(f"--confidence {args.confidence:g}: from 0 to 1")
+        raise UserError(f"--confidence {args.confidence:g}: it must be from 0 to 1")
     utterances = measured(read_manifest(args.data))
     if args.whisper and (args.model or args.overrides):
-        raise UserError("--whisper reads by itself: give no --model and no --set beside it")
+        raise UserError("--whisper replaces the model: give it without --model and --set")
     if args.whisper:
         teacher = WhisperTeacher(choose_device(args.device).type)
     else:
         teacher = OwnTeacher(load_recognizer(args.model, args.device, args.overrides))
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    progress = Progress(len(utterances), "utterances")
+    progress = ProgressLine(len(utterances), "utterances")
     found = labels(teacher, utterances, args.out.with_name(f"{args.out.name}.labels.jsonl"), progress)
     kept = [
         u
@@ -91,40 +92,50 @@ def run_label(args: argparse.Namespace) -> int:
         and len(found[u.id].text.split()) >= args.shortest
     ]
     if not kept:
-        raise UserError(f"none of {len(utterances)} utterances is as sure as --confidence {args.confidence:g}")
+        raise UserError(
+            f"none of {len(utterances)} utterances has --confidence {args.confidence:g} and --shortest {args.shortest} words: "
+            "give lower values"
+        )
     write_manifest(args.out, [replace(u, text=found[u.id].text) for u in kept])
     hours, whole = (sum(u.duration for u in some) / 3600 for some in (kept, utterances))
     print(f"{len(kept)} of {len(utterances)} utterances, {hours:.2f} of {whole:.2f} hours: {args.out}")
     if known := {u.id: u.text for u in kept if u.text}:
         report = score(known, {name: found[name].text for name in known})
-        print(f"WER of {len(known)} of them, which have texts: {100 * report.wer:.2f} %")
+        print(f"WER of the {len(known)} of them that have texts: {100 * report.wer:.2f} %")
     return 0
 
 
 def _add_tts(kinds) -> None:
     parser = kinds.add_parser(
         "tts",
-        help="speech for sentences",
-        description="Speak the sentences of a text, one a line, and write 16 kHz FLAC and a manifest.  Kokoro-82M speaks, with "
-        "voices drawn from the styles of --voices; without, hibari with its one voice, many times as fast.  Interrupted, it goes "
-        "on where it was.  For several processors, one command each with --shard 0/2, --shard 1/2.",
+        help="synthesize speech for sentences",
+        description="Synthesize the sentences of a text, one a line, as 16 kHz FLAC with a manifest.  Kokoro-82M speaks, with "
+        "voices drawn from the styles of --voices; without --voices hibari speaks with its one voice, many times as fast.  An "
+        "interrupted command continues.  For several processors run one command each, with --shard 0/2, --shard 1/2.",
     )
     parser.add_argument(
-        "text", type=Path, metavar="TEXT", help="a sentence a line, in letters alone; plain or .gz, .xz, .bz2"
+        "text", type=Path, metavar="TEXT", help="one sentence a line, of letters only; plain or .gz, .xz, .bz2"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where audio and manifest.jsonl go")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for audio and manifest.jsonl")
     parser.add_argument("--voices", type=Path, metavar="NPZ", help="Kokoro's styles, (510, 256) each, by name")
+    parser.add_argument("--drawn", type=Path, metavar="NPZ", help="speakers chosen by samba-asr augment voices")
     parser.add_argument(
-        "--drawn", type=Path, metavar="NPZ", help="the speakers: those that samba-asr augment voices chose"
+        "--speakers",
+        type=int,
+        default=400,
+        metavar="N",
+        help="without --drawn: number of voices, drawn without a check (default: 400)",
     )
     parser.add_argument(
-        "--speakers", type=int, default=400, metavar="N", help="without --drawn: voices drawn, unheard (default: 400)"
+        "--sentences", type=int, metavar="N", help="number of sentences, drawn by --seed (default: all)"
     )
     parser.add_argument(
-        "--sentences", type=int, metavar="N", help="so many of the text, drawn by --seed (default: all)"
-    )
-    parser.add_argument(
-        "--words", type=int, nargs=2, default=(5, 40), metavar="N", help="a sentence has (default: 5 to 40)"
+        "--words",
+        type=int,
+        nargs=2,
+        default=(5, 40),
+        metavar="N",
+        help="least and most words of a sentence (default: 5 40)",
     )
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="default: 1")
     parser.add_argument("--shard", default="0/1", metavar="I/N", help="the I-th part of N (default: 0/1, all)")
@@ -137,7 +148,7 @@ def run_tts(args: argparse.Namespace) -> int:
     part, parts = _shard(args.shard)
     sentences = tts.sentences(args.text, args.words[0], args.words[1], args.sentences, args.seed)
     if args.drawn and not args.voices:
-        raise UserError("--drawn weighs the styles of --voices: give both")
+        raise UserError("--drawn has weights for the styles of --voices: give both")
     voice = tts.Kokoro(args.voices, _speakers(args)) if args.voices else tts.Hibari()
     mine = range(part, len(sentences), parts)
     said = {"text": str(args.text), "words": args.words, "sentences": args.sentences, "seed": args.seed}
@@ -145,7 +156,7 @@ def run_tts(args: argparse.Namespace) -> int:
     tts.claim(args.out, said)
     manifest = args.out / ("manifest.jsonl" if parts == 1 else f"manifest.{part}.jsonl")
     hours = tts.speak(
-        voice, {n: sentences[n] for n in mine}, args.out, manifest, args.seed, Progress(len(mine), "sentences")
+        voice, {n: sentences[n] for n in mine}, args.out, manifest, args.seed, ProgressLine(len(mine), "sentences")
     )
     print(f"{hours:.2f} hours of speech: {manifest}")
     return 0
@@ -165,17 +176,17 @@ def _speakers(args: argparse.Namespace) -> list[voices.Voice]:
 def _add_voices(kinds) -> None:
     parser = kinds.add_parser(
         "voices",
-        help="speakers for augment tts that can be understood",
-        description="Draw speakers, sums of Kokoro's styles with Gaussian weights, a speed and a warp of pitch and formants, "
-        "and write those of whom Whisper tiny.en reads three sentences with few errors (the extras tts and label).  Some 10 "
-        "seconds of a core each.  Interrupted, it goes on where it was: OUT.jsonl keeps what was heard, also for other "
-        "--speakers or --errors.",
+        help="choose intelligible speakers for augment tts",
+        description="Draw speakers: sums of Kokoro's styles with Gaussian weights, a speed, and a warp of pitch and formants.  "
+        "Write those of whom Whisper tiny.en recognizes three sentences with few errors (the extras tts and label).  Each takes "
+        "10 seconds of a core.  An interrupted command continues: OUT.jsonl keeps all results, also for other --speakers or "
+        "--errors.",
     )
     parser.add_argument("voices", type=Path, metavar="NPZ", help="Kokoro's styles, (510, 256) each, by name")
     parser.add_argument("--out", type=Path, required=True, metavar="NPZ", help="for augment tts --drawn")
     parser.add_argument("--speakers", type=int, default=400, metavar="N", help="default: 400")
     parser.add_argument(
-        "--errors", type=float, default=0.15, metavar="P", help="most word errors, 0 to 1 (default: %(default)s)"
+        "--errors", type=float, default=0.15, metavar="P", help="highest word error rate, 0 to 1 (default: %(default)s)"
     )
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="default: 1")
     parser.set_defaults(run=run_voices)
@@ -188,13 +199,13 @@ def run_voices(args: argparse.Namespace) -> int:
     if args.speakers < 1:
         raise UserError(f"--speakers {args.speakers}: 1 or more")
     if not 0 <= args.errors < 1:
-        raise UserError(f"--errors {args.errors:g}: from 0 to less than 1")
+        raise UserError(f"--errors {args.errors:g}: it must be from 0 to less than 1")
     names = sorted(tts.read_styles(args.voices))
     teacher = WhisperTeacher()
     errors = tts.errors_of(tts.Kokoro(args.voices), lambda samples: teacher.label(samples).text)
     log = args.out.with_name(f"{args.out.name}.jsonl")
     found, tried = voices.choose(
-        names, args.speakers, args.seed, errors, args.errors, log, Progress(args.speakers, "voices")
+        names, args.speakers, args.seed, errors, args.errors, log, ProgressLine(args.speakers, "voices")
     )
     voices.write(args.out, names, found)
     print(f"{len(found)} of {tried} voices: {args.out}")
@@ -204,13 +215,13 @@ def run_voices(args: argparse.Namespace) -> int:
 def _add_teach(kinds) -> None:
     parser = kinds.add_parser(
         "teach",
-        help="what a teacher hears in speech, for an encoder to learn",
-        description="Write what the encoder of Whisper tiny.en makes of each utterance, 384 numbers for each 40 ms.  With "
-        "data.teacher=DIR loss.teacher=1 an encoder learns to tell them, beside the texts: from few hours of speech what a model "
-        "that has heard many makes of them.  Interrupted, it goes on where it was; 70 MB an hour of speech.",
+        help="write a teacher's encoder frames, for distillation",
+        description="Write the output of Whisper tiny.en's encoder for each utterance, 384 numbers every 40 ms.  With "
+        "data.teacher=DIR loss.teacher=1 an encoder learns to predict these frames beside the texts.  So a model trained on few "
+        "hours learns from one trained on many.  An interrupted command continues; an hour of speech takes 70 MB.",
     )
     parser.add_argument("data", type=Path, nargs="+", metavar="MANIFEST", help="utterances, JSONL")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the frames go")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the frames")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
     parser.set_defaults(run=run_teach)
 
@@ -225,7 +236,7 @@ def run_teach(args: argparse.Namespace) -> int:
     utterances = measured(u for path in args.data for u in read_manifest(path))
     whisper, store = Whisper(choose_device(args.device).type), AudioStore(RATE, cache=False)
     count = teacher.write(
-        whisper.encode, store.load, utterances, args.out, "whisper tiny.en", Progress(len(utterances), "utterances")
+        whisper.encode, store.load, utterances, args.out, "whisper tiny.en", ProgressLine(len(utterances), "utterances")
     )
     print(f"{count} of {len(utterances)} utterances: {args.out}")
     return 0
@@ -234,14 +245,14 @@ def run_teach(args: argparse.Namespace) -> int:
 def _add_channels(kinds) -> None:
     parser = kinds.add_parser(
         "channels",
-        help="how real readers' recordings sound, for synthetic and other speech to sound so too",
-        description="Measure each reader's channel, the long-term spectra of speech and of pauses and the ratio of both, and "
-        "write them to a file.  With augment.channels=FILE augment.channel_prob=0.5 training gives half of its utterances the "
-        "filter and the noise of a reader drawn from it.  A few utterances of each of many readers are best.  Left out: "
-        "utterances without a speaker, and readers with less than a second of pauses, who are named.",
+        help="measure the recording channels of readers, for augmentation",
+        description="Measure each reader's channel (the long-term spectra of speech and pauses, and their ratio) and write them "
+        "to a file.  With augment.channels=FILE augment.channel_prob=0.5 half of the training utterances get the filter and the "
+        "noise of a reader drawn from it.  Few utterances of many readers are best.  Utterances without a speaker and readers "
+        "with less than a second of pauses are skipped; the latter are listed.",
     )
     parser.add_argument("data", type=Path, nargs="+", metavar="MANIFEST", help="utterances with speakers, JSONL")
-    parser.add_argument("--out", type=Path, required=True, metavar="NPZ", help="the file to write")
+    parser.add_argument("--out", type=Path, required=True, metavar="NPZ", help="file to write")
     parser.add_argument(
         "--utterances", type=int, default=10, metavar="N", help="the first N of each reader (default: %(default)s)"
     )
@@ -261,7 +272,7 @@ def run_channels(args: argparse.Namespace) -> int:
     for utterance in measured(u for path in args.data for u in read_manifest(path)):
         if utterance.speaker and len(of := readers.setdefault(utterance.speaker, [])) < args.utterances:
             of.append(utterance)
-    store, progress = AudioStore(RATE, cache=False), Progress(len(readers), "readers")
+    store, progress = AudioStore(RATE, cache=False), ProgressLine(len(readers), "readers")
 
     def recordings():
         for n, (name, utterances) in enumerate(readers.items(), 1):
@@ -272,7 +283,7 @@ def run_channels(args: argparse.Namespace) -> int:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     channels.write(args.out)
     if left_out:
-        print(f"left out, less than {SHORTEST_PAUSES:g} s of pauses: {', '.join(left_out)}")
+        print(f"skipped, less than {SHORTEST_PAUSES:g} s of pauses: {', '.join(left_out)}")
     low, middle, high = np.percentile(channels.snr_db, [10, 50, 90])
     print(f"{len(channels)} readers, speech over pauses {middle:.0f} dB ({low:.0f} to {high:.0f}): {args.out}")
     return 0
@@ -285,21 +296,21 @@ def _shard(text: str) -> tuple[int, int]:
     return int(part), int(parts)
 
 
-class Progress:
-    """A line on stderr now and then: how many are done, the rate, the time left.  Told of what is done anew alone."""
+class ProgressLine:
+    """Progress on stderr every `EVERY` seconds: number done, rate, time left.  Called only with new items."""
 
     def __init__(self, total: int, what: str):
         self.total, self.what = total, what
-        self._began = self._told = time.monotonic()
-        self._first: int | None = None  # those that were done before
+        self._began = self._reported = time.monotonic()
+        self._first: int | None = None  # items done by an earlier run
 
     def __call__(self, done: int) -> None:
         now = time.monotonic()
         if self._first is None:
             self._first = done - 1
-        if now - self._told < EVERY and done < self.total:
+        if now - self._reported < EVERY and done < self.total:
             return
-        self._told = now
+        self._reported = now
         rate = (done - self._first) / max(now - self._began, 1e-9)
         left = (self.total - done) / rate
         print(

@@ -1,4 +1,4 @@
-"""`samba-asr average`: from the checkpoints of a run to a model folder."""
+"""`samba-asr average`: average the checkpoints of a run into a model folder."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "average",
         help="average checkpoints into a model folder",
-        description="Average the weights of checkpoints of a run and write a model folder, which transcribe takes. "
-        "Without --best, --last or files: as many of the best by validation score as the run keeps.",
+        description="Average the weights of a run's checkpoints and write a model folder for transcribe.  "
+        "Without --best, --last or files, it takes as many of the best by validation score as the run keeps.",
     )
     parser.add_argument("--exp", type=Path, required=True, metavar="DIR", help="folder of the run")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="model folder to write")
     chosen = parser.add_mutually_exclusive_group()
-    chosen.add_argument("--best", type=int, metavar="N", help="the N checkpoints of best validation score")
+    chosen.add_argument("--best", type=int, metavar="N", help="the N checkpoints with the best validation scores")
     chosen.add_argument("--last", type=int, metavar="N", help="the last N checkpoints")
     chosen.add_argument("files", type=Path, nargs="*", default=[], metavar="epoch-NNN.pt", help="these checkpoints")
     parser.add_argument(
@@ -29,10 +29,10 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         default=[],
         metavar="MODEL",
         dest="models",
-        help="and take the mean of that and these models, folders or of the box: such as the one that the run began with, which "
-        "keeps what fine-tuning forgets (M. Wortsman et al., Robust fine-tuning of zero-shot models, 2022)",
+        help="also average the result with these models, folders or shipped models.  The model with which fine-tuning started "
+        "keeps what it forgets (M. Wortsman et al., Robust fine-tuning of zero-shot models, 2022)",
     )
-    parser.add_argument("--bfloat16", action="store_true", help="write matrices in half the bytes")
+    parser.add_argument("--bfloat16", action="store_true", help="write matrices as bfloat16, in half the bytes")
     parser.set_defaults(run=run)
     return parser
 

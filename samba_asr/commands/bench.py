@@ -1,4 +1,4 @@
-"""`samba-asr bench`: what there is to measure; training, in hours of audio an hour."""
+"""`samba-asr bench`: measure speed and memory; here of training, in hours of audio an hour."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "bench",
         help="measure speed and memory",
-        description="Measure speed and peak memory, every measurement in a process of its own.",
+        description="Measure speed and peak memory.  Every measurement runs in its own process.",
     )
     kinds = parser.add_subparsers(dest="bench", metavar="WHAT", required=True)
     _add_train(kinds)
@@ -29,21 +29,23 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 def _add_train(kinds) -> None:
     parser = kinds.add_parser(
         "train",
-        help="training",
-        description="Steps of the trainer, reading and augmentation included, without validation and checkpoints.",
+        help="speed of training",
+        description="Measure training steps, including reading and augmentation, without validation and checkpoints.",
     )
     parser.add_argument(
         "--config", nargs="+", action="extend", default=[], metavar="NAME_OR_FILE", help="as for `samba-asr train`"
     )
     parser.add_argument("--data", type=Path, metavar="MANIFEST", help="utterances (default: synthetic)")
-    parser.add_argument("--seconds", type=float, default=30, metavar="N", help="to train (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=30, metavar="N", help="seconds of training (default: %(default)s)"
+    )
     add_common(parser)
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="such as data.batch_seconds=60")
     parser.set_defaults(run=run_train)
 
 
 def run_train(args: argparse.Namespace) -> int:
-    """Print one line, or JSON; 0."""
+    """Print one line, or JSON; return 0."""
     from samba_asr.bench.measure import apart, hardware
 
     # `--config a b key=value`: argparse gives all three to --config

@@ -1,4 +1,4 @@
-"""What the kinds of `samba-asr bench` share."""
+"""Options and formatting shared by all `samba-asr bench` commands."""
 
 from __future__ import annotations
 
@@ -11,20 +11,18 @@ from samba_asr.errors import UserError
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="of the CPU (default: as torch chooses)")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: as torch chooses)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def add_service(parser: argparse.ArgumentParser) -> None:
-    """What is asked of a service: by which model it hears what, and how much of it."""
+    """Add the options of a measured service: its model, and the speech that it receives."""
     parser.add_argument("--model", type=Path, metavar="FOLDER", help=MODEL_HELP)
     parser.add_argument(
         "--data", type=Path, metavar="MANIFEST", help="utterances to speak (default: the digits of the recipe)"
     )
     add_settings(parser)
-    parser.add_argument(
-        "--seconds", type=float, default=10.0, metavar="S", help="that each client speaks (default: 10)"
-    )
+    parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="speech of each client (default: 10)")
     parser.add_argument("--latency-ms", type=float, default=640.0, metavar="N", help="default: 640")
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:1 (default: %(default)s)")
 

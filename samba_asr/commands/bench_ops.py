@@ -1,4 +1,4 @@
-"""`samba-asr bench ops`: our scans beside other people's, on the same inputs, in one run; a table, JSON or a plot."""
+"""`samba-asr bench ops`: compare our scans with those of other packages on the same inputs; a table, JSON or a plot."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from samba_asr.errors import UserError
 
 OPS = ("selective_scan", "ssd", "mamba", "mamba2", "hydra")  # samba_asr.bench.ops.OPS, by test
 DTYPES = ("float32", "bfloat16")
-BASE = "naive"  # the backend whose time is over the others' in the column of ratios; the scans have it
+BASE = "naive"  # backend to whose time the ratios refer; all scans have it
 HEAD = (
     *("op", "backend", "batch", "length", "d_model", "forward ms", "train ms", "step ms", "MiB", "floor %"),
     *("error", "grad error", "x naive"),
@@ -25,11 +25,11 @@ HEAD = (
 def add_parser(kinds) -> argparse.ArgumentParser:
     parser = kinds.add_parser(
         "ops",
-        help="scans and mixers",
-        description="Time of one op at each size: forward, forward and backward (train), and a live step of 8 frames for "
-        "one session; memory of training beyond the inputs; how near training comes to the least time that bytes and "
-        "operations allow here; largest errors against the naive loop in float64.  Beside our backends, others' where "
-        "they are installed (mambapy; on CUDA mamba-ssm and fla-core).",
+        help="speed of scans and mixers",
+        description="Measure each op at each size: time of forward, of forward and backward (train), and of a live step of 8 "
+        "frames for one session; memory of training beyond the inputs; the least time that bytes and operations allow, as a "
+        "share of the training time; largest errors against the naive loop in float64.  Other packages are measured too if they "
+        "are installed (mambapy; on CUDA mamba-ssm and fla-core).",
     )
     parser.add_argument("--op", nargs="+", choices=OPS, default=list(OPS), help="default: all")
     parser.add_argument("--backend", nargs="+", metavar="NAME", help="default: all that run here")
@@ -40,11 +40,11 @@ def add_parser(kinds) -> argparse.ArgumentParser:
     parser.add_argument(
         "--d-model", type=int, nargs="+", default=[256], metavar="N", help="half the channels of a scan (default: 256)"
     )
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of inputs (default: %(default)s)")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the inputs (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:1 (default: %(default)s)")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="of the CPU (default: as torch chooses)")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: as torch chooses)")
     parser.add_argument(
-        "--rounds", type=int, default=5, metavar="N", help="the median of so many calls (default: %(default)s)"
+        "--rounds", type=int, default=5, metavar="N", help="calls, of which the median counts (default: %(default)s)"
     )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw train ms over length, .png or .svg")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -53,7 +53,7 @@ def add_parser(kinds) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a row as soon as it is measured, or JSON at the end; 0."""
+    """Print each row when it is measured, or JSON at the end; return 0."""
     from samba_asr.bench.measure import apart, hardware
     from samba_asr.device import choose_device
 
@@ -98,21 +98,21 @@ def run(args: argparse.Namespace) -> int:
 def _works(
     ops: Sequence[str], wanted: Sequence[str] | None, batches, lengths, widths, device: str
 ) -> Iterator[dict[str, Any]]:
-    """One question after another; the backend that ratios are over comes first at each size."""
+    """Yield the measurements; at each size the backend `BASE` comes first."""
     from samba_asr.bench.ops import backends
 
     here = {op: [name for name in backends(op, device) if not wanted or name in wanted] for op in ops}
     unknown = [name for name in wanted or () if not any(name in names for names in here.values())]
     if unknown:
         known = sorted({name for op in ops for name in backends(op, device)})
-        raise UserError(f"--backend {unknown[0]}: not here for {', '.join(ops)}; there are: {', '.join(known)}")
+        raise UserError(f"--backend {unknown[0]}: not available for {', '.join(ops)}; choose from {', '.join(known)}")
     for op, b, d, t in itertools.product(ops, batches, widths, lengths):
         for backend in here[op]:
             yield {"op": op, "backend": backend, "batch": b, "length": t, "d_model": d}
 
 
 def _ratio(row: dict[str, Any], earlier: Sequence[dict[str, Any]]) -> float | None:
-    """Training time of the naive loop at this size over this row's; None where there is none."""
+    """Return the training time of the naive loop at this size over this row's; None without one."""
     size = ("op", "batch", "length", "d_model")
     for base in (*earlier, row):
         if base["backend"] == BASE and all(base[k] == row[k] for k in size):
@@ -121,7 +121,7 @@ def _ratio(row: dict[str, Any], earlier: Sequence[dict[str, Any]]) -> float | No
 
 
 class _Table:
-    """Lines under a head, in columns as wide as the head or the longest name."""
+    """Table printed line by line, with columns as wide as the head or the longest name."""
 
     def __init__(self):
         self.widths = [max(14, len(HEAD[0])), max(9, len(HEAD[1])), *(max(7, len(h)) for h in HEAD[2:])]
@@ -147,7 +147,7 @@ class _Table:
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
-    """Training time over length, a panel an op, a line a backend (and batch and width, if there are several)."""
+    """Draw training time over length: one panel for each op, one line for each backend (and batch and width, if several)."""
     ops = list(dict.fromkeys(row["op"] for row in report["rows"]))
     several = len({(row["batch"], row["d_model"]) for row in report["rows"]}) > 1
     figure = plot.figure(4 * len(ops), 3.5)

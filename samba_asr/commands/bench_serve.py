@@ -1,4 +1,4 @@
-"""`samba-asr bench serve`: how many people a service can hear at once."""
+"""`samba-asr bench serve`: measure how many clients a service can serve at once."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ HEAD = ("clients", "refused", "lost", "differing", "partial p50", "p95 ms", "fir
 def add_parser(kinds) -> None:
     parser = kinds.add_parser(
         "serve",
-        help="the service",
-        description="Start a service and speak to it in real time, with more and more clients.  partial: milliseconds from when "
-        "audio was sent to when a partial result covers it; the encoder's block (--latency-ms) comes on top for the words at "
-        "its beginning.  differing: texts that are not those of the recogniser alone.",
+        help="latency and capacity of the service",
+        description="Start a service and send it speech in real time, from more and more clients.  partial: milliseconds from "
+        "sending audio to a partial result that covers it; words at the beginning of an encoder block wait for the block "
+        "(--latency-ms) as well.  differing: texts that differ from those of the recognizer alone.",
     )
     add_service(parser)
     parser.add_argument(
         "--clients", type=int, nargs="+", default=CLIENTS, metavar="N", help="default: 1 4 16 32 48 64 96"
     )
     parser.add_argument(
-        "--max-sessions", type=int, default=64, metavar="N", help="of the service (default: %(default)s)"
+        "--max-sessions", type=int, default=64, metavar="N", help="limit of the service (default: %(default)s)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)

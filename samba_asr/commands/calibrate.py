@@ -1,4 +1,4 @@
-"""`samba-asr calibrate`: make words' confidences mean what they say."""
+"""`samba-asr calibrate`: calibrate the confidences of words."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from samba_asr.errors import UserError
 def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "calibrate",
-        help="make words' confidences mean what they say",
-        description="Recognize a validation set with the search that the model will be used with, learn which words turn out "
-        "right, and write confidence.json into the model folder.  The errors that are printed are of words that were "
-        "left out of the learning (five parts, by utterance).",
+        help="calibrate the confidences of words",
+        description="Recognize a validation set with the search settings of later use, fit confidences to the words that are "
+        "right, and write confidence.json into the model folder.  The printed errors are cross-validated: each word is in a part "
+        "that was not fitted (five parts, by utterance).",
     )
     parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="model folder")
     parser.add_argument("--data", type=Path, required=True, metavar="MANIFEST", help="utterances with texts, JSONL")
-    parser.add_argument("--test", action="store_true", help="learn nothing: say how well the present confidences do")
+    parser.add_argument("--test", action="store_true", help="fit nothing: only measure the present confidences")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="reliability diagram, .png, .svg or .pdf")
     parser.add_argument("--latency-ms", type=float, metavar="N", help="as in samba-asr transcribe")
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:1 (default: %(default)s)")

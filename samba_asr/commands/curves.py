@@ -1,4 +1,4 @@
-"""`samba-asr curves`: the learning curves of one run or several, as a picture."""
+"""`samba-asr curves`: draw the learning curves of one or more runs."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from samba_asr.errors import UserError
 if TYPE_CHECKING:
     from samba_asr.training.curves import Curve, Curves
 
-STYLES = ("-", "--", ":", "-.")  # of the losses of a run
-SMOOTH = 9  # points whose mean is drawn
+STYLES = ("-", "--", ":", "-.")  # line styles of a run's losses
+SMOOTH = 9  # points in the moving average
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "curves",
-        help="the learning curves of training runs, as a picture",
-        description="Draw what training and validation said at each step, out of log.txt: of one run, or of several to compare "
-        "them; also while they train.  Prints the best and the last validation of each.",
+        help="draw the learning curves of training runs",
+        description="Draw training losses and validation scores by step, from the log.txt of one or more runs, also while they "
+        "train.  Print the best and the last validation of each.",
     )
     parser.add_argument(
-        "runs", nargs="+", type=Path, metavar="EXP", help="folder of a run: of train, pretrain or lm mamba"
+        "runs", nargs="+", type=Path, metavar="EXP", help="folder of a run of train, pretrain or lm mamba"
     )
     parser.add_argument(
         "--out", type=Path, default=Path("curves.png"), metavar="FILE", help=".png, .svg or .pdf (default: %(default)s)"
     )
     parser.add_argument(
-        "--losses", nargs="+", metavar="NAME", help="of training, such as ctc crf (default: loss, their sum)"
+        "--losses", nargs="+", metavar="NAME", help="training losses, such as ctc crf (default: loss, their sum)"
     )
     parser.add_argument(
-        "--chain", action="store_true", help="each run begins where the one before it ended: runs by --init"
+        "--chain", action="store_true", help="draw each run after the previous one: for runs that continue by --init"
     )
     parser.set_defaults(run=run)
     return parser
@@ -51,12 +51,12 @@ def run(args: argparse.Namespace) -> int:
         if name not in known:
             raise UserError(f"--losses {name}: these runs have {', '.join(known) or 'none'}")
     for name, curves in runs:
-        print(f"{name}: {curves.steps} steps{_told(curves)}")
+        print(f"{name}: {curves.steps} steps{_summary(curves)}")
     print(draw(runs, losses, args.chain, args.out))
     return 0
 
 
-def _told(curves: Curves) -> str:
+def _summary(curves: Curves) -> str:
     if not curves.validation:
         return ", not validated"
     metric, curve = next(iter(curves.validation.items()))
@@ -65,7 +65,7 @@ def _told(curves: Curves) -> str:
 
 
 def draw(runs: Sequence[tuple[str, Curves]], losses: Sequence[str], chain: bool, path: Path) -> Path:
-    """Training on the left; on the right a panel for each number of validation."""
+    """Draw training on the left, and on the right a panel for each measure of validation."""
     from samba_asr import plot
 
     measures = list(dict.fromkeys(name for _, curves in runs for name in curves.validation))
@@ -99,7 +99,7 @@ def _points(curve: Curve, begin: int) -> tuple[list[int], list[float]]:
 
 
 def _smooth(y: Sequence[float]) -> list[float]:
-    """The mean of up to SMOOTH points around each: as many on either side, fewer at the ends."""
+    """Average up to SMOOTH points around each: as many on either side, fewer at the ends."""
     out = []
     for i in range(len(y)):
         half = min(i, len(y) - 1 - i, SMOOTH // 2)

@@ -1,4 +1,4 @@
-"""`samba-asr decode`: a model over a manifest: hypotheses, word error rate, speed, and the streaming law put to the test."""
+"""`samba-asr decode`: evaluate a model on a manifest: hypotheses, word error rate, speed, and a check of streaming equality."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ RECORDED = (
     "date",
     "samba_asr",
 )
-"""What a model folder's results.json keeps of `results`: nothing that names this machine's folders or the corpus's texts."""
+"""Fields of `results` that a model folder's results.json keeps: no folder names of this machine, no texts of the corpus."""
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -43,20 +43,20 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "decode",
         help="recognize a test set and score it",
         description="Recognize every utterance of a manifest and write --out/{hyp,ref}.{txt,trn}, wer.txt, "
-        "alignments.txt, confusions.txt and results.json.  The settings that matter are "
-        "decode.runtime.latency_ms, decode.search.{method,beam,rescore} and data.batch_seconds.  Status 1 if an utterance "
+        "alignments.txt, confusions.txt and results.json.  The main settings are "
+        "decode.runtime.latency_ms, decode.search.{method,beam,rescore} and data.batch_seconds.  The status is 1 if an utterance "
         "cannot be read (it counts as deleted), or fails --streaming-check.",
     )
     parser.add_argument("--model", type=Path, metavar="FOLDER", help=MODEL_HELP)
     parser.add_argument("--data", type=Path, required=True, metavar="MANIFEST", help="utterances, JSONL")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the results go")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the results")
     parser.add_argument(
         "--config",
         nargs="+",
         action="extend",
         default=[],
         metavar="NAME_OR_FILE",
-        help="configurations over the model's own: a YAML file, or a name under conf/ such as decode/beam",
+        help="configurations that override the model's own: a YAML file, or a name under conf/ such as decode/beam",
     )
     parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:1 (default: %(default)s)")
     parser.add_argument(
@@ -65,13 +65,13 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument(
         "--streaming-check",
         action="store_true",
-        help="also recognize every utterance in chunks of random sizes, and compare",
+        help="also recognize every utterance in chunks of random sizes and compare the texts",
     )
     parser.add_argument(
         "--nbest",
         type=int,
         metavar="N",
-        help="also write the N best of each utterance with scores and words' times to nbest.jsonl; needs the beam",
+        help="also write the N best hypotheses of each utterance, with scores and times, to nbest.jsonl; needs beam search",
     )
     parser.add_argument(
         "--record", metavar="NAME", help="put the scores into the model folder's results.json under NAME"
@@ -81,14 +81,14 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         nargs="*",
         default=[],
         metavar="key=value",
-        help="settings over those, such as decode.search.beam=16",
+        help="settings that override these, such as decode.search.beam=16",
     )
     parser.set_defaults(run=run)
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    """0; 1 if some utterance cannot be read, or is recognized differently from chunks."""
+    """Evaluate; return 0, or 1 if an utterance cannot be read or its text from chunks differs."""
     from samba_asr.device import choose_device
     from samba_asr.evaluation.evaluate import evaluate
     from samba_asr.evaluation.files import write
@@ -147,15 +147,15 @@ def _print(args: argparse.Namespace, found: Evaluation, results: dict[str, Any])
         for line in found.report.kaldi_lines():
             print(line)
         low, high = found.interval
-        print(f"95 % interval [ {low:.2f}, {high:.2f} ], 1000 samples of utterances; normalised by: {args.normalize}")
+        print(f"95 % interval [ {low:.2f}, {high:.2f} ], 1000 samples of utterances; normalized by: {args.normalize}")
     else:
-        print(f"{args.data} has no texts: not scored")
+        print(f"{args.data} has no texts, so there is no score")
     if found.streaming is not None:
         for d in (*found.differing, *found.ties):
             logger.warning("%s: %r from the whole, %r from chunks", d.id, d.whole, d.chunks)
         print(f"streaming at random chunk sizes: {len(found.differing)} of {len(found.recognized)} hypotheses differ")
         if found.ties:
-            print(f"{len(found.ties)} more differ in float32 but not in float64: ties, which rounding decides")
+            print(f"{len(found.ties)} more differ in float32 but not in float64: these are ties, decided by rounding")
     speed = f"real-time factor {found.rtf:.4f} ({1 / found.rtf:.1f} times real time)"
     print(f"{speed}, {results['hardware']}, {results['threads']} threads")
     if unread := found.unreadable:
@@ -166,20 +166,20 @@ def _print(args: argparse.Namespace, found: Evaluation, results: dict[str, Any])
 def _check_folder(folder: Path) -> None:
     if not (folder / "model.safetensors").exists() and any(folder.glob("*.pt")):
         raise UserError(
-            f"{folder} is the folder of a training run: make a model of it with "
+            f"{folder} is the folder of a training run: make a model folder with "
             f"`samba-asr average --exp {folder} --out {folder / 'model'}`, and decode with that"
         )
 
 
 def _config(args: argparse.Namespace, own: Config) -> Config:
-    """The model's configuration, and over it what the command line asks for."""
+    """Return the model's configuration with the overrides of the command line."""
     # `--config a b key=value`: argparse gives all three to --config
     files = [text for text in args.config if "=" not in text]
     overrides = [text for text in args.config if "=" in text] + args.overrides
     overrides += [] if args.nbest is None else [f"decode.search.nbest={args.nbest}"]
     config = configs.load(files, overrides, folder=args.model)
     if config.model != own.model:
-        raise UserError("model.* is what the model was trained with and cannot be changed: override decode.* alone")
+        raise UserError("model.* was fixed in training and cannot be changed: override only decode.*")
     return config
 
 

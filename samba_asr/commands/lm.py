@@ -1,4 +1,4 @@
-"""`samba-asr lm`: language models: train one, pack it, pronounce its words, find the weight it deserves."""
+"""`samba-asr lm`: train, pack, pronounce and tune language models."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from samba_asr.commands.lm_tune import add_tune
 def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "lm",
-        help="language models",
-        description="Train a language model, pronounce its words, find the weight it deserves.",
+        help="train and tune language models",
+        description="Train a language model, pack it, pronounce its words, and tune its weight.",
     )
     kinds = parser.add_subparsers(dest="lm", metavar="WHAT", required=True)
     add_train(kinds)

@@ -1,4 +1,4 @@
-"""`samba-asr lm mamba`: a Mamba language model from text."""
+"""`samba-asr lm mamba`: train a Mamba language model from text."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from samba_asr.errors import UserError
 def add_mamba(kinds) -> None:
     parser = kinds.add_parser(
         "mamba",
-        help="a Mamba language model from text",
+        help="train a Mamba language model from text",
         description="Train a Mamba language model in --exp, or continue the run that is there, and write it to --exp/model.  "
-        "The settings that matter are lm.*, optim.*, train.max_minutes and tokenizer.*.  Under torchrun, on every process.",
+        "The main settings are lm.*, optim.*, train.max_minutes and tokenizer.*.  Under torchrun all processes train together.",
     )
     parser.add_argument("text", nargs="+", type=Path, metavar="FILE", help="text, plain or .gz, .xz, .bz2")
     parser.add_argument("--exp", type=Path, required=True, metavar="DIR", help="folder of the run")
@@ -23,15 +23,15 @@ def add_mamba(kinds) -> None:
         type=Path,
         required=True,
         metavar="FILE",
-        help="text, or a manifest of utterances (JSONL), for the perplexity",
+        help="validation text, or a manifest of utterances (JSONL), for the perplexity",
     )
     parser.add_argument(
         "--tokenizer",
         type=Path,
         metavar="FOLDER",
-        help="take the units of this model, which lets the beam ask at every unit (default: bpe of the text)",
+        help="use the units of this model, so that beam search can score every unit (default: BPE units of the text)",
     )
-    parser.add_argument("--bfloat16", action="store_true", help="write matrices in half the bytes")
+    parser.add_argument("--bfloat16", action="store_true", help="write matrices as bfloat16, in half the bytes")
     parser.add_argument(
         "--config", nargs="+", action="extend", default=[], metavar="NAME_OR_FILE", help="as in samba-asr train"
     )
@@ -48,7 +48,7 @@ def add_mamba(kinds) -> None:
 
 
 def run_mamba(args: argparse.Namespace) -> int:
-    """0; 130 or 143 when SIGINT or SIGTERM ended training early, after saving."""
+    """Train; return 0, or 130 or 143 if SIGINT or SIGTERM ended training early, after saving."""
     import torch
 
     from samba_asr.data.manifest import read_manifest

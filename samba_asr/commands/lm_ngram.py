@@ -1,4 +1,4 @@
-"""`samba-asr lm train`, `pack`, `lexicon`: n-grams, and the pronunciations of their words."""
+"""`samba-asr lm train`, `pack` and `lexicon`: n-grams, and the pronunciations of their words."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ logger = logging.getLogger(__name__)
 def add_train(kinds) -> None:
     parser = kinds.add_parser(
         "train",
-        help="an n-gram from text",
-        description="Train an n-gram (Kneser-Ney, pruned) from text, a sentence a line.",
+        help="train an n-gram from text",
+        description="Train an n-gram model (Kneser-Ney, pruned) from text with one sentence a line.",
     )
     parser.add_argument("text", nargs="+", type=Path, metavar="FILE", help="text, plain or .gz, .xz, .bz2")
     parser.add_argument(
@@ -22,17 +22,25 @@ def add_train(kinds) -> None:
         type=Path,
         required=True,
         metavar="FILE",
-        help="packed if its name ends in .ngram, else ARPA, gzipped if in .gz",
+        help="packed if the name ends in .ngram, else ARPA, gzipped if it ends in .gz",
     )
     parser.add_argument("--order", type=int, default=3, metavar="N", help="longest n-gram (default: %(default)s)")
     parser.add_argument(
-        "--words", type=int, default=100_000, metavar="N", help="most frequent words (default: %(default)s)"
+        "--words", type=int, default=100_000, metavar="N", help="keep the N most frequent words (default: %(default)s)"
     )
     parser.add_argument(
-        "--growth", type=float, default=0.02, metavar="X", help="smaller takes up more n-grams (default: %(default)s)"
+        "--growth",
+        type=float,
+        default=0.02,
+        metavar="X",
+        help="a smaller value adds more n-grams (default: %(default)s)",
     )
     parser.add_argument(
-        "--pruning", type=float, default=0.04, metavar="X", help="smaller keeps more of them (default: %(default)s)"
+        "--pruning",
+        type=float,
+        default=0.04,
+        metavar="X",
+        help="a smaller value keeps more n-grams (default: %(default)s)",
     )
     parser.set_defaults(run=run_train)
 
@@ -40,9 +48,9 @@ def add_train(kinds) -> None:
 def add_pack(kinds) -> None:
     parser = kinds.add_parser(
         "pack",
-        help="an n-gram in a third of the bytes",
-        description="Write an ARPA file as a packed one: a third of the size of a gzipped one, loaded in a tenth of the time, "
-        "and good wherever an ARPA file is.  Logarithms are kept to 1/32 nat.",
+        help="pack an n-gram into a third of the bytes",
+        description="Convert an ARPA file to a packed file: a third of the size of a gzipped one, loaded in a tenth of the time, "
+        "usable wherever an ARPA file is.  Logarithms are exact to 1/32 nat.",
     )
     parser.add_argument("lm", type=Path, metavar="ARPA", help="plain or .gz")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="such as lm.ngram")
@@ -52,8 +60,8 @@ def add_pack(kinds) -> None:
 def add_lexicon(kinds) -> None:
     parser = kinds.add_parser(
         "lexicon",
-        help="how the words of a language model are pronounced",
-        description="Write a lexicon.txt for decode.lm.lexicon of a model of phones: CMUdict, and a guess for other words.",
+        help="write the pronunciations of a language model's words",
+        description="Write a lexicon.txt for decode.lm.lexicon of a phone model: from CMUdict, and predicted for other words.",
     )
     parser.add_argument("lm", type=Path, metavar="LM", help="ARPA file")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="Kaldi's lexicon.txt")
@@ -68,7 +76,9 @@ def run_train(args: argparse.Namespace) -> int:
     sizes = {"order": args.order, "words": args.words, "growth": args.growth, "pruning": args.pruning}
     if args.out.suffix == ".ngram":
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=args.out.parent) as folder:  # hundreds of MB: not where /tmp is memory
+        with tempfile.TemporaryDirectory(
+            dir=args.out.parent
+        ) as folder:  # hundreds of MB, so not in /tmp, which may be memory
             train_ngram(read_lines(args.text), Path(folder) / "lm.arpa", **sizes)
             packed.write(args.out, *read_arpa(Path(folder) / "lm.arpa"))
     else:

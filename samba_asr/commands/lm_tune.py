@@ -1,4 +1,4 @@
-"""`samba-asr lm tune`: weights of a language model by word error rate."""
+"""`samba-asr lm tune`: tune the weights of a language model by word error rate."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ logger = logging.getLogger(__name__)
 def add_tune(kinds) -> None:
     parser = kinds.add_parser(
         "tune",
-        help="weights by word error rate",
-        description="Try weights of a language model on a validation set, never the test set, from the middle of the grid "
-        "towards better neighbors, and print the best settings; then, where decode.lm.neural reads the n-best, its weight.",
+        help="tune weights by word error rate",
+        description="Try weights of a language model on a validation set (never the test set), from the middle of the grid "
+        "toward better neighbors, and print the best settings.  If decode.lm.neural scores the n-best list, tune its weight too.",
     )
     parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="model folder")
     parser.add_argument("--data", type=Path, required=True, metavar="MANIFEST", help="utterances with texts, JSONL")
@@ -29,10 +29,14 @@ def add_tune(kinds) -> None:
     parser.add_argument(
         "--save",
         action="store_true",
-        help="make the best settings the model's own, and put the files that they name into its folder",
+        help="save the best settings in the model's configuration, and copy their files into its folder",
     )
-    parser.add_argument("--weights", type=float, nargs="+", default=None, metavar="X", help="of decode.lm.weight")
-    parser.add_argument("--bonuses", type=float, nargs="+", default=None, metavar="X", help="of decode.lm.word_bonus")
+    parser.add_argument(
+        "--weights", type=float, nargs="+", default=None, metavar="X", help="values of decode.lm.weight"
+    )
+    parser.add_argument(
+        "--bonuses", type=float, nargs="+", default=None, metavar="X", help="values of decode.lm.word_bonus"
+    )
     parser.add_argument(
         "--set",
         nargs="+",
@@ -46,7 +50,7 @@ def add_tune(kinds) -> None:
 
 
 def run_tune(args: argparse.Namespace) -> int:
-    """A line a pair of weights, then the best."""
+    """Print one line for each pair of weights, then the best pair."""
     from samba_asr.data.manifest import read_manifest
     from samba_asr.decoding.searches import settings_for
     from samba_asr.device import choose_device
@@ -77,8 +81,8 @@ def run_tune(args: argparse.Namespace) -> int:
     )
     print(f"best: {best.settings} at {best.wer:.2f} %")
     if best.at_edge:
-        print("the best lies at the edge of what was tried: try further with --weights and --bonuses")
+        print("the best is at the edge of the grid: extend it with --weights and --bonuses")
     if args.save:
         save(args.model, loaded.config, best.decode)
-        logger.info("%s: these settings are the model's own now", args.model)
+        logger.info("%s: saved these settings in the model's configuration", args.model)
     return 0

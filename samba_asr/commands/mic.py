@@ -1,4 +1,4 @@
-"""`samba-asr mic`: speak, and read."""
+"""`samba-asr mic`: transcribe the microphone."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ if TYPE_CHECKING:
     from samba_asr.recognizer import Recognizer
     from samba_asr.session import Session
 
-Hear = Callable[[str, str], None]
-"""Called with "partial" or "final", and its text."""
+OnText = Callable[[str, str], None]
+"""Callback for results: "partial" or "final", and the text."""
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "mic",
-        help="speak, and read",
-        description="Listen to the microphone and write what is said: each segment on a line of stdout when it is over, what is "
-        "being said on stderr.  Ctrl-C ends it, and nothing said before is lost.  The model runs here, or in a service "
-        "(--url), whose bearer token is read from the environment variable SAMBA_ASR_TOKEN.",
+        help="transcribe the microphone",
+        description="Transcribe the microphone.  Each finished segment is a line on stdout; partial results go to stderr.  "
+        "Ctrl-C ends the recording, and its last text is completed.  The model runs here, or in a service (--url), whose bearer "
+        "token is read from the environment variable SAMBA_ASR_TOKEN.",
     )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--model", metavar="DIR", help=MODEL_HELP)
-    where.add_argument("--url", metavar="WS", help="a service, such as ws://127.0.0.1:8000")
+    where.add_argument("--url", metavar="WS", help="address of a service, such as ws://127.0.0.1:8000")
     parser.add_argument("--device", default="auto", help="of the model: auto, cpu, cuda, cuda:1 (default: auto)")
     parser.add_argument("--latency-ms", type=float, default=640.0, metavar="N", help="default: %(default)g")
     parser.add_argument(
         "--hotword", action="append", default=[], dest="hotwords", metavar="PHRASE", help="as in transcribe"
     )
     parser.add_argument("--microphone", metavar="N|NAME", help="number or part of the name (default: the system's)")
-    parser.add_argument("--seconds", type=float, metavar="S", help="end by itself after so much (default: on Ctrl-C)")
-    parser.add_argument("--list", action="store_true", help="list the microphones, and end")
+    parser.add_argument("--seconds", type=float, metavar="S", help="end after so many seconds (default: on Ctrl-C)")
+    parser.add_argument("--list", action="store_true", help="list the microphones and exit")
     parser.set_defaults(run=run)
     return parser
 
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     device = int(args.microphone) if (args.microphone or "").isdigit() else args.microphone
     show = Line()
 
-    def hear(kind: str, text: str) -> None:
+    def on_text(kind: str, text: str) -> None:
         if kind == "partial":
             return show(text)
         show.close()
@@ -67,66 +67,70 @@ def run(args: argparse.Namespace) -> int:
 
     hotwords = parse(args.hotwords, HotwordsConfig().weight)
     microphone = Microphone(device)
-    open_ear = remote if args.url else local
-    ear = open_ear(args, microphone.rate, hotwords, hear)  # before anything is heard: a model takes seconds to load
+    connect = remote if args.url else local
+    session = connect(args, microphone.rate, hotwords, on_text)  # before recording: a model takes seconds to load
     before = signal.getsignal(signal.SIGINT)
 
     def end(*_) -> None:
-        """A first Ctrl-C ends the sentence, the next one the program."""
+        """Stop recording on the first Ctrl-C; the next one ends the program."""
         signal.signal(signal.SIGINT, before)
         microphone.stop()
 
     signal.signal(signal.SIGINT, end)
-    heard = 0
+    received = 0
     try:
         with microphone:
-            print(f"listening to {microphone.name}; Ctrl-C ends it", file=sys.stderr)
+            print(f"listening to {microphone.name}; press Ctrl-C to end", file=sys.stderr)
             for samples in microphone:
-                ear.send(samples)
-                heard += len(samples)
-                if args.seconds is not None and heard >= args.seconds * microphone.rate:
+                session.send(samples)
+                received += len(samples)
+                if args.seconds is not None and received >= args.seconds * microphone.rate:
                     break
         signal.signal(signal.SIGINT, before)
-        ear.finish()
+        session.finish()
     finally:
         signal.signal(signal.SIGINT, before)
         show.close()
     if microphone.overflowed:
-        print("samba-asr mic: the system lost some audio on the way: it was too busy", file=sys.stderr)
+        print("samba-asr mic: some audio was lost, because the system was too busy", file=sys.stderr)
     return 0
 
 
-def remote(args: argparse.Namespace, rate: int, hotwords: Mapping[str, float], hear: Hear):
+def remote(args: argparse.Namespace, rate: int, hotwords: Mapping[str, float], on_text: OnText):
+    """Connect to a service."""
     from samba_asr.client import Client
 
-    def told(message) -> None:
+    def on_message(message) -> None:
         if message["type"] in ("partial", "final"):
-            hear(message["type"], message["text"])
+            on_text(message["type"], message["text"])
 
     token = os.environ.get("SAMBA_ASR_TOKEN")
-    return Client(args.url, rate=rate, latency_ms=args.latency_ms, hotwords=hotwords, token=token, on_message=told)
+    return Client(
+        args.url, rate=rate, latency_ms=args.latency_ms, hotwords=hotwords, token=token, on_message=on_message
+    )
 
 
-def local(args: argparse.Namespace, rate: int, hotwords: Mapping[str, float], hear: Hear) -> Local:
+def local(args: argparse.Namespace, rate: int, hotwords: Mapping[str, float], on_text: OnText) -> Local:
+    """Load a model in this process."""
     from samba_asr.commands.search_options import load_recognizer
 
     recognizer = load_recognizer(args.model, args.device, needs=["hotwords"] if hotwords else [])
-    return Local(recognizer, recognizer.session(rate, latency_ms=args.latency_ms, hotwords=hotwords or None), hear)
+    return Local(recognizer, recognizer.session(rate, latency_ms=args.latency_ms, hotwords=hotwords or None), on_text)
 
 
 class Local:
     """A session of a recognizer in this process, used like a client."""
 
-    def __init__(self, recognizer: Recognizer, session: Session, hear: Hear):
-        self.recognizer, self.session, self.hear = recognizer, session, hear
+    def __init__(self, recognizer: Recognizer, session: Session, on_text: OnText):
+        self.recognizer, self.session, self.on_text = recognizer, session, on_text
 
     def send(self, samples: np.ndarray) -> None:
-        """The next chunk, float32 (s,)."""
+        """Process the next chunk, float32 (s,)."""
         self.session.feed(samples)
         self._advance()
 
     def finish(self) -> None:
-        """The end of the audio."""
+        """End the audio."""
         self.session.end()
         self._advance()
 
@@ -135,6 +139,6 @@ class Local:
 
         for event in self.recognizer.events(self.session):
             if isinstance(event, Final):
-                self.hear("final", event.segment.text)
+                self.on_text("final", event.segment.text)
             elif isinstance(event, Partial) and event.text:
-                self.hear("partial", event.text)
+                self.on_text("partial", event.text)

@@ -1,4 +1,4 @@
-"""`samba-asr prepare`: a corpus -> validated manifests, `data/<set>.jsonl`."""
+"""`samba-asr prepare`: convert a corpus to validated manifests, `data/<set>.jsonl`."""
 
 from __future__ import annotations
 
@@ -26,35 +26,37 @@ text, LJSpeech's folder, or recordings named {digit}_{speaker}_{n}.
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "prepare",
-        help="a corpus -> validated manifests",
-        description="Reads a corpus, checks all of it, and writes data/<set>.jsonl and Kaldi's data/<set>/.",
+        help="convert a corpus to validated manifests",
+        description="Read a corpus, check all of it, and write data/<set>.jsonl and Kaldi's data/<set>/.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("corpus", help="a recipe (digits, fsdd, mini_librispeech, librispeech), or a corpus's path")
-    parser.add_argument("--out", type=Path, default=Path("data"), metavar="DIR", help="where to write (default: data)")
-    parser.add_argument("--source", type=Path, metavar="DIR", help="where the recipe's corpus is (default: download)")
-    parser.add_argument("--format", default="auto", help="of a path: jsonl, table, ljspeech, kaldi, librispeech, fsdd")
-    parser.add_argument("--subset", nargs="+", metavar="NAME", help="librispeech: the parts to take")
-    parser.add_argument("--split-by-speaker", metavar="dev=0.1,test=0.1", help="of a path: hold out whole speakers")
-    parser.add_argument("--fix", action="store_true", help="leave utterances with problems out (see dropped.tsv)")
+    parser.add_argument("corpus", help="recipe (digits, fsdd, mini_librispeech, librispeech), or path of a corpus")
+    parser.add_argument("--out", type=Path, default=Path("data"), metavar="DIR", help="output folder (default: data)")
+    parser.add_argument("--source", type=Path, metavar="DIR", help="folder of the recipe's corpus (default: download)")
+    parser.add_argument(
+        "--format", default="auto", help="format of a path: jsonl, table, ljspeech, kaldi, librispeech, fsdd"
+    )
+    parser.add_argument("--subset", nargs="+", metavar="NAME", help="librispeech: parts to use")
+    parser.add_argument("--split-by-speaker", metavar="dev=0.1,test=0.1", help="for a path: hold out whole speakers")
+    parser.add_argument("--fix", action="store_true", help="drop utterances with problems (see dropped.tsv)")
     parser.add_argument("--decode", action="store_true", help="check all samples, not only the headers")
-    parser.add_argument("--shortest", type=float, default=0.1, metavar="S", help="seconds (default: 0.1)")
-    parser.add_argument("--longest", type=float, default=40.0, metavar="S", help="seconds (default: 40)")
-    parser.add_argument("--no-text", action="store_true", help="utterances without a transcript are fine")
+    parser.add_argument("--shortest", type=float, default=0.1, metavar="S", help="least seconds (default: 0.1)")
+    parser.add_argument("--longest", type=float, default=40.0, metavar="S", help="most seconds (default: 40)")
+    parser.add_argument("--no-text", action="store_true", help="accept utterances without a transcript")
     parser.add_argument(
         "--upper",
         action="store_true",
-        help="write texts as LibriSpeech has them: capitals, no punctuation, whole numbers in words (the extra label)",
+        help="write texts in the style of LibriSpeech: capitals, no punctuation, numbers as words (the extra label)",
     )
     parser.add_argument("--no-kaldi", action="store_true", help="write only the manifests")
-    parser.add_argument("--workers", type=int, metavar="N", help="threads (default: the processors)")
+    parser.add_argument("--workers", type=int, metavar="N", help="threads (default: number of processors)")
     parser.set_defaults(run=run)
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prepares, and prints the report.  Raises UserError for anything that the user can mend."""
+    """Prepare the corpus and print the report.  UserError for anything that the user can fix."""
     from samba_asr import recipes
     from samba_asr.data import prepare
 
@@ -78,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
         elif Path(args.corpus).exists():
             manifests = _run_path(args, options)
         else:
-            raise UserError(f"{args.corpus!r} is no recipe ({', '.join(recipes.RECIPES)}) and no file or folder here")
+            raise UserError(f"{args.corpus!r} is neither a recipe ({', '.join(recipes.RECIPES)}) nor an existing path")
     finally:
         _show("")
         if report.exists():
@@ -89,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show(line: str) -> None:
-    """Writes over the present line of a terminal."""
+    """Overwrite the current line of a terminal."""
     if sys.stderr.isatty():
         print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
 
@@ -99,9 +101,9 @@ def _run_recipe(args: argparse.Namespace, options: PrepareOptions) -> dict[str, 
 
     for option, name in ((args.split_by_speaker, "--split-by-speaker"), (args.format != "auto", "--format")):
         if option:
-            raise UserError(f"{name} is for a corpus given by its path: the recipe {args.corpus} has its own")
+            raise UserError(f"{name} is only for a corpus given by its path: the recipe {args.corpus} has its own")
     if args.subset and args.corpus != "librispeech":
-        raise UserError(f"--subset is for the recipe librispeech: {args.corpus} has no parts to choose")
+        raise UserError(f"--subset is only for the recipe librispeech: {args.corpus} has no parts to choose")
     more = {"subsets": tuple(args.subset)} if args.subset else {}
     return recipes.load(args.corpus).prepare(args.source, args.out, options, **more)
 
@@ -111,7 +113,7 @@ def _run_path(args: argparse.Namespace, options: PrepareOptions) -> dict[str, Pa
 
     for option, name in ((args.source, "--source"), (args.subset, "--subset")):
         if option:
-            raise UserError(f"{name} is for recipes: {args.corpus} is the corpus itself")
+            raise UserError(f"{name} is only for recipes: {args.corpus} is the corpus itself")
     utterances = readers.read_corpus(args.corpus, format=args.format)
     if args.split_by_speaker:
         splits = prepare.split_by_speaker(utterances, _shares(args.split_by_speaker))
@@ -121,7 +123,7 @@ def _run_path(args: argparse.Namespace, options: PrepareOptions) -> dict[str, Pa
 
 
 def _shares(text: str) -> dict[str, float]:
-    """dev=0.1,test=0.1 -> {"dev": 0.1, "test": 0.1}"""
+    """Parse dev=0.1,test=0.1 to {"dev": 0.1, "test": 0.1}."""
     try:
         return {name.strip(): float(share) for name, share in (item.split("=") for item in text.split(","))}
     except ValueError:

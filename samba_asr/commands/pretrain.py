@@ -11,16 +11,16 @@ from samba_asr.commands.train import configured
 def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "pretrain",
-        help="train an encoder on speech alone",
-        description="Train an encoder on speech without texts, or go on: pretrain.name=best_rq guesses what hidden spans hold.  "
-        "Then `samba-asr train --init-encoder EXP/model` with the same model.* trains the rest.  Under torchrun, on every "
-        "process it starts.",
+        help="pretrain an encoder on speech without texts",
+        description="Pretrain an encoder on speech without texts, or continue the run: with pretrain.name=best_rq it predicts "
+        "masked spans.  Then `samba-asr train --init-encoder EXP/model` with the same model.* trains the whole model.  Under "
+        "torchrun, all its processes train together.",
     )
     parser.add_argument(
-        "--exp", type=Path, required=True, metavar="DIR", help="folder of the run; the encoder is DIR/model"
+        "--exp", type=Path, required=True, metavar="DIR", help="folder of the run; the encoder is written to DIR/model"
     )
     parser.add_argument(
-        "--config", nargs="+", action="extend", default=[], metavar="NAME_OR_FILE", help="as of samba-asr train"
+        "--config", nargs="+", action="extend", default=[], metavar="NAME_OR_FILE", help="as in samba-asr train"
     )
     parser.add_argument(
         "overrides",
@@ -34,7 +34,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0; 130 or 143 when SIGINT or SIGTERM ended training early, after saving."""
+    """Pretrain; return 0, or 130 or 143 if SIGINT or SIGTERM ended training early, after saving."""
     from samba_asr.data.sets import read_sets
     from samba_asr.models.folder import save_encoder
     from samba_asr.training import checkpoint, distributed

@@ -1,4 +1,4 @@
-"""`samba-asr score`: word error rate of hypotheses against references, with its interval."""
+"""`samba-asr score`: compute the word error rate of transcripts, with its interval."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ from samba_asr.text.normalize import NAMES, lost, normalizer
 
 
 class Line(NamedTuple):
+    """A line of a transcript file."""
+
     id: str
     text: str
     speaker: str = ""
@@ -30,39 +32,39 @@ class Line(NamedTuple):
 def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "score",
-        help="word error rate of transcripts",
+        help="compute the word error rate of transcripts",
         description=(
-            "Compare transcripts by utterance id. Files are told by their suffix: .trn (words (speaker-utterance)), "
-            ".jsonl (a manifest: id, text and perhaps speaker), .csv or .tsv (a table of the same), anything else is a Kaldi "
+            "Compare transcripts by utterance id. The suffix of a file is its format: .trn (words (speaker-utterance)), "
+            ".jsonl (a manifest: id, text, optional speaker), .csv or .tsv (a table of the same). Any other suffix is a Kaldi "
             "text file (id words)."
         ),
     )
-    parser.add_argument("--ref", type=Path, required=True, metavar="FILE", help="what was said")
-    parser.add_argument("--hyp", type=Path, required=True, metavar="FILE", help="what was recognised")
+    parser.add_argument("--ref", type=Path, required=True, metavar="FILE", help="reference texts")
+    parser.add_argument("--hyp", type=Path, required=True, metavar="FILE", help="recognized texts")
     parser.add_argument(
         "--baseline",
         type=Path,
         metavar="FILE",
-        help="what another system recognised: is --hyp better, on the same redrawn test sets?",
+        help="texts of another system: also compare --hyp with it, on the same bootstrap samples",
     )
     parser.add_argument(
         "--normalize", choices=NAMES, default="none", help="rules for both texts (default: %(default)s)"
     )
-    parser.add_argument("--cer", action="store_true", help="count characters, with the spaces, not words")
-    parser.add_argument("--utt2spk", type=Path, metavar="FILE", help="speakers (id speaker), over those of --ref")
+    parser.add_argument("--cer", action="store_true", help="score characters, spaces included, not words")
+    parser.add_argument("--utt2spk", type=Path, metavar="FILE", help="speakers (id speaker); overrides those of --ref")
     parser.add_argument("--bootstrap", type=int, default=1000, metavar="N", help="samples for the interval, 0: none")
     parser.add_argument(
-        "--by-speaker", action="store_true", help="draw whole speakers for the interval, not utterances"
+        "--by-speaker", action="store_true", help="resample whole speakers for the interval, not utterances"
     )
     parser.add_argument(
-        "--out", type=Path, metavar="DIR", help="write alignments, .trn pair, confusions and a plot here"
+        "--out", type=Path, metavar="DIR", help="write alignments, .trn files, confusions and a plot to this folder"
     )
     parser.set_defaults(run=run)
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print Kaldi's lines, the interval and what did not fit; 0."""
+    """Print Kaldi's lines, the interval and remarks; return 0."""
     if args.bootstrap < 0:
         raise UserError(f"--bootstrap {args.bootstrap}: give the number of samples, or 0 for no interval")
     rules = normalizer(args.normalize)
@@ -78,11 +80,11 @@ def run(args: argparse.Namespace) -> int:
         if hypotheses and not texts.keys() & hypotheses.keys():
             raise UserError(
                 f"no id of {path} (such as {next(iter(hypotheses))!r}) is in {args.ref} "
-                f"(such as {next(iter(texts), None)!r}): these files do not belong together"
+                f"(such as {next(iter(texts), None)!r}): give files of the same utterances"
             )
-        heard = {line.id: rules(line.text) for line in hypotheses.values()}
-        remarks.extend(_remarks(args.normalize, hypotheses, heard, path))
-        return score(texts, heard, speakers=speakers, unit="character" if args.cer else "word")
+        recognized = {line.id: rules(line.text) for line in hypotheses.values()}
+        remarks.extend(_remarks(args.normalize, hypotheses, recognized, path))
+        return score(texts, recognized, speakers=speakers, unit="character" if args.cer else "word")
 
     report = scored(args.hyp)
     other = scored(args.baseline) if args.baseline else None
@@ -102,22 +104,24 @@ def _more_lines(report: WerReport, args: argparse.Namespace) -> Iterator[str]:
         low, high = bootstrap(report, args.bootstrap, by_speaker=args.by_speaker)
         drawn = "speakers" if args.by_speaker else "utterances"
         yield f"95 % interval [ {100 * low:.2f}, {100 * high:.2f} ], {args.bootstrap} samples of {drawn}"
-    yield f"normalised by: {args.normalize}"
+    yield f"normalized by: {args.normalize}"
     if report.unknown:
         yield f"not scored: {len(report.unknown)} ids of {args.hyp} are not in {args.ref}, such as {report.unknown[0]}"
 
 
 def _remarks(name: str, lines: dict[str, Line], ruled: dict[str, str], path: Path) -> Iterator[str]:
-    """What rules have left of digits and other scripts, where that is not plain."""
+    """Yield remarks on digits and other scripts that the rules dropped or kept."""
     dropped = [line.id for line in lines.values() if lost(line.text, ruled[line.id])]
     if dropped:
         yield f"{path}: {name} dropped digits or letters of {len(dropped)} texts, such as {dropped[0]}: they are not scored"
     digits = [id for id, text in ruled.items() if any(c.isdigit() for c in text)]
     if name == "upper" and digits:
         spoken = (
-            "" if importlib.util.find_spec("num2words") else "; pip install 'samba_asr[label]' puts numbers into words"
+            ""
+            if importlib.util.find_spec("num2words")
+            else "; pip install 'samba_asr[label]' to write numbers as words"
         )
-        yield f"{path}: digits are scored as they are written in {len(digits)} texts, such as {digits[0]}{spoken}"
+        yield f"{path}: digits are scored as written in {len(digits)} texts, such as {digits[0]}{spoken}"
 
 
 def _compared(report: WerReport, other: WerReport | None, args: argparse.Namespace) -> Iterator[str]:
@@ -133,7 +137,7 @@ def _compared(report: WerReport, other: WerReport | None, args: argparse.Namespa
 
 
 def read_transcripts(path: Path) -> dict[str, Line]:
-    """The lines of a transcript file by id, in order; UserError names the file and the line of what is wrong."""
+    """Read the lines of a transcript file by id, in order; a UserError names the file and the wrong line."""
     suffixes = [suffix for suffix in path.suffixes if suffix != ".gz"]
     parse = {".trn": _trn, ".jsonl": _jsonl, ".json": _jsonl}.get(suffixes[-1] if suffixes else "", _kaldi)
     lines: dict[str, Line] = {}
@@ -161,7 +165,7 @@ def _table(path: Path) -> Iterator[tuple[Line, str]]:
     for where, cells in table_records(path, "text"):
         id = cells.get("id") or id_of(cells.get("audio", ""))
         if not id:
-            raise UserError(f"{where}: no id in it, and no audio path to make one of: name one of the columns `id`")
+            raise UserError(f"{where}: no id, and no audio path to make one from: name one of the columns `id`")
         yield Line(id, cells.get("text", ""), cells.get("speaker", "")), where
 
 
@@ -178,7 +182,7 @@ def _kaldi(text: str) -> Line:
 
 
 def _trn(text: str) -> Line:
-    """The speaker is what stands before the first hyphen of the id, as for sclite."""
+    """Parse a .trn line; the speaker is the part of the id before the first hyphen, as in sclite."""
     found = re.fullmatch(r"(.*)\(([^()\s]+)\)\s*", text.rstrip("\n"))
     if not found:
         raise ValueError(f"not a .trn line, `words (speaker-utterance)`: {text.strip()!r}")

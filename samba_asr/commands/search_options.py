@@ -1,4 +1,4 @@
-"""Options of commands that recognize audio: `--set decode.key=value`, and the recognizer that it makes."""
+"""Options of commands that recognize audio: `--set decode.key=value`, and the recognizer with these settings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from samba_asr.decoding.confidence import Evidence
     from samba_asr.recognizer import Recognizer
 
-MODEL_HELP = "a folder, or a model in the box: english (default), digits"
+MODEL_HELP = "model folder, or the name of a shipped model: english (default), digits"
 
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +22,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         default=[],
         dest="overrides",
         metavar="key=value",
-        help="settings over the model's own search, such as decode.search.beam=32 decode.search.rescore=0.3",
+        help="override search settings of the model, such as decode.search.beam=32 decode.search.rescore=0.3",
     )
 
 
@@ -34,7 +34,7 @@ def load_recognizer(
     *,
     needs: Collection[str] = (),
 ) -> Recognizer:
-    """Read a model for the whole of a process's life; arguments as for `Recognizer.load`."""
+    """Load a model that stays until the process ends; arguments as for `Recognizer.load`."""
     from samba_asr import collector
     from samba_asr.recognizer import Recognizer
 

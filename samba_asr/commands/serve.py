@@ -20,21 +20,21 @@ LOCAL = ("127.0.0.1", "localhost", "::1")
 def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "serve",
-        help="transcription over HTTP and WebSocket",
-        description="Serve a model: WS /v1/stream (live), POST /v1/audio/transcriptions (OpenAI's call), /docs.  Bearer tokens "
-        "are read from the environment variable SAMBA_ASR_TOKENS, separated by commas; every number below can be set there too, "
-        "as SAMBA_ASR_MAX_SESSIONS.",
+        help="serve transcription over HTTP and WebSocket",
+        description="Serve models: WS /v1/stream (live), POST /v1/audio/transcriptions (OpenAI's call), /docs.  Bearer tokens "
+        "are read from the environment variable SAMBA_ASR_TOKENS, separated by commas.  Every number below can be set in the "
+        "environment too, as SAMBA_ASR_MAX_SESSIONS.",
     )
     parser.add_argument(
         "--model",
         nargs="+",
         default=[],
         metavar="[NAME=]DIR",
-        help="folders, or models in the box: english (default), digits.  Clients ask for them by NAME, or the folder's name; "
-        "those who ask for none get the first.  SIGHUP reads all of them anew, while sessions go on",
+        help="model folders, or names of shipped models: english (default), digits.  Clients select one by NAME, or the folder's "
+        "name; the first is the default.  SIGHUP reloads all of them while sessions continue",
     )
     parser.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s, this machine alone)"
+        "--host", default="127.0.0.1", help="address to listen on (default: %(default)s, only this machine)"
     )
     parser.add_argument("--port", type=int, default=8000, metavar="N", help="default: %(default)s; 0 takes a free one")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
@@ -47,12 +47,14 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
             metavar="N",
             help=f"{one.metadata['help']} (default: {default})",
         )
-    parser.add_argument("--origin", nargs="+", default=[], metavar="URL", help="pages of other sites that may connect")
+    parser.add_argument("--origin", nargs="+", default=[], metavar="URL", help="other sites whose pages may connect")
     parser.add_argument(
-        "--log", choices=["text", "json"], default="text", help="form of the log (default: %(default)s)"
+        "--log", choices=["text", "json"], default="text", help="format of the log (default: %(default)s)"
     )
     parser.add_argument(
-        "--open", action="store_true", help="let anybody in who reaches --host, without tokens, by any name"
+        "--open",
+        action="store_true",
+        help="accept every client that reaches --host, without tokens and by any host name",
     )
     parser.set_defaults(run=run)
     return parser
@@ -70,10 +72,10 @@ def run(args: argparse.Namespace) -> int:
     tokens = tuple(token.strip() for token in os.environ.get("SAMBA_ASR_TOKENS", "").split(",") if token.strip())
     if args.host not in LOCAL and not tokens and not args.open:
         raise UserError(
-            f"--host {args.host} is reachable from other machines: set SAMBA_ASR_TOKENS, or say --open to let anybody in"
+            f"--host {args.host} is reachable from other machines: set SAMBA_ASR_TOKENS, or give --open to accept every client"
         )
     if hasattr(signal, "SIGHUP"):
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to read anew
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     settings = Settings(
         models=named(args.model),
         device=args.device,
@@ -83,23 +85,25 @@ def run(args: argparse.Namespace) -> int:
         local=args.host in LOCAL and not args.open,
         **from_outside(vars(args), os.environ),
     )
-    app = create_app(settings, load(settings))  # what is wrong with a model is told before a port is taken
+    app = create_app(settings, load(settings))  # reports a wrong model before the port is opened
     set_up(args.log)
     Server(app, host=args.host, port=args.port).run()
     return 0
 
 
 def named(models: Sequence[str]) -> dict[str, Path | None]:
-    """NAME=FOLDER, or a folder or a model in the box, which have names; UserError for two of one name."""
+    """Parse NAME=FOLDER, a folder or the name of a shipped model; UserError if two models have one name."""
     found: dict[str, Path | None] = {}
     for text in models or ["english"]:
         name, equals, folder = text.rpartition("=")
         name = name if equals else Path(folder).resolve().name
         if not NAME.fullmatch(name):
-            raise UserError(f"--model {text}: the name {name!r} is not made of letters, digits, - _ and .")
+            raise UserError(
+                f"--model {text}: the name {name!r} may have only letters, digits, - _ and .: give NAME=FOLDER"
+            )
         if name in found:
             raise UserError(
-                f"--model {text}: there is a model {name} already; call this one otherwise, as NAME={folder}"
+                f"--model {text}: there is a model {name} already; give this one another name, as NAME={folder}"
             )
         found[name] = Path(folder)
     return found

@@ -1,4 +1,4 @@
-"""`samba-asr stream`: an audio file to a running service, as if it were spoken now."""
+"""`samba-asr stream`: send an audio file to a running service in real time."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ CHUNK = 0.1  # seconds
 def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "stream",
-        help="an audio file to a running service",
-        description="Send an audio file to a running service (samba-asr serve) and print the text; partial results go to "
-        "stderr as they change.  A connection that breaks is opened again and nothing is lost.  A bearer token is read from "
-        "the environment variable SAMBA_ASR_TOKEN.",
+        help="send an audio file to a running service",
+        description="Send an audio file to a running service (samba-asr serve) in real time and print the text.  Partial results "
+        "go to stderr.  A broken connection is opened again without loss.  A bearer token is read from the environment variable "
+        "SAMBA_ASR_TOKEN.",
     )
-    parser.add_argument("file", metavar="FILE", help="an audio file of any format")
+    parser.add_argument("file", metavar="FILE", help="audio file of any format")
     parser.add_argument("--url", default="ws://127.0.0.1:8000", help="default: %(default)s")
-    parser.add_argument("--model", default="", metavar="NAME", help="of those the service has (default: its first)")
+    parser.add_argument("--model", default="", metavar="NAME", help="model of the service (default: its first)")
     parser.add_argument("--latency-ms", type=float, metavar="N", help="default: the service's")
-    parser.add_argument("--fast", action="store_true", help="as fast as the service hears, not as fast as one speaks")
+    parser.add_argument("--fast", action="store_true", help="send as fast as the service receives, not in real time")
     parser.add_argument(
         "--hotword", action="append", default=[], dest="hotwords", metavar="PHRASE", help="as in samba-asr transcribe"
     )
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
 
     show = Line()
 
-    def hear(message) -> None:
+    def on_message(message) -> None:
         if message["type"] in ("partial", "final"):
             show(message["text"])
 
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
                 rate=audio.rate,
                 model=args.model,
                 latency_ms=args.latency_ms,
-                on_message=hear,
+                on_message=on_message,
                 hotwords=parse(args.hotwords, HotwordsConfig().weight),
                 token=os.environ.get("SAMBA_ASR_TOKEN"),
             )
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
             client.send(audio.samples)
             sent += len(audio.samples) / audio.rate
         if client is None:
-            raise UserError(f"{args.file} holds no audio")
+            raise UserError(f"{args.file} has no audio")
         text = client.finish()
     finally:
         show.close()

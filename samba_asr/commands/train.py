@@ -1,4 +1,4 @@
-"""`samba-asr train`: from manifests to checkpoints, from scratch or from a model."""
+"""`samba-asr train`: train a model from manifests, from scratch or from another model."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from samba_asr.errors import UserError
 def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "train",
-        help="train a model, or continue",
-        description="Train in --exp, or continue the run that is there. Under torchrun, on every process it starts.",
+        help="train a model, or continue a run",
+        description="Train in --exp, or continue the run that is there.  Under torchrun, all its processes train together.",
     )
     parser.add_argument(
         "--exp", type=Path, required=True, metavar="DIR", help="folder of the run: checkpoints, log.txt"
@@ -24,32 +24,36 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         action="extend",
         default=[],
         metavar="NAME_OR_FILE",
-        help="configurations, later over earlier: a YAML file, or a name under conf/ such as model/small",
+        help="configurations, later ones override earlier ones: a YAML file, or a name under conf/ such as model/small",
     )
     parser.add_argument(
         "--init",
         type=Path,
         metavar="FOLDER",
-        help="begin with the weights of this model, a folder or one of the box, with its tokenizer and, under --config, its "
-        "configuration (fine-tuning)",
+        help="fine-tune this model, a folder or a shipped model: start with its weights, its tokenizer and its configuration, "
+        "which --config overrides",
     )
     parser.add_argument(
-        "--init-encoder", type=Path, metavar="FOLDER", help="begin with this encoder, which samba-asr pretrain wrote"
+        "--init-encoder", type=Path, metavar="FOLDER", help="start with this encoder, written by samba-asr pretrain"
     )
     parser.add_argument(
         "--new-tokenizer",
         action="store_true",
-        help="with --init: make a tokenizer as the configuration has it; what depends on the vocabulary starts afresh",
+        help="with --init: make a new tokenizer by the configuration; weights that depend on the vocabulary start from scratch",
     )
     parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="key=value", help="settings over those, such as optim.lr=0.001"
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="key=value",
+        help="settings that override these, such as optim.lr=0.001",
     )
     parser.set_defaults(run=run)
     return parser
 
 
 def run(args: argparse.Namespace) -> int:
-    """0; 130 or 143 when SIGINT or SIGTERM ended training early, after saving."""
+    """Train; return 0, or 130 or 143 if SIGINT or SIGTERM ended training early, after saving."""
     from samba_asr.models.box import box_folder
     from samba_asr.training import finetune
 
@@ -60,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def configured(args: argparse.Namespace, folder: Path | None = None) -> configs.Config:
-    """The configuration of the model in `folder`, then --config, then key=value; and the folder --exp is there."""
+    """Load the configuration of the model in `folder`, then --config, then key=value; and make the folder --exp."""
     # `--config a b key=value`: argparse gives all three to --config
     files = [text for text in args.config if "=" not in text]
     config = configs.load(files, [text for text in args.config if "=" in text] + args.overrides, folder=folder)

@@ -1,4 +1,4 @@
-"""`samba-asr transcribe`: audio files to text, subtitles or JSON."""
+"""`samba-asr transcribe`: transcribe audio files as text, subtitles or JSON."""
 
 from __future__ import annotations
 
@@ -25,31 +25,31 @@ logger = logging.getLogger(__name__)
 def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "transcribe",
-        help="audio files to text",
-        description="Transcribe audio files of any format. A file that fails is reported, the others still get their text.",
+        help="transcribe audio files",
+        description="Transcribe audio files of any format. If a file fails, its error is reported and the others continue.",
     )
     parser.add_argument("files", nargs="+", metavar="FILE", help="audio or video; - is standard input")
     parser.add_argument("--model", type=Path, metavar="DIR", help=MODEL_HELP)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
     parser.add_argument("--format", default="text", choices=FORMATS, help="default: text")
-    parser.add_argument(
-        "--stream", action="store_true", help="show partial results on stderr as they change; the final text as always"
-    )
+    parser.add_argument("--stream", action="store_true", help="also show partial results on stderr as they change")
     parser.add_argument(
         "--latency-ms",
         type=float,
         metavar="N",
-        help="audio in an encoder block, by which the text lags at most: a multiple of the model's frame, 40 ms in those "
-        "of the box (default: 640 with --stream, else the model's longest)",
+        help="ms of audio in an encoder block; the text lags by at most this.  A multiple of the model's frame, which is 40 ms "
+        "in shipped models (default: 640 with --stream, else the model's longest)",
     )
-    parser.add_argument("--chunk-ms", type=float, metavar="N", help="audio fed at a time; never changes the text")
+    parser.add_argument(
+        "--chunk-ms", type=float, metavar="N", help="ms of audio read at a time; never changes the text"
+    )
     parser.add_argument(
         "--hotword",
         action="append",
         default=[],
         dest="hotwords",
         metavar="PHRASE",
-        help="a phrase to expect, with a weight of its own behind a colon or without ('ANNE BRONTE :3'); give it again for more",
+        help="phrase to expect, optionally with its weight after a colon ('ANNE BRONTE :3'); repeat the option for more phrases",
     )
     add_settings(parser)
     parser.set_defaults(run=run)
@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     hotwords = recognizer.hotwords(parse(args.hotwords, weight) if args.hotwords else None)
     latency = args.latency_ms if args.latency_ms is not None or not args.stream else STREAM_LATENCY_MS
     chunk = args.chunk_ms if args.chunk_ms is not None or not args.stream else latency
-    recognizer.latency(latency)  # a wrong latency is the user's error once, not once a file
+    recognizer.latency(latency)  # reports a wrong latency once, not once a file
     if chunk is not None and not chunk > 0:
         raise UserError(f"--chunk-ms {chunk:g} must be positive")
     failed = 0
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
             )
             result = Result.of(shown(events, show) if show else events)
         except UserError as error:
-            result, problem = getattr(error, "result", None), str(error)  # of a broken file: what came before
+            result, problem = getattr(error, "result", None), str(error)  # text before the damage of a file
         except (OSError, MemoryError) as error:
             result, problem = None, f"{file}: {getattr(error, 'strerror', None) or 'too large for the memory'}"
         finally:
@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def shown(events: Iterator[Event], show: Line) -> Iterator[Event]:
-    """The same events; texts that are being said, and those that are over, go to `show` whenever they have changed."""
+    """Pass events through; every new partial or final text also goes to `show`."""
     from samba_asr.session import Final, Partial
 
     before = ""
@@ -111,7 +111,7 @@ def shown(events: Iterator[Event], show: Line) -> Iterator[Event]:
 
 
 def write(text: str, form: str) -> None:
-    """A transcript on standard output; JSON stays JSON in an encoding that lacks a character."""
+    """Write a transcript to standard output; JSON is escaped if the encoding lacks a character."""
     if form == "json":
         try:
             text.encode(sys.stdout.encoding or "utf-8")
@@ -121,7 +121,7 @@ def write(text: str, form: str) -> None:
 
 
 class Line:
-    """Partial results on stderr: one line that is rewritten on a terminal, a line each elsewhere."""
+    """Partial results on stderr: one line that is rewritten on a terminal, one line for each elsewhere."""
 
     def __init__(self):
         self.terminal, self.shown = sys.stderr.isatty(), False

@@ -146,7 +146,7 @@ def test_the_command_measures_readers_and_names_those_with_too_few_pauses(corpus
     assert call(folder / "corpus.jsonl", "--out", tmp_path / "c.npz") == 0
     assert Channels.read(tmp_path / "c.npz").speaker == ("a", "b")
     out = capsys.readouterr().out
-    assert "left out, less than 1 s of pauses: short" in out
+    assert "skipped, less than 1 s of pauses: short" in out
     assert "2 readers, speech over pauses 30 dB" in out
 
 

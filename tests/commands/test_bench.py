@@ -118,8 +118,8 @@ def test_a_whole_set_is_compared(place, capsys, monkeypatch):
         "toy, 10 dB",
     ]
     ours, toy = report["notes"]
-    assert ours.startswith("samba_asr, whole utterances: words heard in 0.05 minutes of silence ")
-    assert toy.startswith("toy: words heard in 0.05 minutes of silence 2, hum 2, clicks 2, music 2, white noise 2")
+    assert ours.startswith("samba_asr, whole utterances: words recognized in 0.05 minutes of silence ")
+    assert toy.startswith("toy: words recognized in 0.05 minutes of silence 2, hum 2, clicks 2, music 2, white noise 2")
     assert report["ratio_to"] == "toy"
     assert report["utterances"] == 4
     for row in report["rows"]:
@@ -157,7 +157,7 @@ def test_memory_is_that_of_this_process_in_mib():
         (["transcribe", "--model", "no/m", "--rounds", 0], "--rounds 0"),
         (["compare", "--model", "no/m", "--nonspeech", 0], "--nonspeech 0"),
         (["transcribe", "--model", "no/m", "--data", "a.jsonl", "b.wav"], "not both"),
-        (["transcribe", "--model", "no/m", "nowhere.wav"], "no audio here that can be read"),
+        (["transcribe", "--model", "no/m", "nowhere.wav"], "none of its audio can be read"),
     ],
 )
 def test_what_the_user_can_mend_is_a_user_error(words, message):

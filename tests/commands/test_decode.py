@@ -245,7 +245,7 @@ def test_without_texts_there_is_no_score(place, tmp_path, capsys):
     bare = [dataclasses.replace(u, text="") for u in read_manifest(place / "corpus.jsonl")]
     write_manifest(tmp_path / "bare.jsonl", bare)
     assert call(place, tmp_path / "out", data=tmp_path / "bare.jsonl") == 0
-    assert "has no texts: not scored" in capsys.readouterr().out
+    assert "has no texts, so there is no score" in capsys.readouterr().out
     assert "wer" not in json.loads((tmp_path / "out/results.json").read_text())
     assert len(lines(tmp_path / "out/hyp.txt")) == 12
 

@@ -71,11 +71,11 @@ def test_numbers_become_words(corpus, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["timit"], "'timit' is no recipe .* and no file or folder here"),
-        (["digits", "--subset", "a"], "--subset is for the recipe librispeech"),
-        (["digits", "--split-by-speaker", "dev=0.1"], "--split-by-speaker is for a corpus given by its path"),
+        (["timit"], "'timit' is neither a recipe .* nor an existing path"),
+        (["digits", "--subset", "a"], "--subset is only for the recipe librispeech"),
+        (["digits", "--split-by-speaker", "dev=0.1"], "--split-by-speaker is only for a corpus given by its path"),
         (["digits", "--source", "/nowhere"], "no such manifest"),
-        ([".", "--source", "x"], "--source is for recipes"),
+        ([".", "--source", "x"], "--source is only for recipes"),
     ],
 )
 def test_what_does_not_go_together_is_refused(words, message, tmp_path):

@@ -45,7 +45,7 @@ def test_every_format_gives_the_same_score(files, capsys, ref, hyp):
     lines = capsys.readouterr().out.splitlines()
     assert lines[:3] == EXPECTED
     assert lines[3].startswith("95 % interval [ 0.00, ")
-    assert lines[4] == "normalised by: upper"
+    assert lines[4] == "normalized by: upper"
 
 
 def test_beside_a_baseline(files, capsys):
@@ -66,7 +66,7 @@ def test_beside_a_baseline(files, capsys):
 def test_gzip(files, capsys):
     (files / "hyp.trn.gz").write_bytes(gzip.compress((files / "hyp.trn").read_bytes()))
     command("--ref", files / "ref", "--hyp", files / "hyp.trn.gz", "--bootstrap", 0)
-    assert capsys.readouterr().out.splitlines() == [*EXPECTED, "normalised by: none"]
+    assert capsys.readouterr().out.splitlines() == [*EXPECTED, "normalized by: none"]
 
 
 def test_out_and_speakers(files, capsys):
@@ -135,7 +135,7 @@ def test_digits_that_are_not_spoken_are_told(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(score.importlib.util, "find_spec", lambda name: None)
     (tmp_path / "ref").write_text("a pay 3500 dollars\n")
     command("--ref", tmp_path / "ref", "--hyp", tmp_path / "ref", "--normalize", "upper", "--bootstrap", 0)
-    assert "digits are scored as they are written in 1 texts, such as a; pip install" in capsys.readouterr().out
+    assert "digits are scored as written in 1 texts, such as a; pip install" in capsys.readouterr().out
 
 
 def test_a_script_that_rules_drop_is_told(tmp_path, capsys, monkeypatch):

@@ -44,7 +44,7 @@ def test_an_open_door_wants_to_be_asked_for(model, monkeypatch):
     parser = argparse.ArgumentParser()
     serve.add_parser(parser.add_subparsers())
     args = parser.parse_args(["serve", "--model", str(model), "--host", "0.0.0.0"])
-    with pytest.raises(UserError, match="set SAMBA_ASR_TOKENS, or say --open"):
+    with pytest.raises(UserError, match="set SAMBA_ASR_TOKENS, or give --open"):
         args.run(args)
 
 
