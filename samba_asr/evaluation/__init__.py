@@ -1,1 +1,1 @@
-"""Models over test sets: error rates (`evaluate`), weights of a language model, calibration, pictures."""
+"""Evaluation of models on test sets: error rates (`evaluate`), tuning of language models, calibration, pictures."""

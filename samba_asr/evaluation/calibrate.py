@@ -1,4 +1,4 @@
-"""Calibration of words' confidences on a validation set: learn which words turn out right, and how well that holds."""
+"""Calibration of word confidences on a validation set, and its cross-validation."""
 
 from __future__ import annotations
 
@@ -18,38 +18,40 @@ FOLDS = 5
 
 
 @dataclass(frozen=True)
-class Words:
-    """The recognized words of a test set, an entry a word."""
+class CheckedWords:
+    """The recognized words of a test set, compared with the texts; one entry for each word."""
 
     evidence: tuple[Evidence, ...]
     right: tuple[bool, ...]
     confidence: tuple[float, ...]  # by the recognizer
-    group: tuple[int, ...]  # number of the utterance
+    group: tuple[int, ...]  # index of the utterance
 
     @property
     def share(self) -> float:
-        """Of the words that are right."""
+        """Share of right words."""
         return sum(self.right) / max(len(self.right), 1)
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """How well confidences agree with the words that are right."""
+    """Agreement of confidences with the share of right words."""
 
-    mean: float
+    mean: float  # confidence
     error: float  # expected calibration error
-    near: int  # words of a confidence of about 0.9
-    near_right: float  # share of these that are right; NaN if there are none
+    near: int  # number of words with a confidence of about 0.9
+    near_right: float  # share of right words among these; NaN without any
 
 
-def collect(recognizer: Recognizer, utterances: Sequence[Utterance], latency_ms: float | None = None) -> Words:
+def collect(recognizer: Recognizer, utterances: Sequence[Utterance], latency_ms: float | None = None) -> CheckedWords:
     """Recognize utterances as sessions and compare their words with the texts.
 
     UserError if no word is recognized.
     """
     words = {u.id: result.words for u, result in recognized(recognizer, utterances, latency_ms)}
     if not any(words.values()):
-        raise UserError("no word was recognized: there is nothing to calibrate on")
+        raise UserError(
+            "no word was recognized, so there is nothing to calibrate on: use another set, or another model"
+        )
     references = {u.id: u.text for u in utterances if u.id in words}
     report = score(references, {name: " ".join(w.text for w in some) for name, some in words.items()})
     found = []
@@ -57,16 +59,16 @@ def collect(recognizer: Recognizer, utterances: Sequence[Utterance], latency_ms:
         right = [ref == hyp for ref, hyp in utterance.pairs if hyp is not None]
         for word, ok in zip(words[utterance.id], right, strict=True):
             found.append((word.evidence, ok, word.confidence, group))
-    return Words(*zip(*found, strict=True))
+    return CheckedWords(*zip(*found, strict=True))
 
 
-def fit(words: Words) -> tuple[Calibration, list[float]]:
-    """The calibration learned from these words, and the confidences by `cross_validated`."""
+def fit(words: CheckedWords) -> tuple[Calibration, list[float]]:
+    """Fit a calibration to these words; also return the confidences by `cross_validated`."""
     return Calibration.fit(words.evidence, words.right), cross_validated(words)
 
 
-def cross_validated(words: Words) -> list[float]:
-    """Each word's confidence by what is learned from the other parts of the utterances, of FOLDS."""
+def cross_validated(words: CheckedWords) -> list[float]:
+    """Compute each word's confidence by a calibration fitted to the other parts of the utterances, of FOLDS."""
     found = [0.0] * len(words.right)
     for fold in range(FOLDS):
         known = [n for n, group in enumerate(words.group) if group % FOLDS != fold] or list(range(len(words.right)))
@@ -78,14 +80,14 @@ def cross_validated(words: Words) -> list[float]:
 
 
 def measure(confidence: Sequence[float], right: Sequence[bool]) -> Reliability:
-    """How well confidences agree with the words that are right."""
+    """Measure the agreement of confidences with the share of right words."""
     near = [ok for c, ok in zip(confidence, right, strict=True) if 0.85 <= c < 0.95]
     share = sum(near) / len(near) if near else float("nan")
     return Reliability(sum(confidence) / len(confidence), expected_error(confidence, right), len(near), share)
 
 
 def draw(confidences: Mapping[str, Sequence[float]], right: Sequence[bool], path: Path) -> Path:
-    """Write a reliability diagram: confidence against the share that is right, ten parts of equal size."""
+    """Write a reliability diagram: confidence against the share of right words, in ten parts of equal size."""
     figure = plot.figure(5, 5)
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)

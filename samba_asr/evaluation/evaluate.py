@@ -30,7 +30,7 @@ REPORT_EVERY = 30.0  # seconds between two lines of the log
 
 @dataclass(frozen=True)
 class Recognized:
-    """An utterance's text, and the hypotheses that it is the best of."""
+    """An utterance's text, and its n-best hypotheses."""
 
     id: str
     text: str
@@ -42,12 +42,12 @@ class Evaluation:
     """The result of `evaluate`."""
 
     utterances: tuple[Utterance, ...]  # the test set
-    recognized: Mapping[str, Recognized]  # by id, in the order of the test set; without those that cannot be read
-    report: WerReport | None  # None where the test set has no texts to compare with
-    interval: tuple[float, float] | None  # of the WER, 95 %, in percent; None without a report
-    normalize: str  # the rules for both texts in scoring
-    audio_seconds: float  # of the utterances
-    seconds: float  # that recognition took; a streaming check does not count
+    recognized: Mapping[str, Recognized]  # by id, in the order of the test set, without unreadable utterances
+    report: WerReport | None  # None if the test set has no texts
+    interval: tuple[float, float] | None  # 95 % interval of the WER, in percent; None without a report
+    normalize: str  # rules for both texts in scoring
+    audio_seconds: float  # duration of the utterances
+    seconds: float  # time of recognition, without the streaming check
     streaming: tuple[Difference, ...] | None  # utterances whose texts from chunks differ; None: not checked
 
     @property
@@ -57,7 +57,7 @@ class Evaluation:
 
     @property
     def rtf(self) -> float:
-        """Seconds of work for a second of audio."""
+        """Real-time factor: seconds of work for a second of audio."""
         return self.seconds / max(self.audio_seconds, 1e-9)
 
     @property
@@ -72,16 +72,16 @@ class Evaluation:
 
     @property
     def differing(self) -> tuple[Difference, ...]:
-        """Those of the streaming check that rounding does not explain."""
+        """Differences of the streaming check that rounding does not explain."""
         return tuple(d for d in self.streaming or () if not d.tie)
 
     @property
     def ties(self) -> tuple[Difference, ...]:
-        """Those of the streaming check that are equal in float64."""
+        """Differences of the streaming check that vanish in float64."""
         return tuple(d for d in self.streaming or () if d.tie)
 
     def scores(self) -> dict[str, Any]:
-        """The error rates, in percent, and counts, as `results.json` has them; {} without a report."""
+        """Return the error rates, in percent, and the counts, as in `results.json`; {} without a report."""
         if self.report is None or self.interval is None:
             return {}
         return {
@@ -107,13 +107,13 @@ def evaluate(
 ) -> Evaluation:
     """Recognize every utterance of a test set, whole and in batches, and score the texts.
 
-    model: a recognizer, or what `Recognizer.load` takes with `settings` and `device`.
-    data: a manifest, or utterances of distinct ids.  Where utterances end is known, so endpoints and VAD play no part.
+    model: a recognizer, or an argument of `Recognizer.load`, with `settings` and `device`.
+    data: a manifest, or utterances with distinct ids.  Utterances have known ends, so endpoints and VAD are not used.
     normalize: rules for both texts in scoring (`samba_asr.text.normalize.NAMES`).
-    batch_seconds: padded audio in a batch, default the model's own data.batch_seconds.
-    streaming_check: also recognize every utterance in chunks of random sizes, and compare.
+    batch_seconds: seconds of padded audio in a batch, default the model's own data.batch_seconds.
+    streaming_check: also recognize every utterance in chunks of random sizes and compare the texts.
     name: of the test set in errors, default the manifest.
-    UserError if none of the utterances can be read.
+    UserError if no utterance can be read.
     """
     rules = normalizer(normalize)
     if isinstance(data, Path | str):
@@ -121,7 +121,7 @@ def evaluate(
     if not isinstance(model, Recognizer):
         model = Recognizer.load(model, device=device, settings=settings)
     elif settings:
-        raise UserError(f"{settings[0]}: a recognizer has its settings already; give a model folder to change them")
+        raise UserError(f"{settings[0]}: a recognizer already has settings; give a model folder to change them")
     if batch_seconds is None:
         batch_seconds = model.config.data.batch_seconds
     found: dict[str, Recognized] = {}

@@ -1,4 +1,4 @@
-"""Pictures of what a model recognizes: spectrogram, probabilities of the units, words with their times."""
+"""Pictures of a recognition: spectrogram, probabilities of the units, words with their times."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from samba_asr.recognizer import Recognizer, Result
 
 LONGEST = 60.0  # seconds of a picture
 MOST_UNITS = 28  # rows of the probabilities
-SHOWN = 0.05  # a unit whose probability never gets here has no row
+SHOWN = 0.05  # units whose probability stays below this have no row
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """A stretch of audio as the model sees it."""
+    """Features, probabilities and text of a stretch of audio."""
 
-    start: float  # seconds of the file where it begins
+    start: float  # seconds of the file where the stretch begins
     features: np.ndarray  # (t, m) log-mel, `hop` seconds each
     hop: float
     centers: np.ndarray  # (m,) Hz
@@ -38,9 +38,9 @@ def explain(
     start: float = 0.0,
     latency_ms: float | None = None,
 ) -> Explanation:
-    """Recognize samples (s,) of `rate` a second (default the model's), and keep what leads to the text.
+    """Recognize samples (s,) of `rate` a second (default the model's), and keep the intermediate results.
 
-    start: seconds of a longer recording where they begin.
+    start: seconds of a longer recording where the samples begin.
     """
     rate = rate or recognizer.rate
     log_probs, _ = recognizer.log_probs([samples], rate, latency_ms)
@@ -62,14 +62,14 @@ def explain(
 
 
 def units(probabilities: np.ndarray) -> list[int]:
-    """The units that get a row: the likeliest somewhere, in the order in which they first are."""
+    """Return the units to draw: those with the highest maximum, in the order of the time of their maximum."""
     best = probabilities[:, 1:].max(axis=0, initial=0.0)
     chosen = [i + 1 for i in np.argsort(-best)[:MOST_UNITS] if best[i] >= SHOWN]
     return sorted(chosen, key=lambda i: int(np.argmax(probabilities[:, i])))
 
 
 def draw(found: Explanation):
-    """Three panels over one axis of time: words, spectrogram, probabilities."""
+    """Draw three panels over one axis of time: words, spectrogram, probabilities."""
     frames = len(found.probabilities)
     begin, end = found.start, found.start + max(found.result.duration, frames * found.frame)
     rows = units(found.probabilities)
@@ -83,7 +83,7 @@ def draw(found: Explanation):
         words.text((left + right) / 2, 0.3 + 0.4 * (n % 2), word.text, ha="center", va="center", fontsize=8)
         for panel in (mel, ctc):
             panel.axvline(left, color=color, linewidth=0.8)
-    words.set(yticks=[], ylim=(0, 1), title="words, green where they are sure")
+    words.set(yticks=[], ylim=(0, 1), title="words, green if confident")
 
     mels = len(found.centers)
     mel.imshow(
@@ -116,5 +116,5 @@ def draw(found: Explanation):
 
 
 def color_of(confidence: float) -> tuple[float, float, float]:
-    """Red (0) over yellow to green (1)."""
+    """Return a color from red (0) over yellow to green (1)."""
     return (min(1.0, 2 - 2 * confidence) * 0.9, min(1.0, 2 * confidence) * 0.8, 0.2)

@@ -1,4 +1,4 @@
-"""The files of an evaluation: texts as Kaldi has them, the report, the n-best."""
+"""Files of an evaluation: texts in Kaldi's format, the report, the n-best lists."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from samba_asr.recognizer import Recognizer
 
 
 def write(found: Evaluation, folder: Path, recognizer: Recognizer) -> None:
-    """Write hyp.txt, ref.txt and, where the test set has texts, the files of `write_report`.
+    """Write hyp.txt, ref.txt and, if the test set has texts, the files of `write_report`.
 
-    With decode.search.nbest above 1, nbest.jsonl too.  recognizer: the one that made the hypotheses.
+    With decode.search.nbest above 1 also write nbest.jsonl.  recognizer: the one that made the hypotheses.
     """
     write_texts(folder / "hyp.txt", found.texts)
     write_texts(folder / "ref.txt", {u.id: u.text for u in found.utterances})
@@ -33,9 +33,9 @@ def write_texts(path: Path, texts: Mapping[str, str]) -> None:
 
 
 def write_nbest(path: Path, found: Iterable[Recognized], recognizer: Recognizer) -> None:
-    """Write an utterance a line: {id, nbest: [{text, score, share, words: [{word, start}]}]}, best first.
+    """Write one line for each utterance: {id, nbest: [{text, score, share, words: [{word, start}]}]}, best first.
 
-    score in nats; share of the n-best by their scores, 1 in all; start of a word in seconds.
+    score: nats.  share: of the list by score; they sum to 1.  start: seconds.
     """
     frame, tokenizer = recognizer.frame, recognizer.tokenizer
     with path.open("w", encoding="utf-8") as file:

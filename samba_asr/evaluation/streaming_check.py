@@ -1,6 +1,6 @@
-"""The streaming law put to the test: chunks of random sizes must give the texts of whole utterances.
+"""Check of the streaming contract: chunks of random sizes must give the texts of whole utterances.
 
-Where the two differ in float32 alone, scores are as good as equal and rounding decides: that is a tie, and no fault.
+If texts differ in float32 but not in float64, their scores are almost equal and rounding decides.  That is a tie, not a bug.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from samba_asr.evaluation.testset import hypotheses
 from samba_asr.recognizer import Recognizer
 from samba_asr.session import Final, Session, advance
 
-LONGEST_CHUNK = 128  # encoder frames: chunks are 1 .. this, in even shares of log size
+LONGEST_CHUNK = 128  # encoder frames: chunks have 1 .. this, uniform in log size
 
 
 @dataclass(frozen=True)
 class Difference:
-    """An utterance whose text from chunks is another than that from the whole.
+    """An utterance whose text from chunks differs from that of the whole utterance.
 
-    tie: whether they are equal in float64.
+    tie: whether the texts are equal in float64.
     """
 
     id: str
@@ -34,7 +34,7 @@ class Difference:
 
 
 def differences(recognizer: Recognizer, batch: Batch, texts: Sequence[str]) -> list[Difference]:
-    """Those utterances of a batch whose texts from chunks are not `texts`, which come from the whole."""
+    """Return the utterances of a batch whose texts from chunks differ from `texts`, those of whole utterances."""
     recognizer = recognizer.without_endpoints()
     return [
         Difference(name, text, other, equal_in_float64(recognizer, batch.rows(row, row + 1)))
@@ -44,14 +44,14 @@ def differences(recognizer: Recognizer, batch: Batch, texts: Sequence[str]) -> l
 
 
 def in_chunks(recognizer: Recognizer, batch: Batch) -> list[str]:
-    """The texts of a batch as live sessions, fed together with chunks of random sizes, each seeded by its id.
+    """Recognize a batch as live sessions in parallel, with chunks of random sizes, each seeded by its id.
 
-    recognizer: without endpoints; a gate (VAD) is left out too, for whole utterances have none.
+    recognizer: without endpoints.  There is no gate (VAD) either, because whole utterances have none.
     """
     stride, latency = recognizer.runtime.stride, recognizer.latency(None)
     draws = [np.random.default_rng(derive_seed("chunks", name)) for name in batch.ids]
     sessions = [Session(recognizer, recognizer.rate, latency, partials=False) for _ in batch.ids]
-    # What does not fill a frame is left out, as the whole utterance leaves it out.
+    # Samples that do not fill a frame are dropped, as for whole utterances.
     waiting = [x[: n // stride * stride].numpy() for x, n in zip(batch.audio, batch.lengths.tolist(), strict=True)]
     texts: list[list[str]] = [[] for _ in sessions]
     while not all(session.over for session in sessions):
@@ -66,7 +66,7 @@ def in_chunks(recognizer: Recognizer, batch: Batch) -> list[str]:
 
 
 def equal_in_float64(recognizer: Recognizer, batch: Batch) -> bool:
-    """Whether whole utterances and chunks give the same texts where rounding decides nothing."""
+    """Return whether whole utterances and chunks give the same texts in float64."""
     exact = recognizer.in_float64()
     found = hypotheses(exact, exact.runtime.forward(batch.audio, batch.lengths, exact.latency(None)))
     return [text_of(some[0], exact.tokenizer) for some in found] == in_chunks(exact, batch)

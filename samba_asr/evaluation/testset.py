@@ -1,6 +1,6 @@
-"""The loops of a model over a test set: whole utterances in batches, or one after another.
+"""Loops over a test set: whole utterances in batches, or one after another.
 
-Both report utterances that cannot be read in the log, and leave them out.
+Both log utterances that cannot be read, and skip them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 def read_testset(manifest: Path) -> list[Utterance]:
-    """The utterances of a manifest; UserError if there are none, or two of one id."""
+    """Read the utterances of a manifest; UserError if there are none, or two with one id."""
     utterances = read_manifest(manifest)
     if not utterances:
         raise UserError(f"{manifest} is empty: there is nothing to recognize")
@@ -44,9 +44,9 @@ def frames(
     *,
     batch_seconds: float,
 ) -> Iterator[tuple[Batch, Frames]]:
-    """Batches of whole utterances, the longest first, each with its frames.
+    """Yield batches of whole utterances, the longest first, each with its frames.
 
-    batch_seconds: padded audio in a batch.
+    batch_seconds: seconds of padded audio in a batch.
     """
     store = AudioStore(runtime.rate, cache=False)
     for batch in evaluation_batches(utterances, tokenizer, store, batch_seconds=batch_seconds):
@@ -55,13 +55,13 @@ def frames(
 
 @torch.inference_mode()
 def hypotheses(recognizer: Recognizer, found: Frames, nbest: int = 1) -> list[list[Hypothesis]]:
-    """The n-best of each row of whole utterances, best first, by both passes."""
+    """Search whole utterances; return the n-best hypotheses of each row, best first, by both passes."""
     search = recognizer.segmenter.search
     return search.hypotheses(search.finish(search.step(found, search.init_state(len(found.lengths)))), nbest)
 
 
 def samples(utterances: Iterable[Utterance], rate: int) -> Iterator[tuple[Utterance, np.ndarray]]:
-    """Utterances in their order, each with its audio: float32 (s,) of `rate` samples a second."""
+    """Yield utterances in their order, each with its audio: float32 (s,) of `rate` samples a second."""
     store = AudioStore(rate, cache=False)
     for utterance in utterances:
         try:
@@ -75,6 +75,6 @@ def samples(utterances: Iterable[Utterance], rate: int) -> Iterator[tuple[Uttera
 def recognized(
     recognizer: Recognizer, utterances: Iterable[Utterance], latency_ms: float | None = None
 ) -> Iterator[tuple[Utterance, Result]]:
-    """Utterances in their order, each with the result of a session: segments, words, confidences."""
+    """Yield utterances in their order, each with the result of a session: segments, words, confidences."""
     for utterance, audio in samples(utterances, recognizer.rate):
         yield utterance, recognizer.recognize(audio, latency_ms=latency_ms)

@@ -1,6 +1,6 @@
-"""Weights of a language model by word error rate on a validation set, never the test set.
+"""Tuning of a language model's weights by word error rate on a validation set, never the test set.
 
-The acoustic model runs once: a weight changes the search alone.
+The acoustic model runs once, because weights change only the search.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Nbest = dict[str, list[Hypothesis]]
 
 @dataclass(frozen=True)
 class Trial:
-    """Settings that were tried, as overrides, and what they gave."""
+    """Tried settings, as overrides, and their result."""
 
     settings: str
     report: WerReport
@@ -51,13 +51,13 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tuned:
-    """The best of what was tried."""
+    """The best settings, and all trials."""
 
-    decode: DecodeConfig  # the search with the best weights
+    decode: DecodeConfig  # search settings with the best weights
     settings: str  # these weights, as overrides
     wer: float  # in percent
-    at_edge: bool  # whether the best weight or bonus is the lowest or highest that could be tried
-    trials: tuple[Trial, ...]  # in the order in which they were tried
+    at_edge: bool  # whether the best weight or bonus is the lowest or highest of the grid
+    trials: tuple[Trial, ...]  # in their order
 
 
 def tune(
@@ -72,10 +72,10 @@ def tune(
 ) -> Tuned:
     """Find the weight and the word bonus of the n-gram, from the middle of the grid toward better neighbors.
 
-    Where a Mamba language model reads the n-best, its weight is found after that.
-    decode: the search, with a language model.  batch_seconds: default the model's own data.batch_seconds.
+    If a Mamba language model scores the n-best list, its weight is tuned after that.
+    decode: search settings with a language model.  batch_seconds: default the model's own data.batch_seconds.
     on_trial: called after each trial.
-    UserError without a language model or texts, and for a Mamba language model that guides the beam itself.
+    UserError without a language model or texts, and for a Mamba language model that guides the beam.
     """
     if not decode.lm.path:
         raise UserError("there is nothing to tune without a language model: --set decode.lm=FILE")
@@ -87,8 +87,8 @@ def tune(
     guides, reader = neural_lm(loaded, decode, alone=False)
     if guides or guide is None:
         raise UserError(
-            f"decode.lm.neural={decode.lm.neural} guides the beam itself, which is not tuned here: leave it out, or take "
-            "one that has other units and reads the n-best"
+            f"decode.lm.neural={decode.lm.neural} guides the beam itself, which is not tuned here: omit it, or use one with "
+            "other units, which scores the n-best list"
         )
     search = FixedFrames(loaded, utterances, decode, guide, batch_seconds or loaded.config.data.batch_seconds)
     references, trials = {u.id: u.text for u in utterances}, []
@@ -121,7 +121,7 @@ def tune(
 
 
 class FixedFrames:
-    """Searches with any weights over the same log-probabilities."""
+    """Search with any weights over the same log-probabilities."""
 
     def __init__(
         self,
@@ -148,7 +148,7 @@ class FixedFrames:
 
 
 class Mixture:
-    """An n-best that a language model reads once: its weight changes only the sum."""
+    """N-best lists that a language model scores once; its weight changes only the sum of scores."""
 
     def __init__(self, nbest: Nbest, reader: TextScorer):
         reader.weight = 1.0
@@ -156,7 +156,7 @@ class Mixture:
         self.first = {(i, h.tokens, h.words): h.score for i, some in nbest.items() for h in some}
 
     def __call__(self, share: float) -> Nbest:
-        """The n-best, sorted anew, where the language model has this share of the score."""
+        """Return the n-best lists, sorted again with this share of the language model in the score."""
 
         def joint(i: str, h: Hypothesis) -> float:
             return self.first[i, h.tokens, h.words] * (1 - share) + h.score * share
@@ -167,7 +167,7 @@ class Mixture:
 def climb(
     weights: Sequence[float], bonuses: Sequence[float], rate: Callable[[float, float], float]
 ) -> tuple[tuple[float, float], float]:
-    """The pair with the lowest rate on the way from the middle of the grid to a place whose neighbors are no better."""
+    """Find the pair with the lowest rate, by steps from the middle of the grid to a pair without better neighbors."""
     tried: dict[tuple[int, int], float] = {}
     best, place = math.inf, (len(weights) // 2, len(bonuses) // 2)
     while True:
@@ -182,6 +182,6 @@ def climb(
 
 
 def save(folder: Path, config: Config, decode: DecodeConfig) -> None:
-    """Make `decode` the model's own search, with the files that it names in the model's folder."""
+    """Save `decode` in the model's configuration, and copy its files into the model's folder."""
     decode = copy_search_files(decode, folder, folder)
     configs.save(dataclasses.replace(config, decode=decode), folder / "config.yaml")

@@ -10,7 +10,7 @@ import torch
 from samba_asr.data.manifest import read_manifest
 from samba_asr.decoding.confidence import raw
 from samba_asr.errors import UserError
-from samba_asr.evaluation.calibrate import Words, collect, cross_validated, fit, measure
+from samba_asr.evaluation.calibrate import CheckedWords, collect, cross_validated, fit, measure
 from samba_asr.metrics.wer import score
 from samba_asr.models.folder import load_model
 from samba_asr.recognizer import Recognizer
@@ -51,7 +51,7 @@ def test_measures():
     found = measure([0.9, 0.86, 0.1], [True, False, False])
     assert (found.mean, found.near, found.near_right) == (pytest.approx(0.62), 2, 0.5)
     assert math.isnan(measure([0.5], [True]).near_right)
-    assert Words((), (), (), ()).share == 0
+    assert CheckedWords((), (), (), ()).share == 0
 
 
 def test_nothing_recognized(words):

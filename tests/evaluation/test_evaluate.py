@@ -106,7 +106,7 @@ def test_what_cannot_be_read(recognizer, utterances, tmp_path):
 
 
 def test_settings_go_with_a_folder_alone(recognizer, utterances):
-    with pytest.raises(UserError, match="a recognizer has its settings already"):
+    with pytest.raises(UserError, match="a recognizer already has settings"):
         samba_asr.evaluate(recognizer, utterances, settings=["decode.runtime.latency_ms=160"])
 
 
