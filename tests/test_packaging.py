@@ -50,16 +50,25 @@ def test_wheel_holds_the_package_and_nothing_bare(tmp_path):
     ignore = shutil.ignore_patterns("__pycache__", "*.egg-info")
     for name in ("samba_asr", *OUTSIDE):
         shutil.copytree(ROOT / name, copy / name, ignore=ignore)
-    for name in ("pyproject.toml", "README.md"):
-        shutil.copy(ROOT / name, copy)
+    for name in ("pyproject.toml", "README.md", ".github/LICENSE"):
+        (copy / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, copy / name)
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w"]
     done = subprocess.run([*command, str(tmp_path), str(copy)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
     (wheel,) = tmp_path.glob("*.whl")
-    held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    names = zipfile.ZipFile(wheel).namelist()
+    held = {name for name in names if ".dist-info/" not in name}
     assert {name.split("/")[0] for name in held} == {"samba_asr"}
     for folder, inside in (("samba_asr", "samba_asr"), *((name, f"samba_asr/{name}") for name in OUTSIDE)):
         wanted = [f for f in (copy / folder).rglob("*") if f.suffix in (".py", ".yaml") or "box" in f.parts]
         missing = {f"{inside}/{f.relative_to(copy / folder).as_posix()}" for f in wanted if f.is_file()} - held
         assert not missing
+
+    assert "samba_asr/py.typed" in held
+    (text,) = (name for name in names if name.endswith(".dist-info/licenses/.github/LICENSE"))
+    (metadata,) = (name for name in names if name.endswith(".dist-info/METADATA"))
+    with zipfile.ZipFile(wheel) as archive:
+        assert archive.read(text) == (ROOT / ".github/LICENSE").read_bytes()
+        assert "License-Expression: Apache-2.0\n" in archive.read(metadata).decode()
