@@ -22,8 +22,9 @@ from __future__ import annotations
 
 import copy
 import functools
+import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from samba_asr.audio.source import Truncated
 from samba_asr.audio.vad import Gate
 from samba_asr.config import DecodeConfig
 from samba_asr.decoding.build import tokenizer_of, two_pass
-from samba_asr.decoding.confidence import Calibration, Evidence, raw
+from samba_asr.decoding.confidence import Calibration, Evidence, raw, ungated
 from samba_asr.decoding.hotwords import Hotwords
 from samba_asr.decoding.known_text import place, spell
 from samba_asr.decoding.searches import refusal, settings_for
@@ -48,8 +49,10 @@ from samba_asr.models.folder import LoadedModel, load_model
 from samba_asr.runtime.base import MAX_STEP, AcousticRuntime, Latency, latency_of
 from samba_asr.runtime.torch import TorchRuntime
 from samba_asr.runtime.whole import log_probs
-from samba_asr.session import Done, Event, Final, Session, advance
+from samba_asr.session import Done, Event, Final, Quiet, Session, advance
 from samba_asr.text.units import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 Phrases = Mapping[str, float] | Sequence[str] | Hotwords | None
 """Hotwords: phrases with or without weights, or the result of `Recognizer.hotwords`, made once for many sessions."""
@@ -61,11 +64,12 @@ class Result:
 
     segments: tuple[Segment, ...]
     duration: float  # seconds of audio received
+    withheld: int = 0  # words that were not sure enough to be speech (decode.endpoint.confidence)
 
     @classmethod
     def of(cls, events: Iterable[Event], on_segment: Callable[[Segment], None] = lambda segment: None) -> Result:
         """Collect a session's events.  on_segment: called with each segment.  A `Truncated` error has the result so far."""
-        segments, duration = [], 0.0
+        segments, duration, withheld = [], 0.0, 0
         try:
             for event in events:
                 if isinstance(event, Final):
@@ -73,10 +77,12 @@ class Result:
                     on_segment(event.segment)
                 elif isinstance(event, Done):
                     duration = event.seconds
+                elif isinstance(event, Quiet):
+                    withheld += event.withheld
         except Truncated as error:
-            error.result = cls(tuple(segments), duration)
+            error.result = cls(tuple(segments), duration, withheld)
             raise
-        return cls(tuple(segments), duration)
+        return cls(tuple(segments), duration, withheld)
 
     @property
     def text(self) -> str:
@@ -95,7 +101,8 @@ class Recognizer:
     ):
         """decode: search settings, default those of the model's own configuration.
 
-        sure: maps evidence to confidence, default the model folder's calibration, if it has one.
+        sure: maps evidence to confidence, default the model folder's calibration, if it has one.  Without a calibration, or
+            with `raw`, decode.endpoint.confidence is ignored: such confidences are no probabilities.
         """
         self.model, self.tokenizer, self.config, _ = loaded
         self.decode = decode or self.config.decode
@@ -104,8 +111,13 @@ class Recognizer:
         search = two_pass(loaded, self.decode, self.runtime.second_pass)
         if self.decode.vad.method:
             Gate(self.decode.vad.method, self.rate)
-        sure = sure or (loaded.folder and Calibration.read(loaded.folder)) or raw
-        self.segmenter = Segmenter(search, self.tokenizer, self.decode.endpoint, self.frame, sure)
+        calibration = sure or (loaded.folder and Calibration.read(loaded.folder)) or None
+        rules = self.decode.endpoint
+        if rules.confidence and (calibration is None or calibration is raw):
+            if calibration is None:
+                logger.warning("%s", ungated(rules.confidence, loaded.folder))
+            rules = replace(rules, confidence=0.0)
+        self.segmenter = Segmenter(search, self.tokenizer, rules, self.frame, calibration or raw)
         self._loaded = loaded
 
     @classmethod
@@ -346,6 +358,7 @@ class Stream:
     def __init__(self, recognizer: Recognizer, session: Session):
         self.recognizer, self._session = recognizer, session
         self._segments: list[Segment] = []
+        self._withheld = 0  # words
         self._result: Result | None = None
 
     def accept(self, samples: np.ndarray) -> None:
@@ -380,13 +393,15 @@ class Stream:
         if self._result is None:
             self._session.end()
             self._advance()
-            self._result = Result(tuple(self._segments), self._session.seconds)
+            self._result = Result(tuple(self._segments), self._session.seconds, self._withheld)
         return self._result
 
     def _advance(self) -> None:
         for event in self.recognizer.events(self._session):
             if isinstance(event, Final):
                 self._segments.append(event.segment)
+            elif isinstance(event, Quiet):
+                self._withheld += event.withheld
 
 
 def blocks(decode: DecodeConfig, runtime: AcousticRuntime, ms: float | None = None) -> Latency:

@@ -11,7 +11,7 @@ thread, no socket and no file: `Stream`, `Recognizer.listen` and the engine of t
 
     Partial(text, stable, until)   text of the open segment so far
     Final(segment)                 a finished segment
-    Quiet(until)                   all audio before `until` is done, and its new part gave no segment
+    Quiet(until, withheld)         all audio before `until` is done; its new part gave no segment, or words were withheld
     Flushed(name)                  all audio from before `flush(name)` is done
     Done(seconds)                  the session is over
 """
@@ -56,9 +56,10 @@ class Final:
 
 @dataclass(frozen=True)
 class Quiet:
-    """Notice that all audio before `until` is done, and that its new part gave no segment."""
+    """Notice that all audio before `until` is done, and that its new part gave no segment or had words withheld."""
 
     until: float  # seconds
+    withheld: int = 0  # words of it that were not sure enough to be speech (decode.endpoint.confidence)
 
 
 @dataclass(frozen=True)
@@ -288,9 +289,11 @@ class Session:
         if cut is not None:
             segmenter.finish(self.search)
         over, self.search.segments = self.search.segments, []
+        withheld, self.search.withheld = self.search.withheld, 0
         self._events.extend(map(Final, over))
-        if self.search.begin > self._open_at and not over and (cut is None or cut.event is None):
-            self._events.append(Quiet(round(self.search.begin * self._frame, 3)))
+        ordered = cut is not None and cut.event is not None  # its own event says that all before it is done
+        if withheld or (self.search.begin > self._open_at and not over and not ordered):
+            self._events.append(Quiet(round(self.search.begin * self._frame, 3), withheld))
         self._open_at = self.search.begin
         if cut is None:
             if self.partials and (text := segmenter.text(self.search)) != self._shown:

@@ -146,6 +146,31 @@ def test_silence_is_reported_as_quiet_in_order(recognizer):  # noqa: F811
     assert times == sorted(times)
 
 
+@pytest.mark.parametrize("end", ["flush", "end"])
+def test_what_is_withheld_is_reported_as_quiet_also_at_a_flush_and_at_the_end(recognizer, end):  # noqa: F811
+    loaded = LoadedModel(recognizer.model, recognizer.tokenizer, recognizer.config)
+    strict = Recognizer(loaded, load([], ["decode.endpoint.confidence=1"]).decode, lambda evidence: 0.1)
+    session, samples = strict.session(latency_ms=320, partials=False), noise(1.5)
+    session.feed(samples)
+    session.flush() if end == "flush" else session.end()
+    while session.due() and not session.over:
+        advance(strict, [session])
+    words = [word for segment in alone(recognizer, samples, latency_ms=320) for word in segment.words]
+    *before, quiet, _ = session.events()
+    assert quiet == Quiet(pytest.approx(1.5, abs=0.05), len(words) - sum(e.withheld for e in before))
+    assert strict.recognize(samples, latency_ms=320).withheld == len(words) > 0
+    assert strict.transcribe(samples, latency_ms=320).withheld == len(words)
+
+
+def test_without_a_calibration_there_is_no_bound_on_the_confidence(recognizer, caplog):  # noqa: F811
+    samples = noise(1.5)
+    with caplog.at_level("WARNING"):
+        bound = changed(recognizer, endpoint__confidence=1.0)
+    assert alone(bound, samples) == alone(recognizer, samples) != []
+    (line,) = caplog.messages
+    assert "decode.endpoint.confidence=1 is ignored: samba-asr calibrate --model" in line
+
+
 def test_a_flush_ends_a_stretch_and_the_times_go_on(recognizer):  # noqa: F811
     samples, session = noise(3.0), recognizer.session(latency_ms=640, partials=False)
     session.feed(samples[:16100])

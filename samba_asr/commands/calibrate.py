@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         confidences = {"now": words.confidence}
     else:
         calibration, after = fit(words)
-        calibration.write(args.model)
+        calibration.write(recognizer.folder)
         confidences = {"before": words.confidence, "after": after}
     for name, confidence in confidences.items():
         found = measure(confidence, words.right)

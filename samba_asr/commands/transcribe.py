@@ -14,6 +14,7 @@ from samba_asr.commands.search_options import MODEL_HELP, add_settings, load_rec
 from samba_asr.errors import UserError, printable
 
 if TYPE_CHECKING:
+    from samba_asr.recognizer import Recognizer, Result
     from samba_asr.session import Event
 
 STREAM_LATENCY_MS = 640.0
@@ -89,12 +90,28 @@ def run(args: argparse.Namespace) -> int:
                 show.close()
         if result is not None:
             write(render(result, file, args.format), args.format)
+            if not result.segments and not problem:
+                print(f"samba-asr transcribe: {printable(file)}: {nothing(result, recognizer)}", file=sys.stderr)
         if problem:
             failed += 1
             print(f"samba-asr transcribe: error: {printable(problem)}", file=sys.stderr)
     if failed and len(args.files) > 1:
         print(f"samba-asr transcribe: {failed} of {len(args.files)} files failed", file=sys.stderr)
     return int(failed > 0)
+
+
+def nothing(result: Result, recognizer: Recognizer) -> str:
+    """Why there is no text."""
+    if result.withheld:
+        bound = recognizer.decode.endpoint.confidence
+        return (
+            f"{result.withheld} words were recognized, none of them sure enough to be speech: "
+            f"--set decode.endpoint.confidence=0 shows them (it is {bound:g})"
+        )
+    if not result.duration:
+        return "it holds no audio"
+    gate = f" (decode.vad={recognizer.decode.vad.method})" if recognizer.decode.vad.method else ""
+    return f"no speech was recognized in {result.duration:.1f} s of audio{gate}"
 
 
 def shown(events: Iterator[Event], show: Line) -> Iterator[Event]:

@@ -86,6 +86,15 @@ def raw(evidence: Evidence) -> float:
     return math.exp(evidence.log_prob)
 
 
+def ungated(bound: float, folder: Path | None) -> str:
+    """Why a bound on the confidence does nothing in a model that has no calibration, and what to do."""
+    where = folder or "a model in memory"
+    return (
+        f"{where} is not calibrated, so decode.endpoint.confidence={bound:g} is ignored: "
+        f"samba-asr calibrate --model {folder or 'DIR'} --data MANIFEST"
+    )
+
+
 def agreement(
     words: Sequence[tuple[str, int]], others: Sequence[Sequence[tuple[str, int]]], scores: Sequence[float]
 ) -> list[float]:

@@ -48,6 +48,31 @@ ALONE = 0.4
 they have to be.  A click now and then is heard as IT or BUT, with up to 0.87 (egs/mini_librispeech/RESULTS.md)."""
 
 
+def speech(confidences: Sequence[float], least: float) -> list[int]:
+    """The words of a segment that are speech, by number: all of them, or the runs that are sure by themselves.
+
+    Words are speech where their mean confidence, with ALONE words of none beside them, is `least` or more.  Where that does not
+    hold of the whole segment it may hold of a part: a clip that is cut in a word ends in words that are none.  Each maximal
+    run is kept for which it holds, and the words around it are withheld.
+    """
+    worth = [confidence - least for confidence in confidences]
+
+    def within(first: int, end: int) -> list[int]:
+        best, at, total, run = 0.0, (first, first), 0.0, first
+        for n in range(first, end):
+            total += worth[n]
+            if total > best:
+                best, at = total, (run, n + 1)
+            if total <= 0:
+                total, run = 0.0, n + 1
+        if at[0] == at[1] or best < least * ALONE:
+            return []
+        return [*within(first, at[0]), *range(*at), *within(at[1], end)]
+
+    everything = list(range(len(confidences)))
+    return everything if sum(worth) >= least * ALONE else within(0, len(confidences))
+
+
 @dataclass(frozen=True)
 class Silence:
     """Where a segment may be cut: the search behind so many of its frames, the last `silent` of which are."""
@@ -71,6 +96,7 @@ class SegmentState:
     silent: int = 0  # of these, the last that are silent
     spoken: bool = False  # whether any is not
     gap: Silence | None = None  # the longest in the second half of what a segment may last
+    withheld: int = 0  # words of segments that are over, too unsure to be speech; the caller may set it back
 
     def copy(self) -> SegmentState:
         """A state that goes on from here independently."""
@@ -199,25 +225,28 @@ class Segmenter:
     def _close(self, s: SegmentState) -> None:
         """The open segment is over; a new one begins with the next frame."""
         state = self.search.finish(s.state)
-        segment = self._segment(s, self.search.hypotheses(state, NBEST)[0])
+        segment, withheld = self._segment(s, self.search.hypotheses(state, NBEST)[0])
         if segment is None and (plain := self.search.without_hotwords(state, NBEST)):
-            segment = self._segment(s, plain)  # what is only expected makes no speech of noise, and no noise of speech
+            segment, withheld = self._segment(s, plain)  # what is only expected makes no speech of noise, nor noise of speech
         if segment:
             s.segments.append(segment)
+        s.withheld += withheld
         self._restart(s)
 
-    def _segment(self, s: SegmentState, nbest: list[Hypothesis]) -> Segment | None:
-        """What the best hypothesis says; None where that is nothing, or not sure enough to be speech."""
+    def _segment(self, s: SegmentState, nbest: list[Hypothesis]) -> tuple[Segment | None, int]:
+        """What the best hypothesis says, and how many words of it are withheld; None where none is sure enough to be speech."""
         best, heard = nbest[0], [self._heard(h) for h in nbest]
         spans = align(np.concatenate(s.log_probs), best.tokens) if best.tokens else []
         agreed = agreement(heard[0], heard, [h.score for h in nbest])
         words = words_of(
             best.tokens, spans, self.tokenizer, self.frame, best.words, begin=s.begin, agreed=agreed, sure=self.sure
         )
-        if not words or sum(word.confidence for word in words) < self.least * (len(words) + ALONE):
-            return None
+        kept = tuple(words[n] for n in speech([word.confidence for word in words], self.least))
+        if not kept:
+            return None, len(words)
+        text = text_of(best, self.tokenizer) if kept == words else " ".join(word.text for word in kept)
         until = round((s.begin + s.length) * self.frame, 3)
-        return Segment(text_of(best, self.tokenizer), words[0].start, words[-1].end, words, until)
+        return Segment(text, kept[0].start, kept[-1].end, kept, until), len(words) - len(kept)
 
     def _split(self, s: SegmentState) -> None:
         frames, log_probs = torch.cat(s.frames), torch.from_numpy(np.concatenate(s.log_probs))

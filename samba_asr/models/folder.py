@@ -38,7 +38,7 @@ class LoadedModel(NamedTuple):
 def save_model(
     folder: Path, model: AsrModel, config: Config, tokenizer: Tokenizer, dtype: torch.dtype = torch.float32
 ) -> None:
-    """Write a model folder, without scores; files of the same name are replaced, but not README.md.
+    """Write a model folder, without scores and calibration; files of the same name are replaced, but not README.md.
 
     dtype: of matrices in the file; vectors stay as they are, for they are few, and decays and steps must be exact.
     """
@@ -57,6 +57,7 @@ def save_model(
     save_weights(model, folder / "model.safetensors", dtype)
     tokenizer.save(folder)
     (folder / "results.json").write_text("{}\n")
+    (folder / "confidence.json").unlink(missing_ok=True)  # of other weights
     if not (folder / "README.md").exists():
         (folder / "README.md").write_text(card(model, config))
 

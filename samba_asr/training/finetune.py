@@ -65,6 +65,8 @@ def run(
     model = None
     if init:
         model = initial_model(init, config, tokenizer, new_tokenizer)
+        if (bound := config.decode.endpoint.confidence) and ranks.rank == 0:
+            logger.info("decode.endpoint.confidence=%g does nothing until the new model is calibrated", bound)
     if init_encoder:
         model = with_encoder(init_encoder, config, tokenizer)
     return train(config, folder, tokenizer=tokenizer, **sets._asdict(), model=model)

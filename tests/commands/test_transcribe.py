@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from samba_asr.cli import main
 from samba_asr.commands.transcribe import FORMATS
 from samba_asr.config import VERSION
 from samba_asr.data.manifest import read_manifest
+from samba_asr.decoding.confidence import Calibration
 from samba_asr.metrics.wer import score
 from samba_asr.models.box import box_folder
 
@@ -128,6 +130,26 @@ def test_silence_and_one_sample_are_no_errors_and_have_no_words(tmp_path, capsys
     soundfile.write(tmp_path / "one.wav", np.zeros(1, np.float32), 16000)
     assert main(["transcribe", str(tmp_path / "silence.wav"), str(tmp_path / "one.wav")]) == 0
     assert capsys.readouterr().out == "\n\n"
+
+
+def test_where_nothing_was_recognized_stderr_says_why(clips, tmp_path, capsys):
+    folder, good = tmp_path / "model", clips[0][0]
+    shutil.copytree(box_folder(), folder)
+    Calibration(-9.0, 0.0, 0.0).write(folder)
+    soundfile.write(tmp_path / "silence.wav", np.zeros(8000 * 5, np.float32), 8000)
+    soundfile.write(tmp_path / "none.wav", np.zeros(0, np.float32), 8000)
+    files = [str(good), str(tmp_path / "silence.wav"), str(tmp_path / "none.wav")]
+    assert main(["transcribe", "--model", str(folder), "--set", "decode.endpoint.confidence=0.5", *files]) == 0
+    captured = capsys.readouterr()
+    unsure, silent, empty = captured.err.strip().splitlines()
+    assert captured.out == "\n\n\n"
+    assert re.search(
+        r"\d words were recognized, none of them sure enough .* --set decode.endpoint.confidence=0 ", unsure
+    )
+    assert "no speech was recognized in 5.0 s of audio" in silent
+    assert "it holds no audio" in empty
+    assert main(["transcribe", "--set", "decode.endpoint.confidence=0.5", str(good)]) == 0  # not calibrated: no bound
+    assert capsys.readouterr().out.strip() == clips[0][1]
 
 
 def test_a_model_of_another_version_is_refused_in_one_line(clips, tmp_path, capsys):

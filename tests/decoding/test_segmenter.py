@@ -14,7 +14,7 @@ from samba_asr.config import EndpointConfig
 from samba_asr.decoding.greedy import Greedy
 from samba_asr.decoding.prefix_beam import PrefixBeam
 from samba_asr.decoding.rescore import TwoPass
-from samba_asr.decoding.segmenter import ALONE, Segmenter
+from samba_asr.decoding.segmenter import ALONE, Segmenter, speech
 from samba_asr.decoding.words import WordGuide
 from samba_asr.errors import UserError
 from samba_asr.runtime.base import Frames
@@ -87,6 +87,49 @@ def test_of_a_segment_that_is_not_sure_enough_nothing_is_told():
     assert heard(segmenter(rules=rules), x) == [told[0], told[2]]
     with pytest.raises(UserError, match=r"decode.endpoint.confidence=1.5: from 0"):
         segmenter(rules=replace(RULES, confidence=1.5))
+
+
+def is_speech(some, least: float) -> bool:
+    return sum(some) >= least * (len(some) + ALONE)
+
+
+def test_sure_words_are_not_withheld_with_unsure_ones():
+    cut = [0.96, 0.96, 0.27, 0.17]  # THESE PEOPLE, and what the end of the clip made of a word
+    assert not is_speech(cut, 0.65)
+    assert speech(cut, 0.65) == [0, 1]
+    assert speech([0.1, *cut, *cut[::-1]], 0.65) == [1, 2, 7, 8]
+    assert speech([0.87, 0.1, 0.2, 0.87, 0.3], 0.65) == []  # a click now and then
+    assert speech([0.9, 0.9, 0.9, 0.4], 0.65) == [0, 1, 2, 3]  # the whole is speech: nothing changes
+    assert speech([0.1, 0.0], 0.0) == [0, 1]
+    assert speech([], 0.65) == []
+
+
+@given(some=st.lists(st.floats(0, 1), max_size=12), least=st.floats(0.05, 1))
+@settings(max_examples=300, deadline=None)
+def test_no_run_of_words_that_is_speech_is_withheld_whole(some, least):
+    kept = set(speech(some, least))
+    if is_speech(some, least + 1e-9):
+        assert len(kept) == len(some)
+    for first, end in itertools.combinations(range(len(some) + 1), 2):
+        if sum(some[first:end]) > least * (end - first + ALONE) + 1e-9:
+            assert kept & set(range(first, end))
+
+
+def test_words_that_are_withheld_are_counted():
+    said = [A] * 2 + [SPACE] + [B] * 2 + [SPACE] + [A] * 2
+    x = torch.cat([frames(said, sure=9.0), frames([SPACE] * 2 + [A, B] * 2, sure=1.0), frames([BLANK] * 3)])
+    driver = segmenter()
+    (everything,) = heard(driver, x)
+    confidences = [word.confidence for word in everything.words]
+    least = 0.7
+    kept = [everything.words[n].text for n in speech(confidences, least)]
+    assert 0 < len(kept) < len(confidences)
+    driver = segmenter(rules=replace(RULES, confidence=least))
+    session = driver.open()
+    step(driver, [session], x[None], [len(x)])
+    driver.finish(session)
+    assert [segment.text for segment in session.segments] == [" ".join(kept)]
+    assert session.withheld == len(confidences) - len(kept)
 
 
 @given(runs=RUNS, seed=st.integers(0, 1000), sizes=st.lists(st.integers(0, 30), max_size=8))

@@ -58,6 +58,13 @@ def test_scores_are_recorded_by_name(saved):
         record_result(folder, "test", {"wer": 8.0})
 
 
+def test_a_calibration_of_other_weights_does_not_stay(saved):
+    folder, model, config = saved
+    (folder / "confidence.json").write_text("{}")
+    save_model(folder, model, config, TOKENIZER)
+    assert not (folder / "confidence.json").exists()
+
+
 def test_whoever_may_read_its_configuration_may_read_its_weights(saved):
     folder, _, _ = saved
     assert (folder / "model.safetensors").stat().st_mode == (folder / "config.yaml").stat().st_mode
