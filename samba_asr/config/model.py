@@ -25,6 +25,12 @@ class FeatureConfig:
         False  # bring speech of any level to that of the training data (samba_asr.audio.level); works with any weights
     )
 
+    def __post_init__(self):
+        # Filters and window are built before any weight is read, so their sizes are bounded here.
+        for name, most in (("sample_rate", 768_000), ("window", 65_536), ("hop", 65_536), ("mels", 1024)):
+            if not 1 <= getattr(self, name) <= most:
+                raise UserError(f"model.features.{name}={getattr(self, name)}: from 1 to {most}")
+
 
 @dataclass(frozen=True)
 class MixerConfig:

@@ -22,6 +22,7 @@ from torch import nn
 from samba_asr import collector
 from samba_asr.config import SEARCH_FILES, VERSIONS, Config, DecodeConfig, is_search_file, load, save
 from samba_asr.errors import UserError
+from samba_asr.models import weights
 from samba_asr.models.asr import AsrModel
 from samba_asr.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -54,7 +55,7 @@ def save_model(
         loss=replace(loss, teacher=0.0),
     )
     save(config, folder / "config.yaml")
-    save_weights(model, folder / "model.safetensors", dtype)
+    weights.save_weights(model, folder / "model.safetensors", dtype)
     tokenizer.save(folder)
     (folder / "results.json").write_text("{}\n")
     (folder / "confidence.json").unlink(missing_ok=True)  # of other weights
@@ -118,7 +119,7 @@ def save_encoder(folder: Path, acoustic: nn.Module, config: Config) -> None:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save(config, folder / "config.yaml")
-    save_weights(acoustic, folder / "encoder.safetensors")
+    weights.save_weights(acoustic, folder / "encoder.safetensors")
 
 
 def read_encoder(folder: Path, model: AsrModel) -> list[str]:
@@ -126,32 +127,16 @@ def read_encoder(folder: Path, model: AsrModel) -> list[str]:
 
     UserError if it is not there, or of other sizes.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     path = Path(folder) / "encoder.safetensors"
     if not path.is_file():
         raise UserError(f"{folder} holds no pretrained encoder: it has no {path.name} (samba-asr pretrain writes one)")
     check_version(path.with_name("config.yaml"))
-    try:
-        missing, unexpected = model.acoustic.load_state_dict(load_file(path), strict=False)
-    except (SafetensorError, RuntimeError, OSError) as error:
-        raise UserError(f"{path} does not fit the configuration: {' '.join(str(error).split())[:200]}") from None
-    beside = [name for name in missing if ".conditioning." not in name]  # what reads text is not pretrained
-    if unexpected or beside:
-        what = f"it has {unexpected[0]}, the model has not" if unexpected else f"it lacks {beside[0]}"
-        raise UserError(f"{path} does not fit the configuration: {what}")
+    shapes = weights.header(path)
+    # What reads text is not pretrained.
+    weights.check(path, shapes, model.acoustic, may_lack=lambda name: ".conditioning." in name)
+    missing = [name for name in model.acoustic.state_dict() if name not in shapes]
+    weights.load_into(path, model.acoustic, missing)
     return missing
-
-
-def save_weights(model: nn.Module, path: Path, dtype: torch.dtype = torch.float32) -> None:
-    """dtype: of matrices, see `save_model`.  Readable by whoever may read config.yaml beside it."""
-    from safetensors.torch import save_file
-
-    weights = model.state_dict()
-    save_file({k: (v.to(dtype) if v.dim() > 1 else v).contiguous() for k, v in weights.items()}, path)
-    # safetensors makes it readable by its owner alone; a server may run as another user
-    shutil.copymode(path.with_name("config.yaml"), path)
 
 
 def record_result(folder: Path, name: str, scores: dict[str, Any]) -> None:
@@ -183,9 +168,6 @@ Use: `samba-asr transcribe --model FOLDER FILE...`
 
 def load_model(folder: Path, device: torch.device | str = "cpu") -> LoadedModel:
     """Read a model folder.  A missing file, another version or weights that do not fit are `UserError`s."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     folder = Path(folder)
     for name in ("config.yaml", "model.safetensors"):
         if not (folder / name).is_file():
@@ -199,13 +181,8 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> LoadedModel:
             f"{folder}: the tokenizer has {tokenizer.vocab_size} units, config.yaml says {config.model.vocab_size}: "
             "the files are of two models"
         )
-    model = AsrModel(config.model)
-    try:
-        weights = load_file(folder / "model.safetensors")
-        model.load_state_dict(weights)
-    except (SafetensorError, RuntimeError, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{folder / 'model.safetensors'} does not hold this model's weights: {reason}") from None
+    layers = config.model.layers + config.model.decoder.layers
+    model = weights.build_and_load(folder / "model.safetensors", lambda: AsrModel(config.model), layers)
     return LoadedModel(model.to(device).eval(), tokenizer, config, folder)
 
 

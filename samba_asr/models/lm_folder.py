@@ -9,8 +9,9 @@ import torch
 
 from samba_asr.config import Config, load, save
 from samba_asr.errors import UserError
-from samba_asr.models.folder import check_version, save_weights
+from samba_asr.models.folder import check_version
 from samba_asr.models.lm import MambaLm
+from samba_asr.models.weights import build_and_load, save_weights
 from samba_asr.text.tokenizer import Tokenizer, load_tokenizer
 
 FILE = "lm.safetensors"  # not model.safetensors: nobody takes it for a recogniser
@@ -45,9 +46,6 @@ def save_lm(
 
 def load_lm(folder: Path, device: torch.device | str = "cpu") -> LoadedLm:
     """Read such a folder.  A missing file, another version or weights that do not fit are `UserError`s."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     for name in ("config.yaml", FILE):
         if not (folder / name).is_file():
             raise UserError(
@@ -55,11 +53,5 @@ def load_lm(folder: Path, device: torch.device | str = "cpu") -> LoadedLm:
             )
     check_version(folder / "config.yaml")
     config, tokenizer = load(folder=folder), load_tokenizer(folder)
-    model = MambaLm(config.lm, tokenizer.vocab_size)
-    try:
-        model.load_state_dict(load_file(folder / FILE))
-    except (SafetensorError, RuntimeError, OSError) as error:
-        raise UserError(
-            f"{folder / FILE} does not hold this model's weights: {' '.join(str(error).split())[:200]}"
-        ) from None
+    model = build_and_load(folder / FILE, lambda: MambaLm(config.lm, tokenizer.vocab_size), config.lm.layers)
     return LoadedLm(model.to(device).eval(), tokenizer)

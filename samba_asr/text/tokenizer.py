@@ -75,6 +75,8 @@ class CharTokenizer:
             kind, units = content["type"], content["units"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: not a character tokenizer ({error!r})") from error
+        if not (isinstance(units, list) and all(isinstance(unit, str) for unit in units)):
+            raise UserError(f"{path}: not a character tokenizer (its units are no list of characters)")
         if kind != "char":
             raise UserError(f"{path}: a tokenizer of type {kind!r}; this version knows 'char'")
         return cls(units)
@@ -210,7 +212,12 @@ def load_tokenizer(folder: Path | str) -> Tokenizer:
     if len(found) > 1:
         names = " and ".join(kind.FILE for kind in found)
         raise UserError(f"{folder}: {names} are here; delete the one that is not the model's")
-    return found[0].load(folder)
+    tokenizer: Tokenizer = found[0].load(folder)
+    if tokenizer.vocab_size < 3:
+        raise UserError(
+            f"{Path(folder) / found[0].FILE}: no units are in this tokenizer, so no text can be written with it"
+        )
+    return tokenizer
 
 
 def _sentencepiece():

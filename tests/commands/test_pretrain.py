@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import logging
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from samba_asr.commands import pretrain, train
 from samba_asr.data.manifest import read_manifest, write_manifest
@@ -96,10 +97,17 @@ def test_what_cannot_be(place, tmp_path):
         call("pretrain", "--exp", tmp_path / "e", *SMALL, speech, "pretrain.name=speech")
     with pytest.raises(UserError, match=r"unknown objective 'best_qr' \(did you mean 'best_rq'\?\)"):
         call("pretrain", "--exp", tmp_path / "e", *SMALL, speech, "pretrain.name=best_qr")
-    with pytest.raises(UserError, match="does not fit the configuration"):
+    with pytest.raises(UserError, match="does not hold this model's weights"):
         start(place, tmp_path / "b", "model.d_model=24", "model.self_conditioning=[]")
-    with pytest.raises(UserError, match="does not fit the configuration"):  # more layers than were pretrained
+    with pytest.raises(UserError, match="does not hold this model's weights"):  # more layers than were pretrained
         start(place, tmp_path / "b2", "model.layers=2", "model.self_conditioning=[]")
+    spoiled = tmp_path / "spoiled"
+    shutil.copytree(place / "pre" / "model", spoiled)
+    weights = load_file(spoiled / "encoder.safetensors")
+    next(iter(weights.values())).view(-1)[0] = float("nan")
+    save_file(weights, spoiled / "encoder.safetensors")
+    with pytest.raises(UserError, match=r"encoder\.safetensors: \S+ holds numbers that are not finite"):
+        start(place, tmp_path / "b3", "model.self_conditioning=[]", "--init-encoder", spoiled)
     with pytest.raises(UserError, match="holds no pretrained encoder"):
         start(place, tmp_path / "c", "--init-encoder", tmp_path)
     with pytest.raises(UserError, match=r"give no init_encoder \(--init-encoder\) beside it"):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from samba_asr.config import Config, LmConfig
 from samba_asr.decoding.base import Hypothesis, stack
@@ -173,3 +175,18 @@ class TestFolder:
         (place / "same" / "lm.safetensors").write_bytes(b"rubbish")
         with pytest.raises(UserError, match="does not hold this model's weights"):
             load_lm(place / "same")
+
+    def test_weights_that_are_not_finite_and_sizes_without_end(self, place):
+        file, config = place / "same" / "lm.safetensors", place / "other" / "config.yaml"
+        weights = load_file(file)
+        weights["output.bias"][0] = float("inf")
+        save_file(weights, file)
+        with pytest.raises(UserError, match=r"lm\.safetensors: output\.bias holds numbers that are not finite"):
+            load_lm(place / "same")
+        text = config.read_text()
+        before, lm = text.rsplit("\nlm:\n", 1)
+        for size, message in (("d_model: 400000000", "config.yaml says"), ("layers: 1000000000", "1000000000 layers")):
+            name = size.split(":")[0]
+            config.write_text(before + "\nlm:\n" + re.sub(rf"(?m)^  {name}: \d+", f"  {size}", lm, count=1))
+            with pytest.raises(UserError, match=message):
+                load_lm(place / "other")

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from samba_asr.config import Config
 from samba_asr.errors import UserError
@@ -101,7 +102,47 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-100])
 
 
+def damaged(path):
+    content = load_file(path)
+    name = next(name for name in content if name.endswith("head.weight") or "linear" in name)
+    content[name].view(-1)[0] = float("nan")
+    save_file(content, path)
+
+
+def no_units(folder):
+    CharTokenizer([]).save(folder)
+    edit(folder / "config.yaml", "vocab_size: 5", "vocab_size: 2")
+
+
 BREAKS = {
+    "weights that are not finite": (
+        lambda f: damaged(f / "model.safetensors"),
+        r"model.safetensors: \S+ holds numbers that are not finite",
+    ),
+    "weights of another type": (
+        lambda f: save_file(
+            {k: v.long() for k, v in load_file(f / "model.safetensors").items()}, f / "model.safetensors"
+        ),
+        r"model.safetensors does not hold this model's weights: \S+ is of type torch.int64, not torch.float32",
+    ),
+    "a tokenizer without units": (no_units, "tokenizer.json: no units are in this tokenizer"),
+    "units that are no characters": (
+        lambda f: (f / "tokenizer.json").write_text('{"type": "char", "units": [1, 2, 3]}'),
+        "tokenizer.json: not a character tokenizer",
+    ),
+    "more memory than there is": (
+        lambda f: edit(f / "config.yaml", "d_model: 8", "d_model: 4000000"),
+        "model.safetensors does not hold this model's weights: .* config.yaml says .*4000000",
+    ),
+    "layers without end": (
+        lambda f: edit(f / "config.yaml", "layers: 2", "layers: 1000000000"),
+        "config.yaml has 1000000001 layers, the file",
+    ),
+    "filters without end": (
+        lambda f: edit(f / "config.yaml", "window: 10", "window: 4000000000"),
+        "model.features.window=4000000000: from 1 to 65536",
+    ),
+    "a size below 0": (lambda f: edit(f / "config.yaml", "d_model: 8", "d_model: -8"), "no model can be built of this"),
     "another version": (
         lambda f: edit(f / "config.yaml", "version: 2", "version: 99"),
         r"m is a model folder of version 99; this samba_asr reads versions 1 to 2: install",
@@ -145,8 +186,11 @@ BREAKS = {
 def test_a_broken_folder_is_one_line_that_names_the_cause(saved, break_it, message):
     folder, _, _ = saved
     break_it(folder)
+    resource = pytest.importorskip("resource")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(UserError, match=message) as caught:
         load_model(folder)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # KiB
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
 

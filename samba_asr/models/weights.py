@@ -1,0 +1,113 @@
+"""Weights in files: written, and read back into a net that they are known to fit before it is built.
+
+A model folder may come from anywhere.  The header of a safetensors file gives the names and shapes of all weights in a few
+kilobytes, and a net on torch's meta device has shapes and no memory.  So a configuration that would take gigabytes, or whose
+sizes are not those of the file, is refused at once.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from samba_asr.errors import UserError
+
+Net = TypeVar("Net", bound=nn.Module)
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def save_weights(model: nn.Module, path: Path, dtype: torch.dtype = torch.float32) -> None:
+    """dtype: of matrices; vectors stay as they are.  Readable by whoever may read config.yaml beside it."""
+    from safetensors.torch import save_file
+
+    weights = model.state_dict()
+    save_file({k: (v.to(dtype) if v.dim() > 1 else v).contiguous() for k, v in weights.items()}, path)
+    # safetensors makes it readable by its owner alone; a server may run as another user
+    shutil.copymode(path.with_name("config.yaml"), path)
+
+
+def build_and_load(path: Path, build: Callable[[], Net], layers: int) -> Net:
+    """The net that `build` makes, with the weights of the file.
+
+    layers: how many the net has; nothing is built where the file has fewer weights than that.
+    UserError, before memory is taken, for weights of other names or shapes; and for some that are not finite.
+    """
+    shapes = header(path)
+    if layers > len(shapes):
+        raise UserError(f"{_misfit(path)}: config.yaml has {layers} layers, the file {len(shapes)} weights")
+    try:
+        with torch.device("meta"):
+            planned = build()
+    except UserError:
+        raise
+    except Exception as error:  # sizes below 0, or that overflow: whatever torch says of them
+        raise UserError(f"{path.with_name('config.yaml')}: no model can be built of this: {_short(error)}") from None
+    check(path, shapes, planned)
+    net = build()
+    load_into(path, net)
+    return net
+
+
+def header(path: Path) -> Shapes:
+    """Names and shapes of the weights in the file, without reading them."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{_misfit(path)}: {_short(error)}") from None
+
+
+def check(path: Path, shapes: Shapes, net: nn.Module, may_lack: Callable[[str], bool] = lambda name: False) -> None:
+    """UserError unless the file has the weights of `net`, in their shapes, and no others.
+
+    may_lack: whether the file need not have the weight of this name.
+    """
+    own = {name: tuple(x.shape) for name, x in net.state_dict().items()}
+    for name in shapes:
+        if name not in own:
+            raise UserError(f"{_misfit(path)}: it has {name}, the model has not")
+        if shapes[name] != own[name]:
+            raise UserError(f"{_misfit(path)}: {name} has shape {shapes[name]}, config.yaml says {own[name]}")
+    for name in own:
+        if name not in shapes and not may_lack(name):
+            raise UserError(f"{_misfit(path)}: it lacks {name}")
+
+
+def load_into(path: Path, net: nn.Module, lacking: Collection[str] = ()) -> None:
+    """Give `net` the weights of the file, which `check` has passed; `lacking`: names of those that stay as they are."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        weights = load_file(path)
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise UserError(f"{_misfit(path)}: {_short(error)}") from None
+    own = net.state_dict()
+    for name, x in weights.items():
+        _check_values(path, name, x, own[name])
+    net.load_state_dict({**{name: own[name] for name in lacking}, **weights})
+
+
+def _check_values(path: Path, name: str, x: Tensor, own: Tensor) -> None:
+    if x.is_floating_point() != own.is_floating_point():
+        raise UserError(f"{_misfit(path)}: {name} is of type {x.dtype}, not {own.dtype}")
+    if x.is_floating_point() and not x.isfinite().all():
+        raise UserError(
+            f"{path}: {name} holds numbers that are not finite: the training that made it broke off, or the file is damaged"
+        )
+
+
+def _misfit(path: Path) -> str:
+    return f"{path} does not hold this model's weights"
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
