@@ -227,7 +227,9 @@ class Segmenter:
         state = self.search.finish(s.state)
         segment, withheld = self._segment(s, self.search.hypotheses(state, NBEST)[0])
         if segment is None and (plain := self.search.without_hotwords(state, NBEST)):
-            segment, withheld = self._segment(s, plain)  # what is only expected makes no speech of noise, nor noise of speech
+            segment, withheld = self._segment(
+                s, plain
+            )  # what is only expected makes no speech of noise, nor noise of speech
         if segment:
             s.segments.append(segment)
         s.withheld += withheld
