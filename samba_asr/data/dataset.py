@@ -29,8 +29,9 @@ from samba_asr.data.bucketing import bucket_batches, choose_speed, derive_seed, 
 from samba_asr.data.durations import read_headers, with_durations
 from samba_asr.data.manifest import Utterance
 from samba_asr.data.teacher import TeacherFrames
+from samba_asr.data.unknown import check_known
 from samba_asr.errors import UserError
-from samba_asr.text.tokenizer import UNK_ID, Tokenizer
+from samba_asr.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -234,20 +235,8 @@ class TrainingSet:
             self.utterances.append(utterance)
             self.tokens.append(tokens or [])
         self.texts = tokenizer is not None
-        unknown = Counter(
-            word
-            for utterance, tokens in zip(self.utterances, self.tokens, strict=True)
-            if UNK_ID in tokens
-            for word in utterance.text.split()
-            if UNK_ID in tokenizer.encode(word)
-        )
-        if unknown:
-            logger.warning(
-                "the tokenizer knows no %s, %d words of the training texts in all: they are learned as <unk>; for phones, add "
-                "them to lexicon.txt",
-                ", ".join(word for word, _ in unknown.most_common(3)),
-                unknown.total(),
-            )
+        if tokenizer:
+            check_known((u.text for u in self.utterances), tokenizer)
         if not self.utterances:
             counts = ", ".join(f"{n} {reason}" for reason, n in self.left_out.items()) or "the manifests are empty"
             raise UserError(f"no training utterance is usable: {counts}")

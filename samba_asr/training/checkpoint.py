@@ -1,7 +1,8 @@
 """Files of a run: `last.pt`, from which it resumes, and `epoch-NNN.pt`, weights to evaluate and to average.
 
 Both are plain trees of tensors, numbers, strings, lists and dicts, read with `torch.load(weights_only=True)`, and
-replaced atomically: whatever happens, a file is the old one or the new one.
+replaced atomically: whatever happens, a file is the old one or the new one.  Each is a zip archive, whose checksums are
+compared before it is read (torch itself does not).  `before-last.pt` is the `last.pt` before.
 
     last.pt        version, config, data, objective, optimizer, ema, epoch, batch, step, elapsed, bad_steps, kept
     epoch-NNN.pt   version, config, model, epoch, step, score
@@ -13,10 +14,12 @@ replaced atomically: whatever happens, a file is the old one or the new one.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
+import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,8 +28,11 @@ from samba_asr.config import Config
 from samba_asr.errors import UserError
 from samba_asr.training.score import Score
 
+logger = logging.getLogger(__name__)
+
 VERSION = 2
 LAST = "last.pt"
+BEFORE = "before-last.pt"  # the last.pt before it, to continue from where that is damaged
 
 # What may change when a run is continued: how long it goes on, and what leaves the numbers alone.
 MAY_CHANGE = (
@@ -36,14 +42,27 @@ MAY_CHANGE = (
 )
 
 
-def save(path: Path, content: dict[str, Any]) -> None:
-    """Write atomically and durably: a temporary file, fsync, rename, fsync of the folder."""
+class Damaged(UserError):
+    """A file that is no checkpoint, or not whole."""
+
+
+def save(path: Path, content: dict[str, Any], before: Path | None = None) -> None:
+    """Write atomically and durably: a temporary file, fsync, rename, fsync of the folder.
+
+    before: where the file that is replaced goes.  OSError, and no trace is left, where the disk is full.
+    """
     part = path.with_name(f".{path.name}.part")
-    with open(part, "wb") as file:
-        torch.save({"version": VERSION, **content}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    try:
+        with open(part, "wb") as file:
+            _write({"version": VERSION, **content}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        if before is not None and path.exists():
+            os.replace(path, before)
+        os.replace(part, path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -51,14 +70,41 @@ def save(path: Path, content: dict[str, Any]) -> None:
         os.close(folder)
 
 
-def load(path: Path) -> dict[str, Any]:
-    """Tensors on the CPU; UserError if the file is not one of ours, or of another version."""
+def _write(content: dict[str, Any], file: BinaryIO) -> None:
     try:
+        torch.save(content, file)
+    except RuntimeError as error:  # its writer does not say that the disk is full
+        file.flush()
+        raise OSError(f"{file.name}: cannot be written ({' '.join(str(error).split())[:100]})") from error
+
+
+def load_last(folder: Path) -> dict[str, Any] | None:
+    """What a run resumes from: last.pt, or the one before if that is damaged; None in a folder without either."""
+    last, before = folder / LAST, folder / BEFORE
+    if not last.exists() and not before.exists():
+        return None
+    try:
+        return load(last)
+    except Damaged as error:
+        if not before.exists():
+            raise
+        content = load(before)
+        logger.warning("%s; going on from %s, of step %s", error, before.name, content.get("step"))
+        return content
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Tensors on the CPU; UserError if the file is not one of ours, or of another version; Damaged if it is not whole."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if bad := archive.testzip():
+                raise ValueError(f"the checksum of {bad} is another")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise UserError(f"{path}: there is no such checkpoint") from None
+        raise Damaged(f"{path}: there is no such checkpoint") from None
     except Exception as error:  # torch gives KeyError, EOFError, RuntimeError, UnpicklingError, ...
-        raise UserError(f"{path}: not a checkpoint, or damaged ({type(error).__name__}); delete it") from error
+        why = str(error) if isinstance(error, ValueError) else type(error).__name__
+        raise Damaged(f"{path}: not a checkpoint, or damaged ({why}); delete it") from error
     version = content.get("version") if isinstance(content, dict) else None
     if version == 1:
         return _from_version_1(path, content)

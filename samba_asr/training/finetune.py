@@ -6,6 +6,7 @@ result = finetune.run(config, Path("exp/tuned"), init=Path("models/english"))
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from pathlib import Path
@@ -15,8 +16,9 @@ import torch
 from samba_asr.config import Config, ModelConfig, TokenizerConfig
 from samba_asr.data.bucketing import derive_seed
 from samba_asr.data.manifest import Utterance
-from samba_asr.data.sets import read_sets
+from samba_asr.data.sets import Sets, read_sets
 from samba_asr.data.teacher import TeacherFrames
+from samba_asr.data.unknown import in_the_case_of
 from samba_asr.errors import UserError
 from samba_asr.models.asr import AsrModel
 from samba_asr.models.deepen import deepen
@@ -25,6 +27,8 @@ from samba_asr.models.pronouncer import load_pronouncer
 from samba_asr.text.tokenizer import Tokenizer, has_tokenizer, load_tokenizer, train_tokenizer
 from samba_asr.text.units import same_pieces
 from samba_asr.training import distributed
+from samba_asr.training.distributed import Ranks
+from samba_asr.training.lock import locked
 from samba_asr.training.trainer import TrainResult, train
 
 logger = logging.getLogger(__name__)
@@ -53,8 +57,23 @@ def run(
     config, folder = with_teacher(config), Path(folder)
     sets = read_sets(config.data)
     ranks = distributed.start(config.train.device)
-    if ranks.rank == 0:  # it writes
-        folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        if ranks.rank == 0:  # it writes
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(folder))
+        return _run(config, folder, sets, ranks, init, init_encoder, new_tokenizer)
+
+
+def _run(
+    config: Config,
+    folder: Path,
+    sets: Sets,
+    ranks: Ranks,
+    init: Path | None,
+    init_encoder: Path | None,
+    new_tokenizer: bool,
+) -> TrainResult:
+    if ranks.rank == 0:
         if init and not new_tokenizer and not has_tokenizer(folder):
             load_tokenizer(init).save(folder)
         # For the model that averaging makes; training itself reads none of them, so the other processes need not know.
@@ -69,7 +88,8 @@ def run(
             logger.info("decode.endpoint.confidence=%g does nothing until the new model is calibrated", bound)
     if init_encoder:
         model = with_encoder(init_encoder, config, tokenizer)
-    return train(config, folder, tokenizer=tokenizer, **sets._asdict(), model=model)
+    speech, valid = in_the_case_of(tokenizer, sets.train, sets.valid)
+    return train(config, folder, tokenizer=tokenizer, train=speech, valid=valid, noise=sets.noise, model=model)
 
 
 def with_teacher(config: Config) -> Config:

@@ -22,7 +22,7 @@ def log_file(path: Path, level: int = logging.INFO) -> Iterator[None]:
     """What samba_asr logs from `level` up is appended to `path` (made when there is something); the rest is dropped."""
     package = logging.getLogger("samba_asr")
     before = package.level
-    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler = _LogFile(path, encoding="utf-8", delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     package.addHandler(handler)
     package.setLevel(level)
@@ -32,6 +32,14 @@ def log_file(path: Path, level: int = logging.INFO) -> Iterator[None]:
         package.setLevel(before)
         package.removeHandler(handler)
         handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    """A log that ends nothing and says nothing where the disk is full: the terminal shows the same lines."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
 
 
 class Signals:
@@ -114,14 +122,19 @@ class Progress:
     def scalar(self, name: str, value: float, step: int) -> None:
         """To TensorBoard, where there is one."""
         if self._board:
-            self._board.add_scalar(name, value, step)
+            try:
+                self._board.add_scalar(name, value, step)
+            except OSError as error:
+                self._board = None
+                logger.warning("TensorBoard is off from here: %s", error.strerror or error)
 
     def close(self) -> None:
         if self.live:
             self._clear.emit(None)
             logging.getLogger("samba_asr").removeHandler(self._clear)
         if self._board:
-            self._board.close()
+            with contextlib.suppress(OSError):
+                self._board.close()
 
     def _left(self, now: float, done: float) -> str:
         began, first = self._first

@@ -23,6 +23,7 @@ from samba_asr.data.bucketing import derive_seed
 from samba_asr.data.dataset import Epoch, TrainingSet, evaluation_batches
 from samba_asr.data.manifest import Utterance
 from samba_asr.data.text import TextEpoch, TextSet
+from samba_asr.data.unknown import unknown_words
 from samba_asr.errors import UserError
 from samba_asr.models.asr import AsrModel
 from samba_asr.models.encoder import AcousticModel
@@ -109,6 +110,25 @@ class SpeechTask:
             )
         self.config, self.tokenizer, self.valid = config, tokenizer, list(valid)
         self.data = TrainingSet(train, tokenizer, config, noise)
+        self._check_validation()
+
+    def _check_validation(self) -> None:
+        """Say what validation cannot measure."""
+        unknown = unknown_words((u.text for u in self.valid), self.tokenizer)
+        if not unknown.total:
+            why = "their texts are empty" if self.valid else "there are none"
+            logger.warning(
+                "no utterances to validate on: %s (data.valid=%s), so no checkpoint is better than another",
+                why,
+                list(self.config.data.valid),
+            )
+        elif unknown.words:
+            logger.warning(
+                "the tokenizer cannot write %s, %d of the %d words of the validation texts: they count as errors",
+                unknown.names,
+                unknown.words.total(),
+                unknown.total,
+            )
 
     def describe(self) -> str:
         hours = self.data.seconds.sum() / 3600

@@ -7,8 +7,10 @@ accumulates the same batches.  There is no random state to save.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +29,7 @@ from samba_asr.errors import UserError
 from samba_asr.text.tokenizer import Tokenizer
 from samba_asr.training import checkpoint, distributed
 from samba_asr.training.distributed import Ranks
+from samba_asr.training.lock import locked
 from samba_asr.training.optim import MovingAverage, learning_rate
 from samba_asr.training.progress import Progress, Signals, log_file
 from samba_asr.training.score import Score
@@ -86,11 +89,11 @@ def run(
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size))
     ranks = distributed.start(config.train.device)
     if ranks.rank == 0:
-        log = log_file(folder / "log.txt", logging.INFO)
+        log, lock = log_file(folder / "log.txt", logging.INFO), locked(folder)
     else:
-        log = log_file(folder / f"log-{ranks.rank}.txt", logging.WARNING)
+        log, lock = log_file(folder / f"log-{ranks.rank}.txt", logging.WARNING), contextlib.nullcontext()
     try:
-        with log, Signals() as signals:
+        with lock, log, Signals() as signals:
             result = Trainer(config, folder, tokenizer, task(config), model, ranks, signals).run()
             ranks.barrier()  # a rank that leaves while another still talks to it can abort that one (seen with gloo)
             return result
@@ -122,6 +125,7 @@ class Trainer:
         self.epoch, self.batch, self.step = 1, 0, 0  # batch: how many of the epoch are done, over all ranks
         self.elapsed = 0.0  # seconds, of this run and those it continues
         self.bad_steps = 0  # in a row
+        self._epoch_steps = 0  # of this epoch, in this process
         self.kept: list[checkpoint.Kept] = []
         self.fraction = 0.0  # of the epoch that is done
         self._told = 0.0  # signals that the ranks had received when the step began, summed
@@ -153,8 +157,7 @@ class Trainer:
 
     def _begin(self) -> None:
         """Resume from last.pt or start anew; log what is trained on what."""
-        path = self.folder / checkpoint.LAST
-        state = checkpoint.load(path) if path.exists() else None
+        state = checkpoint.load_last(self.folder)
         if state is not None:
             self._restore(state)
         else:
@@ -202,6 +205,7 @@ class Trainer:
 
     def _run_epoch(self) -> None:
         epoch = self.data.epoch(self.epoch, ranks=self.ranks.size)
+        self._epoch_steps = 0
         first = self.batch - self.batch % self.ranks.size
         positions = range(first + self.ranks.rank, len(epoch), self.ranks.size)
         batches = load_batches(epoch, positions, self.config.data.workers)
@@ -216,7 +220,7 @@ class Trainer:
                 self.batch = min(self.batch + len(work) * self.ranks.size, len(epoch))
                 self.fraction = self.batch / len(epoch)
                 if self._told_to_stop():
-                    self._save()
+                    self._save(needed=True)
                     raise Interrupted
                 if time.monotonic() - self._saved > self.config.train.save_minutes * 60:
                     self._save()
@@ -225,6 +229,8 @@ class Trainer:
 
     def _end_epoch(self) -> None:
         """Validate, keep the weights, and go to the next epoch.  Killed before the end, a resumed run does it again."""
+        if 0 < self._epoch_steps <= self.bad_steps:
+            raise UserError(self._hopeless(f"no step of epoch {self.epoch} was finite"))
         self._save()
         limits = self.config.train
         last = self.epoch >= limits.epochs or self._out_of_time()
@@ -239,7 +245,7 @@ class Trainer:
             if self.stepper.average:
                 self.stepper.average.swap(self.objective)
         self.epoch, self.batch, self.fraction = self.epoch + 1, 0, 0.0
-        self._save()
+        self._save(needed=self._finished())
         if self.ranks.rank == 0:
             names = {k.file for k in self.kept}
             for path in self.folder.glob("epoch-*.pt"):
@@ -257,14 +263,21 @@ class Trainer:
         easy = self.epoch <= self.config.train.easy_epochs
         work = [Work(batch, seed, easy) for (_, batch), seed in zip(group, seeds, strict=True)]
         outcome = self.stepper.step(work, number=self.step, lr=lr)
-        self.bad_steps = self.bad_steps + 1 if outcome.bad else 0
+        self._epoch_steps += 1
+        if outcome.units > 0 and math.isfinite(outcome.norm):
+            self.bad_steps = 0  # some of it was learned
+        elif outcome.bad:
+            self.bad_steps += 1
         if self.bad_steps >= MAX_BAD_STEPS:
-            raise UserError(
-                f"{MAX_BAD_STEPS} steps in a row were not finite ({self.folder / 'log.txt'} names the utterances): "
-                f"lower optim.lr={self.config.optim.lr}, raise optim.warmup, or try train.dtype=float32"
-            )
+            raise UserError(self._hopeless(f"{MAX_BAD_STEPS} steps in a row were not finite"))
         if first:
             self.progress.step(self.step, f"epoch {self.epoch}/{self.config.train.epochs}", lr, self._done(), outcome)
+
+    def _hopeless(self, what: str) -> str:
+        return (
+            f"{what} ({self.folder / 'log.txt'} names the utterances): lower optim.lr={self.config.optim.lr}, raise "
+            "optim.warmup, or try train.dtype=float32; then train in another folder"
+        )
 
     # ---- signals -----------------------------------------------------------------------------------------------------
 
@@ -291,35 +304,47 @@ class Trainer:
         """Write epoch-NNN.pt and note which are among the best or the last."""
         name = f"epoch-{self.epoch:03}.pt"
         kept = [k for k in self.kept if k.epoch != self.epoch] + [checkpoint.Kept(name, self.epoch, score)]
-        self.kept = checkpoint.keep(kept, self.config.train.keep_best, self.config.train.keep_last)
+        kept = checkpoint.keep(kept, self.config.train.keep_best, self.config.train.keep_last)
         if self.ranks.rank:
+            self.kept = kept
             return
         weights = {k: v.detach().cpu() for k, v in self.objective.net.state_dict().items()}
         content = {"config": checkpoint.config_dict(self.config), "model": weights}
         content |= {"epoch": self.epoch, "step": self.step, "score": checkpoint.plain_score(score)}
-        checkpoint.save(self.folder / name, content)
+        try:
+            checkpoint.save(self.folder / name, content)
+            self.kept = kept
+        except OSError as error:
+            logger.warning("%s cannot be written (%s): this epoch is not kept", name, error.strerror or error)
 
-    def _save(self) -> None:
-        """Write last.pt."""
+    def _save(self, needed: bool = False) -> None:
+        """Write last.pt.  Where that fails training goes on, and the next save tries again.
+
+        needed: it is the last save; UserError if it fails.
+        """
         self._saved = time.monotonic()
         if self.ranks.rank:
             return
-        checkpoint.save(
-            self.folder / checkpoint.LAST,
-            {
-                "config": checkpoint.config_dict(self.config),
-                "data": self.data.fingerprint,
-                "objective": self.objective.state_dict(),
-                "optimizer": self.stepper.optimizer.state_dict(),
-                "ema": self.stepper.average.weights if self.stepper.average else None,
-                "epoch": self.epoch,
-                "batch": self.batch,
-                "step": self.step,
-                "elapsed": self.elapsed,
-                "bad_steps": self.bad_steps,
-                "kept": [k.plain() for k in self.kept],
-            },
-        )
+        content = {
+            "config": checkpoint.config_dict(self.config),
+            "data": self.data.fingerprint,
+            "objective": self.objective.state_dict(),
+            "optimizer": self.stepper.optimizer.state_dict(),
+            "ema": self.stepper.average.weights if self.stepper.average else None,
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "step": self.step,
+            "elapsed": self.elapsed,
+            "bad_steps": self.bad_steps,
+            "kept": [k.plain() for k in self.kept],
+        }
+        try:
+            checkpoint.save(self.folder / checkpoint.LAST, content, before=self.folder / checkpoint.BEFORE)
+        except OSError as error:
+            why = f"{self.folder / checkpoint.LAST} cannot be written ({error.strerror or error})"
+            if needed:
+                raise UserError(f"{why}: make room, and the same command continues from the save before") from None
+            logger.warning("%s: training goes on and tries again at the next save; make room", why)
 
     def _restore(self, state: dict) -> None:
         checkpoint.check_same_config(state["config"], self.config, self.folder)

@@ -1,9 +1,28 @@
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 
 from tests.training.toy import Toy, ToyTask, make_corpus, toy_config, train_toy
+
+
+@pytest.fixture
+def full_disk():
+    """full_disk(n): a context in which no file grows beyond n bytes, as if the disk were full."""
+    resource = pytest.importorskip("resource")
+
+    @contextlib.contextmanager
+    def full_disk(size: int):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return full_disk
 
 
 @pytest.fixture(scope="session")

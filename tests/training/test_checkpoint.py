@@ -34,6 +34,37 @@ def test_a_write_that_dies_leaves_the_old_file(tmp_path, monkeypatch):
     assert checkpoint.load(path)["step"] == 1
 
 
+def test_a_bit_that_turned_is_found_and_the_run_goes_on_from_the_save_before(tmp_path, caplog):
+    last, before = tmp_path / checkpoint.LAST, tmp_path / checkpoint.BEFORE
+    assert checkpoint.load_last(tmp_path) is None
+    for step in (1, 2):
+        checkpoint.save(last, {"step": step, "w": torch.full((1000,), 1.5)}, before=before)
+    assert checkpoint.load_last(tmp_path)["step"] == 2
+    content = bytearray(last.read_bytes())
+    content[content.index(torch.full((9,), 1.5).numpy().tobytes()) + 8] ^= 1
+    last.write_bytes(content)
+    with pytest.raises(
+        checkpoint.Damaged, match=r"last\.pt: not a checkpoint, or damaged \(the checksum of .* is another"
+    ):
+        checkpoint.load(last)
+    assert checkpoint.load_last(tmp_path)["step"] == 1
+    assert "going on from before-last.pt, of step 1" in caplog.text
+    last.unlink()  # killed between the two renames
+    assert checkpoint.load_last(tmp_path)["step"] == 1
+    torch.save({"version": 99}, last)  # of another version, and whole: nobody falls back silently
+    with pytest.raises(UserError, match="version 99"):
+        checkpoint.load_last(tmp_path)
+
+
+def test_where_the_disk_is_full_no_part_file_stays(tmp_path, full_disk):
+    path = tmp_path / "last.pt"
+    checkpoint.save(path, {"step": 1})
+    with full_disk(100_000), pytest.raises(OSError, match=r"last\.pt|too large"):
+        checkpoint.save(path, {"step": 2, "w": torch.zeros(100_000)}, before=tmp_path / "before")
+    assert [file.name for file in tmp_path.iterdir()] == ["last.pt"]
+    assert checkpoint.load(path)["step"] == 1
+
+
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut off"])
 def test_a_damaged_file_is_named(tmp_path, content):
     (tmp_path / "last.pt").write_bytes(content)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -243,3 +244,52 @@ def test_evaluation_sees_the_moving_average(run, tmp_path):
 def test_an_id_twice_in_validation_is_refused(run, corpus, tmp_path):
     with pytest.raises(UserError, match="'u0'"):
         run(tmp_path / "exp", valid=[corpus[0], corpus[0]])
+
+
+def test_a_run_whose_every_step_fails_is_not_done(run, tmp_path):
+    with pytest.raises(UserError, match=r"no step of epoch [12] was finite .* lower optim\.lr=1e\+30"):
+        run(tmp_path / "exp", "optim.lr=1e30", "optim.warmup=0")
+
+
+def test_a_disk_that_was_full_for_a_while_costs_nothing_but_that_save(run, tmp_path, monkeypatch, caplog):
+    save, failures = checkpoint.save, iter([0, 1, 1, 0, 0, 1])
+
+    def sometimes(path, content, before=None):
+        if next(failures, 0):
+            raise OSError(28, "No space left on device")
+        save(path, content, before)
+
+    monkeypatch.setattr(checkpoint, "save", sometimes)
+    result, _ = run(tmp_path / "exp")
+    assert "last.pt cannot be written (No space left on device): training goes on and tries again" in caplog.text
+    assert checkpoint.load(tmp_path / "exp" / "last.pt")["step"] == result.steps
+    assert (tmp_path / "exp" / checkpoint.BEFORE).exists()
+
+
+def test_the_last_save_must_succeed(run, tmp_path, monkeypatch):
+    def full(path, content, before=None):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    with pytest.raises(UserError, match=r"last\.pt cannot be written \(No space left on device\): make room"):
+        run(tmp_path / "exp", "train.epochs=1")
+
+
+def test_a_second_run_in_the_folder_is_refused(run, corpus, tmp_path):
+    process = start(tmp_path / "exp", corpus, "train.epochs=100000", "train.save_minutes=100")
+    path = tmp_path / "exp" / "losses-0"
+    while not (path.exists() and recorded(path)):
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+    with pytest.raises(UserError, match=rf"process {process.pid} on .* trains here"):
+        run(tmp_path / "exp")
+    process.kill()
+    process.communicate()
+
+
+def test_what_validation_cannot_measure_is_said(run, corpus, tmp_path, caplog):
+    run(tmp_path / "none", "train.epochs=1", valid=[])
+    assert "no utterances to validate on: there are none" in caplog.text
+    caplog.clear()
+    run(tmp_path / "foreign", "train.epochs=1", valid=[dataclasses.replace(corpus[0], text="ab z a")])
+    assert "the tokenizer cannot write z, 1 of the 3 words of the validation texts" in caplog.text
