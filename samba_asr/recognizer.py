@@ -32,6 +32,7 @@ import numpy as np
 
 from samba_asr import config as configs
 from samba_asr.audio.inputs import pieces
+from samba_asr.audio.samples import as_rate
 from samba_asr.audio.source import Truncated
 from samba_asr.audio.vad import Gate
 from samba_asr.config import DecodeConfig
@@ -54,8 +55,8 @@ from samba_asr.text.units import Tokenizer
 
 logger = logging.getLogger(__name__)
 
-Phrases = Mapping[str, float] | Sequence[str] | Hotwords | None
-"""Hotwords: phrases with or without weights, or the result of `Recognizer.hotwords`, made once for many sessions."""
+Phrases = Mapping[str, float] | Sequence[str] | str | Hotwords | None
+"""Hotwords: a phrase, or phrases with or without weights, or the result of `Recognizer.hotwords`, made once for many sessions."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,7 @@ class Recognizer:
         """
         return Session(
             self,
-            rate or self.rate,
+            self.rate if rate is None else rate,
             self.latency(latency_ms),
             hotwords=self.hotwords(hotwords),
             vad=self.decode.vad.method,
@@ -236,7 +237,8 @@ class Recognizer:
         session: Session | None = None
         broken: Truncated | None = None
         try:
-            for given, samples in pieces(source, rate or self.rate, min(seconds, MAX_STEP)):
+            default = self.rate if rate is None else as_rate(rate)
+            for given, samples in pieces(source, default, min(seconds, MAX_STEP)):
                 session = session or self.session(given, latency_ms=latency_ms, hotwords=hotwords, partials=partials)
                 session.feed(samples)
                 if longest is not None and session.seconds > longest:
@@ -325,7 +327,7 @@ class Recognizer:
     # ---- settings ----------------------------------------------------------------------------------------------------
 
     def hotwords(self, phrases: Phrases) -> Hotwords | None:
-        """Prepare phrases for sessions, each with its weight in nats a unit, or with decode.hotwords.weight.
+        """Prepare a phrase or several for sessions, each with its weight in nats a unit, or with decode.hotwords.weight.
 
         Phrases that the model cannot write are ignored, with a warning.  UserError if the search takes no hotwords.
         """
@@ -333,6 +335,14 @@ class Recognizer:
             return phrases
         if "hotwords" not in self.segmenter.search.takes:
             raise UserError(refusal("hotwords need", "hotwords", self.decode.search.method))
+        if isinstance(phrases, str):
+            phrases = [phrases]
+        if isinstance(phrases, Iterable) and not isinstance(phrases, Mapping):
+            phrases = list(phrases)
+        if not isinstance(phrases, Iterable) or not all(isinstance(phrase, str) for phrase in phrases):
+            raise UserError(
+                f"hotwords={phrases!r}: a phrase, a list of phrases, or phrases with their weights, {{'ANNE BRONTE': 3}}"
+            )
         if not isinstance(phrases, Mapping):
             phrases = dict.fromkeys(phrases, self.decode.hotwords.weight)
         return Hotwords(self._writer, phrases)

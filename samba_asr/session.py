@@ -27,6 +27,7 @@ import numpy as np
 import torch
 
 from samba_asr.audio.framer import Framer
+from samba_asr.audio.samples import as_rate
 from samba_asr.audio.vad import Gate
 from samba_asr.decoding.hotwords import Hotwords
 from samba_asr.decoding.segmenter import Segmenter, SegmentState
@@ -140,7 +141,7 @@ class Session:
         partials: whether to emit `Partial` events; each of them reads all hypotheses.
         """
         runtime = parts.runtime
-        self.rate, self.latency, self.partials = rate, latency, partials
+        self.rate, self.latency, self.partials = as_rate(rate), latency, partials
         self._model_rate, self._stride, self._frame = runtime.rate, runtime.stride, runtime.frame
         self._vad = vad
         self._framer: Framer | None = self._new_framer()

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samba_asr.audio.source import Truncated
-from samba_asr.config import Config, ModelConfig, TokenizerConfig, VadConfig
+from samba_asr.config import Config, ModelConfig, TokenizerConfig, VadConfig, load
 from samba_asr.decoding.align import Span
 from samba_asr.decoding.transcript import words_of
 from samba_asr.errors import UserError
@@ -225,3 +225,35 @@ def test_of_a_file_that_is_cut_the_text_of_what_came_before_comes_with_the_error
     assert raised.value.result.text == said(
         recognizer.stream(latency_ms=320), np.round(noise(4.0) * 32768)[: 2 * RATE].astype(np.float32) / 32768, []
     )
+
+
+@pytest.mark.parametrize("rate", [0, -8000, 3.5, float("nan")])
+def test_a_rate_that_no_audio_has_is_refused_everywhere(recognizer, rate):
+    samples = noise(0.5)
+    for call in (
+        lambda: recognizer.session(rate),
+        lambda: recognizer.stream(rate),
+        lambda: recognizer.recognize(samples, rate=rate),
+        lambda: recognizer.transcribe(samples, rate=rate),
+        lambda: list(recognizer.listen(iter([]), rate=rate)),
+    ):
+        with pytest.raises(UserError, match=r"rate=.*: samples a second"):
+            call()
+
+
+@pytest.mark.parametrize(
+    "source", [5, None, {"array": noise(0.1), "sampling_rate": RATE}, (noise(0.1), RATE), (RATE, noise(0.1))], ids=repr
+)
+def test_what_is_no_audio_is_refused_and_never_empty(recognizer, source):
+    with pytest.raises(UserError, match=r"no audio is in this|give them apart"):
+        recognizer.transcribe(source)
+
+
+def test_one_hotword_may_be_a_string(recognizer):
+    beam = Recognizer(recognizer._loaded, load([], ["decode.search.method=beam"]).decode)
+    one = beam.hotwords("CAB DAB")
+    assert one.words == beam.hotwords(["CAB DAB"]).words == beam.hotwords(iter(["CAB DAB"])).words
+    assert set(one.words) == {"CAB", "DAB"}
+    for wrong in (5, [1, 2], b"CAB", {3: 1.0}, [None]):
+        with pytest.raises(UserError, match=r"hotwords=.*: a phrase, a list of phrases, or"):
+            beam.hotwords(wrong)

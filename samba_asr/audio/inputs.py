@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from samba_asr.audio.read import stream
+from samba_asr.errors import UserError
 
 
 def pieces(source: Any, rate: int, seconds: float) -> Iterator[tuple[int, np.ndarray]]:
     """Audio as (samples a second, float32 (s,)): of a file in pieces of at most `seconds`, of arrays as they come.
 
-    rate: of arrays that do not say theirs.
+    rate: of arrays that do not say theirs.  UserError for what is none of these.
     """
+    if isinstance(source, tuple) and len(source) == 2 and any(np.ndim(part) == 1 for part in source):
+        raise UserError("a pair of samples and their rate: give them apart, transcribe(samples, rate=rate)")
+    if isinstance(source, Mapping) or not (hasattr(source, "read") or isinstance(source, Iterable | Path)):
+        raise UserError(
+            f"no audio is in this {type(source).__name__}: give a path, bytes or a file object, an array of samples, or "
+            "something that yields arrays"
+        )
     if hasattr(source, "__array__") or (isinstance(source, list | tuple) and source and np.isscalar(source[0])):
         yield rate, source
     elif isinstance(source, str | bytes | Path) or hasattr(source, "read"):

@@ -34,7 +34,7 @@ from typing import Protocol
 import numpy as np
 
 from samba_asr.audio.container import Container
-from samba_asr.audio.samples import PEAK
+from samba_asr.audio.samples import PEAK, RATES
 from samba_asr.audio.sound_file import open_sound
 from samba_asr.audio.source import AudioError, Source, Truncated, as_file
 from samba_asr.errors import UserError
@@ -44,7 +44,6 @@ __all__ = ["Audio", "AudioError", "AudioInfo", "Source", "Truncated", "info", "r
 log = logging.getLogger(__name__)
 
 _BLOCK_SECONDS = 60.0  # what `read` decodes at a time
-_RATES = range(1000, 768_001)
 _WINDOW_SECONDS = 0.5  # of the file, in which channels are mixed, or one is taken
 _CANCELLED = 0.05  # of the channels' mean energy: a mix with less has lost the speech
 
@@ -254,6 +253,6 @@ def _open(source: Source) -> Iterator[Decoder]:
             if isinstance(file, str):
                 file = stack.enter_context(open(file, "rb"))
             decoder = stack.enter_context(Container(name, file))
-        if decoder.rate not in _RATES:
+        if decoder.rate not in RATES:
             raise AudioError(f"{name}: {decoder.rate} samples a second: from 1 to 768 kHz are audio; mend the header")
         yield decoder

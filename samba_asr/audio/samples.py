@@ -6,6 +6,7 @@ import numpy as np
 
 from samba_asr.errors import UserError
 
+RATES = range(1000, 768_001)  # samples a second that audio has
 PEAK = 16.0  # above it, float samples are integers that nobody divided: a sound that overshoots stays far below
 _SCALES = {"int8": 2.0**7, "int16": 2.0**15, "int32": 2.0**31, "uint8": 2.0**7}
 
@@ -63,6 +64,16 @@ def as_samples(x: object, *, received: int = 0, rate: int | None = None) -> np.n
             "16 bits), or give them as int16"
         )
     return samples.astype(np.float32, copy=False)
+
+
+def as_rate(rate: object) -> int:
+    """Samples a second as a whole number; UserError for what no audio has."""
+    try:
+        if (whole := int(rate)) == rate and whole in RATES:
+            return whole
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise UserError(f"rate={rate!r}: samples a second, a whole number from {RATES.start} to {RATES.stop - 1}")
 
 
 def _short(error: Exception) -> str:
