@@ -86,6 +86,9 @@ def _add(kinds, name: str, *, help: str, description: str, seconds: float, round
         help="count words recognized in MIN minutes of silence, noise and music",
     )
     parser.add_argument("--no-peers", action="store_true", help="measure only our model")
+    parser.add_argument(
+        "--whisper", type=Path, metavar="DIR", help="a Whisper in CTranslate2's format to measure in place of tiny.en"
+    )
     add_common(parser)
     parser.add_argument(
         "inputs",
@@ -118,15 +121,15 @@ def _run(args: argparse.Namespace, scratch: Path) -> int:
     if args.data and files:
         raise UserError(f"give either --data {args.data} or files, not both")
     chunks = args.chunk_ms or args.chunks
-    frame_ms = configs.load(folder=model).model.frame_ms
-    wrong = [ms for ms in chunks if ms < frame_ms or ms % frame_ms]
-    if wrong:
-        raise UserError(f"--chunk-ms {wrong[0]}: give multiples of {frame_ms:g} ms, a frame of the encoder")
     if args.nonspeech is not None and not args.nonspeech > 0:
         raise UserError(f"--nonspeech {args.nonspeech:g}: minutes, more than 0")
     if args.rounds < 1:
         raise UserError(f"--rounds {args.rounds}: give 1 or more")
     utterances = _utterances(args.data, files, args.seconds) or _noise(scratch)
+    frame_ms = configs.load(folder=model).model.frame_ms
+    wrong = [ms for ms in chunks if ms < frame_ms or ms % frame_ms]
+    if wrong:
+        raise UserError(f"--chunk-ms {wrong[0]}: give multiples of {frame_ms:g} ms, a frame of the encoder")
     question = {"audio": [[u.audio, u.start, u.duration] for u in utterances], "rounds": args.rounds}
     n = threads(args)
 
@@ -142,7 +145,7 @@ def _run(args: argparse.Namespace, scratch: Path) -> int:
         return row(name + note, "transcribe", {**question, **mine, **more})
 
     def theirs(note: str = "", **more: Any) -> list[Row]:
-        asked = {**question, "device": device, "threads": n, **more}
+        asked = {**question, "device": device, "threads": n, "folder": args.whisper and str(args.whisper), **more}
         return [row(name + note, "peers", {**asked, "name": name}) for name in names]
 
     rows = [ours(ms) for ms in (0, *chunks)]
@@ -182,14 +185,17 @@ def _run(args: argparse.Namespace, scratch: Path) -> int:
 def _peers(args: argparse.Namespace, device: str, synthetic: bool) -> tuple[list[str], list[str]]:
     """Return the names of peers that can be measured, and notes on the others."""
     from samba_asr.bench import peers
+    from samba_asr.whisper import weights
 
     if args.no_peers:
         return [], []
     if synthetic:
         return [], ["peers are not measured on noise, which says nothing: give --data or files"]
     names, notes = [], []
-    for name, peer in peers.PEERS.items():
-        if missing := peers.missing(name):
+    if args.whisper:
+        notes.append(f"the weights in {args.whisper}: sha256 {weights(args.whisper)}")
+    for name, peer in peers.among(args.whisper).items():
+        if missing := peers.missing(peer):
             notes.append(f"{name} is not installed: pip install {' '.join(missing)}")
         elif not peer.gpu and device != "cpu":
             notes.append(f"{name} is not measured: it runs only on the CPU")
