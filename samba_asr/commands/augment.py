@@ -45,8 +45,11 @@ def _add_label(kinds) -> None:
     parser.add_argument("--model", type=Path, metavar="DIR", help=MODEL_HELP)
     parser.add_argument(
         "--whisper",
-        action="store_true",
-        help="transcribe by Whisper tiny.en in place of --model (the extra label; no download)",
+        nargs="?",
+        const="",
+        metavar="DIR",
+        help="transcribe by Whisper in place of --model (the extra label; no download): tiny.en, or the one in a folder in "
+        "CTranslate2's format (without DIR, write it after MANIFEST)",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
     parser.add_argument(
@@ -75,10 +78,11 @@ def run_label(args: argparse.Namespace) -> int:
     if not 0 <= args.confidence <= 1:
         raise UserError(f"--confidence {args.confidence:g}: it must be from 0 to 1")
     utterances = measured(read_manifest(args.data))
-    if args.whisper and (args.model or args.overrides):
+    if args.whisper is not None and (args.model or args.overrides):
         raise UserError("--whisper replaces the model: give it without --model and --set")
-    if args.whisper:
-        teacher = WhisperTeacher(choose_device(args.device).type)
+    if args.whisper is not None:
+        folder = Path(args.whisper) if args.whisper else None
+        teacher = WhisperTeacher(choose_device(args.device).type, folder=folder)
     else:
         teacher = OwnTeacher(load_recognizer(args.model, args.device, args.overrides))
     args.out.parent.mkdir(parents=True, exist_ok=True)

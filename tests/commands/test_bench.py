@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -90,6 +92,36 @@ def test_the_table_says_which_peers_are_not_installed(place, capsys, monkeypatch
     assert out[4].startswith("samba_asr, live, 640 ms")
     for line, name in zip(out[-2:], peers.PEERS, strict=True):
         assert line == f"{name} is not installed: pip install no-such-package"
+
+
+def test_another_whisper_is_measured_in_place_of_tiny_en(place, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "base.en"
+    folder.mkdir()
+    for name in ("config.json", "model.bin", "tokenizer.json"):
+        (folder / name).write_bytes(b"weights")
+    asked, measured = (
+        [],
+        {"times_real_time": 20.0, "audio_seconds": 1.0, "seconds": 0.05, "texts": [""], "device": "cpu"},
+    )
+    measured |= {"threads": 1, "parameters": 0, "memory": 99.9, "gpu_memory": 0.0}
+
+    def apart(module, threads, question):
+        asked.append(question)
+        return dict(measured)
+
+    monkeypatch.setattr(measure, "apart", apart)
+    monkeypatch.setattr(peers, "missing", lambda peer: [] if "faster_whisper" in peer.packages else ["no-such-package"])
+    assert transcribe(place, place / "0.wav", "--chunk-ms", 640, "--whisper", folder, "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert [row["name"] for row in report["rows"]][2:] == ["faster-whisper base.en"]
+    assert (asked[-1]["name"], asked[-1]["folder"]) == ("faster-whisper base.en", str(folder))
+    assert report["notes"][0] == f"the weights in {folder}: sha256 {hashlib.sha256(b'weights').hexdigest()}"
+    heard = []
+    monkeypatch.setattr(
+        peers, "Whisper", lambda *settings: heard.append(settings) or SimpleNamespace(read=lambda wave: None)
+    )
+    peers.among(folder)["faster-whisper base.en"].load("cpu", 2)
+    assert heard == [("cpu", 2, folder)]
 
 
 def test_a_whole_set_is_compared(place, capsys, monkeypatch):
