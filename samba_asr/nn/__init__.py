@@ -1,1 +1,1 @@
-"""Layers: every one obeys the law of `samba_asr.streaming`, or that of `samba_asr.nn.blocks`."""
+"""Layers.  Each keeps the contract of `samba_asr.streaming`, or that of `samba_asr.nn.blocks`."""

@@ -1,7 +1,7 @@
-"""Auxiliary losses of layers, beside the objective of the whole net.
+"""Auxiliary losses of layers, besides the objective of the whole net.
 
-A layer may need more than the objective asks for: experts in equal use, keys near their codes.  It declares a named loss and
-adds to it in training.  The objective (samba_asr.training.objectives) adds that to its own loss, and the log shows it by name.
+A layer may need a loss of its own, such as one that balances experts.  It declares a named loss and adds to it in training.
+The objective (samba_asr.training.objectives) adds that to its own loss, and the log shows it by name.
 
     self.balance = AuxiliaryLoss("balance", weight=0.01)  # in __init__
     ...
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 
 class AuxiliaryLoss(nn.Module):
-    """A named loss of a layer, and its weight.  It has no parameters: files of weights do not depend on it.
+    """A named loss of a layer, with a weight.  It has no parameters, so files of weights do not depend on it.
 
     Layers may share a name: their losses are added, each with its own weight.
     """
@@ -30,11 +30,11 @@ class AuxiliaryLoss(nn.Module):
 
     @property
     def wanted(self) -> bool:
-        """Whether an objective collects losses now; at other times there is no need to compute them."""
+        """Whether an objective is collecting losses.  Otherwise the layer need not compute them."""
         return self.values is not None
 
     def add(self, value: Tensor) -> None:
-        """Add `value` (b,): the loss of each row, summed over its valid steps as objectives sum over tokens or frames."""
+        """Add `value` (b,), the loss of each row summed over its valid steps, as objectives sum over tokens or frames."""
         if self.values is not None:
             self.values.append(value)
 
@@ -43,7 +43,7 @@ class AuxiliaryLoss(nn.Module):
 
 
 def auxiliary_losses(net: nn.Module) -> list[AuxiliaryLoss]:
-    """All of `net`, in the order of its layers."""
+    """Return all auxiliary losses of `net`, in the order of its layers."""
     return [m for m in net.modules() if isinstance(m, AuxiliaryLoss)]
 
 
@@ -51,7 +51,7 @@ def auxiliary_losses(net: nn.Module) -> list[AuxiliaryLoss]:
 def collect(losses: list[AuxiliaryLoss]) -> Iterator[None]:
     """Let the layers add to `losses` within the block.
 
-    After it the values are gone, whatever was raised inside: they hold the graph of a whole batch.
+    The values are dropped at its end, also after an exception, because they hold the graph of a whole batch.
     """
     try:
         for loss in losses:

@@ -1,12 +1,12 @@
-"""Blocks: how one set of weights serves every latency.
+"""Blocks of time: one set of weights serves every latency.
 
-Time is cut into blocks of L frames, counted from the start of the utterance.  A layer reads forward in time with its state
-carried for ever, and backward in time inside the block alone.  L = 1 is causal; L = the utterance is fully bidirectional;
-training draws L.  (Latency-controlled bidirectional Mamba, NTT, Interspeech 2025.)  Live, blocks may overlap: then a layer
-hands its state on from where the next block begins (`Blocks.keep`), and what lies behind is heard again.
+Time is cut into blocks of L frames, counted from the start of the utterance.  A layer runs forward in time without limit,
+and backward in time only inside each block.  L = 1 is causal; L = the utterance is fully bidirectional; training draws L.
+(Latency-controlled bidirectional Mamba, NTT, Interspeech 2025.)  Live blocks may overlap.  Then a layer keeps its state
+from where the next block begins (`Blocks.keep`), and the frames after that point are processed again.
 
-`Blocks` (samba_asr.ops.blocks) is laid once, at the encoder's entry, and shared by all layers.  Each row has its own L.  A
-`BlockModule` obeys the law of `samba_asr.streaming` for chunks of whole blocks; the encoder lets only those through.
+The encoder computes `Blocks` (samba_asr.ops.blocks) once, and all layers share it.  Each row has its own L.  A `BlockModule`
+keeps the contract of `samba_asr.streaming` for chunks of whole blocks; the encoder passes on only those.
 Shapes: b batch, t time, d channels.
 """
 
@@ -21,13 +21,13 @@ from samba_asr.streaming import State, Step, StreamingModule
 
 
 class BlockModule(nn.Module):
-    """A layer that sees whole blocks: the law of `StreamingModule`, with `blocks` as one more argument."""
+    """A layer on whole blocks.  It keeps the contract of `StreamingModule`, with `blocks` as an additional argument."""
 
     def init_state(self, batch: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None) -> State:
         raise NotImplementedError
 
     def step(self, x: Tensor, lengths: Tensor, state: State, blocks: Blocks) -> Step:
-        """x (b, t, d) and its `lengths` (b,) hold whole blocks, but for the last block of an utterance."""
+        """Process x (b, t, d) with `lengths` (b,): whole blocks, except for the last block of an utterance."""
         raise NotImplementedError
 
     def forward(self, x: Tensor, lengths: Tensor, blocks: Blocks) -> tuple[Tensor, Tensor]:
@@ -36,7 +36,7 @@ class BlockModule(nn.Module):
 
 
 class Unidirectional(BlockModule):
-    """A causal mixer where a block module is expected: blocks make no difference to it."""
+    """A causal mixer as a block module.  It ignores the block boundaries."""
 
     def __init__(self, mixer: StreamingModule):
         super().__init__()
@@ -51,20 +51,22 @@ class Unidirectional(BlockModule):
 
 
 class CausalMixer(StreamingModule):
-    """What `BlockBidirectional` makes two of."""
+    """Interface of a causal mixer that `BlockBidirectional` can run in both directions."""
 
     def step(self, x: Tensor, lengths: Tensor | None, state: State, reset: Tensor | None = None) -> Step:
-        """reset (b, t) bool: forget everything before these steps; lengths None: all steps count."""
+        """Process x (b, t, d).  reset (b, t) bool: clear the state before these steps.  lengths None: all steps are valid."""
         raise NotImplementedError
 
     def both_ways(self, back: CausalMixer, x: Tensor, state: State, blocks: Blocks) -> tuple[Tensor, State]:
-        """This mixer forth plus `back` inside blocks, (b, t, d), and this one's state: what the two `step`s of
-        `BlockBidirectional` come to, in as few launches as Triton's kernels allow."""
+        """Run this mixer forward and `back` backward inside blocks; return the sum (b, t, d) and the forward state.
+
+        Equal to the two `step`s of `BlockBidirectional`, in as few launches as the Triton kernels allow.
+        """
         raise NotImplementedError
 
 
 class BlockBidirectional(BlockModule):
-    """Two causal mixers: one reads on for ever, the other backward inside each block; their outputs are added."""
+    """Sum of two causal mixers: one runs forward without limit, the other backward inside each block."""
 
     def __init__(self, forward_mixer: CausalMixer, backward_mixer: CausalMixer):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Convolutions under the law.  Shapes: b batch, t time, d channels, k kernel, m mels."""
+"""Streaming convolutions.  Shapes: b batch, t time, d channels, k kernel, m mels."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from samba_asr.streaming import Step, StreamingModule, mask, tail
 
 
 class BlockConv1d(BlockModule):
-    """Depthwise convolution, centred: `past` steps back without limit, `future` steps ahead inside the block.
+    """Centered depthwise convolution over `past` steps before, in any block, and `future` steps ahead, inside the block.
 
-    With one block it is a common centred convolution; at a block's end the steps beyond count as zeros.  `silu` at the end.
+    Steps ahead in the next block count as zeros; with one block it is the usual centered convolution.  silu: apply SiLU.
     """
 
     def __init__(self, d: int, past: int, future: int, *, silu: bool = False):
@@ -35,21 +35,23 @@ class BlockConv1d(BlockModule):
 
 
 class ConvolutionModule(BlockModule):
-    """The Conformer's: pointwise, gated linear unit, depthwise, norm, SiLU, pointwise (arXiv 2005.08100, figure 2).
+    """Conformer's convolution module: pointwise, GLU, depthwise, norm, SiLU, pointwise (arXiv 2005.08100, figure 2).
 
-    LayerNorm stands for its batch norm, whose statistics of a padded batch would break the law.
+    LayerNorm replaces the batch norm, whose statistics depend on the padding and would break the streaming contract.
     """
 
     def __init__(self, d: int, kernel: int, dropout: float):
         super().__init__()
         if kernel % 2 == 0:
-            raise UserError(f"conv_kernel {kernel} must be odd: as many steps back as ahead")
+            raise UserError(f"conv_kernel {kernel} must be odd: as many steps before as ahead")
         self.expand = nn.Linear(d, 2 * d)
         self.depthwise = BlockConv1d(d, kernel // 2, kernel // 2)
         self.norm = nn.LayerNorm(d)
         self.project = nn.Linear(d, d)
-        nn.init.zeros_(self.project.weight)  # the module begins as nothing: at first its output, much the same at every
-        nn.init.zeros_(self.project.bias)  # step, would only drown what tells the steps apart
+        nn.init.zeros_(
+            self.project.weight
+        )  # the module starts at zero: its untrained output is nearly the same at every
+        nn.init.zeros_(self.project.bias)  # step, and would drown the differences between steps
         self.dropout = Dropout(dropout)
 
     def init_state(self, batch, *, device=None, dtype=None):
@@ -64,7 +66,7 @@ class ConvolutionModule(BlockModule):
 class CausalConv2d(StreamingModule):
     """3 x 3 convolution over time and mel, stride 2 in both, causal in time, then ReLU.
 
-    (b, t, m * c) -> (b, t / 2, m / 2 * c'), channels innermost, so that the law's (b, t, d) holds between layers.
+    (b, t, m * c) -> (b, t / 2, m / 2 * c'), channels innermost, so that layers exchange (b, t, d).
     """
 
     stride = 2
@@ -91,9 +93,9 @@ class CausalConv2d(StreamingModule):
 
 
 class Project(StreamingModule):
-    """A linear map of every step, a norm and dropout: a stateless streaming module.
+    """A stateless streaming module: a linear map of every step, a norm and dropout.
 
-    The norm brings the input of the residual stream to the size of what the layers add to it; without it their first,
+    The norm scales the input of the residual stream to the size of the layers' outputs.  Without it their untrained,
     random outputs drown the signal.
     """
 
@@ -113,12 +115,12 @@ class Project(StreamingModule):
 def subsampling(
     mels: int, channels: int, d_model: int, dropout: float = 0.0, factor: int = 4
 ) -> tuple[StreamingModule, ...]:
-    """The layers that turn `factor` frames of `mels` into one of d_model: convolutions that halve both, and a projection.
+    """Return the layers that turn `factor` frames of `mels` into one of d_model: convolutions of stride 2, and a projection.
 
-    UserError where `factor` is no power of 2 from 2 on, or mels are no multiple of it.
+    UserError if `factor` is not a power of 2 from 2 up, or `mels` not a multiple of it.
     """
     if factor < 2 or factor & (factor - 1):
-        raise UserError(f"model.subsampling={factor}: a power of 2, such as 4 (frames of 40 ms) or 8")
+        raise UserError(f"model.subsampling={factor}: give a power of 2, such as 4 (frames of 40 ms) or 8")
     if mels % factor:
         raise UserError(
             f"{mels} mels must be a multiple of {factor}: each convolution of model.subsampling={factor} halves them"

@@ -1,7 +1,7 @@
-"""Dropout that a CPU can afford.
+"""Dropout that is fast on a CPU.
 
-torch draws one 32-bit random number an element on a CPU, one thread only: a tenth of our training time.  One byte an element
-is enough, and a 64-bit draw gives eight.
+On a CPU torch draws one 32-bit random number per element, in one thread, which takes a tenth of our training time.  One byte
+per element is enough, and a 64-bit draw gives eight.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Dropout(nn.Module):
     @staticmethod
     @contextlib.contextmanager
     def off(model: nn.Module, when: bool = True) -> Iterator[None]:
-        """Within the block no dropout in `model` drops anything, though the model trains."""
+        """Turn off all dropout of `model` within the block, while the model stays in training mode."""
         modules = [m for m in model.modules() if when and isinstance(m, Dropout)]
         rates = [m.p for m in modules]
         try:

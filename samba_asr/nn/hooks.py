@@ -1,14 +1,13 @@
-"""Hooks around a step of the optimizer, for layers that learn by other means than the gradient, such as codebooks that are
-moving averages.
+"""Hooks around an optimizer step, for layers that learn without a gradient, such as codebooks of moving averages.
 
-The trainer calls them for every module that has them.  A step is a number of batches, then one move of the weights:
+The trainer calls them for every module that defines them.  A step is a number of batches, then one update of the weights:
 
-    before_step()   before the first batch; again where the step begins anew (out of memory)
-    after_step()    after the weights have moved; not called for a step that is not taken
+    before_step()   before the first batch; called again if the step restarts (out of memory)
+    after_step()    after the update; not called for a skipped step
 
-So a layer counts what it sees in `forward` (in training only) into a buffer, clears the buffer in `before_step`, and moves its
-codes in `after_step`.  A batch whose loss is not finite was seen too: ignore values that are not finite.  With several
-processes each sees its own batches: `sum_over_processes` the counts first, and every process moves its codes alike.
+A layer with a codebook counts in `forward` (in training only), clears its counts in `before_step`, and updates its codes in
+`after_step`.  It must ignore values that are not finite: a batch with a loss that is not finite was counted too.  Each process
+counts its own batches.  Call `sum_over_processes` on the counts first, so that all processes update their codes alike.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ class AfterStep(Protocol):
 
 
 def sum_over_processes(x: Tensor) -> Tensor:
-    """Sum x over all processes of training, in place; with one process, x as it is."""
+    """Sum x over all training processes, in place, and return it.  With one process, x is unchanged."""
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(x)
     return x

@@ -1,4 +1,4 @@
-"""What the Triton backends of all ops share: whether they can run here, and where."""
+"""Device checks that the Triton backends of all ops share."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from samba_asr.errors import UserError
 
 KERNELS = "SAMBA_ASR_KERNELS"
-"""Environment variable: `none` turns the Triton kernels off, `triton` asks for them where they are not the default."""
+"""Environment variable: `none` turns the Triton kernels off, `triton` requests them where they are not the default."""
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None  # looked up once: torch.compile cannot trace the search
 
@@ -20,7 +20,7 @@ CAPABILITY = (8, 0)  # of the oldest NVIDIA GPUs (A100) that the kernels are com
 
 
 def require_triton(x: Tensor, op: str) -> None:
-    """UserError, with the way out, where the Triton kernels of `op` cannot take `x`."""
+    """Raise UserError, with the way out, if the Triton kernels of `op` cannot process `x`."""
     if not HAS_TRITON:
         raise UserError(f"{op}: backend 'triton' needs the package triton: pip install 'samba_asr[gpu]'")
     if x.dtype == torch.float64:
@@ -32,12 +32,12 @@ def require_triton(x: Tensor, op: str) -> None:
 
 
 def on_device(x: Tensor) -> contextlib.AbstractContextManager:
-    """Launch kernels where `x` is."""
+    """Launch kernels on the device of `x`."""
     return torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext()
 
 
 def wants_triton(device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why the Triton kernels are to be used for tensors like these, or None.
+    """Return the reason to use the Triton kernels for such tensors, or None.
 
     They are the default on GPUs of compute capability 8.0 and more: on an H100 their values agreed with the definitions
     (egs/bench/RESULTS.md, "On a GPU").
@@ -53,12 +53,12 @@ def wants_triton(device: torch.device, dtype: torch.dtype) -> str | None:
 
 
 def capability(device: torch.device) -> tuple[int, int]:
-    """The compute capability of a CUDA device."""
+    """Return the compute capability of a CUDA device."""
     return torch.cuda.get_device_capability(device)
 
 
 def hint(device: torch.device) -> str:
-    """What a reason for torch's own operations adds on a GPU: why the kernels are not used."""
+    """Return why the kernels are not used on a GPU, to append to the reason for another backend; "" on a CPU."""
     if device.type != "cuda":
         return ""
     if os.environ.get(KERNELS) == "none":
@@ -67,7 +67,7 @@ def hint(device: torch.device) -> str:
 
 
 def choose_fused(device: torch.device, dtype: torch.dtype, t: int) -> tuple[str, str]:
-    """The backend of an op that is several of torch's own, or one launch in Triton; and why."""
+    """Return the backend, and the reason, for an op made of several torch operations or of one Triton launch."""
     if why := wants_triton(device, dtype):
         return "triton", why
     return "torch", "torch's own operations" + hint(device)

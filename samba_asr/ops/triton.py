@@ -1,4 +1,4 @@
-"""What the Triton kernels of all ops share: where a row lies, padded with others or end to end with them.
+"""Functions that the Triton kernels of all ops share: addresses of padded and of packed rows.
 
 Shapes: b rows, t time, c chunks of q steps.
 """
@@ -12,10 +12,10 @@ from torch import Tensor
 
 @triton.jit
 def locate(i_b, lengths, offsets, T, Q: tl.constexpr, HAS_LENGTHS: tl.constexpr, HAS_OFFSETS: tl.constexpr):
-    """Of row i_b: its first step among all, the steps it has room for, those that are valid, its first slot for a state.
+    """Return, for row i_b: its first step among all, its allocated steps, its valid steps, and its first state slot.
 
-    A row wants a slot for the state that enters each of its chunks.  End to end, the rows before it have begun no more than
-    (their steps) / q + 1 chunks each, so that slots can be handed out without knowing all lengths on the host.
+    A row needs one slot per chunk, for the state that enters it.  Each packed row before it has begun at most
+    (its steps) / q + 1 chunks, so slots are assigned without knowing all lengths on the host.
     """
     begin = i_b.to(tl.int64) * T
     room = T
@@ -35,7 +35,7 @@ def count_rows(x: Tensor, offsets: Tensor | None) -> int:
 
 
 def count_slots(x: Tensor, offsets: Tensor | None, chunk: int) -> int:
-    """How many states of chunks x (b, t, ...) wants, at most."""
+    """Return an upper bound on the number of chunk states of x (b, t, ...)."""
     b, t = x.shape[:2]
     return b * -(-t // chunk) if offsets is None else t // chunk + offsets.shape[0] - 1
 
@@ -45,7 +45,7 @@ def contiguous(*tensors: Tensor | None) -> list[Tensor | None]:
 
 
 def in_step(v: Tensor, tail: int) -> Tensor:
-    """v (b, t, ...), a copy unless the last `tail` dimensions are packed and all b t steps lie at one distance."""
+    """Return v (b, t, ...), copied unless the last `tail` dimensions are dense and all b t steps have one stride."""
     packed = v.shape[0] == 1 or v.stride(0) == v.shape[1] * v.stride(1)
     wanted = 1
     for size, stride in zip(v.shape[: -tail - 1 : -1], v.stride()[: -tail - 1 : -1], strict=True):

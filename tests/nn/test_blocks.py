@@ -96,6 +96,6 @@ def test_backward_reads_its_block_and_nothing_else():
     module = BlockBidirectional(Mamba2(4, TINY), Mamba2(4, TINY)).double().eval()
     x, lengths = torch.randn(1, 10, 4, dtype=torch.float64), torch.tensor([10])
     y, _ = module(x, lengths, lay_blocks(lengths, 10, 4))
-    forth, _ = module.forward_mixer(x, lengths)
+    forward, _ = module.forward_mixer(x, lengths)
     back = [module.backward_mixer(x[:, i : i + 4].flip(1), torch.tensor([len(x[0, i : i + 4])]))[0] for i in (0, 4, 8)]
-    torch.testing.assert_close(y, forth + torch.cat([piece.flip(1) for piece in back], dim=1))
+    torch.testing.assert_close(y, forward + torch.cat([piece.flip(1) for piece in back], dim=1))

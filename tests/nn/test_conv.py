@@ -78,7 +78,7 @@ def test_odd_mels_are_refused():
         CausalConv2d(5, 1, 1)
     with pytest.raises(UserError, match="6 mels must be a multiple of 4"):
         subsampling(6, 2, 3)
-    with pytest.raises(UserError, match="subsampling=6: a power of 2"):
+    with pytest.raises(UserError, match="subsampling=6: give a power of 2"):
         subsampling(12, 2, 3, factor=6)
 
 

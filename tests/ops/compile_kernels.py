@@ -27,8 +27,8 @@ NARROW = (
     "y",
     "gy",
     "z",
-    "forth",
-    "back",
+    "forward",
+    "backward",
     "last",
     "skip",
 )  # bfloat16, as in training; all else is float32

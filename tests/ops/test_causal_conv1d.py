@@ -103,7 +103,7 @@ def test_silu_is_applied_to_the_outcome():
 
 def test_the_kernel_says_what_it_does_not_know():
     inputs = make(dtype=torch.float32)
-    with pytest.raises(UserError, match="'triton' knows no reset"):
+    with pytest.raises(UserError, match="'triton' supports no reset"):
         causal_conv1d(**inputs, reset=some_resets(3, 17), backend="triton")
     with pytest.raises(UserError, match="no backend 'cuda'"):
         causal_conv1d(**inputs, backend="cuda")

@@ -25,19 +25,19 @@ EVERY_BACKEND = every_backend(["torch", "triton"])
 def make(b=3, t=9, h=2, p=3, *, dtype=torch.float64):
     rng = torch.Generator().manual_seed(0)
     randn = lambda *shape: torch.randn(*shape, generator=rng, dtype=torch.float64).to(dtype)  # noqa: E731
-    wide = {name: randn(b, t, h * p) for name in ("forth", "back", "x", "z")}
+    wide = {name: randn(b, t, h * p) for name in ("forward", "backward", "x", "z")}
     return {**wide, "last": randn(b, 1, h * p), "skip": randn(b, t, h), "weight": randn(h * p)}
 
 
-def step_by_step(forth, back, x, z, last, skip, weight, *, lengths, sizes):
+def step_by_step(forward, backward, x, z, last, skip, weight, *, lengths, sizes):
     """The definition, with zeros behind the valid steps."""
     (b, t, d), h = x.shape, skip.shape[2]
     outputs = []
     for row, (length, size) in enumerate(zip(lengths.tolist(), sizes.tolist(), strict=True)):
         for i in range(t):
             end = min(i // size * size + size, length)
-            v = last[row, 0] if i == 0 else forth[row, i - 1]
-            v = v + (back[row, i + 1] if i + 1 < end else 0) + x[row, i] * skip[row, i].repeat_interleave(d // h)
+            v = last[row, 0] if i == 0 else forward[row, i - 1]
+            v = v + (backward[row, i + 1] if i + 1 < end else 0) + x[row, i] * skip[row, i].repeat_interleave(d // h)
             v = v * z[row, i] * z[row, i].sigmoid()
             outputs.append(v / (v.square().mean() + 1e-5).sqrt() * weight if i < length else torch.zeros_like(v))
     return torch.stack(outputs).view(b, t, d) if outputs else x
@@ -46,11 +46,11 @@ def step_by_step(forth, back, x, z, last, skip, weight, *, lengths, sizes):
 def on(backend):
     """The valid steps of `join_and_gate` with this backend, zeros behind them, of tensors on the CPU."""
 
-    def join(forth, back, x, z, last, skip, weight, *, backend, lengths, sizes):
+    def join(forward, backward, x, z, last, skip, weight, *, backend, lengths, sizes):
         blocks = lay_blocks(lengths, x.shape[1], sizes)
         behind = torch.arange(x.shape[1], device=x.device) >= lengths[:, None]
-        back = back.masked_fill(behind[..., None], 0)  # as the scans leave it
-        y = join_and_gate(forth, back, last, x, skip, z, weight, blocks, backend=backend)
+        backward = backward.masked_fill(behind[..., None], 0)  # as the scans leave it
+        y = join_and_gate(forward, backward, last, x, skip, z, weight, blocks, backend=backend)
         return (y.masked_fill(behind[..., None], 0),)
 
     run = where_it_runs(join, backend)
@@ -96,11 +96,11 @@ def test_triton_is_a_good_custom_op(backend):
     lengths, sizes = torch.tensor([5, 2]), torch.tensor([2, 3])
     sees = Blocks(rows=None, start=None, ragged=lengths, sizes=sizes)  # the kernels read no more of them
 
-    def join(forth, back, last, x, skip, z, weight, *, blocks, backend):
-        return (join_and_gate(forth, back, last, x, skip, z, weight, blocks, backend=backend),)
+    def join(forward, backward, last, x, skip, z, weight, *, blocks, backend):
+        return (join_and_gate(forward, backward, last, x, skip, z, weight, blocks, backend=backend),)
 
     made = make(2, 5, dtype=torch.float32)
-    inputs = {name: made[name] for name in ("forth", "back", "last", "x", "skip", "z", "weight")}
+    inputs = {name: made[name] for name in ("forward", "backward", "last", "x", "skip", "z", "weight")}
     where = {"lengths": lengths, "sizes": sizes, "eps": 1e-5}
     assert_is_a_good_custom_op(join, "join_and_gate_forward", inputs, where, blocks=sees)
 

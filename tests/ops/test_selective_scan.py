@@ -347,5 +347,5 @@ def test_offsets_must_cover_the_rows(offsets):
     inputs = make(1)
     with pytest.raises(ValueError, match="offsets"):
         scan(**{**inputs, "initial_state": None}, offsets=torch.tensor(offsets, dtype=torch.long))
-    with pytest.raises(ValueError, match="lengths of padded rows, or offsets of packed ones"):
+    with pytest.raises(ValueError, match="lengths of padded rows or offsets of packed rows"):
         scan(**inputs, lengths=torch.tensor([17]), offsets=torch.tensor([0, 17]))

@@ -1,4 +1,4 @@
-"""The selective scan on through time and back inside blocks: by blocks that know nothing of each other, on every backend."""
+"""The selective scan on through time and backward inside blocks: by blocks that know nothing of each other, on every backend."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def make(b=3, t=17, d=3, n=5, *, dtype=torch.float64):
 def one_by_one(x, dt, A, B, C, D, z, dt_bias, initial_state, *, lengths, sizes):
     """The definition: a scan of each row, and of each of its blocks in reversed time."""
     scan = {"D": D, "dt_bias": dt_bias}
-    forth, state = selective_scan(
+    forward, state = selective_scan(
         *(v[:, :, 0] for v in (x, dt)),
         A[0],
         *(v[:, :, 0] for v in (B, C)),
@@ -50,15 +50,15 @@ def one_by_one(x, dt, A, B, C, D, z, dt_bias, initial_state, *, lengths, sizes):
         lengths=lengths,
         backend="naive",
     )
-    back = torch.zeros_like(forth)
+    backward = torch.zeros_like(forward)
     for row, (length, size) in enumerate(zip(lengths.tolist(), sizes.tolist(), strict=True)):
         for begin in range(0, length, size):
             block = torch.arange(begin, min(begin + size, length)).flip(0)
             u, step, b, c, gate = (v[row, block, 1][None] for v in (x, dt, B, C, z))
             own = {name: v[1] for name, v in scan.items()}
             y, _ = selective_scan(u, step, A[1], b, c, z=gate, **own, backend="naive")
-            back = back.index_put((torch.tensor(row), block), y[0])
-    return torch.stack([forth, back], 2), state
+            backward = backward.index_put((torch.tensor(row), block), y[0])
+    return torch.stack([forward, backward], 2), state
 
 
 def on(backend):

@@ -1,4 +1,4 @@
-"""SSD on through time and back inside blocks: by steps that look at nothing else, on every backend."""
+"""SSD on through time and backward inside blocks: by steps that look at nothing else, on every backend."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ def make(b=3, t=17, h=4, p=3, g=2, n=5, *, dtype=torch.float64):
 
 def one_by_one(x, dt, A, B, C, initial_state, *, lengths, sizes):
     """The definition: a scan of each row, and of each of its blocks in reversed time."""
-    forth, state = ssd_naive(x, dt[:, :, 0], A, B[:, :, 0], C[:, :, 0], initial_state=initial_state, lengths=lengths)
-    back = torch.zeros_like(x)
+    forward, state = ssd_naive(x, dt[:, :, 0], A, B[:, :, 0], C[:, :, 0], initial_state=initial_state, lengths=lengths)
+    backward = torch.zeros_like(x)
     for row, (length, size) in enumerate(zip(lengths.tolist(), sizes.tolist(), strict=True)):
         for begin in range(0, length, size):
             block = torch.arange(begin, min(begin + size, length)).flip(0)
             y, _ = ssd_naive(
                 *(v[row, block][None] for v in (x, dt[:, :, 1])), A, *(v[row, block, 1][None] for v in (B, C))
             )
-            back = back.index_put((torch.tensor(row), block), y[0])
-    return forth, back, state
+            backward = backward.index_put((torch.tensor(row), block), y[0])
+    return forward, backward, state
 
 
 def on(backend):
@@ -75,7 +75,7 @@ def test_agrees_with_blocks_one_by_one(backend, t, lengths, sizes, poisoned_empt
 @EVERY_BACKEND
 @pytest.mark.parametrize(("t", "lengths"), [(35, [35, 20, 0]), (9, [9, 9, 9])])
 def test_each_way_may_have_its_own_input_and_decay(backend, t, lengths, poisoned_empty):
-    """As Mamba-2 reads both ways: forth is what `one_by_one` says of the first x and A, back of the second."""
+    """As Mamba-2 reads both ways: forward is what `one_by_one` says of the first x and A, backward of the second."""
     dtype, tolerance = exact(backend)
     first, second = make(t=t, dtype=dtype), make(t=t, dtype=dtype)
     own = {
@@ -85,8 +85,8 @@ def test_each_way_may_have_its_own_input_and_decay(backend, t, lengths, poisoned
     }
 
     def ways(x, A, **others):
-        forth, _, state = one_by_one(x[:, :, 0], A=A[0], **others)
-        return forth, one_by_one(x[:, :, 1], A=A[1], **others)[1], state
+        forward, _, state = one_by_one(x[:, :, 0], A=A[0], **others)
+        return forward, one_by_one(x[:, :, 1], A=A[1], **others)[1], state
 
     where = {"lengths": torch.tensor(lengths), "sizes": torch.tensor([4, 3, 100])}
     assert_agree(on(backend), ways, own, tolerance=tolerance, **where)
@@ -103,8 +103,8 @@ def test_the_state_may_be_that_of_an_earlier_step(backend, poisoned_empty):
         return ssd_both_ways(x, dt, A, B, C, blocks, initial_state=initial_state, backend=backend)
 
     def definition(**inputs):
-        forth, back, _ = one_by_one(**inputs, lengths=lengths, sizes=torch.tensor([9, 9, 9]))
-        return forth, back, one_by_one(**inputs, lengths=keep, sizes=torch.tensor([9, 9, 9]))[2]
+        forward, backward, _ = one_by_one(**inputs, lengths=lengths, sizes=torch.tensor([9, 9, 9]))
+        return forward, backward, one_by_one(**inputs, lengths=keep, sizes=torch.tensor([9, 9, 9]))[2]
 
     assert_agree(where_it_runs(scan, backend), definition, make(t=9, dtype=dtype), tolerance=tolerance)
 

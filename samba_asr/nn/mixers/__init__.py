@@ -1,4 +1,4 @@
-"""Sequence mixers by name.  A new one is one file here, one line below, and one folder in `ops/`."""
+"""Sequence mixers by name.  A new mixer is one file here, one line below, and one folder in `ops/`."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ mixers.register("hydra")(Hydra)
 
 
 def build_mixer(d_model: int, config: MixerConfig) -> BlockModule:
-    """The mixer that `config` names, as a block module.
+    """Build the mixer that `config` names, as a block module.
 
-    A causal one reads backward inside blocks too, with weights of its own, where `config.bidirectional` says so.
+    With `config.bidirectional`, a second causal mixer with its own weights runs backward inside blocks.
     """
     mixer = mixers.build(config.name, d_model, config)
     if isinstance(mixer, BlockModule):

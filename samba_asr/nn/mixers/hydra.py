@@ -1,9 +1,9 @@
-"""Hydra mixer: a quasiseparable matrix, two SSD scans that share their projections (Hwang et al., arXiv 2407.09941).
+"""Hydra mixer: a quasiseparable matrix, as two SSD scans with shared projections (Hwang et al., arXiv 2407.09941).
 
     y = shift(SSD(x)) + flip(shift(SSD(flip(x)))) + D(x) x                                     (eq. 10 and figure 2)
 
-The forward scan reads on for ever; the backward one inside each block (samba_asr.nn.blocks), where reversal keeps to the
-valid steps.  With one block it is Hydra as published.
+The forward scan runs without limit, the backward scan inside each block (samba_asr.nn.blocks), and only over valid steps.
+With one block it is Hydra as published.
 Shapes: b batch, t time, d d_model, h heads, p channels of a head, n state.
 """
 
@@ -29,10 +29,12 @@ from samba_asr.streaming import Step, mask, tail
 class HydraState(NamedTuple):
     conv: Tensor  # (b, d_conv - 1, d_inner + 4 n) last inputs of the short convolution
     ssm: Tensor  # (b, h, p, n) float32, of the forward scan
-    last: Tensor  # (b, 1, d_inner) last output of the forward scan, which the shift hands to the next step
+    last: Tensor  # (b, 1, d_inner) last output of the forward scan, which the shift moves to the next step
 
 
 class Hydra(BlockModule):
+    """Hydra mixer; its backward scan stays inside blocks."""
+
     def __init__(self, d_model: int, config: HydraConfig):
         super().__init__()
         d_inner, n = config.expand * d_model, config.d_state
@@ -46,7 +48,7 @@ class Hydra(BlockModule):
         self.A_log = no_weight_decay(initial_a_log(heads, config.a_max))
         self.D = no_weight_decay(torch.ones(heads))
         self.fc_D = nn.Linear(d_inner, heads, bias=False)
-        self.norm = nn.RMSNorm(d_inner, eps=1e-5)  # its weight; `join_and_gate` normalises
+        self.norm = nn.RMSNorm(d_inner, eps=1e-5)  # its weight; `join_and_gate` normalizes
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
 
     def init_state(self, batch, *, device=None, dtype=None):
@@ -64,12 +66,12 @@ class Hydra(BlockModule):
         z, u, dt = self.in_proj(mask(x, ragged)).split([self.d_inner, width, 2 * self.heads], dim=-1)
         u, _, conv = self.conv1d.step(u, lengths, state.conv, blocks)
         u, maps = u.split([self.d_inner, 4 * self.d_state], dim=-1)
-        B, C = maps.unflatten(-1, (2, 2, 1, -1)).unbind(3)  # (b, t, 2, 1, n); forth, back
+        B, C = maps.unflatten(-1, (2, 2, 1, -1)).unbind(3)  # (b, t, 2, 1, n); forward, backward
         dt = F.softplus(dt.unflatten(-1, (2, -1)).to(self.dt_bias.dtype) + self.dt_bias)  # (b, t, 2, h)
         heads = u.unflatten(-1, (self.heads, -1))  # (b, t, h, p)
-        forth, back, ssm = ssd_both_ways(heads, dt, -self.A_log.exp(), B, C, blocks, initial_state=state.ssm)
-        forth, back = forth.flatten(-2), back.flatten(-2)
+        forward, backward, ssm = ssd_both_ways(heads, dt, -self.A_log.exp(), B, C, blocks, initial_state=state.ssm)
+        forward, backward = forward.flatten(-2), backward.flatten(-2)
         skip = F.linear(u, self.fc_D.weight) + self.D.to(u.dtype)  # (b, t, h)
-        y = join_and_gate(forth, back, state.last, u, skip, z, self.norm.weight, blocks, eps=self.norm.eps)
-        last = tail(torch.cat([state.last.to(forth.dtype), forth], dim=1), blocks.kept, 1).to(state.last.dtype)
+        y = join_and_gate(forward, backward, state.last, u, skip, z, self.norm.weight, blocks, eps=self.norm.eps)
+        last = tail(torch.cat([state.last.to(forward.dtype), forward], dim=1), blocks.kept, 1).to(state.last.dtype)
         return Step(self.out_proj(y), lengths, HydraState(conv, ssm, last))

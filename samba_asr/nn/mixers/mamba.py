@@ -1,6 +1,6 @@
 """Mamba mixer: short convolution, selective scan (S6), gate (Gu and Dao, arXiv 2312.00752, figure 3).
 
-Parameter names and initialisation are those of state-spaces/mamba's `Mamba`, so that its users and weights feel at home.
+Parameter names and initialization are those of `Mamba` in state-spaces/mamba, so its weights can be loaded.
 Shapes: b batch, t time, d d_model, n state.
 """
 
@@ -27,6 +27,8 @@ class MambaState(NamedTuple):
 
 
 class Mamba(CausalMixer):
+    """Mamba mixer, forward in time."""
+
     def __init__(self, d_model: int, config: MambaConfig):
         super().__init__()
         d_inner, n = config.expand * d_model, config.d_state
@@ -48,7 +50,7 @@ class Mamba(CausalMixer):
         return MambaState(conv, torch.zeros(batch, self.d_inner, self.d_state, device=device, dtype=accumulator))
 
     def step(self, x: Tensor, lengths: Tensor | None, state: MambaState, reset: Tensor | None = None) -> Step:
-        """x (b, t, d_model); reset (b, t) bool: forget everything before these steps; lengths None: all steps count."""
+        """Process x (b, t, d_model).  See `CausalMixer.step`."""
         u, z = self.in_proj(mask(x, lengths)).chunk(2, dim=-1)
         u, conv = causal_conv1d(
             u,
@@ -76,7 +78,7 @@ class Mamba(CausalMixer):
         return Step(self.out_proj(y), lengths, MambaState(conv.to(state.conv.dtype), ssm))
 
     def both_ways(self, back: Mamba, x: Tensor, state: MambaState, blocks: Blocks) -> tuple[Tensor, MambaState]:
-        """One launch for the convolutions, one for the scans, one product for each of the projections."""
+        """See `CausalMixer.both_ways`.  One launch for the convolutions, one for the scans, one product per projection."""
         ways = (self, back)
         halves = [half for i in (0, 1) for half in (way.in_proj.weight.chunk(2)[i] for way in ways)]  # x, x, z, z
         u, z = F.linear(mask(x, blocks.ragged), torch.cat(halves)).unflatten(-1, (2, 2, -1)).unbind(2)  # (b, t, 2, d)

@@ -1,6 +1,6 @@
 """Mamba-2 mixer: short convolution, SSD scan, gate (Dao and Gu, arXiv 2405.21060).
 
-Parameter names and initialisation are those of state-spaces/mamba's `Mamba2`, so that its users and weights feel at home.
+Parameter names and initialization are those of `Mamba2` in state-spaces/mamba, so its weights can be loaded.
 Shapes: b batch, t time, d d_model, h heads, p channels of a head, n state.
 """
 
@@ -28,6 +28,8 @@ class Mamba2State(NamedTuple):
 
 
 class Mamba2(CausalMixer):
+    """Mamba-2 mixer, forward in time."""
+
     def __init__(self, d_model: int, config: Mamba2Config):
         super().__init__()
         d_inner, n = config.expand * d_model, config.d_state
@@ -50,7 +52,7 @@ class Mamba2(CausalMixer):
         return Mamba2State(conv, torch.zeros(shape, device=device, dtype=accumulator))
 
     def step(self, x: Tensor, lengths: Tensor | None, state: Mamba2State, reset: Tensor | None = None) -> Step:
-        """x (b, t, d_model); reset (b, t) bool: forget everything before these steps; lengths None: all steps count."""
+        """Process x (b, t, d_model).  See `CausalMixer.step`."""
         z, u, dt = self.in_proj(mask(x, lengths)).split([self.d_inner, self.conv1d.in_channels, self.heads], dim=-1)
         u, conv = causal_conv1d(
             u,
@@ -77,7 +79,7 @@ class Mamba2(CausalMixer):
         return Step(self.out_proj(self.norm(y, z)), lengths, Mamba2State(conv.to(state.conv.dtype), ssm))
 
     def both_ways(self, back: Mamba2, x: Tensor, state: Mamba2State, blocks: Blocks) -> tuple[Tensor, Mamba2State]:
-        """One launch for the convolutions, one for the scans, one product for each of the projections."""
+        """See `CausalMixer.both_ways`.  One launch for the convolutions, one for the scans, one product per projection."""
         ways = (self, back)
         width = self.conv1d.in_channels
         parts = list(zip(*(way.in_proj.weight.split([self.d_inner, width, self.heads]) for way in ways), strict=True))
@@ -94,7 +96,7 @@ class Mamba2(CausalMixer):
         )
         u, B, C = u.split([self.d_inner, self.d_state, self.d_state], dim=-1)
         u = u.unflatten(-1, (self.heads, -1))  # (b, t, 2, h, p)
-        forth, behind, ssm = ssd_both_ways(
+        forward, backward, ssm = ssd_both_ways(
             u,
             F.softplus(dt.to(self.dt_bias.dtype) + torch.stack([way.dt_bias for way in ways])),
             -torch.stack([way.A_log for way in ways]).exp(),
@@ -103,7 +105,7 @@ class Mamba2(CausalMixer):
             blocks,
             initial_state=state.ssm,
         )
-        y = torch.stack([forth, behind], 2) + torch.stack([way.D for way in ways]).to(u.dtype)[..., None] * u
+        y = torch.stack([forward, backward], 2) + torch.stack([way.D for way in ways]).to(u.dtype)[..., None] * u
         y = torch.stack(
             [way.norm(y[:, :, i].flatten(-2), z[:, :, i]) for i, way in enumerate(ways)], 2
         )  # (b, t, 2, d_inner)

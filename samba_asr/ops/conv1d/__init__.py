@@ -1,8 +1,8 @@
 """Depthwise convolutions over time, with state.
 
-causal.py   past steps alone; its definition, and a version that is fast on CPUs
-block.py    past steps, and those ahead inside a block
-triton.py   both, SiLU included, in one launch forward, two backward
+causal.py   past steps only: the definition, and a version that is fast on CPUs
+block.py    past steps, and steps ahead inside a block
+triton.py   both, with SiLU, in one launch forward and two backward
 """
 
 from __future__ import annotations

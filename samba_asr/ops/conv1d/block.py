@@ -2,7 +2,7 @@
 
     y_t = sum_j weight[:, j] x_{t - past + j} + bias,      j up to past + future
 
-The short convolution of Hydra and the Conformer's, under the law at any latency (samba_asr.nn.blocks).
+The short convolution of Hydra, and that of the Conformer's module; streaming at any latency (samba_asr.nn.blocks).
 Shapes: b batch, t time, d channels, k = past + 1 + future taps.
 """
 
@@ -30,17 +30,17 @@ def block_conv1d(
     silu: bool = False,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """Centred depthwise convolution of the valid steps (`blocks.ragged`), with zeros for steps ahead beyond a block's end.
+    """Convolve the valid steps (`blocks.ragged`) depthwise and centered, with zeros for steps beyond a block's end.
 
     Args:
         x: (b, t, d) inputs.
         weight: (d, k); bias (d,).
-        initial_state: (b, past, d) the inputs before x; how many says which tap is the current step's.
-        silu: apply x * sigmoid(x) to the outcome.
+        initial_state: (b, past, d) the inputs before x.  Tap `past` is the current step's.
+        silu: apply x * sigmoid(x) to the output.
         backend: "auto", "torch" or "triton".
 
-    Returns y (b, t, d), unspecified behind the valid steps, and the state after the last of them (of `blocks.kept`),
-    (b, past, d) in the dtype of the initial one.  NaN behind the valid steps reaches no valid output, no state and no gradient.
+    Returns y (b, t, d), unspecified after the valid steps, and the state after `blocks.kept` steps, (b, past, d) in the
+    dtype of the initial state.  NaN in the padding reaches no valid output, no state and no gradient.
     """
     if backend == "auto":
         backend, _ = choose(x.device, x.dtype, x.shape[1])
@@ -61,7 +61,7 @@ def block_conv1d(
 
 
 def _state(x: Tensor, initial_state: Tensor, blocks: Blocks) -> Tensor:
-    """(b, past, d) the inputs before the step that comes next."""
+    """Return (b, past, d), the inputs before the next step."""
     return tail(
         torch.cat([initial_state.to(x.dtype), mask(x, blocks.ragged)], dim=1), blocks.kept, initial_state.shape[1]
     )
@@ -74,13 +74,13 @@ def _block_conv1d_torch(
     future = weight.shape[1] - 1 - past
     if x.shape[1] == 0:  # torch refuses to convolve less than a kernel
         return x, initial_state
-    if blocks.start is None:  # one block: nothing to hide from anyone
+    if blocks.start is None:  # one block: every step may see all others
         x = torch.cat([initial_state.to(x.dtype), mask(x, ragged)], dim=1)  # (b, past + t, d)
         return depthwise_conv1d(F.pad(x, (0, 0, 0, future)), weight, bias), tail(x, ragged, past)
     y, state = causal_conv1d(
         x, weight[:, : past + 1], bias, initial_state=initial_state, lengths=ragged, backend="torch"
     )
-    # In reversed time the steps ahead are the past; the current step has had its turn, so its tap is 0.
+    # In reversed time the steps ahead are the past.  The current step was counted above, so its tap is 0.
     ahead = F.pad(weight[:, past + 1 :].flip(1), (0, 1))  # (d, future + 1)
     back, _ = causal_conv1d(flip(x, blocks), ahead, lengths=ragged, reset=blocks.start)
     return y + flip(back, blocks), state

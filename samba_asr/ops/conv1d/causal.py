@@ -2,7 +2,7 @@
 
     y_t = sum_j weight[:, j] x_{t - (k - 1) + j} + bias
 
-The short convolution of every Mamba mixer and the two halves of the convolution module.
+The short convolution of every Mamba mixer, and the two halves of the convolution module.
 Shapes: b batch, t time, d channels, k kernel.
 """
 
@@ -19,9 +19,9 @@ from samba_asr.ops.device import require_triton
 from samba_asr.streaming import mask, tail, take_time
 
 FEW = 1 << 18
-"""Products, b t d k, of a live step: so few are done faster by hand than torch's convolution is set up.  One thread of an AMD
-EPYC, with caches as a step of other layers leaves them: 1 x 16 x 144 x 31 0.16 ms against 0.39, 2 x 16 x 416 x 7 0.16 against
-0.48; equal at four times as many."""
+"""Number of products, b t d k, up to which a sum of products is faster than torch's convolution, as in a live step.  One thread
+of an AMD EPYC, with caches as a step of other layers leaves them: 1 x 16 x 144 x 31 takes 0.16 ms against 0.39, 2 x 16 x 416 x 7
+0.16 against 0.48; both are equal at four times as many."""
 
 
 def causal_conv1d_naive(
@@ -66,17 +66,17 @@ def causal_conv1d(
     silu: bool = False,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """Causal depthwise convolution.
+    """Convolve x depthwise over past steps.
 
     Args:
         x: (b, t, d) inputs.
         weight: (d, k), the tap of the current step last; bias (d,).
         initial_state: (b, k - 1, d) the inputs before x, default zeros.
-        lengths: (b,) valid steps; behind them y is unspecified, and nothing there reaches a valid output, the state or a
-            gradient (NaN included).
+        lengths: (b,) valid steps.  After them y is unspecified, and the padding, NaN included, reaches no valid output, no
+            state and no gradient.
         reset: (b, t) bool; True: all inputs before this step count as zeros from here on.
-        silu: apply x * sigmoid(x) to the outcome.
-        backend: "auto", "torch", or "triton", which knows no reset: `block_conv1d` reads backward inside blocks.
+        silu: apply x * sigmoid(x) to the output.
+        backend: "auto", "torch", or "triton", which supports no reset: use `block_conv1d` to run backward inside blocks.
 
     Returns y (b, t, d) and the state after the last valid step, (b, k - 1, d).
     """
@@ -88,11 +88,11 @@ def causal_conv1d(
         backend = "torch" if reset is not None else choose(x.device, x.dtype, t)[0]
     if backend == "triton":
         if reset is not None:
-            raise UserError("causal_conv1d: backend 'triton' knows no reset: use 'torch'")
+            raise UserError("causal_conv1d: backend 'triton' supports no reset: use 'torch'")
         require_triton(x, "causal_conv1d")
         from samba_asr.ops.conv1d.triton import block_conv1d_triton
 
-        whole = torch.full((b,), t, device=x.device)  # a tap ahead would look at it; there is none
+        whole = torch.full((b,), t, device=x.device)  # unused: only taps ahead read block sizes
         return block_conv1d_triton(
             x, weight, bias, initial_state=initial_state, lengths=lengths, sizes=whole, silu=silu
         )
@@ -114,7 +114,7 @@ def _causal_conv1d_torch(
     if lengths is None:
         lengths = torch.full((b,), t, device=x.device)
 
-    # Put k - 1 zeros in front of every reset: then a plain convolution cannot see past it.
+    # Insert k - 1 zeros before every reset, so that a plain convolution cannot see past it.
     reset = reset & (torch.arange(t, device=x.device) < lengths[:, None])
     passed = reset.cumsum(1)  # (b, t) resets so far
     at = torch.arange(t, device=x.device) + passed * (k - 1)  # (b, t) where each step goes
@@ -129,7 +129,7 @@ def _causal_conv1d_torch(
 
 
 def depthwise_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """The convolution alone: x (b, k - 1 + t, d), weight (d, k), bias (d,) -> (b, t, d); no steps if x is shorter than k."""
+    """Convolve x (b, k - 1 + t, d) with weight (d, k) and bias (d,) to (b, t, d); no steps if x is shorter than k."""
     if x.shape[1] < weight.shape[1]:
         return x[:, :0]
     if x.device.type == "cpu":
@@ -144,9 +144,9 @@ def depthwise_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
 class _CpuConv(torch.autograd.Function):
     """torch's convolution forward, in float32; backward, one pass over time for each tap.
 
-    torch's own backward of a depthwise convolution takes most of the time on CPUs, and under autocast x and y are copied to
-    bfloat16 and back for nothing.  Forward and backward at k = 4, b = 1, t = 370, d = 448, one thread of an AMD EPYC:
-    1.6 ms by torch in float32, 2.2 in bfloat16, 0.64 like this; at k = 31, d = 192: 2.2, 3.1 and 1.5.
+    torch's backward of a depthwise convolution is slow on CPUs, and autocast copies x and y to bfloat16 and back in vain.
+    Forward and backward at k = 4, b = 1, t = 370, d = 448, one thread of an AMD EPYC: 1.6 ms by torch in float32, 2.2 in
+    bfloat16, 0.64 like this; at k = 31, d = 192: 2.2, 3.1 and 1.5.
     """
 
     @staticmethod

@@ -1,10 +1,10 @@
 """`block_conv1d` in Triton, and `causal_conv1d` as its case without steps ahead: one launch forward, two backward.
 
-A program takes some channels of some steps of one row; a tap is one more load of steps beside them, which the caches hold.
-Backward makes the outcome before SiLU again instead of keeping it.  The first launch goes through a row in order and sums the
-gradients of taps and bias in registers, so that no two programs add to one number; the second gathers those of the inputs.
+A program processes some channels of some steps of one row.  Each tap is one more load of neighboring steps, which are cached.
+Backward recomputes the output before SiLU instead of storing it.  The first launch goes through a row in order and sums the
+gradients of taps and bias in registers, so no two programs add to the same number.  The second gathers those of the inputs.
 
-Shapes: b batch, t time, d channels, k taps; q steps and some channels of one program.
+Shapes: b batch, t time, d channels, k taps; q steps and some channels per program.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torch import Tensor
 from samba_asr.ops.device import on_device
 from samba_asr.ops.triton import contiguous, in_step
 
-STEPS = 16  # of one program
+STEPS = 16  # per program
 CHANNELS = 64
 
 
 @triton.jit
 def _row(i_b, lengths, sizes, T, HAS_LENGTHS: tl.constexpr):
-    """Valid steps of a row, and the steps of its blocks."""
+    """Return the valid steps of a row, and the steps per block."""
     length = T
     if HAS_LENGTHS:
         length = tl.minimum(tl.load(lengths + i_b), T).to(tl.int32)
@@ -32,7 +32,7 @@ def _row(i_b, lengths, sizes, T, HAS_LENGTHS: tl.constexpr):
 
 @triton.jit
 def _tap(x, initial, i_b, step, j: tl.constexpr, d, in_d, length, size, T, D_, SX, PAST: tl.constexpr):
-    """What tap j of each step sees, (q, d) in float32."""
+    """Load the input of tap j of each step, (q, d) in float32."""
     at = step + j - PAST
     valid = step < length
     seen = valid & (at >= 0)
@@ -108,7 +108,7 @@ def _forward(
     tl.store(
         y + (i_b * T + step)[:, None] * D_ + d[None, :], y_.to(y.dtype.element_ty), (step < T)[:, None] & in_d[None, :]
     )
-    if tl.program_id(1) == 0:  # the state: the last steps, or what is left of the one before
+    if tl.program_id(1) == 0:  # the new state: the last steps, or the rest of the old state
         p = tl.arange(0, BP)
         at = length - PAST + p
         from_x = ((p < PAST) & (at >= 0))[:, None] & in_d[None, :]
@@ -186,11 +186,14 @@ def _backward_input(
     BD: tl.constexpr,
 ):
     i_b = tl.program_id(0).to(tl.int64)
-    at, d = tl.program_id(1) * Q + tl.arange(0, Q) - PAST, tl.program_id(2) * BD + tl.arange(0, BD)  # from the state on
+    at, d = (
+        tl.program_id(1) * Q + tl.arange(0, Q) - PAST,
+        tl.program_id(2) * BD + tl.arange(0, BD),
+    )  # starting with the state
     in_d = d < D_
     length, size = _row(i_b, lengths, sizes, T, HAS_LENGTHS)
     g = tl.zeros([Q, BD], tl.float32)
-    for j in tl.static_range(K):  # tap j of which step sees this one?
+    for j in tl.static_range(K):  # the step whose tap j sees this one
         step = at + PAST - j
         sees = (step >= 0) & (step < length) & (at < length)
         if j > PAST:
@@ -209,7 +212,7 @@ def _backward_input(
 def _conv_forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, initial: Tensor, lengths: Tensor | None, sizes: Tensor, silu: bool
 ) -> tuple[Tensor, Tensor]:
-    """y (b, t, d) and the state (b, past, d)."""
+    """Return y (b, t, d) and the state (b, past, d)."""
     (b, t, d), past, k = x.shape, initial.shape[1], weight.shape[1]
     y, final = x.new_empty(x.shape), torch.empty_like(initial)
     if b and d:
@@ -255,7 +258,7 @@ def _conv_backward(
     g_final: Tensor,
     silu: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, weight, bias and the initial state, all float32."""
+    """Return gradients of x, weight, bias and the initial state, all float32."""
     (b, t, d), past, k = x.shape, initial.shape[1], weight.shape[1]
     new = lambda *shape: x.new_empty(shape, dtype=torch.float32)  # noqa: E731
     g_before, gx, g_initial, gw, gb = new(b, t, d), new(b, t, d), new(b, past, d), new(b, k, d), new(b, d)

@@ -1,11 +1,11 @@
 """The partition function of CTC-CRF in matrix products, forward and backward (shapes: `ops/crf`).
 
-The sums over paths are kept as probabilities, and divided by their sum after each frame, whose logarithms add up to log Z.
-A state is a row's last two units (i, j), laid out as (j, b, i), so that one frame is v matrix products of (b, v) by (v, v).
-The gradient of log Z are the posteriors of the units: forward sums times backward sums, each scaled as it likes, since a
-frame's posteriors are known to sum to one.
+The sums over paths are kept as probabilities.  After each frame they are divided by their sum, whose logarithms add up to
+log Z.  A state is a row's last two units (i, j), laid out as (j, b, i), so one frame is v matrix products of (b, v) by (v, v).
+The gradient of log Z is the posterior of each unit: forward sums times backward sums.  Each may have any scale, because the
+posteriors of a frame sum to one.
 
-Probabilities below 1e-38 of a frame's most likely state are lost, which no gradient would notice.
+Probabilities below 1e-38 of a frame's most likely state are lost; no gradient would show them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-TINY = 1e-30  # keeps a frame whose every score is impossible from dividing by zero
+TINY = 1e-30  # prevents a division by zero at a frame whose scores are all impossible
 
 
 class _LogPartition(torch.autograd.Function):
@@ -32,7 +32,7 @@ class _LogPartition(torch.autograd.Function):
             free, held = states[n]
             ended = free + held
             torch.bmm(ended, follow, out=begin)  # (j, b, k)
-            torch.sum(free * double, -1, out=diagonal)  # of equal neighbours, a blank must stand between
+            torch.sum(free * double, -1, out=diagonal)  # equal neighbors need a blank between them
             emitted = y[n] / total[:, None]  # each frame is divided by the sum of the one before
             torch.mul(ended, emitted[0], out=states[n + 1, 0])
             new = torch.add(held, begin.transpose(0, 2), out=states[n + 1, 1])
@@ -50,7 +50,7 @@ class _LogPartition(torch.autograd.Function):
         t, v, b, _ = y.shape
         back = follow.transpose(1, 2).contiguous()  # (j, k, i)
         posteriors = y.new_empty(t, v, b)
-        # what is to come behind (i, j) with a blank, and without: sums over the ways on
+        # backward sums: over all continuations of (i, j), with a blank after it and without
         after = end[:, None].expand(2, v, b, v).contiguous()
         begin = y.new_empty(v, b, v)
         diagonal = begin.diagonal(dim1=0, dim2=2).t()  # (j, b)
@@ -80,7 +80,7 @@ def log_partition_matmul(log_probs: Tensor, lengths: Tensor, trigram: Tensor) ->
 
 
 def _tables(trigram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """p(k | i j) as (j, i, k) without k = 0; p(j | i j) as (j, 1, i); p(end | i j) as (j, i)."""
+    """Return p(k | i j) as (j, i, k) without k = 0, p(j | i j) as (j, 1, i), and p(end | i j) as (j, i)."""
     p = trigram.exp().transpose(0, 1).contiguous()  # (j, i, k)
     end = p[..., 0].contiguous()
     p[..., 0] = 0.0
@@ -88,7 +88,7 @@ def _tables(trigram: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _emissions(log_probs: Tensor, lengths: Tensor) -> Tensor:
-    """Probabilities (t, v, b, 1).  Behind a row's end a sure blank, which changes no sum."""
+    """Return probabilities (t, v, b, 1).  After a row's end the blank has probability 1, which changes no sum."""
     t = log_probs.shape[1]
     padding = torch.arange(t, device=log_probs.device) >= lengths[:, None]  # (b, t)
     y = log_probs.masked_fill(padding[..., None], 0.0).exp()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-IMPOSSIBLE = -1e30  # nats; an infinite one would give no gradient but NaN
+IMPOSSIBLE = -1e30  # nats; minus infinity would give a gradient of NaN
 
 
 def log_partition_naive(log_probs: Tensor, lengths: Tensor, trigram: Tensor) -> Tensor:
@@ -22,10 +22,10 @@ def log_partition_naive(log_probs: Tensor, lengths: Tensor, trigram: Tensor) -> 
     for n in range(t):
         y = log_probs[:, n]  # (b, v)
         ended = torch.logaddexp(free, held)
-        # j -> k: of equal neighbours, a blank must stand between
+        # j -> k: equal neighbors need a blank between them
         begin = torch.where(same, free[..., None], ended[..., None]) + trigram  # (b, i, j, k)
         new = begin.logsumexp(1) + y[:, None, :]  # (b, j, k)
-        new[:, :, 0] = IMPOSSIBLE  # no unit, but the end of a text
+        new[:, :, 0] = IMPOSSIBLE  # 0 is not a unit but the end of a text
         new = torch.logaddexp(new, held + y[:, None, :])
         active = (n < lengths)[:, None, None]
         free, held = torch.where(active, ended + y[:, :1, None], free), torch.where(active, new, held)

@@ -1,4 +1,4 @@
-"""`join_and_gate` in torch's own operations."""
+"""`join_and_gate` in torch operations."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from samba_asr.ops.blocks import Blocks
 
 
 def join_and_gate_torch(
-    forth: Tensor,
-    back: Tensor,
+    forward: Tensor,
+    backward: Tensor,
     last: Tensor,
     x: Tensor,
     skip: Tensor,
@@ -21,8 +21,8 @@ def join_and_gate_torch(
     eps: float,
 ) -> Tensor:
     """The definition of `samba_asr.ops.quasiseparable.join_and_gate`."""
-    before = torch.cat([last.to(forth.dtype), forth[:, :-1]], dim=1)[:, : forth.shape[1]]
-    after = F.pad(back, (0, 0, 0, 1))[:, 1:]
+    before = torch.cat([last.to(forward.dtype), forward[:, :-1]], dim=1)[:, : forward.shape[1]]
+    after = F.pad(backward, (0, 0, 0, 1))[:, 1:]
     if blocks.start is not None:
         after = after.masked_fill(F.pad(blocks.start, (0, 1))[:, 1:, None], 0)
     itself = (x.unflatten(-1, (skip.shape[-1], -1)) * skip[..., None]).flatten(-2)

@@ -1,8 +1,8 @@
 """`join_and_gate` in Triton: one launch forward, one backward.
 
-A program takes some steps of one row, one after another, all channels at once.  Backward makes v and the norm again instead of
-keeping them, hands the gradient of v to the steps beside it, and sums that of the weight over its own steps, so that no two
-programs add to one number.
+A program processes some steps of one row in order, all channels at once.  Backward recomputes v and the norm instead of
+storing them.  It passes the gradient of v to the neighboring steps, and sums the gradient of the weight over its own steps,
+so no two programs add to the same number.
 
 Shapes: b batch, t time, d channels, h heads of p channels; q steps of one program.
 """
@@ -17,17 +17,17 @@ from torch import Tensor
 from samba_asr.ops.device import on_device
 from samba_asr.ops.triton import contiguous, in_step
 
-STEPS = 4  # of one program forward
-STEPS_BACK = 16  # backward, which writes a gradient of the weight for each program
+STEPS = 4  # steps per program, forward
+STEPS_BACK = 16  # steps per program, backward, which writes one gradient of the weight per program
 
 
 @triton.jit
-def _joined(forth, back, last, x, skip, z, i_b, step, d, in_d, end, T, D_, H, P, SX, SZ):
-    """Of one step: v, x, its skip and z, (d,) in float32."""
+def _joined(forward, backward, last, x, skip, z, i_b, step, d, in_d, end, T, D_, H, P, SX, SZ):
+    """Load one step: v, x, its skip and z, (d,) in float32."""
     row = i_b * T + step
     v = tl.load(last + i_b * D_ + d, in_d & (step == 0), other=0.0).to(tl.float32)
-    v += tl.load(forth + (row - 1) * D_ + d, in_d & (step > 0), other=0.0).to(tl.float32)
-    v += tl.load(back + (row + 1) * D_ + d, in_d & (step + 1 < end), other=0.0).to(tl.float32)
+    v += tl.load(forward + (row - 1) * D_ + d, in_d & (step > 0), other=0.0).to(tl.float32)
+    v += tl.load(backward + (row + 1) * D_ + d, in_d & (step + 1 < end), other=0.0).to(tl.float32)
     x_ = tl.load(x + row * SX + d, in_d, other=0.0).to(tl.float32)
     skip_ = tl.load(skip + row * H + d // P, in_d, other=0.0).to(tl.float32)
     z_ = tl.load(z + row * SZ + d, in_d, other=0.0).to(tl.float32)
@@ -36,7 +36,7 @@ def _joined(forth, back, last, x, skip, z, i_b, step, d, in_d, end, T, D_, H, P,
 
 @triton.jit
 def _ends(i_b, step, lengths, sizes, T, HAS_LENGTHS: tl.constexpr):
-    """Valid steps of a row; where the block of this step begins, and ends."""
+    """Return the valid steps of a row, and the start and end of this step's block."""
     length = T
     if HAS_LENGTHS:
         length = tl.minimum(tl.load(lengths + i_b), T).to(tl.int32)
@@ -47,8 +47,8 @@ def _ends(i_b, step, lengths, sizes, T, HAS_LENGTHS: tl.constexpr):
 
 @triton.jit
 def _forward(
-    forth,
-    back,
+    forward,
+    backward,
     last,
     x,
     skip,
@@ -75,7 +75,9 @@ def _forward(
         length, _begin, end = _ends(i_b, step, lengths, sizes, T, HAS_LENGTHS)
         y_ = tl.zeros([BD], tl.float32)
         if step < length:
-            v, _x, _skip, z_ = _joined(forth, back, last, x, skip, z, i_b, step, d, in_d, end, T, D_, H, P, SX, SZ)
+            v, _x, _skip, z_ = _joined(
+                forward, backward, last, x, skip, z, i_b, step, d, in_d, end, T, D_, H, P, SX, SZ
+            )
             y_ = v * z_ * tl.sigmoid(z_)
             y_ = y_ * weight_ / tl.sqrt(tl.sum(y_ * y_, 0) / D_ + EPS)
         tl.store(y + (i_b * T + step) * D_ + d, y_.to(y.dtype.element_ty), in_d)
@@ -83,8 +85,8 @@ def _forward(
 
 @triton.jit
 def _backward(
-    forth,
-    back,
+    forward,
+    backward,
     last,
     x,
     skip,
@@ -120,7 +122,9 @@ def _backward(
         row = i_b * T + step
         gv, gx_, gz_, g_skip_ = zero, zero, zero, zero
         if step < length:
-            v, x_, skip_, z_ = _joined(forth, back, last, x, skip, z, i_b, step, d, in_d, end, T, D_, H, P, SX, SZ)
+            v, x_, skip_, z_ = _joined(
+                forward, backward, last, x, skip, z, i_b, step, d, in_d, end, T, D_, H, P, SX, SZ
+            )
             gate = tl.sigmoid(z_)
             u = v * z_ * gate
             g = tl.load(gy + row * D_ + d, in_d, other=0.0).to(tl.float32)
@@ -131,7 +135,7 @@ def _backward(
             gv = gu * z_ * gate
             gz_ = gu * v * gate * (1 + z_ * (1 - gate))
             gx_, g_skip_ = gv * skip_, gv * x_
-        # What each step read of its neighbours; the places that nobody reads get a zero from the step that lies there.
+        # Gradients of the neighbors that each step read.  A neighbor that no step reads gets a zero from its own step.
         tl.store(g_forth + (row - 1) * D_ + d, gv, in_d & (step > 0))
         tl.store(g_last + i_b * D_ + d, gv, in_d & (step == 0))
         tl.store(g_forth + row * D_ + d, zero, in_d & (step == T - 1))
@@ -145,8 +149,8 @@ def _backward(
 
 @torch.library.custom_op("samba_asr::join_and_gate_forward", mutates_args=())
 def _join_forward(
-    forth: Tensor,
-    back: Tensor,
+    forward: Tensor,
+    backward: Tensor,
     last: Tensor,
     x: Tensor,
     skip: Tensor,
@@ -161,8 +165,8 @@ def _join_forward(
     if y.numel():
         with on_device(x):
             _forward[(b, triton.cdiv(t, STEPS))](
-                forth,
-                back,
+                forward,
+                backward,
                 last,
                 x,
                 skip,
@@ -186,14 +190,14 @@ def _join_forward(
 
 
 @_join_forward.register_fake
-def _(forth, back, last, x, skip, z, weight, lengths, sizes, eps):
+def _(forward, backward, last, x, skip, z, weight, lengths, sizes, eps):
     return x.new_empty(x.shape)
 
 
 @torch.library.custom_op("samba_asr::join_and_gate_backward", mutates_args=())
 def _join_backward(
-    forth: Tensor,
-    back: Tensor,
+    forward: Tensor,
+    backward: Tensor,
     last: Tensor,
     x: Tensor,
     skip: Tensor,
@@ -204,7 +208,7 @@ def _join_backward(
     gy: Tensor,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of forth, back, last, x, skip, z and weight, all float32."""
+    """Return gradients of forward, backward, last, x, skip, z and weight, all float32."""
     (b, t, d), h = x.shape, skip.shape[2]
     new = lambda *shape: x.new_empty(shape, dtype=torch.float32)  # noqa: E731
     programs = triton.cdiv(t, STEPS_BACK)
@@ -213,8 +217,8 @@ def _join_backward(
     if x.numel():
         with on_device(x):
             _backward[(b, programs)](
-                forth,
-                back,
+                forward,
+                backward,
                 last,
                 x,
                 skip,
@@ -245,8 +249,8 @@ def _join_backward(
 
 
 @_join_backward.register_fake
-def _(forth, back, last, x, skip, z, weight, lengths, sizes, gy, eps):
-    return tuple(v.new_empty(v.shape, dtype=torch.float32) for v in (forth, back, last, x, skip, z, weight))
+def _(forward, backward, last, x, skip, z, weight, lengths, sizes, gy, eps):
+    return tuple(v.new_empty(v.shape, dtype=torch.float32) for v in (forward, backward, last, x, skip, z, weight))
 
 
 def _setup(ctx, inputs, output):
@@ -263,8 +267,8 @@ _join_forward.register_autograd(_gradients, setup_context=_setup)
 
 
 def join_and_gate_triton(
-    forth: Tensor,
-    back: Tensor,
+    forward: Tensor,
+    backward: Tensor,
     last: Tensor,
     x: Tensor,
     skip: Tensor,
@@ -275,5 +279,7 @@ def join_and_gate_triton(
     eps: float,
 ) -> Tensor:
     """See `samba_asr.ops.quasiseparable.join_and_gate` for the contract.  float32 inside; not for float64."""
-    forth, back, last, skip, weight, lengths, sizes = contiguous(forth, back, last, skip, weight, lengths, sizes)
-    return _join_forward(forth, back, last, in_step(x, 1), skip, in_step(z, 1), weight, lengths, sizes, eps)
+    forward, backward, last, skip, weight, lengths, sizes = contiguous(
+        forward, backward, last, skip, weight, lengths, sizes
+    )
+    return _join_forward(forward, backward, last, in_step(x, 1), skip, in_step(z, 1), weight, lengths, sizes, eps)

@@ -1,10 +1,10 @@
 """The selective scan of Mamba (S6): `selective_scan(x, dt, A, B, C, ...) -> y, final_state`.
 
 naive.py      the definition: the recurrence as a loop over time
-chunk.py      the same by hand: blocks of time, states recomputed in backward; trains well on CPU
+chunk.py      blocks of time, hand-written backward that recomputes states; trains well on CPU
 triton.py     one launch forward, one backward
-dispatch.py   picks one
-both_ways.py  on through time and back inside blocks, in one launch where Triton computes
+dispatch.py   chooses the backend
+both_ways.py  two scans, forward in time and backward inside blocks; one launch in Triton
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Two selective scans, on through time and back inside blocks, each with inputs and parameters of its own.
+"""Two selective scans, forward in time and backward inside blocks, each with its own inputs and parameters.
 
-Shapes: b batch, t time, d channels, n states of one channel; 2 ways: forth, back.
+Shapes: b batch, t time, d channels, n states per channel; 2 directions: forward, backward.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ def selective_scan_both_ways(
     initial_state: Tensor,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """`selective_scan` of x[:, :, 0] forth and, inside each block, of x[:, :, 1] back.
+    """Run `selective_scan` forward on x[:, :, 0] and, inside each block, backward on x[:, :, 1].
 
     Args:
-        x, dt, z: (b, t, 2, d), in common time; B, C (b, t, 2, n); A (2, d, n); D, dt_bias (2, d).
-        blocks: laid over (b, t); `blocks.ragged` are the lengths.
-        initial_state: (b, d, n) of the way forth; the way back begins each block with nothing.
+        x, dt, z: (b, t, 2, d), both in forward order of time; B, C (b, t, 2, n); A (2, d, n); D, dt_bias (2, d).
+        blocks: of (b, t); `blocks.ragged` are the lengths.
+        initial_state: (b, d, n) of the forward scan.  The backward scan starts each block with a zero state.
 
-    Returns y (b, t, 2, d) in common time, and the state of the way forth after the last valid step, (b, d, n).
+    Returns y (b, t, 2, d) in forward order, and the state of the forward scan after the last valid step, (b, d, n).
     """
     if backend == "auto":
         backend, _ = choose(x.device, x.dtype, x.shape[1])
@@ -41,7 +41,7 @@ def selective_scan_both_ways(
         where = {"initial_state": initial_state, "lengths": blocks.ragged, "sizes": blocks.sizes}
         return BACKENDS["triton"](x, dt, A, B, C, D=D, z=z, dt_bias=dt_bias, **where)
     x, dt, B, C, z = (v.unbind(2) for v in (x, dt, B, C, z))
-    forth, state = selective_scan(
+    forward, state = selective_scan(
         x[0],
         dt[0],
         A[0],
@@ -54,7 +54,7 @@ def selective_scan_both_ways(
         lengths=blocks.ragged,
         backend=backend,
     )
-    back, _ = selective_scan(
+    backward, _ = selective_scan(
         *(flip(v[1], blocks) for v in (x, dt)),
         A[1],
         *(flip(v[1], blocks) for v in (B, C)),
@@ -65,4 +65,4 @@ def selective_scan_both_ways(
         reset=blocks.start,
         backend=backend,
     )
-    return torch.stack([forth, flip(back, blocks)], 2), state
+    return torch.stack([forward, flip(backward, blocks)], 2), state

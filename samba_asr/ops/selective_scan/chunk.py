@@ -1,18 +1,18 @@
-"""The selective scan in blocks of time, with a hand-written backward: the way to train on CPU.
+"""The selective scan in blocks of time, with a hand-written backward, for training on CPU.
 
     forward    h_k = a_k h_{k-1} + u_k B_k         a_k = exp(dt_k A),  u_k = dt_k x_k,  y_k = C_k h_k
     backward   g_k = gy_k C_k + a_{k+1} g_{k+1}    the same scan in reverse; g_k is the gradient of h_k
                gC_k = gy_k h_k    gB_k = u_k g_k    gu_k = B_k g_k    g(dt_k A) = g_k a_k h_{k-1}
 
-Time is cut in blocks small enough that one block's decays and states stay in the processor's cache.  Inside a block all
-arithmetic is done for every step at once, except the recurrence itself: one multiply-add a step, in place.
+Time is cut into blocks, so that the decays and states of one block stay in the processor's cache.  Inside a block all
+arithmetic is done for every step at once, except the recurrence itself: one multiply-add per step, in place.
 (Scanning pieces of time side by side, then correcting by the carried state, needs fewer calls but two more passes over
-all states: measured on one core it wins only below 4 000 states a step, b d n, and loses threefold at 65 000.)
-Only the state at the start of each block is kept for backward, which makes the decays and states of a block again:
-as fast as storing them, and far smaller.  Nothing is ever divided by a decay, so no dt overflows.
+all states: measured on one core it wins only below 4 000 states per step, b d n, and is three times slower at 65 000.)
+Only the state at the start of each block is kept for backward, which recomputes the decays and states of a block:
+as fast as storing them, and far smaller.  Nothing is divided by a decay, so no dt overflows.
 
-Time comes first and channels last in here, (t, b, n, d): a step is one contiguous piece, and every product runs along
-the channels.  b rows, t time steps, d channels, n states of one channel, l steps of one block
+Here time comes first and channels last, (t, b, n, d): a step is one contiguous piece, and every product runs along
+the channels.  b rows, t time steps, d channels, n states per channel, l steps per block
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def selective_scan_chunk(
     lengths: Tensor | None = None,
     reset: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`dispatch.selective_scan` (contract there).  First derivatives only."""
+    """See `dispatch.selective_scan` for the contract.  First derivatives only."""
     b, t, d = x.shape
     n = A.shape[1]
     out_dtype, dtype = x.dtype, accumulation_dtype(x, dt, A, B, C, D, initial_state)
@@ -109,7 +109,7 @@ class _Scan(torch.autograd.Function):
 
 
 class _Block:
-    """The decays and the states of one block of time, in buffers that all blocks of a scan share."""
+    """Decays and states of one block of time, in buffers that all blocks of a scan share."""
 
     def __init__(self, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, reset: Tensor | None):
         t, b, d = x.shape
@@ -118,12 +118,12 @@ class _Block:
         self.spans = [(i, min(i + length, t)) for i in range(0, t, length)]
         self.u, self.dt, self.A, self.B = dt * x, dt, A, B
         self.reset = reset
-        self.resets = [False] * t if reset is None else reset.any(1).tolist()  # steps at which some row forgets
+        self.resets = [False] * t if reset is None else reset.any(1).tolist()  # steps at which some row is reset
         self.a = x.new_empty(length, b, n, d)
         self.h = x.new_empty(length + 1, b, n, d)
 
     def scan(self, i: int, j: int, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Steps i..j-1 from `state`: their decays (l, b, n, d), and the states (l + 1, b, n, d), `state` first."""
+        """Scan steps i..j-1 from `state`; return their decays (l, b, n, d) and the states (l + 1, b, n, d), `state` first."""
         a, h = self.a[: j - i], self.h[: j - i + 1]
         torch.mul(self.dt[i:j, :, None], self.A, out=a).exp_()
         h[0] = state
@@ -136,7 +136,7 @@ class _Block:
         return a, h
 
     def forget(self, i: int, j: int) -> None:
-        """At resets no gradient passes: zero the decays and the states before them, left by `scan` in the buffers."""
+        """Zero the decays and the states before resets, in the buffers of `scan`, so that no gradient passes a reset."""
         for k in range(i, j):
             if self.resets[k]:
                 forgotten = self.reset[k, :, None, None]

@@ -1,4 +1,4 @@
-"""One entry to the selective scan, and the choice of who computes it."""
+"""The selective scan, and the choice of its backend."""
 
 from __future__ import annotations
 
@@ -40,26 +40,26 @@ def selective_scan(
     reset: Tensor | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """The selective state space model of Mamba (arXiv 2312.00752, eq. 2a-b; zero-order hold for A, Euler for B):
+    """Run the selective state space model of Mamba (arXiv 2312.00752, eq. 2a-b; zero-order hold for A, Euler for B):
 
         h_t = exp(dt_t A) h_{t-1} + dt_t x_t B_t        y_t = C_t . h_t + D x_t
 
-    for b rows of t time steps (t may be 0), d channels, n states a channel.
+    for b rows of t time steps (t may be 0), d channels, n states per channel.
 
     x (b, t, d), dt (b, t, d) positive, A (d, n) negative, B and C (b, t, n), D (d,).
-    dt_bias (d,): dt is of any sign, and softplus(dt + dt_bias) stands for it above.
+    dt_bias (d,): dt may have any sign, and softplus(dt + dt_bias) replaces it above.
     z (b, t, d): y is multiplied by silu(z).
     initial_state (b, d, n): h before the first step; zeros if None.
     lengths (b,), integers: past lengths[b] the state does not move, y is 0 and no gradient flows, whatever the padding
         holds, NaN included.
-    offsets (r + 1,), for r rows that lie end to end in x of b = 1: row i is steps offsets[i] to offsets[i + 1].  States then
-        have r rows; not together with `lengths`.
-    reset (b, t), bool: where True, the row forgets its state just before that step, NaN included.
+    offsets (r + 1,), for r packed rows, end to end in x of b = 1: row i is steps offsets[i] to offsets[i + 1].  States then
+        have r rows.  Not together with `lengths`.
+    reset (b, t), bool: where True, the row's state, NaN included, is cleared just before that step.
     backend: "auto" or one of BACKENDS.
 
     Returns y (b, t, d) in the dtype of x, and the state (b, d, n) after each row's last valid step: a row of length 0
-    gets its initial state back.  States and sums are float64 if any input is, else float32: so carry the state as
-    it is returned, also when x is bfloat16.  Scanning pieces of time, carrying the state, equals scanning the whole.
+    gets its initial state back.  States and sums are float64 if any input is, else float32, even when x is bfloat16: pass
+    the state on as it is returned.  Scanning pieces of time with the state carried over equals scanning the whole.
     Differentiable once in every float argument, and through the final state.
     """
     b, t, d = x.shape
@@ -90,11 +90,11 @@ def selective_scan(
 
 
 def choose(device: torch.device, dtype: torch.dtype, t: int) -> tuple[str, str]:
-    """The backend for t steps of this dtype on this device, and why."""
+    """Return the backend for t steps of this dtype on this device, and the reason."""
     if why := wants_triton(device, dtype):
         return "triton", why
     if t <= 2:
-        return "naive", "one or two steps: a loop over them has nothing to set up"
+        return "naive", "one or two steps: a loop over them needs no setup"
     return "chunk", "chunks of time side by side, a loop over chunks instead of over steps" + hint(device)
 
 

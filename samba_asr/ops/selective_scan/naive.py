@@ -1,6 +1,6 @@
-"""The selective scan as its definition reads: one loop over time.  Every faster version must agree with this one.
+"""The definition of the selective scan: one loop over time.  Every faster version must agree with it.
 
-b rows, t time steps, d channels, n states of one channel
+b rows, t time steps, d channels, n states per channel
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def selective_scan_naive(
     lengths: Tensor | None = None,
     reset: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`dispatch.selective_scan` (contract there), step by step:  h = exp(dt A) h + dt x B,  y = C h + D x."""
+    """See `dispatch.selective_scan` for the contract.  Step by step:  h = exp(dt A) h + dt x B,  y = C h + D x."""
     b, t, d = x.shape
     dtype = accumulation_dtype(x, dt, A, B, C, D, initial_state)
     valid = torch.ones(b, t, dtype=torch.bool, device=x.device)

@@ -1,18 +1,18 @@
 """The selective scan in one Triton launch forward and one backward, for the lengths of speech.
 
-A program takes some channels of one row through time in chunks, the state in registers; inside a chunk all steps are done by
-an associative scan.  The equations are `chunk.py`'s; backward makes the states of a chunk again from the one that entered it.
-(Taking a_k h_{k-1} as h_k - u_k B_k would spare it a second load, but where decays are small all digits cancel.)  The
-gradients of B and C are written for each block of channels, those of A and D for each row, and summed afterwards: no two
-programs add to one number, and every run gives the same bits.
+A program processes some channels of one row in chunks of time, with the state in registers.  Inside a chunk an associative
+scan computes all steps.  The equations are those of `chunk.py`.  Backward recomputes the states of a chunk from the state that
+entered it.  (Computing a_k h_{k-1} as h_k - u_k B_k would save a second load, but all digits cancel where decays are small.)
+The gradients of B and C are written per block of channels, those of A and D per row, and summed afterwards: no two programs
+add to the same number, and every run gives the same bits.
 
-Both ways (`WAYS` = 2): twice as many programs.  Those of the way back go through each block of a row in reversed time, with
-inputs and parameters of their own, and write where the step lies in common time: nothing is flipped, copied or joined outside.
+Both directions (`WAYS` = 2) take twice as many programs.  Backward programs go through each block of a row in reversed time,
+with their own inputs and parameters, and write y in forward order: nothing is flipped, copied or joined outside.
 
-Any sizes: tiles are powers of two, and what lies outside is masked.  Padding is never read.
+Any sizes: tiles are powers of two, and elements outside are masked.  Padding is never read.
 Under TRITON_INTERPRET=1 the kernels run on CPU tensors, slowly.
 
-Shapes: b batch, t time, w ways, d channels in blocks, n states of one channel, c chunks of q steps.
+Shapes: b batch, t time, w directions, d channels in blocks, n states per channel, c chunks of q steps.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from samba_asr.ops.device import on_device
 from samba_asr.ops.triton import contiguous, count_rows, count_slots, locate
 
 CHUNK = 16
-CHANNELS = 16  # of one program, at most
+CHANNELS = 16  # per program, at most
 WARPS = 8  # with 4, ptxas spills backward (sm_90: 160 bytes of stack, with 8 none)
 
 
 @triton.jit
 def _then(a1, h1, a2, h2):
-    """h -> a1 h + h1, then h -> a2 h + h2; not even NaN gets past a zero."""
+    """Compose h -> a1 h + h1, then h -> a2 h + h2.  A zero decay stops NaN too."""
     return tl.where(a2 == 0.0, 0.0, a1 * a2), tl.where(a2 == 0.0, 0.0, a2 * h1) + h2
 
 
 @triton.jit
 def _row(begin, step, length, size, WAYS: tl.constexpr):
-    """Where each step lies: in the way back, `size` > 0, time is reversed inside each block."""
+    """Return the index of each step.  In the backward direction, `size` > 0, time is reversed inside each block."""
     row = begin + step
     if WAYS == 2:  # noqa: SIM102  (this is known when the kernel is compiled, the other when it runs)
         if size > 0:
@@ -65,7 +65,7 @@ def _decay(
     HAS_RESET: tl.constexpr,
     WAYS: tl.constexpr,
 ):
-    """exp(dt A) (q, d, n) of these steps: 1 behind the end, 0 where the state is forgotten; and dt (q, d)."""
+    """Return exp(dt A) (q, d, n) of these steps, 1 after the end and 0 at a reset; and dt (q, d)."""
     valid = (step >= 0) & (step < length)
     row = _row(begin, step, length, size, WAYS) * WAYS
     dt_ = tl.load(dt + row[:, None] * D_ + d[None, :], valid[:, None] & in_d[None, :], other=0.0).to(tl.float32)
@@ -85,7 +85,7 @@ def _decay(
 
 @triton.jit
 def _way(sizes, i_b, T, WAYS: tl.constexpr):
-    """0 forth, 1 back; and the steps of a block on the way back (else 0)."""
+    """Return the direction, 0 forward or 1 backward, and the steps per block of the backward direction (else 0)."""
     way, size = tl.program_id(2).to(tl.int64), 0
     if WAYS == 2:
         size = tl.where(way == 1, tl.maximum(tl.minimum(tl.load(sizes + i_b), T), 1).to(tl.int32), 0)
@@ -94,7 +94,7 @@ def _way(sizes, i_b, T, WAYS: tl.constexpr):
 
 @triton.jit
 def _states(decay, inputs, state):
-    """The states (q, d, n) after each step; where a decay is 0, not even NaN gets through."""
+    """Return the states (q, d, n) after each step.  A decay of 0 stops NaN too."""
     through, h = tl.associative_scan((decay, inputs), 0, _then)
     return h + tl.where(through == 0.0, 0.0, through * state[None, :, :])
 
@@ -148,7 +148,7 @@ def _forward(
         z = z + way * D_
     if HAS_DT_BIAS:
         dt_bias = dt_bias + way * D_
-    of_state = in_state & (way == 0)  # what enters and leaves; the way back begins with nothing, and leaves nothing
+    of_state = in_state & (way == 0)  # the backward direction has no initial and no final state
     state = tl.zeros([BD, BN], tl.float32)
     if HAS_INITIAL:
         state = tl.load(initial + i_b * D_ * N + place, of_state, other=0.0).to(tl.float32)
@@ -234,7 +234,7 @@ def _backward(
         z, gz = z + way * D_, gz + way * D_
     if HAS_DT_BIAS:
         dt_bias = dt_bias + way * D_
-    of_state = in_state & (way == 0)  # what enters and leaves; the way back begins with nothing, and leaves nothing
+    of_state = in_state & (way == 0)  # the backward direction has no initial and no final state
     g_state = tl.load(g_final + i_b * D_ * N + place, of_state, other=0.0)  # of the state after the next step
     gA_, gD_, g_bias_ = tl.zeros([BD, BN], tl.float32), tl.zeros([BD], tl.float32), tl.zeros([BD], tl.float32)
     chunks = tl.cdiv(room, Q)
@@ -256,7 +256,7 @@ def _backward(
         C_ = tl.load(C + row[:, None] * N + n[None, :], narrow, other=0.0).to(tl.float32)
         u = dt_ * x_
 
-        # States before each step: those after the step before, so the same scan one step late, begun with `state`.
+        # The state before a step is the state after the previous one: the same scan, one step late, started from `state`.
         late, dt_late = _decay(
             dt, dt_bias, A_, reset, begin, step - 1, in_d, d, length, size, D_, HAS_DT_BIAS, HAS_RESET, WAYS
         )
@@ -267,7 +267,7 @@ def _backward(
         first = (q == 0)[:, None, None]
         late_inputs = tl.where(first, state[None, :, :], (dt_late * x_late)[:, :, None] * B_late[:, None, :])
         _, before = tl.associative_scan((tl.where(first, 0.0, late), late_inputs), 0, _then)
-        kept = tl.where(decay == 0.0, 0.0, decay * before)  # what each step keeps of its state; no NaN through a reset
+        kept = tl.where(decay == 0.0, 0.0, decay * before)  # decayed state of each step; a reset stops NaN
         h = kept + u[:, :, None] * B_[:, None, :]
         if HAS_Z:  # y = (C h + D x) silu(z)
             z_ = tl.load(z + row[:, None] * D_ + d[None, :], wide, other=0.0).to(tl.float32)
@@ -332,9 +332,9 @@ def _scan_forward(
     reset: Tensor | None,
     sizes: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y (b, t, d), the final states (b, d, n), and those that enter each chunk (c, d, n); states in float32.
+    """Return y (b, t, d), the final states (b, d, n), and the states that enter each chunk (c, d, n); states in float32.
 
-    With `sizes`, both ways: x, dt, z and y (b, t, 2, d), B and C (b, t, 2, n), A (2, d, n), D and dt_bias (2, d).
+    With `sizes`, both directions: x, dt, z and y (b, t, 2, d), B and C (b, t, 2, n), A (2, d, n), D and dt_bias (2, d).
     """
     t, (d, n), ways = x.shape[1], A.shape[-2:], 1 if sizes is None else 2
     size, b = _tile(d), count_rows(x, offsets)
@@ -404,7 +404,7 @@ def _scan_backward(
     gy: Tensor,
     g_final: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, dt, A, B, C, D, z, dt_bias (empty where there is none) and the initial state, all float32."""
+    """Return gradients of x, dt, A, B, C, D, z, dt_bias (empty if not given) and the initial state, all float32."""
     t, (d, n), ways = x.shape[1], A.shape[-2:], 1 if sizes is None else 2
     size, rows = _tile(d), count_rows(x, offsets)
     blocks = triton.cdiv(d, size)
@@ -497,7 +497,7 @@ def selective_scan_triton(
     reset: Tensor | None = None,
     sizes: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """`dispatch.selective_scan` (contract there), `selective_scan_both_ways` for `sizes`.  float32 inside; not for float64."""
+    """See `selective_scan` for the contract, and `selective_scan_both_ways` for `sizes`.  float32 inside; not for float64."""
     y, final, _ = _scan_forward(
         *contiguous(x, dt, A, B, C, D, z, dt_bias, initial_state, lengths, offsets, reset, sizes)
     )

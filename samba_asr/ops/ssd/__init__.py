@@ -3,8 +3,8 @@
 naive.py      the definition: the recurrence as a loop over time
 chunk.py      matrix products inside chunks of time, a short recurrence between them
 triton.py     one launch forward, one backward
-dispatch.py   picks one
-both_ways.py  one scan on through time, one back inside blocks
+dispatch.py   chooses the backend
+both_ways.py  two scans, forward in time and backward inside blocks
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Two SSD scans, on through time and back inside blocks: what bidirectional mixers are made of.
+"""Two SSD scans, forward in time and backward inside blocks, for bidirectional mixers.
 
 Shapes: b batch, t time, h heads, p channels of a head, g groups, n state.
 """
@@ -23,27 +23,28 @@ def ssd_both_ways(
     initial_state: Tensor,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """x (b, t, h, p) scanned forth and, inside each block, back, with A (h,) for both ways; or with an x (b, t, 2, h, p) and an
-    A (2, h) of each way.
+    """Run `ssd` on x forward and, inside each block, backward.
 
     Args:
-        dt: (b, t, 2, h) step sizes; forth, back.
-        B, C: (b, t, 2, g, n) input and output maps; forth, back.
-        blocks: laid over (b, t); `blocks.ragged` are the lengths.
-        initial_state: (b, h, p, n) of the way forth; the way back begins each block with nothing.
+        x: (b, t, h, p) for both directions, or (b, t, 2, h, p): forward, backward.
+        dt: (b, t, 2, h) step sizes; forward, backward.
+        A: (h,) for both directions, or, with x of five dimensions, (2, h): forward, backward.
+        B, C: (b, t, 2, g, n) input and output maps; forward, backward.
+        blocks: of (b, t); `blocks.ragged` are the lengths.
+        initial_state: (b, h, p, n) of the forward scan.  The backward scan starts each block with a zero state.
 
-    Returns y forth and y back, (b, t, h, p) in common time, and the state of the way forth after the last valid step (of
-    `blocks.kept`), (b, h, p, n).  Behind the lengths, what `ssd` says.
+    Returns y of both directions, (b, t, h, p) each in forward order of time, and the state of the forward scan after
+    `blocks.kept` steps, (b, h, p, n).  Padding is handled as by `ssd`.
     """
     if backend == "auto":
         backend, _ = choose(x.device, x.dtype, x.shape[1])
     if blocks.keep is not None:
-        forth, back, _ = ssd_both_ways(
+        forward, backward, _ = ssd_both_ways(
             x, dt, A, B, C, blocks._replace(keep=None), initial_state=initial_state, backend=backend
         )
         u, decay = (x, A) if A.dim() == 1 else (x[:, :, 0], A[0])
         where = {"initial_state": initial_state, "lengths": blocks.keep, "backend": backend}
-        return forth, back, ssd(u, dt[:, :, 0], decay, B[:, :, 0], C[:, :, 0], **where)[1]
+        return forward, backward, ssd(u, dt[:, :, 0], decay, B[:, :, 0], C[:, :, 0], **where)[1]
     if backend == "triton":
         given = {"initial_state": initial_state, "lengths": blocks.ragged, "sizes": blocks.sizes}
         y, state = BACKENDS["triton"](x, dt, A, B, C, **given)
@@ -52,7 +53,7 @@ def ssd_both_ways(
     both = lambda v: torch.cat([v[:, :, 0], flip(v[:, :, 1], blocks)])  # noqa: E731
     ragged, start = blocks.ragged, blocks.start
     if A.dim() == 2:
-        forth, state = ssd(
+        forward, state = ssd(
             x[:, :, 0],
             dt[:, :, 0],
             A[0],
@@ -63,9 +64,9 @@ def ssd_both_ways(
             backend=backend,
         )
         x, dt, B, C = (flip(v[:, :, 1], blocks) for v in (x, dt, B, C))
-        back, _ = ssd(x, dt, A[1], B, C, lengths=ragged, reset=start, backend=backend)
-        return forth, flip(back, blocks), state
-    # In one call: rows 0..b-1 forth, rows b..2b-1 back in reversed time, forgetting at each block.
+        backward, _ = ssd(x, dt, A[1], B, C, lengths=ragged, reset=start, backend=backend)
+        return forward, flip(backward, blocks), state
+    # In one call: rows 0..b-1 forward, rows b..2b-1 backward in reversed time, with a reset at each block.
     y, state = ssd(
         torch.cat([x, flip(x, blocks)]),
         both(dt),
@@ -77,5 +78,5 @@ def ssd_both_ways(
         reset=None if start is None else torch.cat([torch.zeros_like(start), start]),
         backend=backend,
     )
-    forth, back = y.chunk(2)
-    return forth, flip(back, blocks), state[: x.shape[0]]
+    forward, backward = y.chunk(2)
+    return forward, flip(backward, blocks), state[: x.shape[0]]

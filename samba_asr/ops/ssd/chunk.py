@@ -2,8 +2,8 @@
 
 Inside a chunk the scan is the product with a lower-triangular matrix (C_i . B_j) exp(a_i - a_j) dt_j, where a is the running
 sum of dt A (arXiv 2405.21060, section 6).  All chunks are computed at once; only their final states are combined in a loop,
-t / chunk steps long.  Every exponent is a sum of terms <= 0, so nothing overflows at any step size.  A term counts for no less
-than the logarithm of the smallest number: its decay is 0 either way, and the steps beside it keep their digits in the sums.
+t / chunk steps long.  Every exponent is a sum of terms <= 0, so nothing overflows at any step size.  Each term is clamped to
+the logarithm of the smallest number: its decay is 0 anyway, and the other terms keep their digits in the sums.
 
 Shapes: b batch, c chunks, q steps in a chunk, h heads, p channels of a head, g groups, n state.
 """
@@ -39,7 +39,7 @@ def ssd_chunk(
     if t == 0:
         return x.new_zeros(b, 0, h, p), initial_state
     if lengths is not None:
-        # dt = 0: no decay and no input, the state stays.  What multiplies it is zeroed too: 0 * NaN is NaN.
+        # dt = 0: no decay and no input, so the state stays.  Its factors are zeroed too, because 0 * NaN is NaN.
         invalid = torch.arange(t, device=x.device) >= lengths[:, None]  # (b, t)
         x, B, C = (v.masked_fill(invalid[..., None, None], 0) for v in (x, B, C))
         dt = dt.masked_fill(invalid[..., None], 0)
@@ -55,7 +55,7 @@ def ssd_chunk(
     B, C = (v.transpose(2, 3) for v in (B, C))  # (b, c, g, q, n)
 
     # 1. inside chunks
-    hidden = torch.ones(q, q, dtype=torch.bool, device=x.device).triu(1)  # (q, q) what comes after a step
+    hidden = torch.ones(q, q, dtype=torch.bool, device=x.device).triu(1)  # (q, q) steps after each step
     if reset is not None:
         resets = _split(reset, c, q).to(torch.int32).cumsum(2)  # (b, c, q)
         hidden = (hidden | (resets[..., None] != resets[..., None, :]))[:, :, None]  # (b, c, 1, q, q)
@@ -66,8 +66,8 @@ def ssd_chunk(
     weights = (scores.unsqueeze(3) * decay).view(b, c, h, q, q)
     y = (weights @ x.transpose(2, 3)).transpose(2, 3)  # (b, c, q, h, p)
 
-    # 2. what each chunk adds to the state, and the recurrence between chunks.  The heads of a group share B and C: side by
-    # side, as columns, they make one product of what would be one for each head.
+    # 2. what each chunk adds to the state, and the recurrence between chunks.  The heads of a group share B and C: with
+    # heads side by side as columns, one product per group is enough.
     to_end = (a[:, :, -1:] - a).exp()  # (b, c, q, h)
     from_start = a.exp()  # (b, c, q, h)
     if reset is not None:
@@ -76,7 +76,7 @@ def ssd_chunk(
     columns = (
         (x * to_end.to(x.dtype)[..., None]).view(b, c, q, g, h // g * p).transpose(2, 3)
     )  # (b, c, g, q, h / g * p)
-    # The same product, written so that backward need not transpose its operands, or so that forward need not.
+    # The same product in two forms: the first spares backward a transposed operand, the second spares forward one.
     added = (B.mT @ columns).mT if torch.is_grad_enabled() else columns.mT @ B
     added = added.to(initial_state.dtype).reshape(b, c, h, p, n)
     through = from_start[:, :, -1, :, None, None].to(initial_state.dtype)  # (b, c, h, 1, 1) decay over the whole chunk
@@ -86,12 +86,12 @@ def ssd_chunk(
         state = through[:, i] * state + added[:, i]
     entering = torch.stack(entering, 1).view(b, c, g, h // g * p, n)
 
-    # 3. what the state that enters a chunk gives to its outputs
+    # 3. what the state entering a chunk adds to its outputs
     read = (C @ entering.to(C.dtype).mT).transpose(2, 3).reshape(b, c, q, h, p)
     y = y + read * from_start.to(read.dtype)[..., None]
     y = y.reshape(b, c * q, h, p)[:, :t]
     if lengths is not None:
-        y = y.masked_fill(invalid[..., None, None], 0)  # it is 0 already; this is for a NaN in its gradient
+        y = y.masked_fill(invalid[..., None, None], 0)  # it is 0 already; the mask stops a NaN in its gradient
         state = torch.where((lengths == 0)[:, None, None, None], initial_state, state)  # bit for bit
     return y, state
 

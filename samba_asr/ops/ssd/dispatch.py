@@ -1,4 +1,4 @@
-"""Which SSD backend runs, and why."""
+"""The SSD scan, and the choice of its backend."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BACKENDS = {"naive": ssd_naive, "chunk": ssd_chunk, "triton": _triton}
 
 
 def choose(device: torch.device, dtype: torch.dtype, t: int) -> tuple[str, str]:
-    """The backend for these inputs, and the reason in words (`samba-asr doctor` prints it)."""
+    """Return the backend for these inputs, and the reason in words (`samba-asr doctor` prints it)."""
     if why := wants_triton(device, dtype):
         return "triton", why
     return "chunk", "matrix products inside chunks" + hint(device)
@@ -42,7 +42,7 @@ def ssd(
     reset: Tensor | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """The SSD scan (Mamba-2): h_t = exp(dt_t A) h_{t-1} + dt_t x_t B_t^T,  y_t = h_t C_t.
+    """Run the SSD scan (Mamba-2): h_t = exp(dt_t A) h_{t-1} + dt_t x_t B_t^T,  y_t = h_t C_t.
 
     Args:
         x: (b, t, h, p) inputs, h heads of p channels.
@@ -50,11 +50,11 @@ def ssd(
         A: (h,) negative decay rates.
         B, C: (b, t, g, n) input and output maps; head i uses group i // (h / g).
         initial_state: (b, h, p, n), default zeros.
-        lengths: (b,) valid steps.  Behind them the state does not move and y is 0, whatever the inputs hold (NaN included).
-        offsets: (r + 1,), for r rows end to end in x of b = 1: row i is steps offsets[i] to offsets[i + 1].  States then have r
-            rows; not together with `lengths`.
-        reset: (b, t) bool; True: the state is forgotten before this step.  What lies before must be finite all the same: inside a
-            chunk it meets a weight of 0.
+        lengths: (b,) valid steps.  After them the state does not move and y is 0, whatever the padding holds, NaN included.
+        offsets: (r + 1,), for r packed rows, end to end in x of b = 1: row i is steps offsets[i] to offsets[i + 1].  States
+            then have r rows.  Not together with `lengths`.
+        reset: (b, t) bool; True: the state is cleared before this step.  Earlier steps must still be finite, because inside a
+            chunk they are multiplied by 0.
         backend: "auto" or one of BACKENDS.
 
     Returns y (b, t, h, p) and the state after the last valid step (b, h, p, n).  Differentiable in every tensor, in

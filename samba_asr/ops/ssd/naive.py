@@ -1,4 +1,4 @@
-"""SSD, the scan of Mamba-2, as the recurrence it is: the definition that every faster version must equal.
+"""The definition of SSD, the scan of Mamba-2, as a recurrence.  Every faster version must agree with it.
 
     h_t = exp(dt_t A) h_{t-1} + dt_t x_t B_t^T          (Dao and Gu, arXiv 2405.21060, eq. 1 with scalar A per head)
     y_t = h_t C_t
@@ -30,7 +30,7 @@ def ssd_naive(
     g, n = B.shape[2:]
     out_dtype, dtype = x.dtype, accumulation_dtype(x, dt, A, B, C, initial_state)
     x, dt, A, B, C = (v.to(dtype) for v in (x, dt, A, B, C))
-    if lengths is not None:  # padding may hold NaN, and 0 * NaN is NaN, in gradients too: hide it before any product
+    if lengths is not None:  # padding may hold NaN, and 0 * NaN is NaN, in gradients too: mask it before any product
         invalid = torch.arange(t, device=x.device) >= lengths[:, None]  # (b, t)
         x, B, C = (v.masked_fill(invalid[..., None, None], 0) for v in (x, B, C))
         dt = dt.masked_fill(invalid[..., None], 0)

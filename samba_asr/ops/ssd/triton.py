@@ -1,16 +1,16 @@
 """SSD in one Triton launch forward and one backward, for the lengths of speech.
 
-A program takes one head of one row and goes through the chunks in order, with the state in registers; at 250 to 1500 steps
-launches cost more than the chunks that could have been done side by side.  The mathematics is `chunk.py`'s.  With M = gW * W,
-the gradient of the running log decay a is  rowsum(M) - colsum(M)  plus the shares of the state, each a product that the
-gradients of C and B need anyway.  The gradients of B and C are written for each head, then summed over the heads of a group,
-so that no two programs add to one number and every run gives the same bits.
+A program processes one head of one row, chunk after chunk, with the state in registers.  At 250 to 1500 steps, more launches
+would cost more than parallel chunks would save.  The mathematics is that of `chunk.py`.  With M = gW * W, the gradient of the
+running log decay a is  rowsum(M) - colsum(M)  plus the shares of the state, which are products that the gradients of C and B
+need anyway.  The gradients of B and C are written per head, then summed over the heads of a group: no two programs add to the
+same number, and every run gives the same bits.
 
-Both ways (`HAS_BLOCKS`): twice as many rows of programs.  Row b + i reads what row i reads, in reversed time inside each block,
-with a dt, B and C of its own (and, where they have a way each, x and A), and writes y where the step lies in common time:
-nothing is flipped, copied or joined outside.
+Both directions (`HAS_BLOCKS`) take twice as many rows of programs.  Row b + i reads the steps of row i in reversed time inside
+each block, with its own dt, B and C (and x and A, if given per direction), and writes y in forward order: nothing is flipped,
+copied or joined outside.
 
-Any sizes: tiles are powers of two, at least 16, and what lies outside is masked.  Padding is never read.
+Any sizes: tiles are powers of two, at least 16, and elements outside are masked.  Padding is never read.
 Under TRITON_INTERPRET=1 the kernels run on CPU tensors, slowly.
 
 Shapes: b batch, t time, h heads, p channels of a head, g groups, n state, c chunks of q steps.
@@ -27,14 +27,14 @@ from samba_asr.ops.device import on_device
 from samba_asr.ops.triton import contiguous, count_rows, count_slots, in_step, locate
 
 CHUNK = 32
-STEP = 16  # instead, for so few steps: a live one; the smallest tile of a product
-LEAST = tl.constexpr(-87.3)  # of a log decay: the smallest float32's; see chunk.py
+STEP = 16  # steps per chunk of a short live step; the smallest tile of a product
+LEAST = tl.constexpr(-87.3)  # smallest log decay, the logarithm of the smallest float32; see chunk.py
 WARPS = 8  # with 4, ptxas spills (sm_90, p = n = 64: forward 616 bytes of stack, with 8 none; backward 1888 and 944)
 
 
 @triton.jit
 def _way(pid, H, R, sizes, T, HAS_BLOCKS: tl.constexpr):
-    """Which row of x this program takes, its way (0 forth, 1 back), and the steps of a block on the way back (else 0)."""
+    """Return this program's row of x, its direction (0 forward, 1 backward), and the steps per block backward (else 0)."""
     i_b, way, size = pid // H, 0, 0
     if HAS_BLOCKS:
         way = (i_b // R).to(tl.int64)
@@ -68,7 +68,7 @@ def _load_chunk(
     BP: tl.constexpr,
     BN: tl.constexpr,
 ):
-    """One chunk in float32, zeros where a step is not valid; row is where each step lies, r counts the resets so far."""
+    """Load one chunk in float32, with zeros at invalid steps.  row: index of each step.  r: resets so far."""
     q, p, n = tl.arange(0, Q), tl.arange(0, BP), tl.arange(0, BN)
     step = i_c * Q + q
     valid = step < length
@@ -91,7 +91,7 @@ def _load_chunk(
 
 @triton.jit
 def _decays(exponent, r, Q: tl.constexpr):
-    """From dt A (q,) and the count of resets (q,): decay between steps (q, q), from the start, to the end, over all."""
+    """Return decays between steps (q, q), from the start, to the end and over all, from dt A (q,) and resets so far (q,)."""
     q = tl.arange(0, Q)
     a = tl.cumsum(exponent, 0)
     last, r_last = tl.sum(exponent, 0), tl.max(r, 0)
@@ -153,7 +153,7 @@ def _forward(
         y, slot = y + way * R * T * H * P, slot + way * R * tl.cdiv(T, Q)
     p, n = tl.arange(0, BP), tl.arange(0, BN)
     in_state = (p < P)[:, None] & (n < N)[None, :]
-    of_state = in_state  # what enters and leaves; the way back begins with nothing, and leaves nothing
+    of_state = in_state  # the backward direction has no initial and no final state
     if HAS_BLOCKS:
         of_state = in_state & (way == 0)
     place = p[:, None] * N + n[None, :]
@@ -248,13 +248,13 @@ def _backward(
     i_b, way, size = _way(pid, H, R, sizes, T, HAS_BLOCKS)
     begin, room, length, slot = locate(i_b, lengths, offsets, T, Q, HAS_LENGTHS, HAS_OFFSETS)
     if HAS_BLOCKS:
-        steps = way * R * T * H  # before those of this way, in what has the shape of y
+        steps = way * R * T * H  # offset of this direction in tensors of the shape of y
         x, A, dt, B, C = x + way * WX, A + way * WA, dt + way * WDT, B + way * WB, C + way * WC
         slot = slot + way * R * tl.cdiv(T, Q)
         gy, gx, g_dt, gB, gC = gy + steps * P, gx + steps * P, g_dt + steps, gB + steps * N, gC + steps * N
     q, p, n = tl.arange(0, Q), tl.arange(0, BP), tl.arange(0, BN)
     in_state = (p < P)[:, None] & (n < N)[None, :]
-    of_state = in_state  # what enters and leaves; the way back begins with nothing, and leaves nothing
+    of_state = in_state  # the backward direction has no initial and no final state
     if HAS_BLOCKS:
         of_state = in_state & (way == 0)
     place = p[:, None] * N + n[None, :]
@@ -338,10 +338,10 @@ def _ssd_forward(
     reset: Tensor | None,
     sizes: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y, the final states (b, h, p, n), and those that enter each chunk (c, h, p, n); states in float32.
+    """Return y, the final states (b, h, p, n), and the states that enter each chunk (c, h, p, n); states in float32.
 
-    With `sizes`, both ways: dt (b, t, 2, h), B and C (b, t, 2, g, n), y (2, b, t, h, p); else dt (b, t, h) and so on.  Then x
-    may be (b, t, 2, h, p), and A (2, h).
+    With `sizes`, both directions: dt (b, t, 2, h), B and C (b, t, 2, g, n), y (2, b, t, h, p); else dt (b, t, h) and so on.
+    x may then be (b, t, 2, h, p), and A (2, h).
     """
     (b, t), (h, p) = x.shape[:2], x.shape[-2:]
     g, n = B.shape[-2:]
@@ -410,7 +410,7 @@ def _ssd_backward(
     gy: Tensor,
     g_final: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of x, dt, A, B, C and the initial state, all float32."""
+    """Return gradients of x, dt, A, B, C and the initial state, all float32."""
     (b, t), (h, p) = x.shape[:2], x.shape[-2:]
     g, n = B.shape[-2:]
     rows, ways = count_rows(x, offsets), 1 if sizes is None else 2
@@ -504,7 +504,7 @@ def ssd_triton(
 
 
 def _strides(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, sizes: Tensor | None) -> list[int]:
-    """Of x, dt, B, C from a step to the next; of x, A, dt, B, C from one way to the other, 0 where both share one."""
+    """Return strides of x, dt, B, C between steps, and of x, A, dt, B, C between directions (0 if both share one)."""
     ways = [0, 0, 0] if sizes is None else [v.stride(2) for v in (dt, B, C)]
     ways = [x.stride(2) if x.dim() == 5 else 0, A.stride(0) if A.dim() == 2 else 0, *ways]
     return [v.stride(1) for v in (x, dt, B, C)] + ways
@@ -519,5 +519,5 @@ def _tile(size: int) -> int:
 
 
 def _precision(x: Tensor) -> str:
-    """Of products: bfloat16 inputs carry fewer digits than TensorFloat32 keeps."""
+    """Return the precision of products.  bfloat16 inputs have fewer digits than TensorFloat32 keeps."""
     return "ieee" if x.dtype == torch.float32 else "tf32"
