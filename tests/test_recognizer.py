@@ -209,7 +209,7 @@ def test_a_text_that_cannot_be_aligned_is_refused(recognizer, tmp_path, text, me
 def test_a_model_by_its_folder_or_its_name(tmp_path):
     assert box_folder(tmp_path) == tmp_path
     assert box_folder(tmp_path / "nowhere") == tmp_path / "nowhere"  # load_model says what is wrong
-    with pytest.raises(UserError, match="neither a folder nor a model in the box"):
+    with pytest.raises(UserError, match="neither a folder nor a shipped model"):
         box_folder("klingon")
     for folder in box_folder().parent.iterdir():
         assert box_folder(folder.name) == folder

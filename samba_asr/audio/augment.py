@@ -1,7 +1,7 @@
-"""Augmentation, for training alone: waveforms one utterance at a time (numpy), features a batch at a time (torch).
+"""Augmentation of training data: waveforms one utterance at a time (numpy), features a batch at a time (torch).
 
-Every random choice comes from the generator that is passed in, so an epoch can be repeated and resumed.  Nothing here
-knows whether it runs in training or in evaluation: the caller does not call it in evaluation.
+Every random choice comes from the generator that is passed in, so an epoch can be repeated and resumed.  These functions do
+not check whether training runs: the caller must not call them in evaluation.
 
 s samples of a mono float32 waveform, t frames, m mel bands, b utterances, k masks
 """
@@ -23,9 +23,9 @@ NOISES = ("white", "pink", "brown", "babble")  # babble last: it needs other utt
 BACKGROUND_DB = (
     -100.0,
     -30.0,
-)  # power of what is heard where nobody speaks, full scale being 0: 16-bit zeros to a loud fan
-TELEPHONE = 8000  # samples a second
-DIRECT_DB = (0.0, 12.0)  # in a room drawn by augment_waveform: direct sound over all that follows it
+)  # power of the background between words, relative to full scale: from 16-bit zeros to a loud fan
+TELEPHONE = 8000  # samples per second
+DIRECT_DB = (0.0, 12.0)  # direct sound over reflections and reverberation, in rooms that augment_waveform draws
 
 
 def augment_waveform(
@@ -36,16 +36,17 @@ def augment_waveform(
     others: Sequence[np.ndarray] = (),
     channels: Channels | None = None,
 ) -> np.ndarray:
-    """One augmented copy of an utterance: speed, room, channel, background before and behind, noise over it all, telephone,
-    volume.
+    """Return one augmented copy of an utterance: speed, room, channel, background around it, noise, telephone, volume.
 
-    samples (s,) float32 -> (s / speed,) float32, and the background.  `others` are utterances at the same rate, from which
-    babble is mixed; without any, babble is not drawn.  `channels` are what `channel_prob` draws from.  Values may leave
-    [-1, 1]: they are not clipped, because the features are taken from floats.
+    samples (s,) float32 -> (s / speed,) float32, plus the background before and after.  others: utterances at the same rate,
+    to mix babble from; without any, babble is not drawn.  channels: `channel_prob` draws from them.  Values may leave
+    [-1, 1]: they are not clipped, because features are computed from floats.
     """
     _check(config)
     if config.channel_prob and channels is None:
-        raise UserError(f"channel_prob={config.channel_prob} needs channels: samba-asr augment channels measures some")
+        raise UserError(
+            f"channel_prob={config.channel_prob} needs channels: measure some with samba-asr augment channels"
+        )
     factor = config.speed[rng.integers(len(config.speed))]
     samples = speed_perturb(samples, factor)
     if rng.random() < config.reverb_prob:
@@ -55,12 +56,12 @@ def augment_waveform(
         samples = match(samples, rate, channels, rng)
     if config.pad_seconds:
         most = round(config.pad_seconds * rate)
-        before, behind = rng.integers(-most, most, endpoint=True, size=2).clip(min=0)
-        if before or behind:
-            samples = surround(samples, int(before), int(behind), rng)
+        before, after = rng.integers(-most, most, endpoint=True, size=2).clip(min=0)
+        if before or after:
+            samples = surround(samples, int(before), int(after), rng)
     if rng.random() < config.noise_prob:
-        colours = NOISES if len(others) else NOISES[:-1]
-        noise = make_noise(len(samples), colours[rng.integers(len(colours))], rng, others)
+        colors = NOISES if len(others) else NOISES[:-1]
+        noise = make_noise(len(samples), colors[rng.integers(len(colors))], rng, others)
         samples = add_noise(samples, noise, rng.uniform(*config.noise_snr_db))
     if config.narrow_prob and rng.random() < config.narrow_prob:
         samples = narrow(samples, rate)
@@ -68,17 +69,20 @@ def augment_waveform(
 
 
 def speed_perturb(samples: np.ndarray, factor: float) -> np.ndarray:
-    """Play (s,) `factor` times as fast, -> (round(s / factor),): tempo and pitch change together (Kaldi's `speed`)."""
+    """Play (s,) `factor` times as fast, -> (round(s / factor),).  Tempo and pitch change together (Kaldi's `speed`)."""
     if factor == 1.0 or len(samples) == 0:
         return samples
-    import soxr  # here, because models import this file for spec_augment and need torch alone
+    import soxr  # imported here, because models import this file for spec_augment and need torch alone
 
-    # MQ is no quicker than HQ (1.2 ms for 12 s of audio) and leaves aliases.
+    # MQ is no faster than HQ (1.2 ms for 12 s of audio), and leaves aliases.
     return soxr.resample(samples.astype(np.float32, copy=False), factor, 1.0, quality="HQ")
 
 
 def narrow(samples: np.ndarray, rate: int) -> np.ndarray:
-    """(s,) -> (s,) as at TELEPHONE samples a second: a model of wide-band speech alone reads SEVEN as HEAVEN there."""
+    """Limit (s,) to the bandwidth of TELEPHONE samples per second.
+
+    A model trained on wide-band speech alone recognizes SEVEN as HEAVEN in such audio.
+    """
     if rate <= TELEPHONE or len(samples) == 0:
         return samples
     import soxr
@@ -89,14 +93,14 @@ def narrow(samples: np.ndarray, rate: int) -> np.ndarray:
 
 
 def volume(samples: np.ndarray, gain_db: float) -> np.ndarray:
-    """(s,) -> (s,), louder by `gain_db` decibels; not clipped."""
+    """Amplify (s,) by `gain_db` decibels, without clipping."""
     return (samples * 10 ** (gain_db / 20)).astype(np.float32)
 
 
 def add_noise(samples: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
-    """(s,) speech + noise scaled so that power(speech) / power(noise) over the utterance is `snr_db` decibels.
+    """Add noise to (s,) speech at a ratio of powers, over the whole utterance, of `snr_db` decibels.
 
-    `noise` is repeated or cut to s samples.  Silent speech, or silent noise, gives the speech as it was.
+    `noise` is repeated or cut to s samples.  If speech or noise is silent, the speech is returned unchanged.
     """
     if len(samples) == 0 or len(noise) == 0:
         return samples
@@ -109,14 +113,14 @@ def add_noise(samples: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarr
 
 
 def make_background(s: int, rng: np.random.Generator) -> np.ndarray:
-    """(s,) what a microphone gives while nobody speaks: soft noise of some colour, or one time in four nothing at all."""
+    """Return (s,) of a microphone's background without speech: soft noise of some color, or, with probability 1/4, zeros."""
     gain = 0.0 if rng.random() < 0.25 else 10 ** (rng.uniform(*BACKGROUND_DB) / 20)
     return make_noise(s, NOISES[rng.integers(len(NOISES) - 1)], rng) * np.float32(gain)
 
 
-def surround(samples: np.ndarray, before: int, behind: int, rng: np.random.Generator) -> np.ndarray:
-    """(s,) -> (before + s + behind,), with one background under all of it, 20 dB or more below the speech."""
-    result = make_background(before + len(samples) + behind, rng)
+def surround(samples: np.ndarray, before: int, after: int, rng: np.random.Generator) -> np.ndarray:
+    """Pad (s,) to (before + s + after,), with one background under all of it, 20 dB or more below the speech."""
+    result = make_background(before + len(samples) + after, rng)
     if _power(result) > 0.01 * _power(samples):
         result *= np.float32(0.1 * np.sqrt(_power(samples) / _power(result)))
     result[before : before + len(samples)] += samples
@@ -124,18 +128,21 @@ def surround(samples: np.ndarray, before: int, behind: int, rng: np.random.Gener
 
 
 def make_noise(
-    s: int, colour: str, rng: np.random.Generator, others: Sequence[np.ndarray] = (), *, voices: int = 6
+    s: int, color: str, rng: np.random.Generator, others: Sequence[np.ndarray] = (), *, voices: int = 6
 ) -> np.ndarray:
-    """(s,) noise of power 1: `white`, `pink` (power falls 3 dB an octave), `brown` (6 dB), or `babble`, up to `voices`
-    utterances drawn from `others`, each repeated from a random place and as loud as the rest."""
-    if colour not in NOISES:
-        raise UserError(f"unknown noise {colour!r}: choose one of {', '.join(NOISES)}")
-    if colour == "babble":
+    """Return (s,) noise of power 1.
+
+    color: `white`, `pink` (power falls by 3 dB per octave), `brown` (6 dB), or `babble`.  Babble mixes up to `voices`
+    utterances of `others` at equal power, each repeated from a random place.
+    """
+    if color not in NOISES:
+        raise UserError(f"unknown noise {color!r}: choose one of {', '.join(NOISES)}")
+    if color == "babble":
         noise = _babble(s, rng, others, voices)
     else:
         noise = rng.standard_normal(s, dtype=np.float32)
-        if colour != "white":
-            noise = _colour(noise, exponent=0.5 if colour == "pink" else 1.0)
+        if color != "white":
+            noise = _color(noise, exponent=0.5 if color == "pink" else 1.0)
     power = _power(noise)
     return noise / np.float32(np.sqrt(power)) if power > 0 else noise
 
@@ -143,10 +150,10 @@ def make_noise(
 def make_impulse_response(
     rng: np.random.Generator, rate: int, rt60: float, *, direct_db: float = 6.0, reflections: int = 8
 ) -> np.ndarray:
-    """A synthetic room: (rt60 * rate,) float32 whose first sample is the direct sound, of height 1.
+    """Return the impulse response of a synthetic room, (rt60 * rate,) float32; its first sample, 1, is the direct sound.
 
-    After it come `reflections` early ones (2 to 30 ms, random sign) and Gaussian noise whose power falls by 60 dB in
-    `rt60` seconds (Polack's model); together they lie `direct_db` below the direct sound.
+    Then come `reflections` early reflections (2 to 30 ms, random sign) and Gaussian noise whose power falls by 60 dB in
+    `rt60` seconds (Polack's model).  Together they are `direct_db` below the direct sound.
     """
     n = max(2, round(rt60 * rate))
     time = np.arange(n) / rate  # seconds
@@ -154,7 +161,7 @@ def make_impulse_response(
     response = rng.standard_normal(n) * decay * (time >= 0.002)
     early = rng.uniform(0.002, min(0.030, rt60), size=reflections)
     places = np.clip((early * rate).astype(int), 1, n - 1)
-    # A reflection is one path, a sample of the tail is the sum of many weak ones: hence 4 times as high.
+    # A reflection is one path, and a sample of the tail is the sum of many weak ones: hence 4 times the amplitude.
     np.add.at(response, places, 4 * rng.choice([-1.0, 1.0], size=reflections) * decay[places])
     response[0] = 0
     energy = np.sum(response**2)
@@ -165,10 +172,10 @@ def make_impulse_response(
 
 
 def reverberate(samples: np.ndarray, response: np.ndarray) -> np.ndarray:
-    """(s,) convolved with an impulse response (r,), -> (s,) of the same power.
+    """Convolve (s,) with an impulse response (r,) -> (s,) of the same power.
 
-    The response's highest sample (the direct sound) is put at delay 0, so words stay where they were: token times,
-    and alignments made from the clean audio, hold.  The tail past the last sample is dropped.
+    The highest sample of the response (the direct sound) is at delay 0.  So words keep their times, and alignments of the
+    clean audio stay valid.  The tail past the last sample is dropped.
     """
     s = len(samples)
     if s == 0 or not np.any(response):
@@ -182,20 +189,21 @@ def reverberate(samples: np.ndarray, response: np.ndarray) -> np.ndarray:
     return wet.astype(np.float32)
 
 
-def vocal_tract_length(features: Tensor, generator: torch.Generator, *, spread: float, centres: Tensor) -> Tensor:
-    """Other voices for the same words: each utterance's spectrum with its frequencies multiplied by a factor of its own.
+def vocal_tract_length(features: Tensor, generator: torch.Generator, *, spread: float, centers: Tensor) -> Tensor:
+    """Imitate other voices: scale the frequencies of each utterance by a random factor of its own.
 
-    N. Jaitly and G. Hinton, "Vocal Tract Length Perturbation (VTLP) improves speech recognition", 2013, section 2: what is
-    drawn as f times the factor up to a break near the top, and from there on a line to the highest frequency, which stays.
-    features (b, t, m) -> a new (b, t, m); factors are uniform in 1 - `spread` .. 1 + `spread`; centres (m,) of the bands
-    in Hz, rising.  Log-mel is read between bands by straight lines, in place of bending the filters (level aside, the
-    same), so normalised features may come; frames stay apart, so padding does.
+    N. Jaitly and G. Hinton, "Vocal Tract Length Perturbation (VTLP) improves speech recognition", 2013, section 2.  Up to a
+    break near the top, a frequency f moves to f times the factor; above it, a straight line leads to the highest frequency,
+    which stays.
+    features: (b, t, m) log-mel, may be normalized -> a new (b, t, m).  Factors are uniform in 1 - `spread` .. 1 + `spread`.
+    centers: (m,) of the bands in Hz, rising.  Log-mel is interpolated between bands, which equals warped filters except for
+    the level.  Frames do not mix, so padding stays padding.
     """
     if not 0 <= spread < 0.5:
-        raise UserError(f"augment.vocal_tract={spread}: it must lie between 0 (off) and 0.5; 0.1 is usual")
+        raise UserError(f"augment.vocal_tract={spread}: it must lie between 0 (off) and 0.5; 0.1 is common")
     b, m = features.shape[0], features.shape[2]
     factor = 1 + spread * (2 * torch.rand(b, 1, generator=generator, dtype=torch.float64) - 1)
-    hz, top = centres.double().cpu(), float(centres[-1])
+    hz, top = centers.double().cpu(), float(centers[-1])
     turn = 0.85 * top * factor.clamp(max=1) / factor  # (b, 1) Hz; times the factor it stays below the top
     rest = top - (top - factor * turn) * (top - hz) / (top - turn)
     source = torch.where(hz <= turn, factor * hz, rest).clamp(min=float(hz[0]))  # (b, m) Hz that each band reads
@@ -206,15 +214,15 @@ def vocal_tract_length(features: Tensor, generator: torch.Generator, *, spread: 
 
 
 def equalize(features: Tensor, generator: torch.Generator, *, most_db: float, scale: Tensor, knots: int = 6) -> Tensor:
-    """Other microphones and rooms for the same words: each utterance through a smooth filter of its own.
+    """Imitate other microphones and rooms: filter each utterance smoothly with a random filter of its own.
 
-    H. Nam, S.-H. Kim and Y.-H. Park, "FilterAugment: an acoustic environmental data augmentation method", ICASSP 2022, the linear
-    kind: gains within `most_db` decibels at 2 to `knots` bands, the lowest and the highest among them, straight lines between.
-    features (b, t, m), log-mel of power (natural logarithm) divided by `scale` (m,) -> a new (b, t, m); frames stay apart, so
-    padding does.
+    H. Nam, S.-H. Kim and Y.-H. Park, "FilterAugment: an acoustic environmental data augmentation method", ICASSP 2022, linear
+    type: gains within `most_db` decibels at 2 to `knots` bands, the lowest and highest included, interpolated linearly.
+    features: (b, t, m) log-mel of power (natural logarithm) divided by `scale` (m,) -> a new (b, t, m).  Frames do not mix,
+    so padding stays padding.
     """
     if not 0 <= most_db <= 30:
-        raise UserError(f"augment.equalizer_db={most_db}: it must lie between 0 (off) and 30; 6 is usual")
+        raise UserError(f"augment.equalizer_db={most_db}: it must lie between 0 (off) and 30; 6 is common")
     b, m = features.shape[0], features.shape[2]
     gains = torch.zeros(b, m, dtype=torch.float64)
     bands = torch.arange(m, dtype=torch.float64)
@@ -241,13 +249,12 @@ def spec_augment(
     freq_masks: int,
     freq_width: int,
 ) -> Tensor:
-    """Masks of zeros (the mean, after CMVN) over time and frequency: Park et al. 2019, "SpecAugment", without warping.
+    """Mask time and frequency with zeros (the mean, after CMVN): Park et al. 2019, "SpecAugment", without warping.
 
-    features (b, t, m), lengths (b,) -> a new (b, t, m), differentiable; what lies past `lengths` is returned as it
-    was.  Each utterance has its own masks.  Widths are uniform in [0, widest], places uniform where the mask fits.
-    As in lhotse, no more than `time_ratio` of an utterance is ever masked in time: short utterances get fewer and
-    narrower masks.  The generator's device may differ from the features': a CPU generator gives every device the
-    same masks.
+    features (b, t, m), lengths (b,) -> a new (b, t, m), differentiable; padding past `lengths` is unchanged.
+    Each utterance has its own masks.  Widths are uniform in [0, widest], places uniform where the mask fits.
+    As in lhotse, time masks cover at most `time_ratio` of an utterance: short utterances get fewer and narrower masks.
+    The generator's device may differ from the features': a CPU generator gives the same masks on every device.
     """
     _, t, m = features.shape
     device = generator.device
@@ -267,7 +274,7 @@ def spec_augment(
 
 
 def _masks(size: Tensor, widest: Tensor, count: Tensor, n: int, k: int, generator: torch.Generator) -> Tensor:
-    """(b, n) bool: row b has its first `count[b]` of k masks, of width 0 to `widest[b]`, inside [0, `size[b]`)."""
+    """Return (b, n) bool: in row b, the first `count[b]` of k masks, of width 0 to `widest[b]`, inside [0, `size[b]`)."""
     b, device = len(size), generator.device
     # float64: in float32, rand() * (widest + 1) can round up to widest + 1
     draws = torch.rand(2, b, k, generator=generator, device=device, dtype=torch.float64)
@@ -279,7 +286,7 @@ def _masks(size: Tensor, widest: Tensor, count: Tensor, n: int, k: int, generato
 
 
 def _check(config: AugmentConfig) -> None:
-    """UserError for a value that augment_waveform cannot mean anything by."""
+    """Raise UserError for a value that augment_waveform cannot use."""
     if not config.speed or min(config.speed) <= 0:
         raise UserError(f"speed={config.speed}: give one factor or more, each above 0 (1.0 leaves the speed alone)")
     for name in ("noise_prob", "reverb_prob", "silence_prob", "channel_prob", "narrow_prob"):
@@ -293,17 +300,17 @@ def _check(config: AugmentConfig) -> None:
         if low > high:
             raise UserError(f"{name}=({low}, {high}): the first number must not exceed the second")
     if config.rt60[0] <= 0:
-        raise UserError(f"rt60={config.rt60}: a reverberation time is above 0 seconds (reverb_prob=0 turns it off)")
+        raise UserError(f"rt60={config.rt60}: a reverberation time must be above 0 s (reverb_prob=0 turns it off)")
 
 
 def _power(samples: np.ndarray) -> float:
     return float(np.mean(np.square(samples, dtype=np.float64))) if len(samples) else 0.0
 
 
-def _colour(white: np.ndarray, exponent: float) -> np.ndarray:
+def _color(white: np.ndarray, exponent: float) -> np.ndarray:
     """Divide the amplitude spectrum of (s,) by frequency ** exponent.
 
-    What lies below 1/800 of the rate (20 Hz at 16 kHz) goes: inaudible, it would hold most of brown noise's power.
+    Frequencies below 1/800 of the rate (20 Hz at 16 kHz) are removed: inaudible, they would hold most power of brown noise.
     """
     s = len(white)
     n = 1 << max(10, (s - 1).bit_length())

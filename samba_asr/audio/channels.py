@@ -1,8 +1,8 @@
-"""Channels: what microphones and rooms did to the speech of real readers, measured, and given to other speech.
+"""Recording channels: spectra and noise floors, measured on real speakers and applied to other speech.
 
-Synthetic speech has no noise floor and half of the spectral spread of real recordings.  A reader's channel is the long-term
-spectrum of the speech and that of the pauses, in BANDS bands, and the ratio of both powers.  `match` moves speech towards a
-channel drawn from many; `measure` finds a reader's channel; a file of channels is an .npz (`Channels.read`).
+Synthetic speech has no noise floor, and half of the spectral spread of real recordings.  A speaker's channel is the long-term
+spectrum of speech and of pauses, in BANDS bands, and the ratio of both powers.  `measure` finds a speaker's channel, and
+`match` moves speech towards a channel drawn from many.  A file of channels is an .npz (`Channels.read`).
 
 k channels, m bands, s samples
 """
@@ -17,54 +17,54 @@ import numpy as np
 
 from samba_asr.errors import UserError
 
-RATE = 16000  # samples a second, at which channels are measured
+RATE = 16000  # samples per second, at which channels are measured
 BANDS = 64  # mel bands from LOW to HIGH Hz
 LOW, HIGH = 40.0, 8000.0
-WINDOW, HOP = 0.032, 0.01  # seconds of the frames that spectra are taken from
-SPEECH_DB = 25.0  # frames within so many decibels of the loudest are speech
-PAUSE_DB = 6.0  # frames within so many decibels of the softest (their 5th percentile) are pauses
-APART_DB = 6.0  # by so much pauses must lie below speech
-SHORTEST_PAUSES = 1.0  # seconds of a reader, below which the noise floor is not known
-MOST_DB = 12.0  # of the filter, either way
+WINDOW, HOP = 0.032, 0.01  # seconds, of the frames for the spectra
+SPEECH_DB = 25.0  # frames at most this far below the loudest are speech
+PAUSE_DB = 6.0  # frames at most this far above the softest (their 5th percentile) are pauses
+APART_DB = 6.0  # pauses must be at least this far below speech
+SHORTEST_PAUSES = 1.0  # seconds per speaker, below which the noise floor is unknown
+MOST_DB = 12.0  # largest gain of the filter, up or down
 SNR_DB = (
     20.0,
     60.0,
-)  # ratios beyond are taken for these: worse ones are for augment.noise_prob, better ones are silent
+)  # ratios are clipped to this range: augment.noise_prob covers worse ones, better ones are inaudible
 TINY = 1e-12
 
 
 @dataclass(frozen=True)
 class Channels:
-    """Of k readers: spectra of speech and of pauses, (k, m) decibels, and speech over pauses, (k,) decibels."""
+    """Channels of k speakers: spectra of speech and of pauses, (k, m) decibels, and speech over pauses, (k,) decibels."""
 
     speech_db: np.ndarray
     noise_db: np.ndarray
     snr_db: np.ndarray
-    speaker: tuple[str, ...] = ()  # (k,) names, where known
+    speaker: tuple[str, ...] = ()  # (k,) names, if known
 
     def __len__(self) -> int:
         return len(self.snr_db)
 
     @classmethod
     def read(cls, path: Path | str) -> Channels:
-        """UserError if the file is not one that `write` wrote, or holds no channel or numbers that are not finite."""
+        """Read a file that `write` wrote.  UserError for another file, no channels, or numbers that are not finite."""
         try:
             with np.load(path, allow_pickle=False) as file:
                 tables = [np.asarray(file[key], np.float64) for key in ("speech_db", "noise_db", "snr_db")]
                 speaker = tuple(str(name) for name in file["speaker"]) if "speaker" in file.files else ()
         except (OSError, ValueError, EOFError, KeyError, AttributeError) as error:
             raise UserError(
-                f"{path}: not a file of channels ({error}): samba-asr augment channels writes one"
+                f"{path}: not a file of channels ({error}): write one with samba-asr augment channels"
             ) from None
         k = len(tables[0])
         if k == 0 or [x.shape for x in tables] != [(k, BANDS), (k, BANDS), (k,)]:
             raise UserError(f"{path}: a file of channels holds speech_db and noise_db (k, {BANDS}) and snr_db (k,)")
         if not all(np.isfinite(x).all() for x in tables):
-            raise UserError(f"{path}: its channels are not all finite: measure them anew")
+            raise UserError(f"{path}: its channels are not all finite: measure them again")
         return cls(*tables, speaker)
 
     def write(self, path: Path | str) -> None:
-        with Path(path).open("wb") as file:  # a path as it is: np.savez would add .npz
+        with Path(path).open("wb") as file:  # given a path, np.savez would add .npz
             np.savez_compressed(
                 file,
                 speaker=np.array(self.speaker),
@@ -73,10 +73,10 @@ class Channels:
 
 
 def match(samples: np.ndarray, rate: int, channels: Channels, rng: np.random.Generator) -> np.ndarray:
-    """(s,) speech -> (s,) float32 of the same power as if a reader drawn from `channels` had recorded it.
+    """Move (s,) speech towards a channel drawn from `channels` -> (s,) float32 of the same power.
 
-    Half to all of the difference between the long-term spectra becomes a smooth filter, at most MOST_DB either way; noise of
-    the color of the reader's pauses is added at the reader's ratio.  Silence stays as it is.
+    50 to 100 % of the difference between the long-term spectra becomes a smooth filter, within MOST_DB.  Noise with the
+    spectrum of the speaker's pauses is added at the speaker's ratio.  Silence is unchanged.
     """
     loud = _power(samples)
     if loud == 0:
@@ -95,9 +95,9 @@ def match(samples: np.ndarray, rate: int, channels: Channels, rng: np.random.Gen
 
 
 def measure(recordings: Iterable[np.ndarray], rate: int) -> tuple[np.ndarray, np.ndarray, float] | None:
-    """One reader's channel from recordings (s,): speech_db (m,), noise_db (m,), snr_db; None with too few pauses to tell.
+    """Measure one speaker's channel from recordings (s,): speech_db (m,), noise_db (m,), snr_db; None with too few pauses.
 
-    Pauses are looked for in each recording by itself, since levels differ.
+    Pauses are found in each recording separately, because levels differ.
     """
     sums, counts = [0.0, 0.0], [0, 0]  # of speech, of pauses
     for samples in recordings:
@@ -112,9 +112,9 @@ def measure(recordings: Iterable[np.ndarray], rate: int) -> tuple[np.ndarray, np
 
 
 def measure_readers(readers: Iterable[tuple[str, Iterable[np.ndarray]]], rate: int) -> tuple[Channels, list[str]]:
-    """The channels of readers, given by name and recordings, and the names of those whose pauses are too short to tell.
+    """Measure the channels of speakers, given by name and recordings.  Also return the names of those with too few pauses.
 
-    UserError with fewer than two channels: one reader's would be given to all speech alike.
+    UserError with fewer than two channels, because all speech would get the same one.
     """
     names, found, left_out = [], [], []
     for name, recordings in readers:
@@ -126,13 +126,13 @@ def measure_readers(readers: Iterable[tuple[str, Iterable[np.ndarray]]], rate: i
         found.append(channel)
     if len(found) < 2:
         why = f"; {', '.join(left_out[:3])}: less than {SHORTEST_PAUSES:g} s of pauses" if left_out else ""
-        raise UserError(f"channels of {len(found)} readers: two or more are needed, as `speaker` in the manifests{why}")
+        raise UserError(f"channels of {len(found)} speakers: give two or more, as `speaker` in the manifests{why}")
     speech, noise, ratio = (np.array(x) for x in zip(*found, strict=True))
     return Channels(speech, noise, ratio, tuple(names)), left_out
 
 
 def split_frames(samples: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray]:
-    """Power spectra (f, bins) of the frames of (s,) that are speech, one at least, and of those that are pauses."""
+    """Return power spectra (f, bins) of the speech frames of (s,), at least one, and of the pause frames."""
     window, hop = round(WINDOW * rate), round(HOP * rate)
     if len(samples) < window:
         samples = np.pad(samples, (0, window - len(samples)))
@@ -146,18 +146,18 @@ def split_frames(samples: np.ndarray, rate: int) -> tuple[np.ndarray, np.ndarray
 
 
 def band_spectrum(spectrum: np.ndarray, rate: int) -> np.ndarray:
-    """Powers (bins,) from 0 Hz to half the rate -> (m,) decibels at the bands' centers."""
+    """Interpolate powers (bins,) from 0 Hz to half the rate -> (m,) decibels at the centers of the bands."""
     smooth = np.convolve(spectrum, np.ones(3) / 3, "same")
     return 10 * np.log10(np.interp(_centers(), np.linspace(0, rate / 2, len(smooth)), smooth) + TINY)
 
 
 def _amplitude(gain_db: np.ndarray, n: int, rate: int) -> np.ndarray:
-    """(m,) decibels at the bands' centers -> (n / 2 + 1,) factors of the bins of a transform of n samples."""
+    """Interpolate (m,) decibels at the centers of the bands -> (n / 2 + 1,) factors of the bins of an n-sample transform."""
     return 10 ** (np.interp(np.fft.rfftfreq(n, 1 / rate), _centers(), gain_db) / 20)
 
 
 def _centers() -> np.ndarray:
-    """(m,) Hz."""
+    """Return the centers of the bands, (m,) Hz."""
     low, high = (2595 * np.log10(1 + hz / 700) for hz in (LOW, HIGH))
     return (700 * (10 ** (np.linspace(low, high, BANDS + 2) / 2595) - 1))[1:-1]
 
@@ -167,6 +167,6 @@ def _power(samples: np.ndarray) -> float:
 
 
 def _padded(n: int) -> int:
-    """An even length from n on whose transform is fast: a power of two, or three quarters of one."""
+    """Return an even length of at least n with a fast transform: a power of two, or three quarters of one."""
     whole = 1 << max(n - 1, 1).bit_length()
     return whole * 3 // 4 if n <= whole * 3 // 4 else whole

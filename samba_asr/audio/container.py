@@ -1,9 +1,8 @@
-"""FFmpeg's view of a file (package PyAV): the first audio stream of MP3, m4a, webm, Matroska, video and many more.
+"""Decoding by FFmpeg (package PyAV): the first audio stream of MP3, m4a, webm, Matroska, video and many more.
 
-Frames of a container stand at their time stamps, so that words get the times of the picture: a late beginning and a
-hole become silence, of one hour at most and as much again as was decoded.  Time stamps that jump farther, or back, are
-taken for a recorder's clock that was set, and the sound goes on without a gap.  A raw stream (MP3, ADTS) has no time
-stamps of its own: its samples are its time.
+Frames of a container are placed at their time stamps, so that the times of words fit the video.  A late start or a gap
+becomes silence, up to one hour plus the duration decoded so far.  If time stamps jump farther, or back, the recorder's clock
+was probably set, and the sound continues without a gap.  A raw stream (MP3, ADTS) has no time stamps: its samples are counted.
 """
 
 from __future__ import annotations
@@ -26,10 +25,10 @@ _DEMUXERS = (
     "matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,aac,ac3,eac3,adts,mp3,flac,ogg,wav,w64,aiff,au,caf,asf,avi,flv,"
     "mpeg,mpegts,mpegvideo,amr,amrnb,amrwb,ape,tta,wv,dts,opus"
 )
-_FROM_ZERO = {"matroska", "mov", "ogg"}  # their time lines begin at 0
-_FROM_START = {"mpegts", "mpeg", "flv", "asf"}  # theirs begin anywhere: with the first frame of any stream
-_SILENCE_SECONDS = 3600.0  # of holes, and as much again as was decoded
-_POINTERS = 8  # planes that a frame of FFmpeg holds in itself; PyAV 18 reads past the list of more, and crashes
+_FROM_ZERO = {"matroska", "mov", "ogg"}  # their time stamps begin at 0
+_FROM_START = {"mpegts", "mpeg", "flv", "asf"}  # their time stamps begin anywhere, with the first frame of any stream
+_SILENCE_SECONDS = 3600.0  # of gaps, besides as much as was decoded
+_POINTERS = 8  # planes in FFmpeg's frame structure; with more, PyAV 18 reads past the list and crashes
 _NEW_STREAMS = 64  # that may appear in the middle of a file, as in a recording of television
 _BLOCK = 1 << 16  # samples of silence at a time
 
@@ -41,7 +40,7 @@ class Container:
         import av
 
         self.name, self._av = name, av
-        self._position = 0  # samples of the time line that were given
+        self._position = 0  # samples emitted so far, silence included
         not_audio = AudioError(f"{name}: not audio, or too damaged to open: check the file, or convert it to WAV")
         try:
             self._broken, self._xing = _broken(file), _xing_frames(file)
@@ -76,13 +75,13 @@ class Container:
         self._container.close()
 
     def check_header(self) -> None:
-        """Raise Truncated if the outermost box promises more bytes than there are."""
+        """Raise Truncated if the outermost box declares more bytes than the file has."""
         if self._broken:
             seconds = self.duration()
             raise Truncated(self.name, seconds, "before its outermost part does")
 
     def duration(self) -> float:
-        """Seconds: of the header where it knows them, else of all packets, which reads the file but decodes nothing."""
+        """Return seconds, from the header if reliable, else from all packets.  That reads the file but decodes nothing."""
         stream, header = self._stream, self._container.duration
         if self._header_knows and not self._broken:
             if stream.duration and stream.start_time is not None:
@@ -106,8 +105,10 @@ class Container:
         return total
 
     def blocks(self, first: int, last: int | None, size: int) -> Iterator[np.ndarray]:
-        """Blocks (s, c) of samples `first` to `last`, of any length.  Decodes all before `first` too: seeking in these
-        containers is not exact to the sample.  Truncated comes after what is whole."""
+        """Yield samples `first` to `last` in blocks (s, c) of any length.  Truncated is raised after all readable samples.
+
+        All samples before `first` are decoded too, because seeking in these containers is not exact to the sample.
+        """
         if last == first:
             return
         position = 0
@@ -121,8 +122,8 @@ class Container:
                 yield block[skip:]
 
     def _timed(self) -> Iterator[np.ndarray]:
-        """Blocks (s, c) from the beginning, with silence where the time stamps leave a gap."""
-        silence = shift = 0  # shift: by how much the stamps are ahead of our time, in samples
+        """Yield blocks (s, c) from the beginning, with silence where the time stamps have a gap."""
+        silence = shift = 0  # shift: samples by which the time stamps are ahead of `_position`
         slack, most = SLACK_SECONDS * self.rate, _SILENCE_SECONDS * self.rate
         for at, block in self._decoded():
             if at is not None:
@@ -187,10 +188,10 @@ class Container:
             promised = self._xing * (1152 if self.rate >= 32000 else 576) / self.rate
             if promised * (1 - packets / self._xing) > SLACK_SECONDS:
                 readable = self._position / self.rate
-                raise Truncated(self.name, readable, f"before the {promised:.2f} s that its header promises")
+                raise Truncated(self.name, readable, f"before the {promised:.2f} s that its header declares")
 
     def _packets(self) -> Iterator[Any]:
-        """The stream's packets.  PyAV stumbles once over each stream that first appears in the middle of a file."""
+        """Yield the stream's packets.  PyAV raises IndexError once for each stream that appears in the middle of a file."""
         for _ in range(_NEW_STREAMS):
             try:
                 yield from self._container.demux(self._stream)
@@ -205,10 +206,10 @@ class Container:
         return round((float(frame.pts * frame.time_base) - self._origin) * self.rate)
 
     def _samples(self, frame: Any) -> np.ndarray:
-        """(s, c) float32, of any sample format."""
+        """Convert a frame of any sample format to (s, c) float32."""
         if frame.sample_rate != self.rate:
             raise AudioError(
-                f"{self.name}: its rate changes from {self.rate} to {frame.sample_rate} samples a second: "
+                f"{self.name}: its rate changes from {self.rate} to {frame.sample_rate} samples per second: "
                 "convert it to WAV of one rate"
             )
         count = len(frame.layout.channels)
@@ -226,7 +227,7 @@ class Container:
 
 
 def _broken(file: IO[bytes]) -> bool:
-    """Whether the outermost boxes of MP4, Matroska, CAF, AVI or Ogg reach past the end of the file."""
+    """Return whether the outermost boxes of MP4, Matroska, CAF, AVI or Ogg reach past the end of the file."""
     size = file.seek(0, os.SEEK_END)
     file.seek(0)
     head = file.read(64)
@@ -245,7 +246,7 @@ def _broken(file: IO[bytes]) -> bool:
 
 
 def _mp4_end(file: IO[bytes], size: int) -> int:
-    """Where the last box at the top says that it ends."""
+    """Return the declared end of the last top-level box, in bytes."""
     at = 0
     while at < size:
         file.seek(at)
@@ -253,14 +254,14 @@ def _mp4_end(file: IO[bytes], size: int) -> int:
         length = int.from_bytes(head[:4], "big")
         if length == 1:
             length = int.from_bytes(head[8:16], "big")
-        if length < 8:  # 0: up to the end; less than a box: not for us to judge
+        if length < 8:  # 0: up to the end; 1 to 7: no valid box, left to FFmpeg
             return at
         at += length
     return at
 
 
 def _caf_end(file: IO[bytes], size: int) -> int:
-    """Where the last chunk says that it ends."""
+    """Return the declared end of the last chunk, in bytes."""
     at = 8
     while at < size:
         file.seek(at)
@@ -272,7 +273,7 @@ def _caf_end(file: IO[bytes], size: int) -> int:
 
 
 def _matroska_end(file: IO[bytes]) -> int:
-    """Where the segment says that it ends; 0 where it does not say, as when written live.  RFC 8794, sections 4 to 6."""
+    """Return the declared end of the segment; 0 if unknown, as when written live.  RFC 8794, sections 4 to 6."""
     at = 0
     for _ in range(4):  # the head, perhaps a void, the segment
         file.seek(at)
@@ -294,7 +295,7 @@ def _matroska_end(file: IO[bytes]) -> int:
 
 
 def _xing_frames(file: IO[bytes]) -> int | None:
-    """Frames of an MP3 by the header of its encoder (Xing, Info), if it has one."""
+    """Return the number of frames of an MP3 from its encoder's header (Xing, Info), if it has one."""
     file.seek(0)
     head = file.read(10)
     at = 0

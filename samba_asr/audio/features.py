@@ -1,7 +1,7 @@
-"""Log-mel front end as a streaming module: no centring, no look-ahead, no statistics of the utterance.
+"""Log-mel front end as a streaming module: no centering, no look-ahead, no statistics of the utterance.
 
-A frame ends where its samples end: frame i sees samples (i + 1) hop - window .. (i + 1) hop, zeros before the first.
-Normalisation is global (mean and deviation of each mel over the training data), part of the weights.
+A frame ends where its samples end: frame i sees samples (i + 1) hop - window .. (i + 1) hop, with zeros before the first.
+Normalization is global (mean and deviation of each mel over the training data), and part of the weights.
 Shapes: b batch, s samples, t frames, m mels, f frequency bins.
 """
 
@@ -19,11 +19,11 @@ from samba_asr.errors import UserError
 from samba_asr.streaming import Step, StreamingModule, mask, tail, valid_mask
 
 FLOOR = 1e-8
-"""Added to the mel power before the logarithm: about the quantisation noise of 16-bit audio, so digital silence is quiet."""
+"""Added to the mel power before the logarithm: about the quantization noise of 16-bit audio, so digital silence is quiet."""
 
 
 class LogMel(StreamingModule):
-    """Waveform (b, s, 1) in [-1, 1] -> normalised log-mel (b, s / hop, m)."""
+    """Waveform (b, s, 1) in [-1, 1] -> normalized log-mel (b, s / hop, m)."""
 
     def __init__(self, config: FeatureConfig):
         super().__init__()
@@ -34,14 +34,14 @@ class LogMel(StreamingModule):
         bank = mel_filterbank(config.sample_rate, self.n_fft, config.mels, config.low_hz, config.high_hz)
         self.register_buffer("window", torch.hann_window(config.window, periodic=True), persistent=False)
         self.register_buffer("bank", bank, persistent=False)  # (m, f)
-        centres = _mel_edges(config.mels, config.low_hz, config.high_hz)[1:-1].float()
-        self.register_buffer("centres", centres, persistent=False)  # (m,) Hz
+        centers = _mel_edges(config.mels, config.low_hz, config.high_hz)[1:-1].float()
+        self.register_buffer("centers", centers, persistent=False)  # (m,) Hz
         self.register_buffer("mean", torch.zeros(config.mels))
         self.register_buffer("std", torch.ones(config.mels))
         self.level = Level(config.sample_rate, config.hop) if config.gain else None
 
     def set_statistics(self, mean: Tensor, std: Tensor) -> None:
-        """Set the global normalisation: mean and standard deviation (m,) of the log-mel as it comes now, unnormalised."""
+        """Set the global normalization: mean and standard deviation (m,) of the unnormalized log-mel."""
         self.mean.copy_(mean)
         self.std.copy_(std.clamp(min=1e-3))
 
@@ -58,7 +58,7 @@ class LogMel(StreamingModule):
         return Step(features, lengths, (before, level))
 
     def _log_mel(self, x: Tensor, lengths: Tensor, state: Tensor, gain: Tensor | None) -> Step:
-        """gain (b, t, 1): decibels, of each frame."""
+        """gain: (b, t, 1), decibels per frame."""
         x = torch.cat([state, mask(x, lengths)], dim=1)  # (b, window - hop + s, 1)
         t = (x.shape[1] - self.window_size) // self.stride + 1 if x.shape[1] >= self.window_size else 0
         state = tail(x, lengths, self.window_size - self.stride)
@@ -70,7 +70,7 @@ class LogMel(StreamingModule):
             frames = x[..., 0].unfold(1, self.window_size, self.stride) * self.window  # (b, t, window)
             spectrum = torch.fft.rfft(frames, self.n_fft)  # (b, t, f)
             power = torch.view_as_real(spectrum).square().sum(-1)
-            if gain is not None:  # before FLOOR is added, under which quiet speech would vanish
+            if gain is not None:  # before FLOOR is added, which would drown quiet speech
                 power = power * (10 ** (gain[:, :t] / 10))
             features = (F.linear(power, self.bank) + FLOOR).log()  # (b, t, m)
             features = (features - self.mean) / self.std
@@ -78,9 +78,9 @@ class LogMel(StreamingModule):
 
 
 def mel_filterbank(rate: int, n_fft: int, mels: int, low_hz: float, high_hz: float) -> Tensor:
-    """(m, f) triangular filters of unit area on Slaney's mel scale: `librosa.filters.mel`, by test.
+    """Return (m, f) triangular filters of unit area on Slaney's mel scale, equal to `librosa.filters.mel` (tested).
 
-    Written out so that a model can be built with torch alone (librosa brings numba and a compiler to inference).
+    Computed here so that inference needs torch alone: librosa would bring numba and a compiler.
     """
     if not 0 <= low_hz < high_hz <= rate / 2:
         raise UserError(f"mel limits {low_hz} .. {high_hz} Hz must rise and lie within 0 .. {rate / 2} Hz")
@@ -93,12 +93,12 @@ def mel_filterbank(rate: int, n_fft: int, mels: int, low_hz: float, high_hz: flo
 
 
 def _mel_edges(mels: int, low_hz: float, high_hz: float) -> Tensor:
-    """(m + 2,) Hz, float64: filter i rises from edge i to its centre, edge i + 1, and falls to edge i + 2."""
+    """Return (m + 2,) Hz, float64.  Filter i rises from edge i to its center, edge i + 1, and falls to edge i + 2."""
     return _mel_to_hz(torch.linspace(_hz_to_mel(low_hz), _hz_to_mel(high_hz), mels + 2, dtype=torch.float64))
 
 
 def _hz_to_mel(hz: float) -> float:
-    """Slaney's scale (Auditory Toolbox, 1998): linear to 1000 Hz, logarithmic above."""
+    """Return mels on Slaney's scale (Auditory Toolbox, 1998): linear to 1000 Hz, logarithmic above."""
     return hz * 3 / 200 if hz < 1000 else 15 + math.log(hz / 1000) * 27 / math.log(6.4)
 
 
@@ -115,13 +115,13 @@ class Statistics:
         self.square = torch.zeros(mels, dtype=torch.float64)
 
     def add(self, features: Tensor, lengths: Tensor) -> None:
-        """features (b, t, m), the first `lengths` (b,) of each row valid."""
+        """Add features (b, t, m), the first `lengths` (b,) frames of each row valid."""
         valid = features[valid_mask(lengths, features.shape[1])].double().cpu()  # (n, m)
         self.count += len(valid)
         self.sum += valid.sum(0)
         self.square += valid.square().sum(0)
 
     def result(self) -> tuple[Tensor, Tensor]:
-        """mean (m,), standard deviation (m,), float32."""
+        """Return mean (m,) and standard deviation (m,), float32."""
         mean = self.sum / max(self.count, 1)
         return mean.float(), (self.square / max(self.count, 1) - mean.square()).clamp(min=0).sqrt().float()

@@ -1,4 +1,4 @@
-"""A session's audio, of any rate and in chunks of any length, as whole encoder frames of samples at the model's rate."""
+"""Framing of a session's audio: chunks of any rate and length -> whole encoder frames of samples at the model's rate."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from samba_asr.audio.vad import Gate, Piece
 
 
 class Framer:
-    """Resample, let a gate take out what holds no speech, and cut into whole frames.
+    """Resampler, optional voice activity gate and cut into whole frames.
 
-    `accept` audio, then `finish` once.  Both return pieces of whole frames; a piece says where it begins, in samples at the
-    model's rate since the start, and whether it is the last of a stretch, after which the model begins anew.  Without a gate
-    all audio is one stretch.  The last frame of a stretch is filled up with silence, so no sample is lost.
+    `accept` audio, then `finish` once.  Both return pieces of whole frames.  A piece has its start, in samples at the model's
+    rate, and a flag: whether it ends a stretch of speech, after which the model starts from its initial state.  Without a
+    gate all audio is one stretch.  The last frame of a stretch is padded with silence, so no sample is lost.
     """
 
     def __init__(self, rate: int, target: int, stride: int, gate: Gate | None = None):
-        """rate, target: samples a second of the input and of the model.  stride: samples of an encoder frame."""
+        """rate, target: samples per second of the input and of the model.  stride: samples per encoder frame."""
         self.rate, self.stride = rate, stride
         self._resampler, self._gate = Resampler(rate, target), gate
         self._rest = np.zeros(0, np.float32)  # less than a frame
-        self._at = 0  # where it begins
+        self._at = 0  # its first sample
         self._received = 0  # samples at the input's rate
 
     @property
     def seconds(self) -> float:
-        """Seconds of audio received."""
+        """Seconds of audio received so far."""
         return self._received / self.rate
 
     def accept(self, samples: np.ndarray) -> list[Piece]:
-        """The next chunk, (s,) of any length: float32 in [-1, 1], or integers.  UserError, and nothing taken, else."""
+        """Accept the next chunk, (s,) of any length, float32 in [-1, 1] or integers.  UserError otherwise; it is not taken."""
         samples = as_samples(samples, received=self._received, rate=self.rate)
         self._received += len(samples)
         return self._frames(self._open(self._resampler.step(samples)))
 
     def finish(self) -> list[Piece]:
-        """The end of the audio."""
+        """End the audio; return the last pieces."""
         samples = self._resampler.finish()
         if self._gate is not None:
             return self._frames([*self._gate.accept(samples), *self._gate.finish()])

@@ -1,4 +1,4 @@
-"""Audio from wherever it comes: a file, an array, or something that yields arrays."""
+"""Audio inputs of any kind: a file, an array, or an iterable of arrays."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from samba_asr.errors import UserError
 
 
 def pieces(source: Any, rate: int, seconds: float) -> Iterator[tuple[int, np.ndarray]]:
-    """Audio as (samples a second, float32 (s,)): of a file in pieces of at most `seconds`, of arrays as they come.
+    """Yield (samples per second, float32 (s,)): of a file, pieces of at most `seconds`; of an iterable, its arrays.
 
-    rate: of arrays that do not say theirs.  UserError for what is none of these.
+    rate: of arrays whose source has no `rate`.  UserError for a source that is none of these.
     """
     if isinstance(source, tuple) and len(source) == 2 and any(np.ndim(part) == 1 for part in source):
         raise UserError("a pair of samples and their rate: give them apart, transcribe(samples, rate=rate)")

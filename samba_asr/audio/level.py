@@ -1,14 +1,14 @@
-"""A gain that brings speech of any level to that of the training data, from what has been received so far alone.
+"""A causal gain that brings speech of any level to that of the training data.
 
-Two running estimates decide, of the mean power E of the last 200 ms, in decibels to full scale (for L also of that of
-the last hop, less 6 dB, so that no word begins too loud):
+It follows two running estimates over E, the mean power of the last 200 ms in decibels relative to full scale.  L also uses
+the power of the last hop, less 6 dB, so that no word begins too loud:
 
     L_t = max_{s <= t} (E_s - 0.5 dB per second * (t - s))      the level of speech
     N_t = min_{s <= t} (E_s + 1 dB per second * (t - s))        the level of the background
 
-Speech whose L lies from LOW to HIGH is left as it is, for that is how training data lie (95 % of LibriSpeech): a quieter
-one is raised to LOW, a louder one lowered to HIGH.  Until L stands out from N, it is not known to be speech, and the gain
-raises the background to QUIET at the most.
+Speech with L from LOW to HIGH is unchanged, because training data lie there (95 % of LibriSpeech).  Quieter speech is raised
+to LOW, and louder speech is lowered to HIGH.  Until L stands out from N, it may not be speech, and the gain raises the
+background to QUIET at most.
 Shapes: b batch, s samples, t hops.
 """
 
@@ -19,14 +19,14 @@ from torch import Tensor
 
 from samba_asr.streaming import Step, StreamingModule, mask, tail, valid_mask
 
-LOW, HIGH = -20.0, -11.0  # dB, about the training data
+LOW, HIGH = -20.0, -11.0  # dB, the range of the training data
 QUIET = -75.0  # dB; a background below it is that of a quiet recording
-MOST = 46.0  # dB that anything is raised by
-DARK = -100.0  # dB; a background below it is digital silence, and tells nothing about the recording
+MOST = 46.0  # dB, largest gain
+DARK = -100.0  # dB; a background below it is digital silence, which says nothing about the recording
 WINDOW = 0.2  # seconds
-ONSET = 6.0  # dB by which a single hop stands over the 200 ms of its word: the level is known with the first of them
-RELEASE, RISE = 0.5, 1.0  # dB a second
-STANDS_OUT, SLOPE = 16.0, 4.0  # dB of L over N from which on it may be speech; dB of gain for each more
+ONSET = 6.0  # dB of the first hop over the 200 ms of its word, so that one hop is enough to estimate the level
+RELEASE, RISE = 0.5, 1.0  # dB per second
+STANDS_OUT, SLOPE = 16.0, 4.0  # dB of L over N from which on it may be speech; dB of gain for each dB more
 
 
 class Level(StreamingModule):
@@ -39,7 +39,7 @@ class Level(StreamingModule):
         self.release, self.rise = RELEASE * hop / sample_rate, RISE * hop / sample_rate  # dB a hop
 
     def init_state(self, batch, *, device=None, dtype=None):
-        """Powers of the last hops with their number (b, hops - 1, 2), L and N (b, 1)."""
+        """Return powers of the last hops with their counts (b, hops - 1, 2), L (b, 1) and N (b, 1)."""
         full = {"device": device, "dtype": dtype}
         return (
             torch.zeros(batch, self.hops - 1, 2, **full),

@@ -1,7 +1,7 @@
-"""Pages of an Ogg file, without their content.  RFC 3533.
+"""Page headers of an Ogg file (RFC 3533).
 
-Page header: "OggS", version, flags, granule position (8 bytes), serial (4), sequence (4), checksum (4), count of
-segments, their lengths (a byte each); then the segments.
+Page header: "OggS", version, flags, granule position (8 bytes), serial (4), sequence (4), checksum (4), number of
+segments, their lengths (one byte each).  The segments follow.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import IO, Any
 
 _HEADER = 27  # bytes before the lengths of the segments
 _BEGIN = 2  # flag of a stream's first page
-_HOLE = 4800  # samples of 48 kHz that may be missing without a word
+_HOLE = 4800  # samples of 48 kHz that may be missing without counting as a hole
 
 
 @dataclass(frozen=True)
 class Ogg:
-    """broken: the last page is cut; links: streams, one after another; holes: sound is missing between pages."""
+    """Structure of an Ogg file.  broken: the last page is cut.  links: streams in sequence.  holes: sound is missing."""
 
     broken: bool
     links: int
@@ -26,12 +26,12 @@ class Ogg:
 
     @property
     def for_ffmpeg(self) -> bool:
-        """Whether libsndfile would lose samples, or their time."""
+        """Whether libsndfile would lose samples or their times."""
         return self.links > 1 or self.holes
 
     @classmethod
     def scan(cls, file: Any) -> Ogg | None:
-        """Of a path or of a binary file, which then stands at its beginning; None for anything but Ogg."""
+        """Scan a path, or a binary file, which is rewound; None if it is not Ogg."""
         with contextlib.ExitStack() as stack:
             if isinstance(file, str):
                 file = stack.enter_context(open(file, "rb"))
@@ -57,13 +57,13 @@ def _scan(file: IO[bytes]) -> Ogg:
         end = body + sum(lengths)
         granule, serial, sequence = (int.from_bytes(head[a:b], "little") for a, b in ((6, 14), (14, 18), (18, 22)))
         if end > size or len(lengths) < head[26]:
-            return Ogg(True, links, holes or vorbis)  # libsndfile gives nothing of a Vorbis file that is cut
+            return Ogg(True, links, holes or vorbis)  # libsndfile reads no sample of a cut Vorbis file
         if head[5] & _BEGIN:
             magic = _bytes(file, body, 8)
             vorbis |= magic[:7] == b"\x01vorbis"
             if magic == b"OpusHead":
                 opus[serial] = -1
-            links += data_seen  # streams that begin side by side are one link
+            links += data_seen  # streams that begin together are one link
             data_seen = False
         else:
             data_seen = True
@@ -77,7 +77,7 @@ def _scan(file: IO[bytes]) -> Ogg:
 
 
 def _opus_samples(file: IO[bytes], at: int, lengths: bytes) -> int:
-    """Samples of 48 kHz in the packets that end on a page, by their first bytes.  RFC 6716, section 3.1."""
+    """Return the number of 48 kHz samples in the packets that end on a page, from their first bytes (RFC 6716, 3.1)."""
     samples, begin = 0, at
     for length in lengths:
         at += length

@@ -1,4 +1,4 @@
-"""Other people's networks, in ONNX's format, on one core."""
+"""Third-party networks in ONNX format, run on one core."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from samba_asr.errors import missing_extra
 
 
 def session(path: Path | str, extra: str):
-    """An `onnxruntime.InferenceSession`; UserError, that names the extra, where the package is missing."""
+    """Return an `onnxruntime.InferenceSession`.  UserError, with the extra to install, if the package is missing."""
     try:
         import onnxruntime
     except ImportError as error:

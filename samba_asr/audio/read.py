@@ -1,24 +1,23 @@
-"""The one audio reader: any container -> mono float32 samples in [-1, 1] at the file's own rate.
+"""The audio reader: any container -> mono float32 samples in [-1, 1] at the file's own rate.
 
 WAV, FLAC, Ogg (Opus, Vorbis), AIFF, AU, ... through libsndfile (`sound_file.py`); MP3 and everything else (m4a, webm,
 video) through FFmpeg (`container.py`).  A source is a path, `-` for standard input, the bytes of a file, or a binary
 file object (`source.py`).
 
-What holds
-- A file is read until its decoder ends; frame counts and end times of headers are estimates.
-- Channels are mixed by their mean; where they cancel each other (a plug of wrong polarity), the loudest of them is
-  taken alone, by pieces of half a second of the file, and the log says so.  Nothing is resampled: `resample.py` does
-  that, where the caller can see it.
-- Sound stands where its container's time stamps say: a late beginning and holes are silence.
-- Samples outside [-1, 1] (float files, and decoders of lossy formats overshoot) are clipped; a peak above 16 means
-  that the file was never scaled, and is an error, as are NaN and inf, and rates outside 1 to 768 kHz.
-- A file that is cut or damaged is an error that says how much was readable, after that much was given: an upload or
-  download that broke off would otherwise become a transcript that no longer fits.  WAV, AIFF, AU, RF64, W64, Ogg, MP4
-  and Matroska are noticed from their outermost sizes (so by `info` too), FLAC, MP3 and MPEG streams when reading gets
-  there.  Files written live promise nothing, and are read to their end: WAV with an unknown size, Ogg without an
-  end-of-stream page, webm without sizes.  A promise missed by less than 0.1 s is taken for a sloppy header.
-- A file without samples is an empty array; a file without bytes is an error.
-- A part is the same samples as in the whole; only in Opus, whose decoder settles after a jump, within about 0.01.
+Contract
+- A file is read until its decoder ends.  Frame counts and end times of headers are estimates.
+- Channels are averaged.  Where they cancel each other (a plug of wrong polarity), the loudest channel is used alone, in
+  windows of half a second, with a warning.  Nothing is resampled: the caller calls `resample.py`.
+- Sound is placed at the time stamps of its container.  A late start or a hole is silence.
+- Samples outside [-1, 1] are clipped: float files and lossy decoders overshoot.  A peak above 16 is an error, because the
+  file was never scaled.  NaN, inf, and rates outside 1 to 768 kHz are errors too.
+- A cut or damaged file is an error that says how much was readable, raised after the readable samples.  Otherwise a broken
+  upload or download would give a transcript that does not fit.  WAV, AIFF, AU, RF64, W64, Ogg, MP4 and Matroska are checked
+  by their outermost sizes (by `info` too), FLAC, MP3 and MPEG streams when reading reaches the damage.  Files written live
+  declare no size and are read to their end: WAV of unknown size, Ogg without an end-of-stream page, webm without sizes.
+  A declared end that is missed by less than 0.1 s is a sloppy header, not an error.
+- A file without samples is an empty array.  A file without bytes is an error.
+- A part has the same samples as in the whole.  In Opus, whose decoder settles after a seek, they agree within about 0.01.
 
 Dimension letters: s samples, c channels.
 """
@@ -43,12 +42,14 @@ __all__ = ["Audio", "AudioError", "AudioInfo", "Source", "Truncated", "info", "r
 
 log = logging.getLogger(__name__)
 
-_BLOCK_SECONDS = 60.0  # what `read` decodes at a time
-_WINDOW_SECONDS = 0.5  # of the file, in which channels are mixed, or one is taken
-_CANCELLED = 0.05  # of the channels' mean energy: a mix with less has lost the speech
+_BLOCK_SECONDS = 60.0  # that `read` decodes at a time
+_WINDOW_SECONDS = 0.5  # of the file, for each decision between the mean and one channel
+_CANCELLED = 0.05  # of the channels' mean energy; a mean with less has lost the speech
 
 
-class Decoder(Protocol):
+class AudioDecoder(Protocol):
+    """Decoder of one open file: libsndfile's or FFmpeg's."""
+
     name: str
     rate: int
     channels: int
@@ -62,7 +63,7 @@ class Decoder(Protocol):
 
 @dataclass(frozen=True)
 class Audio:
-    """`samples`: float32 (s,) in [-1, 1], mono; `rate`: samples a second."""
+    """Mono audio.  samples: float32 (s,) in [-1, 1].  rate: samples per second."""
 
     samples: np.ndarray
     rate: int
@@ -75,7 +76,7 @@ class Audio:
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """The header's statement: `duration` in seconds, `rate` in samples a second, `channels` before mixing."""
+    """Properties of a file by its header.  duration: seconds.  rate: samples per second.  channels: before mixing."""
 
     duration: float
     rate: int
@@ -83,10 +84,10 @@ class AudioInfo:
 
 
 def read(source: Source, *, start: float = 0.0, duration: float | None = None) -> Audio:
-    """The samples of `source` from `start` for `duration` seconds (None, or past the end: up to the end).
+    """Read the samples of `source` from `start` for `duration` seconds (None, or past the end: up to the end).
 
-    A file object is read from its beginning, must be binary, and stays open.
-    Raises AudioError; the ways a file can be wrong are listed at the top of this file.
+    A file object must be binary.  It is read from its beginning, and stays open.
+    AudioError for the faults listed at the top of this file.
     """
     pieces = list(stream(source, _BLOCK_SECONDS, start=start, duration=duration))
     if len(pieces) == 1:
@@ -97,15 +98,15 @@ def read(source: Source, *, start: float = 0.0, duration: float | None = None) -
 def stream(
     source: Source, seconds: float = 10.0, *, start: float = 0.0, duration: float | None = None
 ) -> Iterator[Audio]:
-    """`read` in pieces of `seconds` (the last is shorter), in constant memory, for files of any length.
+    """Read in pieces of `seconds` (the last is shorter), in constant memory, for files of any length.
 
-    At least one piece comes, empty if there are no samples.  The pieces concatenated are what `read` returns.
-    An error in the middle of the file is raised after all samples before it: Truncated, with the seconds.
+    There is at least one piece, empty if there are no samples.  The concatenated pieces are what `read` returns.
+    For an error in the middle of the file, Truncated, with the seconds, is raised after all samples before it.
     """
     if not 0 < seconds < float("inf"):
         raise UserError(f"pieces of {seconds} seconds: give a positive number")
     if not (0 <= start < float("inf")) or (duration is not None and not duration >= 0):
-        raise UserError(f"start={start}, duration={duration}: seconds are not negative")
+        raise UserError(f"start={start}, duration={duration}: give seconds that are not negative")
     with _open(source) as decoder:
         first = round(start * decoder.rate)
         last = None if duration is None or duration == float("inf") else first + round(duration * decoder.rate)
@@ -141,7 +142,7 @@ def stream(
 
 
 def info(source: Source) -> AudioInfo:
-    """Duration, rate and channels, from the header; where that only estimates the duration (MP3), from the packets."""
+    """Return duration, rate and channels from the header; the duration from the packets if it is an estimate there (MP3)."""
     with _open(source) as decoder:
         decoder.check_header()
         return AudioInfo(decoder.duration(), decoder.rate, decoder.channels)
@@ -153,11 +154,10 @@ def _join(pieces: list[np.ndarray]) -> np.ndarray:
     return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
 
 
-def _mixed(decoder: Decoder, first: int, last: int | None, size: int) -> Iterator[np.ndarray]:
-    """Samples (s,) from `first` to `last`, mixed; blocks of any length.
+def _mixed(decoder: AudioDecoder, first: int, last: int | None, size: int) -> Iterator[np.ndarray]:
+    """Yield mono samples (s,) from `first` to `last`, in blocks of any length.
 
-    How channels become one is decided in windows that stand at fixed places of the file, so that neither the size of
-    the blocks nor where a part begins changes a sample.
+    The mix is chosen in windows at fixed places of the file, so that samples depend neither on the block size nor on `first`.
     """
     if decoder.channels == 1:
         position = first
@@ -197,24 +197,24 @@ def _mixed(decoder: Decoder, first: int, last: int | None, size: int) -> Iterato
 
 
 class _Mixer:
-    """Windows (s, c) -> (s,): the mean, or the loudest channel where the mean has lost the energy of the channels."""
+    """Windows (s, c) -> (s,): the mean, or the loudest channel if the channels cancel each other in the mean."""
 
     def __init__(self, name: str, rate: int):
         self.name, self.rate, self._said = name, rate, False
 
     def __call__(self, window: np.ndarray, position: int) -> np.ndarray:
-        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is found by its caller
+        with np.errstate(invalid="ignore", over="ignore"):  # the caller checks for values that are not finite
             mean = window.mean(axis=1, dtype=np.float32)
             energy = np.einsum("sc,sc->c", window, window, dtype=np.float64)
             mixed = np.einsum("s,s->", mean, mean, dtype=np.float64)
         if not mixed < _CANCELLED * energy.mean():  # NaN too
             return mean
-        # the first of those that are about as loud: no turns between x and -x from window to window
+        # the first of the loudest, within a factor of 2: no switching between x and -x from window to window
         channel = int(np.argmax(energy > 0.5 * energy.max()))
         if not self._said:
             self._said = True
             log.warning(
-                "%s: the channels cancel each other at %.2f s (opposite phase): channel %d alone is taken where they do",
+                "%s: the channels cancel each other at %.2f s (opposite phase): channel %d is used alone where they do",
                 self.name,
                 position / self.rate,
                 channel + 1,
@@ -222,28 +222,28 @@ class _Mixer:
         return np.ascontiguousarray(window[:, channel])
 
 
-def _checked(samples: np.ndarray, block: np.ndarray, decoder: Decoder, position: int) -> np.ndarray:
-    """`samples` (s,), clipped.  `block` (s, c): what they were mixed of; `position`: of its first sample in the file."""
+def _checked(samples: np.ndarray, block: np.ndarray, decoder: AudioDecoder, position: int) -> np.ndarray:
+    """Clip `samples` (s,).  block (s, c): their channels.  position: of the first sample in the file.  AudioError if unusable."""
     finite = np.isfinite(block)
     if not finite.all():
         bad, channel = np.argwhere(~finite)[0]
         where = position + int(bad)
         raise AudioError(
             f"{decoder.name}: sample {where} ({where / decoder.rate:.3f} s) is {block[bad, channel]}: "
-            "the file is damaged or was written wrongly; make it again"
+            "the file is damaged or was written wrongly: make it again"
         )
     peak = np.abs(samples).max(initial=0.0)
     if peak > PEAK:
         raise AudioError(
-            f"{decoder.name}: float samples up to {peak:g} where [-1, 1] is meant: divide them by the full scale "
+            f"{decoder.name}: float samples up to {peak:g} are outside [-1, 1]: divide them by the full scale "
             "(32768 for 16 bits) when writing the file"
         )
     return np.clip(samples, -1.0, 1.0) if peak > 1.0 else samples
 
 
 @contextlib.contextmanager
-def _open(source: Source) -> Iterator[Decoder]:
-    """The decoder for `source`: libsndfile, else FFmpeg.  Closes what it opened."""
+def _open(source: Source) -> Iterator[AudioDecoder]:
+    """Open the decoder for `source`: libsndfile, else FFmpeg.  It is closed at the end of the block."""
     with contextlib.ExitStack() as stack:
         name, file, size = as_file(source, stack)
         if size == 0:
@@ -254,5 +254,5 @@ def _open(source: Source) -> Iterator[Decoder]:
                 file = stack.enter_context(open(file, "rb"))
             decoder = stack.enter_context(Container(name, file))
         if decoder.rate not in RATES:
-            raise AudioError(f"{name}: {decoder.rate} samples a second: from 1 to 768 kHz are audio; mend the header")
+            raise AudioError(f"{name}: {decoder.rate} samples per second, outside 1 to 768 kHz: correct the header")
         yield decoder

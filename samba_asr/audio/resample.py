@@ -1,4 +1,4 @@
-"""Resampling by soxr (HQ).  The stream equals the batch, bit for bit, however time is cut."""
+"""Resampling by soxr (HQ).  Streaming equals batch, bit for bit, however time is cut."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from samba_asr.errors import UserError
 
 
 def resample(samples: np.ndarray, rate: int, target: int = 16000) -> np.ndarray:
-    """float32 (s,) at `rate` -> float32 (about s * target / rate,) at `target`.  The same array if the rates agree."""
+    """Resample float32 (s,) at `rate` -> float32 (about s * target / rate,) at `target`.  The same array for equal rates."""
     _check(samples, rate, target)
     if rate == target or not len(samples):
         return samples
@@ -17,10 +17,10 @@ def resample(samples: np.ndarray, rate: int, target: int = 16000) -> np.ndarray:
 
 
 class Resampler:
-    """`resample` for audio that arrives in chunks.
+    """Resampler of audio that arrives in chunks.
 
-    The outputs of successive `step`s, then of `finish`, concatenated, are `resample` of the chunks concatenated.
-    A step may return fewer samples than its share, or none: the filter waits for what comes next.
+    The outputs of successive `step`s and of `finish`, concatenated, are `resample` of the concatenated chunks.
+    A step may return few samples or none, because the filter waits for the following ones.
     """
 
     def __init__(self, rate: int, target: int = 16000):
@@ -30,7 +30,7 @@ class Resampler:
         self._finished = False
 
     def step(self, samples: np.ndarray) -> np.ndarray:
-        """The next chunk, float32 (s,) of any length, 0 too -> what it makes certain, float32."""
+        """Process the next chunk, float32 (s,) of any length, also 0; return the samples that are final now, float32."""
         _check(samples, self.rate, self.target)
         if self._finished:
             raise RuntimeError("step after finish: make a new Resampler for the next stream")
@@ -39,7 +39,7 @@ class Resampler:
         return self._stream.resample_chunk(samples)
 
     def finish(self) -> np.ndarray:
-        """What the end of input releases.  Once."""
+        """Return the last samples.  Call it once."""
         if self._finished:
             raise RuntimeError("finish after finish: make a new Resampler for the next stream")
         self._finished = True
@@ -49,6 +49,6 @@ class Resampler:
 
 def _check(samples: np.ndarray, rate: int, target: int) -> None:
     if rate <= 0 or target <= 0:
-        raise UserError(f"cannot resample from {rate} to {target} samples a second: rates are positive")
+        raise UserError(f"cannot resample from {rate} to {target} samples per second: give positive rates")
     if samples.ndim != 1 or samples.dtype != np.float32:
-        raise TypeError(f"samples are float32 of shape (s,), not {samples.dtype} of shape {tuple(samples.shape)}")
+        raise TypeError(f"samples must be float32 of shape (s,), not {samples.dtype} of shape {tuple(samples.shape)}")

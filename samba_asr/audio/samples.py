@@ -1,4 +1,4 @@
-"""Samples that callers hand over from memory: checked, and scaled by their type."""
+"""Samples in memory, from callers: checks, and scaling by their type."""
 
 from __future__ import annotations
 
@@ -6,36 +6,36 @@ import numpy as np
 
 from samba_asr.errors import UserError
 
-RATES = range(1000, 768_001)  # samples a second that audio has
-PEAK = 16.0  # above it, float samples are integers that nobody divided: a sound that overshoots stays far below
+RATES = range(1000, 768_001)  # samples per second that audio has
+PEAK = 16.0  # above it, float samples are unscaled integers: a sound that overshoots stays far below
 _SCALES = {"int8": 2.0**7, "int16": 2.0**15, "int32": 2.0**31, "uint8": 2.0**7}
 
 
 def as_samples(x: object, *, received: int = 0, rate: int | None = None) -> np.ndarray:
-    """One channel of audio as float32 (s,) in [-1, 1]; a float32 array comes back as it is.
+    """Convert one channel of audio to float32 (s,) in [-1, 1].  A float32 array is returned unchanged.
 
     x: an array, a tensor on the CPU or a list.  Integers of 8, 16 and 32 bits are divided by their full scale
-    (unsigned bytes are centered at 128, as in WAV); floats are taken as they are.
-    received: samples that came before these, and rate: samples a second; both only for the messages.
-    UserError, with the fix, for text and bytes, integers of a width without a usual scale, floats that were never
-    scaled, samples that are not finite, and any shape but (s,).
+    (unsigned bytes are centered at 128, as in WAV).  Floats keep their values.
+    received: samples before these, and rate: samples per second; both only for the messages.
+    UserError, with the fix, for text and bytes, integers without a usual full scale, floats that were never scaled,
+    samples that are not finite, and any shape but (s,).
     """
     if isinstance(x, bytes | bytearray | memoryview):
         raise UserError(
-            f"{len(x)} bytes where samples are meant: np.frombuffer(chunk, np.int16) makes samples of raw audio, "
-            "and transcribe(io.BytesIO(content)) reads the content of a file"
+            f"{len(x)} bytes are not samples: use np.frombuffer(chunk, np.int16) for raw audio, or "
+            "transcribe(io.BytesIO(content)) for the content of a file"
         )
     try:
         samples = np.asarray(x)
     except (TypeError, ValueError, RuntimeError) as error:  # a tensor with gradients or on a GPU, a ragged list
         raise UserError(
-            f"no samples can be made of this {type(x).__name__} ({_short(error)}): give float32 or int16 of shape "
+            f"this {type(x).__name__} cannot be converted to samples ({_short(error)}): give float32 or int16 of shape "
             "(samples,); of a tensor, .detach().cpu()"
         ) from None
     if samples.dtype.kind not in "fiu":
         raise UserError(
-            f"{type(x).__name__} of {samples.dtype} where samples are meant: give float32 in [-1, 1] or int16 of shape "
-            "(samples,); a file's path goes to transcribe"
+            f"{type(x).__name__} of {samples.dtype} is not samples: give float32 in [-1, 1] or int16 of shape "
+            "(samples,); for a file's path use transcribe"
         )
     if samples.ndim != 1:
         axis = 0 if samples.ndim > 1 and samples.shape[0] < samples.shape[-1] else 1
@@ -60,7 +60,7 @@ def as_samples(x: object, *, received: int = 0, rate: int | None = None) -> np.n
     peak = float(np.abs(samples).max(initial=0.0))
     if peak > PEAK:
         raise UserError(
-            f"float samples up to {peak:g} where [-1, 1] is meant: divide them by the full scale (samples / 32768 for "
+            f"float samples up to {peak:g} are outside [-1, 1]: divide them by the full scale (samples / 32768 for "
             "16 bits), or give them as int16"
         )
     return samples.astype(np.float32, copy=False)

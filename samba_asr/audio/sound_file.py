@@ -1,4 +1,4 @@
-"""libsndfile's view of a file (package soundfile): WAV, FLAC, Ogg, AIFF, AU and their kin."""
+"""Decoding by libsndfile (package soundfile): WAV, FLAC, Ogg, AIFF, AU and similar formats."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from samba_asr.audio.source import AudioError, Truncated
 
 log = logging.getLogger(__name__)
 
-SLACK_SECONDS = 0.1  # by so much may a header promise too much: encoder delay, last partial frame
-_MOST_VALUES = 1 << 22  # of one block: a header may claim 1024 channels and any rate
-_CHUNK = 4096  # samples of one call: so much is lost where a call fails
-_UNKNOWN_SIZE = 0x7FFFF000  # WAV sizes from here on are what sox, FFmpeg and others write into a pipe
-_UNKNOWN_FRAMES = 2**62  # libsndfile's answer for a FLAC stream of unknown length
-# libsndfile's log of a header that promises more bytes than the file has.  RIFF sizes are often wrong and harmless.
+SLACK_SECONDS = 0.1  # that a header may declare too much: encoder delay, last partial frame
+_MOST_VALUES = 1 << 22  # per block: a header may declare 1024 channels and any rate
+_CHUNK = 4096  # samples per call, which are lost if the call fails
+_UNKNOWN_SIZE = 0x7FFFF000  # sox, FFmpeg and others write WAV sizes from here on into a pipe
+_UNKNOWN_FRAMES = 2**62  # libsndfile's frame count of a FLAC stream of unknown length
+# libsndfile's log of a header that declares more bytes than the file has.  RIFF sizes are often wrong and harmless.
 _PROMISE = re.compile(r"(?:data|SSND|BODY|Data Size|Riff size|riff)\s*: (\d+) \(should be (\d+)\)")
 
 
 def open_sound(name: str, file: Any, size: int, stack: contextlib.ExitStack) -> SoundFile | None:
-    """The decoder, or None where FFmpeg is better: what libsndfile cannot read, or not to its end.
+    """Return the decoder, or None for files that libsndfile cannot read, or not to their end: use FFmpeg.
 
-    That is MP3, whose frame count is an estimate here; streams of unknown length; Ogg of several links, one after
-    another, of which libsndfile reads the first; and Vorbis with pages missing, whose time it loses.
+    Those are MP3, whose frame count is an estimate here; streams of unknown length; Ogg of several links in sequence,
+    of which libsndfile reads only the first; and Vorbis with missing pages, whose times it loses.
     """
     ogg = Ogg.scan(file)
     if _begins_as_mpeg(file) or (ogg and ogg.for_ffmpeg):
@@ -40,7 +40,7 @@ def open_sound(name: str, file: Any, size: int, stack: contextlib.ExitStack) -> 
     except soundfile.LibsndfileError as error:
         log.debug("%s: libsndfile: %s", name, error)
         return None
-    except TypeError:  # soundfile takes a name that ends in .raw for headerless samples
+    except TypeError:  # soundfile treats a name that ends in .raw as headerless samples
         raise AudioError(f"{name}: raw samples without a header: convert them to WAV first") from None
     unknown = sound.frames >= _UNKNOWN_FRAMES or (sound.frames == 0 and sound.format in ("WAV", "OGG") and size > 1000)
     if unknown or sound.subtype.startswith("MPEG"):
@@ -49,7 +49,7 @@ def open_sound(name: str, file: Any, size: int, stack: contextlib.ExitStack) -> 
 
 
 def head_of(file: Any, count: int) -> bytes:
-    """The first bytes of a path or of a file object, which then stands at its beginning."""
+    """Return the first `count` bytes of a path, or of a file object, which is rewound."""
     if isinstance(file, str):
         with open(file, "rb") as opened:
             return opened.read(count)
@@ -85,15 +85,17 @@ class _Seekable:
 
 
 class _Sequential(soundfile.SoundFile):
-    """soundfile seeks after every read of a file that says that it can seek, which makes the decoders of lossy formats
-    start afresh there: Opus becomes inexact.  This one says that it cannot."""
+    """A SoundFile that reports that it cannot seek.
+
+    Otherwise soundfile seeks after every read, which restarts the decoders of lossy formats: Opus becomes inexact.
+    """
 
     def seekable(self) -> bool:
         return False
 
 
 class SoundFile:
-    """Samples of a file that libsndfile has opened."""
+    """Decoder of a file that libsndfile has opened."""
 
     def __init__(self, name: str, sound: soundfile.SoundFile, ogg: Ogg | None):
         self.name, self._sound, self._ogg = name, sound, ogg
@@ -104,7 +106,7 @@ class SoundFile:
         return self._sound.frames / self.rate
 
     def check_header(self) -> None:
-        """Raise Truncated if the header promises more than the file holds."""
+        """Raise Truncated if the header declares more than the file holds."""
         text, readable = self._sound.extra_info, self.duration()
         if self._ogg and self._ogg.broken:
             raise Truncated(self.name, readable, "in the middle of an Ogg page")
@@ -112,10 +114,10 @@ class SoundFile:
             if have < said < _UNKNOWN_SIZE:
                 promised = readable * said / max(have, 1)
                 if not self._sound.frames or promised - readable > SLACK_SECONDS:
-                    raise Truncated(self.name, readable, f"before the {promised:.2f} s that its header promises")
+                    raise Truncated(self.name, readable, f"before the {promised:.2f} s that its header declares")
 
     def blocks(self, first: int, last: int | None, size: int) -> Iterator[np.ndarray]:
-        """Blocks (s, c) of at most `size` samples, of samples `first` to `last`.  Truncated comes after what is whole."""
+        """Yield samples `first` to `last` in blocks (s, c) of at most `size`.  Truncated is raised after all readable samples."""
         frames = self._sound.frames
         end = frames if last is None else min(last, frames)
         position, most = min(first, end), max(1, _MOST_VALUES // self.channels)
@@ -140,17 +142,17 @@ class SoundFile:
         if error is not None:
             log.debug("%s: libsndfile: %s", self.name, error)
             raise Truncated(
-                self.name, position / self.rate, f"or is damaged before the {frames / self.rate:.2f} s it promises"
+                self.name, position / self.rate, f"or is damaged before the {frames / self.rate:.2f} s it declares"
             )
         if (end - position) / self.rate > SLACK_SECONDS:
             raise Truncated(
-                self.name, position / self.rate, f"before the {frames / self.rate:.2f} s that its header promises"
+                self.name, position / self.rate, f"before the {frames / self.rate:.2f} s that its header declares"
             )
         if last is None or last > frames:
             self.check_header()
 
     def _tried(self, call: Any) -> soundfile.LibsndfileError | None:
-        """The error of a call, if it has one; `_count` is what it returns otherwise."""
+        """Call and return its error, or None; `_count` is its result."""
         self._count = 0
         try:
             self._count = call()

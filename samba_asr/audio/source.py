@@ -1,7 +1,7 @@
-"""Sources of audio: a path, the bytes of a file, a binary file object, a pipe or standard input, as a file that can be sought.
+"""Sources of audio as seekable files: a path, the bytes of a file, a binary file object, a pipe, standard input.
 
-Standard input is `-` (or /dev/stdin).  It and other pipes are copied to a temporary file first: decoders seek, and
-memory is not for hours of audio.
+Standard input is `-` (or /dev/stdin).  It and other pipes are copied to a temporary file first, because decoders seek and
+hours of audio should not fill memory.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from samba_asr.errors import UserError, printable
 Source = str | os.PathLike | bytes | bytearray | memoryview | IO[bytes]
 
 STDIN = "-"
-MOST_SPOOLED = 8 << 30  # bytes of a pipe: 12 hours of 48 kHz stereo at 16 bits are as much
+MOST_SPOOLED = 8 << 30  # bytes of a pipe, about 12 hours of 48 kHz stereo at 16 bits
 _BLOCK = 1 << 20
 
 
 class AudioError(UserError):
-    """A source that cannot be read as audio.  One line: the file, the cause and the fix."""
+    """Error for a source that cannot be read as audio.  One line: the file, the cause and the fix."""
 
 
 class Truncated(AudioError):
-    """A source that ends, or is damaged, before its end.
+    """Error for a source that is cut or damaged before its declared end.
 
-    seconds: how far it can be read, on its own time line.  result: what was made of that much, where a caller says so.
+    seconds: readable duration, on its own time line.  result: result of the readable part, if a caller sets it.
     """
 
     result: Any = None
@@ -39,13 +39,13 @@ class Truncated(AudioError):
     def __init__(self, name: str, seconds: float, where: str):
         super().__init__(
             f"{name}: ends {where}: {seconds:.2f} s were readable: the copy broke off, fetch it again "
-            "(or cut it there and save it anew)"
+            "(or cut it there and save it again)"
         )
         self.seconds = seconds
 
 
 def as_file(source: Source, stack: contextlib.ExitStack) -> tuple[str, Any, int]:
-    """(name for messages, path as a string or seekable binary file, bytes).  `stack` closes what is opened here."""
+    """Return (name for messages, path as a string or seekable binary file, size in bytes).  `stack` closes opened files."""
     if isinstance(source, bytes | bytearray | memoryview):
         return f"<{len(source)} bytes of audio>", io.BytesIO(source), len(source)
     if isinstance(source, str | os.PathLike):
@@ -65,7 +65,7 @@ def _opened(path: str | bytes, stack: contextlib.ExitStack) -> tuple[str, Any, i
     if path in (STDIN, "/dev/stdin"):
         name, file = "standard input", getattr(sys.stdin, "buffer", None)
         if file is None:
-            raise AudioError(f"{name} is closed: name a file, or send one in (`samba-asr transcribe - < speech.wav`)")
+            raise AudioError(f"{name} is closed: name a file, or pipe one in (`samba-asr transcribe - < speech.wav`)")
     else:
         if os.path.isdir(path):
             raise AudioError(f"{shown}: is a folder: name an audio file in it")
@@ -79,12 +79,12 @@ def _opened(path: str | bytes, stack: contextlib.ExitStack) -> tuple[str, Any, i
             raise AudioError(f"{shown}: cannot be opened ({error.strerror}): check the file's permissions") from None
     try:
         status = os.fstat(file.fileno())
-    except (OSError, ValueError):  # standard input that is an object of somebody's own
+    except (OSError, ValueError):  # sys.stdin was replaced by an object without a descriptor
         return as_file(file, stack)
     if stat.S_ISREG(status.st_mode) and name == shown:
         return name, path, status.st_size
     if os.isatty(file.fileno()):
-        raise AudioError(f"{name}: is a terminal: name a file, or send one in (`samba-asr transcribe - < speech.wav`)")
+        raise AudioError(f"{name}: is a terminal: name a file, or pipe one in (`samba-asr transcribe - < speech.wav`)")
     if stat.S_ISCHR(status.st_mode) and not os.path.samestat(status, os.stat(os.devnull)):
         raise AudioError(f"{name}: is a device, which may have no end: record from it to a file first")
     spool = _spooled(name, file, stack)
@@ -98,7 +98,7 @@ def _spooled(name: str, file: IO[bytes], stack: contextlib.ExitStack) -> IO[byte
             spool.write(block)
             if spool.tell() > MOST_SPOOLED:
                 raise AudioError(
-                    f"{name}: more than {MOST_SPOOLED >> 30} GiB: write it to a file, and name that in its place"
+                    f"{name}: more than {MOST_SPOOLED >> 30} GiB: write it to a file, and name that file instead"
                 )
     except OSError as error:
         raise AudioError(f"{name}: cannot be copied to {tempfile.gettempdir()} ({error.strerror})") from None

@@ -1,11 +1,11 @@
-"""Voice activity: which stretches of a session hold speech, so that nobody has to listen to the rest.
+"""Voice activity detection: the stretches of a session that hold speech.  The model skips the rest.
 
-A gate opens where its detector hears speech, a little before it, and closes after a longer time without.  It decides in
-blocks of fixed size, counted from the session's first sample: how audio arrives never matters.
+A gate opens shortly before its detector finds speech, and closes after a longer time without speech.  It decides in blocks
+of fixed size, counted from the session's first sample, so the sizes of incoming chunks do not matter.
 
-    energy   louder than what the background has been of late; no model, any rate
+    energy   louder than the recent background; no model, any rate
     silero   Silero's network (`pip install 'samba_asr[vad]'`), 16 or 8 kHz.  One ONNX session serves all streams of a process,
-             for a stream's state is its own and explicit
+             because each stream keeps its own state
 """
 
 from __future__ import annotations
@@ -19,31 +19,34 @@ import numpy as np
 from samba_asr.audio import onnx
 from samba_asr.errors import UserError, missing_extra
 
-BEFORE = 0.4  # seconds of audio kept from before speech
-BEHIND = 1.6  # seconds without speech that close the gate: more than a pause that ends a segment
+BEFORE = 0.4  # seconds of audio kept before speech
+AFTER = 1.6  # seconds without speech that close the gate: more than a pause that ends a segment
 
 
 class Detector(Protocol):
-    block: int  # samples of a decision
+    """Interface of a voice activity detector.  Its state is passed in and out."""
+
+    block: int  # samples per decision
 
     def start(self) -> Any:
-        """The state before the first block."""
+        """Return the state before the first block."""
         ...
 
     def step(self, samples: np.ndarray, state: Any) -> tuple[bool, Any]:
-        """Whether a block (block,) of float32 holds speech, and the next state; the old one stays valid."""
+        """Return whether a block (block,) of float32 holds speech, and the next state.  The old state stays valid."""
         ...
 
 
 class Energy:
-    """Speech is `MARGIN` dB louder than the background, whose level follows quiet blocks at once and loud ones slowly.
+    """Detector by energy: speech is `MARGIN` dB louder than the background.
 
-    A noise that begins is speech until the level has followed it: the gate errs on the side of hearing.
+    The background level follows quiet blocks at once and loud ones slowly.  So a new noise counts as speech until the level
+    has followed it: in doubt, audio is processed.
     """
 
     MARGIN = 9.0  # dB
-    RISE = 3.0  # dB a second
-    QUIETEST, LOUDEST = -60.0, -25.0  # dB of full scale: the background is never outside
+    RISE = 3.0  # dB per second
+    QUIETEST, LOUDEST = -60.0, -25.0  # dB relative to full scale, the limits of the background level
 
     def __init__(self, rate: int):
         self.block = rate // 25
@@ -59,14 +62,15 @@ class Energy:
 
 
 class Silero:
-    """The network of silero-vad 5 and 6: 32 ms at a time, with the last 4 ms of the block before."""
+    """Detector by the network of silero-vad 5 and 6: blocks of 32 ms, with the last 4 ms of the previous block."""
 
-    OPEN, SHUT = 0.5, 0.35  # probability that begins speech, and that keeps it up (silero-vad's own)
+    OPEN, SHUT = 0.5, 0.35  # probabilities that start speech, and that continue it (as in silero-vad)
 
     def __init__(self, rate: int):
         if rate not in (8000, 16000):
             raise UserError(
-                f"decode.vad.method=silero takes 8000 or 16000 samples a second, this model {rate}: use decode.vad.method=energy"
+                f"decode.vad.method=silero needs 8000 or 16000 samples per second, this model has {rate}: "
+                "use decode.vad.method=energy"
             )
         self.rate, self.block, self.context = rate, rate // 1000 * 32, rate // 1000 * 4
         self._network = _silero()
@@ -85,7 +89,7 @@ class Silero:
 
 @functools.cache
 def _silero():
-    """The network, once a process."""
+    """Load the network, once per process."""
     from importlib import resources
     from importlib.util import find_spec
 
@@ -93,36 +97,38 @@ def _silero():
         raise missing_extra("silero-vad", "vad")
     return onnx.session(
         resources.files("silero_vad") / "data" / "silero_vad.onnx", "vad"
-    )  # too small a network for more cores
+    )  # too small a network to gain from more cores
 
 
 DETECTORS = {"energy": Energy, "silero": Silero}
 
 
 class Piece(NamedTuple):
-    at: int  # the first sample's number in the session
+    """A piece of a session's audio."""
+
+    at: int  # index of the first sample in the session
     samples: np.ndarray  # (s,)
-    last: bool  # the gate closes behind it
+    last: bool  # the gate closes after it
 
 
 class Gate:
-    """One session's audio, cut to what is worth hearing."""
+    """Filter of one session's audio that passes speech, with some audio around it."""
 
     def __init__(self, name: str, rate: int):
-        """rate: samples a second of what comes.  UserError for a detector that is not known, or not at this rate."""
+        """rate: samples per second of the audio.  UserError for an unknown detector, or one that does not support the rate."""
         if name not in DETECTORS:
-            raise UserError(f"decode.vad.method={name!r}: write {' or '.join(DETECTORS)}, or nothing")
+            raise UserError(f"decode.vad.method={name!r}: write {' or '.join(DETECTORS)}, or leave it empty")
         self.detector = DETECTORS[name](rate)
         self._state = self.detector.start()
-        self._before, self._behind = round(BEFORE * rate), round(BEHIND * rate)
+        self._before, self._after = round(BEFORE * rate), round(AFTER * rate)
         self._rest = np.zeros(0, np.float32)  # less than a block
-        self._kept = np.zeros(0, np.float32)  # while shut: the audio just heard
+        self._kept = np.zeros(0, np.float32)  # the latest audio while the gate is closed
         self._at = 0  # samples decided on
         self._open = False
         self._quiet = 0  # samples since speech
 
     def accept(self, samples: np.ndarray) -> list[Piece]:
-        """Hear more, (s,) of any length; what has become known to be worth hearing."""
+        """Accept the next chunk, (s,) of any length; return the pieces that the gate passes."""
         self._rest = np.concatenate([self._rest, samples])
         block, count = self.detector.block, len(self._rest) // self.detector.block
         pieces = list(
@@ -132,7 +138,7 @@ class Gate:
         return pieces
 
     def finish(self) -> list[Piece]:
-        """The end of the audio: what does not fill a block is heard if the gate is open."""
+        """End the audio; if the gate is open, return the rest, which does not fill a block."""
         if not self._open:
             return []
         self._open = False
@@ -142,19 +148,19 @@ class Gate:
         speech, self._state = self.detector.step(samples, self._state)
         self._quiet = 0 if speech else self._quiet + len(samples)
         if self._open:
-            self._open = self._quiet < self._behind
+            self._open = self._quiet < self._after
             yield Piece(self._at, samples, not self._open)
         elif speech:
             self._open = True
             yield Piece(self._at - len(self._kept), np.concatenate([self._kept, samples]), False)
-            self._kept = self._kept[:0]  # nothing is heard twice
+            self._kept = self._kept[:0]  # no audio is passed twice
         else:
             self._kept = np.concatenate([self._kept, samples])[-self._before :]
         self._at += len(samples)
 
 
 def _joined(pieces: Iterator[Piece]) -> Iterator[Piece]:
-    """Pieces that touch as one, for many short ones are slow."""
+    """Join adjacent pieces, because many short ones are slow."""
     run: list[Piece] = []
     for piece in pieces:
         run.append(piece)

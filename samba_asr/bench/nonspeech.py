@@ -12,13 +12,13 @@ BEAT = 0.5  # seconds
 
 
 def signals(seconds: float, rate: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Silence, noise of three colours, the hum of the mains, clicks, and music: chords with a tune above them."""
+    """Silence, noise of three colors, the hum of the mains, clicks, and music: chords with a tune above them."""
     rng, n = np.random.default_rng(seed), int(seconds * rate)
     t = np.arange(n) / rate
     hum = sum(np.sin(2 * np.pi * 50 * k * t) / k for k in (1, 2, 3, 5))
     clicks = np.where(rng.random(n) < 3 / rate, rng.uniform(5, 15, n), 0.0)
     found = {"silence": np.zeros(n), "hum": hum, "clicks": clicks, "music": _music(n, rate, rng)}
-    found |= {f"{colour} noise": make_noise(n, colour, rng) for colour in ("white", "pink", "brown")}
+    found |= {f"{color} noise": make_noise(n, color, rng) for color in ("white", "pink", "brown")}
     return {name: (LEVEL * samples).clip(-1, 1).astype(np.float32) for name, samples in found.items()}
 
 

@@ -45,7 +45,7 @@ def explain(
     rate = rate or recognizer.rate
     log_probs, _ = recognizer.log_probs([samples], rate, latency_ms)
     front = recognizer.model.features
-    device = front.centres.device
+    device = front.centers.device
     x = torch.from_numpy(resample(samples, rate, recognizer.rate)).to(device)[None, :, None]
     with torch.inference_mode():
         features = front(x, torch.tensor([x.shape[1]], device=device))[0][0]
@@ -53,7 +53,7 @@ def explain(
         start=start,
         features=features.float().cpu().numpy(),
         hop=front.stride / recognizer.rate,
-        centers=front.centres.cpu().numpy(),
+        centers=front.centers.cpu().numpy(),
         probabilities=np.exp(log_probs),
         frame=recognizer.frame,
         pieces=tuple(recognizer.tokenizer.pieces(range(recognizer.tokenizer.vocab_size))),

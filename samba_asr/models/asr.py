@@ -16,16 +16,16 @@ from samba_asr.models.heads import heads
 
 
 class AsrModel(nn.Module):
-    """Waveforms -> frames -> CTC log-probabilities, with a decoder beside the CTC head if there is one.
+    """The network: waveforms -> frames -> CTC log-probabilities, and a decoder if configured.
 
-    It is the net alone: what it is trained for are objectives (samba_asr.training.objectives).
+    Training losses are not part of it (samba_asr.training.objectives).
     """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         if config.vocab_size < 2:
             raise UserError(
-                f"model.vocab_size {config.vocab_size} must be the tokenizer's: at least blank and one token"
+                f"model.vocab_size {config.vocab_size} must be the tokenizer's: at least the blank and one token"
             )
         self.config = config
         self.acoustic = AcousticModel(config)
@@ -38,5 +38,5 @@ class AsrModel(nn.Module):
         return self.acoustic.features
 
     def log_probs(self, audio: Tensor, lengths: Tensor, *, block: int = -1) -> tuple[Tensor, Tensor]:
-        """CTC log-probabilities (b, t, v) and lengths (b,) of whole utterances: audio (b, s), lengths (b,) in samples."""
+        """Return CTC log-probabilities (b, t, v) and lengths (b,) of utterances: audio (b, s), lengths (b,) in samples."""
         return self.ctc(*self.acoustic(audio.unsqueeze(-1), lengths, block))

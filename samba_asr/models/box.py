@@ -1,4 +1,4 @@
-"""The models that are shipped with the package, by name."""
+"""The models shipped with the package (the "box"), by name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DEFAULT = "english"
 
 
 def box_folder(model: Path | str | None = None) -> Path:
-    """A folder as it is, or that of a model in the box by its name; without either, the default there."""
+    """Return the folder of a model, given by its path or as the name of a shipped model; None: the default one."""
     if model is not None and (Path(model).exists() or len(Path(model).parts) != 1):
         return Path(model)
     box = Path(str(resources.files("samba_asr"))) / "box"
@@ -21,6 +21,6 @@ def box_folder(model: Path | str | None = None) -> Path:
         return box / name
     if model is None:
         raise UserError(
-            "this installation carries no model: name one with --model FOLDER (egs/digits/run.sh trains one)"
+            "this installation has no shipped model: name one with --model FOLDER (egs/digits/run.sh trains one)"
         )
-    raise UserError(f"{model}: neither a folder nor a model in the box ({', '.join(names) or 'which is empty'})")
+    raise UserError(f"{model}: neither a folder nor a shipped model ({', '.join(names) or 'there is none'})")

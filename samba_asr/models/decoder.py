@@ -1,9 +1,9 @@
 """The Mamba decoder and its attention-free cross-connection.
 
 Each layer reads the text so far (self mixer), then the speech: its cross mixer scans [memory ; text], encoder frames first,
-and the outputs at the text are kept (ConMamba, arXiv 2407.09732; Samba-ASR, arXiv 2501.02832, gives no detail).  The scan over
-the memory is causal, so what the text reads is one state of fixed size, and that state is carried chunk by chunk while audio
-arrives: at the end of speech the decoder is already conditioned, and scoring a hypothesis costs only its text.
+and keeps the outputs at the text (ConMamba, arXiv 2407.09732; Samba-ASR, arXiv 2501.02832, gives no detail).  The scan over
+the memory is causal, so the text sees the speech as one state of fixed size.  That state is updated chunk by chunk while audio
+arrives.  At the end of speech the decoder is already conditioned, and scoring a hypothesis costs only its text.
 Shapes: b batch, t encoder frames, u text positions, d d_model, v vocabulary.
 """
 
@@ -21,10 +21,12 @@ from samba_asr.nn.mixers.mamba2 import Mamba2State
 from samba_asr.streaming import State, mask
 
 BOUNDARY = 0
-"""The id that starts and ends a text: the CTC blank's, which no text holds."""
+"""The id that starts and ends a text.  It is the CTC blank's, which no text contains."""
 
 
 class DecoderLayer(nn.Module):
+    """Self mixer, cross mixer and feed-forward, each with a residual connection."""
+
     def __init__(self, config: DecoderConfig, d_memory: int):
         super().__init__()
         d = config.d_model
@@ -36,7 +38,7 @@ class DecoderLayer(nn.Module):
         self.dropout = Dropout(config.dropout)
 
     def absorb(self, memory: Tensor, lengths: Tensor, state: Mamba2State) -> Mamba2State:
-        """The cross mixer's state after more encoder frames (b, t, d_memory)."""
+        """Return the cross mixer's state after more encoder frames (b, t, d_memory)."""
         return self.cross_mixer.step(self.memory(memory), lengths, state).state
 
     def forward(self, x: Tensor, lengths: Tensor, memory: Mamba2State) -> Tensor:
@@ -47,6 +49,8 @@ class DecoderLayer(nn.Module):
 
 
 class MambaDecoder(nn.Module):
+    """Autoregressive decoder over tokens, conditioned on encoder frames."""
+
     def __init__(self, config: DecoderConfig, d_memory: int, vocab_size: int):
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, config.d_model)
@@ -56,20 +60,20 @@ class MambaDecoder(nn.Module):
         self.output = nn.Linear(config.d_model, vocab_size)
 
     def init_memory(self, batch: int, *, device=None, dtype=None) -> State:
-        """The decoder's view of no speech at all: one cross-mixer state a layer; by default where its weights are."""
+        """Return the memory before any speech: one cross-mixer state per layer, by default on the device of the weights."""
         weight = self.output.weight
         device, dtype = device or weight.device, dtype or weight.dtype
         return tuple(layer.cross_mixer.init_state(batch, device=device, dtype=dtype) for layer in self.layers)
 
     def absorb(self, frames: Tensor, lengths: Tensor, memory: State) -> State:
-        """Read on: memory after `lengths` (b,) more encoder frames (b, t, d_memory).  Under the law: any cut gives the same."""
+        """Return the memory after `lengths` (b,) more encoder frames (b, t, d_memory).  Chunks of any size give the same."""
         if frames.shape[1] == 0:
             return memory
         frames = mask(frames, lengths)
         return tuple(layer.absorb(frames, lengths, m) for layer, m in zip(self.layers, memory, strict=True))
 
     def forward(self, tokens: Tensor, lengths: Tensor, memory: State) -> Tensor:
-        """Logits (b, u + 1, v) of each next token, given tokens (b, u) with `lengths` (b,) valid; the last is the end."""
+        """Return logits (b, u + 1, v) of each next token and of the end, given tokens (b, u), `lengths` (b,) of them valid."""
         start = tokens.new_full((tokens.shape[0], 1), BOUNDARY)
         x = self.dropout(self.embedding(torch.cat([start, tokens], dim=1)))  # (b, u + 1, d)
         for layer, m in zip(self.layers, memory, strict=True):
@@ -77,7 +81,7 @@ class MambaDecoder(nn.Module):
         return self.output(self.norm(x))
 
     def loss(self, tokens: Tensor, lengths: Tensor, memory: State, label_smoothing: float = 0.0) -> Tensor:
-        """(b,) summed cross-entropy of each text and its end, in nats; 0 smoothing gives -log p(text | speech)."""
+        """Return the summed cross-entropy (b,) of each text and its end, in nats.  Without smoothing: -log p(text | speech)."""
         logits = self(tokens, lengths, memory).float()
         position = torch.arange(tokens.shape[1] + 1, device=tokens.device)
         tokens = F.pad(tokens, (0, 1)).masked_fill(

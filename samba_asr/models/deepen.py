@@ -1,8 +1,8 @@
-"""A deeper encoder out of a trained one: layers that begin as nothing are put on top, and training goes on.
+"""Deepening of a trained encoder: new layers on top start as the identity, and training goes on.
 
-What a new layer adds to the residual stream is zero at first (Chen, Goodfellow and Shlens, "Net2Net", arXiv 1511.05641, section
-2.4: a deeper net begins as the same function), its other weights are the last layer's (Gong et al., "Efficient training of BERT
-by progressively stacking", ICML 2019).  So `samba-asr train --init MODEL model.layers=N` loses nothing of what MODEL knows.
+The residual branches of a new layer start at zero (Chen, Goodfellow and Shlens, "Net2Net", arXiv 1511.05641, section 2.4: a
+deeper net starts as the same function).  Its other weights are copied from the last layer (Gong et al., "Efficient training of
+BERT by progressively stacking", ICML 2019).  So `samba-asr train --init MODEL model.layers=N` starts with MODEL's accuracy.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ OUTPUTS = ("down", "out_proj", "project")  # the linear maps that end a feed-for
 
 
 def deepen(encoder: Encoder, layers: int) -> None:
-    """Put copies of the last layer that begin as nothing on top of `encoder`, until it has `layers` of them."""
+    """Add layers that start as the identity on top of `encoder`, until it has `layers` layers."""
     last = encoder.layers[-1]
     while len(encoder.layers) < layers:
-        encoder.layers.append(_nothing(last))
+        encoder.layers.append(_identity(last))
 
 
 @torch.no_grad()
-def _nothing(layer: EncoderLayer) -> EncoderLayer:
-    """A copy of `layer` whose output is its input, as `layer` would give it, but for the frame's own size.
+def _identity(layer: EncoderLayer) -> EncoderLayer:
+    """Return a copy of `layer` that maps the output of `layer` to itself, except for the scale of each frame.
 
-    The norm that ends a layer cannot be taken away.  What it reads is the norm of `layer` itself, w * n + b with n of mean 0
-    and variance 1: so it is given the mean and the standard deviation that such a frame has on the average.
+    The final norm of a layer cannot be removed.  Its input is an output of `layer`, w * n + b with n of mean 0 and variance
+    1.  So its weight and bias become the mean standard deviation and the mean of such frames.
     """
     new = copy.deepcopy(layer)
     for name, module in new.named_modules():

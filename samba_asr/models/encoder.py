@@ -1,8 +1,8 @@
-"""The encoder: ConMamba-style blocks, under the law at any latency.
+"""The encoder: ConMamba-style layers that stream at any latency.
 
 Each layer is half a feed-forward, the SSM mixer, the convolution module, half a feed-forward, norm: the Conformer's macaron
-with an SSM for attention (arXiv 2407.09732; a bare stack of Mamba layers is known to fail).
-The encoder holds frames back until a block is whole; inside it every layer sees whole blocks (samba_asr.nn.blocks).
+structure with an SSM in place of attention (arXiv 2407.09732; a bare stack of Mamba layers is known to fail).
+The encoder buffers frames until a block is whole, so every layer sees whole blocks (samba_asr.nn.blocks).
 Shapes: b batch, s samples, t encoder frames, d d_model.
 """
 
@@ -27,7 +27,7 @@ from samba_asr.streaming import Stack, State, Step, StreamingModule, concat, mas
 
 
 class FeedForward(nn.Module):
-    """norm, linear, SiLU, linear: position by position."""
+    """norm, linear, SiLU, linear, at each position."""
 
     def __init__(self, d: int, expand: int, dropout: float):
         super().__init__()
@@ -41,9 +41,9 @@ class FeedForward(nn.Module):
 
 
 class SelfConditioning(nn.Module):
-    """CTC in the middle of the encoder: what it reads is added to what the layers above see (arXiv 2104.02724, eq. 11).
+    """Intermediate CTC head whose posteriors are added to the input of the layers above (arXiv 2104.02724, eq. 11).
 
-    A head of its own, frame by frame, so it is under the law whatever the latency.  What it adds begins as nothing.
+    It works frame by frame, so it streams at any latency.  Its contribution starts at zero.
     """
 
     def __init__(self, d: int, vocab_size: int):
@@ -54,7 +54,7 @@ class SelfConditioning(nn.Module):
         nn.init.zeros_(self.back.bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x (b, t, d) -> the same with what was read, and the log-probabilities (b, t, v), float32 or wider."""
+        """Return x (b, t, d) plus the projected posteriors, and the log-probabilities (b, t, v), float32 or wider."""
         logits = self.head(x)
         log_probs = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
         return x + self.back(log_probs.exp()), log_probs
@@ -66,6 +66,8 @@ class LayerState(NamedTuple):
 
 
 class EncoderLayer(BlockModule):
+    """One layer of the encoder."""
+
     def __init__(self, config: ModelConfig):
         super().__init__()
         d = config.d_model
@@ -98,19 +100,19 @@ class EncoderLayer(BlockModule):
 class EncoderState(NamedTuple):
     waiting: Tensor  # (b, capacity, d) frames of a block that is not yet whole; zeros after them
     held: Tensor  # (b,) how many of them are valid
-    size: Tensor  # (b,) frames in a block
-    hop: Tensor  # (b,) frames from the start of a block to that of the next: so many does each block emit
+    size: Tensor  # (b,) frames per block
+    hop: Tensor  # (b,) frames from the start of one block to the next, and frames that each block emits
     layers: tuple[LayerState, ...]
 
 
 class Encoder(StreamingModule):
-    """(b, t, d) -> (b, t, d): N layers behind one buffer.
+    """(b, t, d) -> (b, t, d): a buffer of frames, then N layers.
 
-    `block` and `hop` are arguments of `forward` and of `init_state`, an int or (b,) one for each row: frames in a block, and
-    frames from the start of a block to that of the next.  By default (`hop=None`) blocks lie side by side.  A smaller hop
-    makes them overlap: each block then emits its first `hop` frames alone, all of which have seen at least `block - hop`
-    frames of what follows, and states are handed on from where the next block begins.  The latency is a block's all the same.
-    It costs block / hop times the work, and nothing has to be trained for it: each frame lies in a block such as training draws.
+    `block` and `hop` are arguments of `forward` and `init_state`, an int or (b,), one per row.  block: frames per block.
+    hop: frames from the start of one block to the next; None: blocks do not overlap.  With a smaller hop each block emits
+    only its first `hop` frames, which have all seen at least `block - hop` frames ahead, and the state is kept from where
+    the next block begins.  The latency is still that of a block.  Overlap costs block / hop times the work.  It needs no
+    training of its own, because each frame lies in a block as in training.
     """
 
     def __init__(self, config: ModelConfig):
@@ -130,11 +132,11 @@ class Encoder(StreamingModule):
         self.live_step: Callable[[Tensor, State, int], tuple[Tensor, State]] | None = None
 
     def one_block(self, x: Tensor, states: Sequence[LayerState], blocks: Blocks) -> tuple[Tensor, State]:
-        """The layers over x (b, t, d), all of it valid, whose rows are the blocks that `blocks` lays out."""
+        """Run the layers on x (b, t, d), all of it valid, with one block per row as in `blocks`; return y and the states."""
         return self._through(x, states, blocks)[:2]
 
     def block_size(self, block: int | Tensor, batch: int, device: torch.device | None) -> Tensor:
-        """(b,) frames in a block: -1 means max_block ("offline"), 0 and 1 are causal."""
+        """Return the frames per block (b,): -1 means max_block ("offline"), 0 and 1 are causal."""
         size = torch.as_tensor(block, device=device).expand(batch)
         return torch.where(size < 0, self.max_block, size.clamp(1, self.max_block))
 
@@ -148,7 +150,7 @@ class Encoder(StreamingModule):
         device=None,
         dtype=None,
     ):
-        """capacity: room for waiting frames; default what these rows need.  States to be stacked need one capacity."""
+        """capacity: size of the frame buffer; default: as these rows need.  States to be stacked need the same capacity."""
         size = self.block_size(block, batch, device)
         if capacity is None:
             capacity = int(size.max()) - 1 if batch else 0
@@ -171,7 +173,7 @@ class Encoder(StreamingModule):
         return Step(y, emitted, EncoderState(waiting, held, state.size, state.hop, layers))
 
     def _apart(self, x: Tensor, total: Tensor, state: EncoderState) -> tuple[Tensor, Tensor, tuple[LayerState, ...]]:
-        """Emit all whole blocks at once: the frames, how many they are (b,), and the layers' states."""
+        """Emit all whole blocks at once; return the frames, their number (b,), and the layers' states."""
         whole = total // state.size * state.size  # (b,) frames that form whole blocks
         y, layers = self._live(x[:, : int(whole.max())], whole, state.layers, state.size)
         return y, whole, layers
@@ -179,7 +181,7 @@ class Encoder(StreamingModule):
     def _overlapping(
         self, x: Tensor, total: Tensor, state: EncoderState
     ) -> tuple[Tensor, Tensor, tuple[LayerState, ...]]:
-        """The same, block by block."""
+        """Emit overlapping blocks one by one; return the same as `_apart`."""
         emitted, layers, longest = torch.zeros_like(total), state.layers, int(state.size.max())
         found = x[:, :0], emitted
         while bool((whole := total - emitted >= state.size).any()):
@@ -191,7 +193,7 @@ class Encoder(StreamingModule):
         return found[0], emitted, layers
 
     def _live(self, x: Tensor, lengths: Tensor, layers, size: Tensor, keep: Tensor | None = None):
-        """Run the layers, by `live_step` where each row is one whole block and all rows hand on states after as much of it."""
+        """Run the layers, by `live_step` if each row is one whole block and all rows keep the state after the same step."""
         t = x.shape[1]
         if self.live_step and t and not torch.is_grad_enabled():
             kept = size if keep is None else keep
@@ -206,9 +208,9 @@ class Encoder(StreamingModule):
     def forward(
         self, x: Tensor, lengths: Tensor, block: int | Tensor = -1, hop: int | Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The whole utterance at once: the same layers, from their first state, with nothing held back."""
+        """Process whole utterances at once, from the initial states and without buffering."""
         size = self.block_size(block, x.shape[0], x.device)
-        if bool((_hop_size(hop, size) < size).any()):  # one block begins where another has left the states
+        if bool((_hop_size(hop, size) < size).any()):  # a block starts from the states that the previous one kept
             start = self.init_state(x.shape[0], block=size, hop=hop, device=x.device, dtype=x.dtype)
             y, emitted, state = self.step(x, lengths, start)
             return concat((y, emitted), self.finish(state))
@@ -216,8 +218,10 @@ class Encoder(StreamingModule):
         return y, lengths
 
     def read(self, x: Tensor, lengths: Tensor, block: int | Tensor = -1) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """`forward` in blocks that do not overlap, as training hears them, and the log-probabilities (b, t, v) of each CTC in the
-        middle, for its loss."""
+        """Process utterances in blocks without overlap, as in training.
+
+        Return y, lengths and the log-probabilities (b, t, v) of each intermediate CTC head, for its loss.
+        """
         states = [layer.init_state(x.shape[0], device=x.device, dtype=x.dtype) for layer in self.layers]
         y, _, log_probs = self._layers(x, lengths, states, self.block_size(block, x.shape[0], x.device))
         return y, lengths, log_probs
@@ -228,7 +232,7 @@ class Encoder(StreamingModule):
         return self._through(x, states, lay_blocks(lengths, x.shape[1], size)._replace(keep=keep), lengths)
 
     def _through(self, x: Tensor, states: Sequence[LayerState], blocks: Blocks, lengths: Tensor | None = None):
-        """The layers, one after another; `lengths`: None where all of x is valid."""
+        """Run the layers in order.  lengths None: all of x is valid."""
         new, read = [], []
         for i, (layer, state) in enumerate(zip(self.layers, states, strict=True), 1):
             x, _, state = layer.step(x, lengths, state, blocks)
@@ -240,12 +244,12 @@ class Encoder(StreamingModule):
 
 
 def _hop_size(hop: int | Tensor | None, size: Tensor) -> Tensor:
-    """(b,) frames between the starts of blocks of `size` (b,) frames: from 1 to a whole block, which None means."""
+    """Return (b,) frames between the starts of blocks of `size` (b,) frames, from 1 to a whole block; None: a whole block."""
     return size if hop is None else torch.as_tensor(hop, device=size.device).expand_as(size).clamp(min=1).minimum(size)
 
 
 def _from(x: Tensor, begin: Tensor, t: int) -> Tensor:
-    """t steps of x (b, s, d) from `begin` (b,) on; unspecified after its end."""
+    """Return t steps of x (b, s, d), starting at `begin` (b,); steps beyond the end of x are unspecified."""
     index = begin[:, None] + torch.arange(t, device=x.device)
     return take_time(x, index.clamp(max=max(x.shape[1] - 1, 0)))
 
@@ -284,7 +288,7 @@ class AcousticModel(StreamingModule):
         )
 
     def step(self, x: Tensor, lengths: Tensor, state: AcousticState) -> Step:
-        """x (b, s, 1), lengths (b,) in samples, each a multiple of `stride`, the samples of an encoder frame."""
+        """Process x (b, s, 1) with lengths (b,) in samples, multiples of `stride`, the samples per encoder frame."""
         x, lengths, front = self.front.step(x, lengths, state.front)
         x, lengths, encoder = self.encoder.step(x, lengths, state.encoder)
         return Step(x, lengths, AcousticState(front, encoder))
@@ -299,10 +303,10 @@ class AcousticModel(StreamingModule):
 
     @property
     def features(self) -> LogMel:
-        """Waveform -> normalised log-mel."""
+        """Waveform -> normalized log-mel."""
         return self.front.layers[0]
 
     @property
     def subsampling(self) -> Stack:
-        """Log-mel at 100 frames a second -> d_model, model.subsampling times fewer."""
+        """Log-mel at 100 frames per second -> frames of d_model, model.subsampling times fewer."""
         return self.front.layers[1]

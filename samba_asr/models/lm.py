@@ -1,6 +1,6 @@
-"""A language model of Mamba-2 layers: the decoder's, without the speech.
+"""A language model of Mamba-2 layers, like the decoder's but without speech.
 
-Its state is of fixed size whatever the length of the text, so a beam search carries it as a row.
+Its state has a fixed size for any length of text, so a beam search keeps it as one row.
 Shapes: b batch, u units, d d_model, v vocabulary.
 """
 
@@ -19,6 +19,8 @@ from samba_asr.streaming import State
 
 
 class LmLayer(nn.Module):
+    """Mamba-2 mixer and feed-forward, each with a residual connection."""
+
     def __init__(self, config: LmConfig):
         super().__init__()
         mixer = Mamba2Config(d_state=config.d_state, expand=config.expand, headdim=config.headdim)
@@ -33,6 +35,8 @@ class LmLayer(nn.Module):
 
 
 class MambaLm(nn.Module):
+    """Autoregressive language model over tokens."""
+
     def __init__(self, config: LmConfig, vocab_size: int):
         super().__init__()
         self.config = config
@@ -43,11 +47,11 @@ class MambaLm(nn.Module):
         self.output = nn.Linear(config.d_model, vocab_size)
 
     def init_state(self, batch: int, *, device=None, dtype=None) -> State:
-        """Of `batch` rows that have read nothing, not even the boundary that begins a text."""
+        """Return the state of `batch` rows before any token, before the boundary that starts a text too."""
         return tuple(layer.mixer.init_state(batch, device=device, dtype=dtype) for layer in self.layers)
 
     def step(self, tokens: Tensor, lengths: Tensor, state: State) -> tuple[Tensor, State]:
-        """Read on: logits (b, u, v) of what comes after each of tokens (b, u), `lengths` (b,) of them valid, and the state."""
+        """Process tokens (b, u), `lengths` (b,) of them valid; return logits (b, u, v) of each next token, and the state."""
         x = self.dropout(self.embedding(tokens))
         after = []
         for layer, s in zip(self.layers, state, strict=True):
@@ -56,7 +60,7 @@ class MambaLm(nn.Module):
         return self.output(self.norm(x)), tuple(after)
 
     def loss(self, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """(b,) -ln p of each text (b, u) and its end."""
+        """Return -ln p (b,) of each text (b, u) and its end."""
         start = self.init_state(len(tokens), device=tokens.device, dtype=self.output.weight.dtype)
         logits, _ = self.step(F.pad(tokens, (1, 0), value=BOUNDARY), lengths + 1, start)
         position = torch.arange(tokens.shape[1] + 1, device=tokens.device)

@@ -1,4 +1,4 @@
-"""The folder that a Mamba language model travels in: config.yaml, lm.safetensors, tokenizer.*."""
+"""The folder of a Mamba language model: config.yaml, lm.safetensors, tokenizer.*."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from samba_asr.models.lm import MambaLm
 from samba_asr.models.weights import build_and_load, save_weights
 from samba_asr.text.tokenizer import Tokenizer, load_tokenizer
 
-FILE = "lm.safetensors"  # not model.safetensors: nobody takes it for a recogniser
+FILE = "lm.safetensors"  # not model.safetensors, so that it is not mistaken for a recognizer
 
 
 class LoadedLm(NamedTuple):
@@ -31,7 +31,7 @@ def save_lm(
     perplexity: float,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """dtype: of matrices in the file."""
+    """Write the folder.  perplexity: per word, for the README.  dtype: of matrices in the file."""
     folder.mkdir(parents=True, exist_ok=True)
     save(config, folder / "config.yaml")
     save_weights(model, folder / FILE, dtype)
@@ -45,7 +45,7 @@ def save_lm(
 
 
 def load_lm(folder: Path, device: torch.device | str = "cpu") -> LoadedLm:
-    """Read such a folder.  A missing file, another version or weights that do not fit are `UserError`s."""
+    """Read the folder.  UserError for a missing file, another version, or weights that do not fit."""
     for name in ("config.yaml", FILE):
         if not (folder / name).is_file():
             raise UserError(

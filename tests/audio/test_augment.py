@@ -67,25 +67,25 @@ class TestSpeed:
 
 
 class TestNoise:
-    @given(snr_db=st.floats(-10, 40), colour=st.sampled_from(NOISES), seed=st.integers(0, 2**32 - 1))
+    @given(snr_db=st.floats(-10, 40), color=st.sampled_from(NOISES), seed=st.integers(0, 2**32 - 1))
     @settings(deadline=None, max_examples=30)
-    def test_signal_to_noise_ratio_is_what_was_asked(self, snr_db, colour, seed):
+    def test_signal_to_noise_ratio_is_what_was_asked(self, snr_db, color, seed):
         x = speech()
-        noise = make_noise(len(x), colour, np.random.default_rng(seed), [speech(0.7, 1), speech(1.5, 2)])
+        noise = make_noise(len(x), color, np.random.default_rng(seed), [speech(0.7, 1), speech(1.5, 2)])
         noisy = add_noise(x, noise, snr_db)
         assert decibels(x, noisy.astype(float) - x) == pytest.approx(snr_db, abs=0.1)
 
-    @pytest.mark.parametrize(("colour", "fall"), [("white", 0), ("pink", 3.01), ("brown", 6.02)])
-    def test_colour_is_how_fast_the_spectrum_falls(self, colour, fall):
-        power = np.abs(np.fft.rfft(make_noise(1 << 17, colour, np.random.default_rng(0)))) ** 2
+    @pytest.mark.parametrize(("color", "fall"), [("white", 0), ("pink", 3.01), ("brown", 6.02)])
+    def test_color_is_how_fast_the_spectrum_falls(self, color, fall):
+        power = np.abs(np.fft.rfft(make_noise(1 << 17, color, np.random.default_rng(0)))) ** 2
         hz = np.fft.rfftfreq(1 << 17, 1 / RATE)
         octave = [power[(hz >= low) & (hz < 2 * low)].mean() for low in (500, 1000, 2000)]
         assert 10 * np.log10(octave[0] / octave[2]) / 2 == pytest.approx(fall, abs=0.3)
 
-    @pytest.mark.parametrize("colour", NOISES)
+    @pytest.mark.parametrize("color", NOISES)
     @pytest.mark.parametrize("n", [0, 1, 2, 1000])
-    def test_has_the_length_asked_for_and_unit_power(self, colour, n):
-        noise = make_noise(n, colour, np.random.default_rng(0), [speech(0.2)])
+    def test_has_the_length_asked_for_and_unit_power(self, color, n):
+        noise = make_noise(n, color, np.random.default_rng(0), [speech(0.2)])
         assert noise.shape == (n,)
         assert noise.dtype == np.float32
         if n == 1000:
@@ -268,13 +268,13 @@ class TestBackground:
 
 
 class TestVocalTractLength:
-    CENTRES = LogMel(FeatureConfig()).centres
+    CENTERS = LogMel(FeatureConfig()).centers
 
     def bend(self, x, spread=0.15, seed=0):
-        return vocal_tract_length(x, torch.Generator().manual_seed(seed), spread=spread, centres=self.CENTRES)
+        return vocal_tract_length(x, torch.Generator().manual_seed(seed), spread=spread, centers=self.CENTERS)
 
     def test_a_formant_moves_by_one_factor_of_the_utterance_within_the_spread(self):
-        hz = self.CENTRES
+        hz = self.CENTERS
         x = -((hz - 1500) / 300).square() * torch.ones(50, 4, 1)  # 50 utterances with a peak at 1500 Hz
         y = self.bend(x)
         peaks = hz[y.argmax(-1)]  # (50, 4)

@@ -115,7 +115,7 @@ def test_a_file_of_something_else_is_refused(tmp_path, content):
     np.savez(tmp_path / "c.npz", **content)
     with pytest.raises(UserError, match="channels"):
         Channels.read(tmp_path / "c.npz")
-    with pytest.raises(UserError, match="augment channels writes one"):
+    with pytest.raises(UserError, match="write one with samba-asr augment channels"):
         Channels.read(tmp_path / "none.npz")
 
 
@@ -152,7 +152,7 @@ def test_the_command_measures_readers_and_names_those_with_too_few_pauses(corpus
 
 def test_the_channel_of_one_reader_is_refused(corpus, tmp_path):
     folder, _ = corpus
-    with pytest.raises(UserError, match="channels of 1 readers: two or more are needed"):
+    with pytest.raises(UserError, match="channels of 1 speakers: give two or more"):
         call(folder / "one.jsonl", "--out", tmp_path / "c.npz")
     assert not (tmp_path / "c.npz").exists()
 

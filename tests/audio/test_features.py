@@ -21,7 +21,7 @@ def noise(*shape):
 
 
 def spectrogram(x, config, n_fft):
-    """(t, f) power of frames that end where their samples end: torch.stft, which centres a short window in n_fft."""
+    """(t, f) power of frames that end where their samples end: torch.stft, which centers a short window in n_fft."""
     spare = (n_fft - config.window) // 2
     x = torch.nn.functional.pad(x, (config.window - config.hop + spare, n_fft - config.window - spare))
     window = torch.hann_window(config.window)

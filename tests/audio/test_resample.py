@@ -60,7 +60,7 @@ def test_after_the_end_nothing_more_is_taken():
 
 @pytest.mark.parametrize(("rate", "target"), [(0, 16000), (16000, -1)])
 def test_rates_are_positive(rate, target):
-    with pytest.raises(UserError, match="rates are positive"):
+    with pytest.raises(UserError, match="give positive rates"):
         Resampler(rate, target)
 
 

@@ -51,11 +51,11 @@ def test_float32_is_not_copied():
         (np.float32(1), r"shape \(\)"),
         (np.zeros((2, 3, 4)), r"shape \(2, 3, 4\)"),
         (b"\0\0\1\0", r"4 bytes .* np\.frombuffer\(chunk, np\.int16\)"),
-        ("speech.wav", "str .* a file's path goes to transcribe"),
+        ("speech.wav", "str .* for a file's path use transcribe"),
         (None, "NoneType of object"),
         (np.array([True]), "bool"),
         (np.array([1j]), "complex"),
-        ([[1.0], [2.0, 3.0]], "no samples can be made of this list"),
+        ([[1.0], [2.0, 3.0]], "this list cannot be converted to samples"),
         (torch.zeros(3, requires_grad=True), r"\.detach\(\)\.cpu\(\)"),
     ],
 )

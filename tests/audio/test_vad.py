@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from samba_asr.audio.read import read
 from samba_asr.audio.resample import resample
-from samba_asr.audio.vad import BEFORE, BEHIND, DETECTORS, Energy, Gate
+from samba_asr.audio.vad import AFTER, BEFORE, DETECTORS, Energy, Gate
 from samba_asr.errors import UserError
 from tests.shared import needs_shared, shared
 
@@ -56,7 +56,7 @@ def test_speech_goes_through_with_what_is_around_it():
     x = burst(2.0, 3.0)
     ((begin, end),) = stretches(through(Gate("energy", RATE), x))
     assert begin / RATE == pytest.approx(2.0 - BEFORE, abs=0.05)
-    assert end / RATE == pytest.approx(5.0 + BEHIND, abs=0.05)
+    assert end / RATE == pytest.approx(5.0 + AFTER, abs=0.05)
 
 
 @given(sizes=st.lists(st.integers(0, 30000), max_size=10), silence=st.floats(0, 3), speech=st.floats(0.2, 3))

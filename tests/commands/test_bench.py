@@ -204,5 +204,5 @@ def test_chunks_are_whole_frames_and_a_model_is_needed(place, monkeypatch, tmp_p
     with pytest.raises(UserError, match="--chunk-ms 0"):
         transcribe(place, place / "0.wav", "--chunk-ms", 0)
     monkeypatch.setattr(box.resources, "files", lambda package: tmp_path)
-    with pytest.raises(UserError, match="carries no model"):
+    with pytest.raises(UserError, match="has no shipped model"):
         call("transcribe")

@@ -275,7 +275,7 @@ def test_folders_that_are_no_models(place, tmp_path):
         call(place, tmp_path / "out", "decode.search.method=beam", "decode.search.rescore=0.5", model="ctc")
     with pytest.raises(UserError, match="is not a model folder"):
         call(place, tmp_path / "out", model=tmp_path)
-    with pytest.raises(UserError, match="neither a folder nor a model in the box"):
+    with pytest.raises(UserError, match="neither a folder nor a shipped model"):
         call(place, tmp_path / "out", model="french")
     (tmp_path / "epoch-001.pt").touch()
     with pytest.raises(UserError, match="samba-asr average --exp"):

@@ -1,7 +1,7 @@
-"""Heads by the names that model.head gives them.  A new one is one file here, and one line below.
+"""Heads by name (model.head).  A new head is one file here and one line below.
 
-A head is a `StreamingModule` made of (d_model, vocab_size).  It turns encoder frames (b, t, d) into log-probabilities
-(b, t, v) of the blank (0) and the tokens, float32 or wider: what CTC's losses and searches read.
+A head is a `StreamingModule` built from (d_model, vocab_size).  It turns encoder frames (b, t, d) into log-probabilities
+(b, t, v) of the blank (0) and the tokens, float32 or wider.  Losses and searches read these.
 """
 
 from __future__ import annotations

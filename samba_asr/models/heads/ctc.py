@@ -1,4 +1,4 @@
-"""The head of CTC: one linear map.
+"""The CTC head: one linear map.
 
 A. Graves et al., "Connectionist temporal classification", 2006.  Shapes: b batch, t encoder frames, d d_model, v vocabulary.
 """

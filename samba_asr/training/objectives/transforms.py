@@ -31,7 +31,7 @@ def voice_transforms(config: AugmentConfig) -> list[Transform]:
     """Other voices: nothing that hides a part of the speech."""
 
     def vocal_tract(features, lengths, generator, front):
-        return vocal_tract_length(features, generator, spread=config.vocal_tract, centres=front.centres)
+        return vocal_tract_length(features, generator, spread=config.vocal_tract, centers=front.centers)
 
     return [vocal_tract] if config.vocal_tract else []
 
