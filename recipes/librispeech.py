@@ -36,7 +36,7 @@ def find(
     subsets: Sequence[str],
     source: Path | None,
     out: Path,
-    downloading: Callable[[download.Progress], None] | None = None,
+    downloading: Callable[[download.DownloadProgress], None] | None = None,
 ) -> dict[str, Path]:
     """subset -> its folder, under `source` (or source/LibriSpeech), downloaded if source is None."""
     unknown = [subset for subset in subsets if subset not in download.ARCHIVES]

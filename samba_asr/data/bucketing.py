@@ -1,6 +1,6 @@
-"""Which utterances go into which batch: batches of like durations, shuffled anew each epoch, equal in number per rank.
+"""Assignment of utterances to batches: similar durations, reshuffled every epoch, an equal number per rank.
 
-Everything here is a pure function of its arguments, so a killed run finds its place again from (seed, epoch, batch).
+All functions are pure, so a killed run resumes from (seed, epoch, batch) alone.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ import numpy as np
 
 
 def derive_seed(*parts: int | str) -> int:
-    """A seed in [0, 2**63) from whole numbers and strings; the same in every process and on every machine.
+    """Derive a seed in [0, 2**63) from integers and strings, the same in every process and on every machine.
 
-    Each random choice in training is seeded by what it belongs to (run, epoch, utterance or batch), never by what was
-    drawn before it: so workers, ranks and resumed runs all agree, and no random state has to be saved.
+    Each random choice in training is seeded by what it is for (run, epoch, utterance or batch), never by earlier draws.
+    So workers, ranks and resumed runs agree, and no random state has to be saved.
     """
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 
 
 def choose_speed(speeds: Sequence[float], *, seed: int, epoch: int, utterance: str) -> float:
-    """The speed factor of one utterance in one epoch."""
+    """Return the speed factor of one utterance in one epoch."""
     return speeds[derive_seed("speed", seed, epoch, utterance) % len(speeds)]
 
 
 def epoch_counts(weights: Sequence[float] | np.ndarray, *, seed: int, epoch: int) -> np.ndarray:
-    """How often epoch `epoch` takes each utterance: (n,) whole numbers; weights (n,), at least 0.
+    """Return how often epoch `epoch` contains each utterance: (n,) integers, for weights (n,) of at least 0.
 
-    Each comes floor(weight) or ceil(weight) times.  Successive epochs take turns: over any number of them, an utterance comes
-    as often as its weights add up to, within 1.  The seed draws whose turn it is.
+    Each count is floor(weight) or ceil(weight).  Over any number of successive epochs, the counts of an utterance add up to
+    its summed weights within 1.  The seed determines in which epochs an utterance has the higher count.
     """
     weights = np.asarray(weights, dtype=np.float64)
     n = len(weights)
@@ -41,14 +41,14 @@ def epoch_counts(weights: Sequence[float] | np.ndarray, *, seed: int, epoch: int
 def bucket_batches(
     seconds: Sequence[float] | np.ndarray, *, batch_seconds: float, buckets: int, seed: int, ranks: int = 1
 ) -> list[list[int]]:
-    """One epoch: every index of `seconds` (n,) in exactly one batch.
+    """Return the batches of one epoch, with every index of `seconds` (n,) in exactly one batch.
 
-    The longest of a batch times its size is at most `batch_seconds`, or the batch is a single utterance.  Utterances
-    are sorted into `buckets` of about equal total duration, shuffled inside each, packed in that order (a batch may
-    straddle two buckets), and the batches shuffled.
+    The longest utterance of a batch times the batch size is at most `batch_seconds`, unless the batch is one utterance.
+    Utterances are sorted into `buckets` of about equal total duration, shuffled inside each, and packed in that order (a batch
+    may straddle two buckets).  Then the batches are shuffled.
 
-    The number of batches is a multiple of `ranks`; rank r takes batches[r::ranks].  To get there the largest are cut in
-    two; only if nothing can be cut (fewer utterances than ranks, or each fills a batch), some batches come twice.
+    The number of batches is a multiple of `ranks`; rank r takes batches[r::ranks].  For that, the largest batches are split in
+    two.  Only if none can be split (fewer utterances than ranks, or one per batch), some batches come twice.
     """
     seconds = np.asarray(seconds, dtype=np.float64)
     if len(seconds) == 0:
@@ -73,7 +73,7 @@ def bucket_batches(
 
 
 def sorted_batches(seconds: Sequence[float] | np.ndarray, *, batch_seconds: float) -> list[list[int]]:
-    """Evaluation: as `bucket_batches`, in order of duration, the longest first, without chance."""
+    """Return batches for evaluation: limited as in `bucket_batches`, in order of duration, the longest first, not random."""
     seconds = np.asarray(seconds, dtype=np.float64)
     batches: list[list[int]] = []
     for i in np.argsort(-seconds, kind="stable"):

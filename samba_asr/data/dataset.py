@@ -1,4 +1,4 @@
-"""From utterances to batches of tensors: reading, caching, augmentation of waveforms, padding, loading ahead.
+"""Batches of tensors from utterances: reading, caching, augmentation of waveforms, padding, prefetching.
 
 b utterances, s samples, u tokens
 """
@@ -36,26 +36,26 @@ from samba_asr.text.tokenizer import Tokenizer
 logger = logging.getLogger(__name__)
 
 U = TypeVar("U")
-FRAME = 640  # samples of an encoder frame (of 40 ms) at 16 kHz, the unit that padding is rounded to
+FRAME = 640  # samples of an encoder frame (of 40 ms) at 16 kHz; audio is padded to a multiple of it
 
 
 class Batch(NamedTuple):
-    """Utterances padded at the end: audio with 0.0, tokens with 0, a teacher's frames with 0.0."""
+    """A batch of utterances, padded at the end: audio with 0.0, tokens with 0, a teacher's frames with 0.0."""
 
-    audio: Tensor  # (b, s) float32 in [-1, 1], or a little beyond after augmentation
+    audio: Tensor  # (b, s) float32 in [-1, 1], or a little outside after augmentation
     lengths: Tensor  # (b,) long, samples
     tokens: Tensor  # (b, u) long
     token_lengths: Tensor  # (b,) long
     ids: list[str]
-    teacher: Tensor | None = None  # (b, t, w) float32, what a teacher hears in them
-    teacher_lengths: Tensor | None = None  # (b,) long, frames; 0 for what it has not heard
-    frames: Tensor | None = None  # (b,) long, where there are no texts: encoder frames as recorded; 0 for background
+    teacher: Tensor | None = None  # (b, t, w) float32, a teacher's frames of the utterances
+    teacher_lengths: Tensor | None = None  # (b,) long, frames; 0 for an utterance without teacher's frames
+    frames: Tensor | None = None  # (b,) long, only without texts: encoder frames as recorded; 0 for background
 
     def to(self, device: torch.device) -> Batch:
         return Batch(*(x.to(device, non_blocking=True) if isinstance(x, Tensor) else x for x in self))
 
     def rows(self, start: int, stop: int) -> Batch:
-        """Some of the utterances, with no more padding than they need."""
+        """Return rows start to stop, with no more padding than they need."""
         lengths, token_lengths = self.lengths[start:stop], self.token_lengths[start:stop]
         return Batch(
             self.audio[start:stop, : int(lengths.max())],
@@ -68,10 +68,10 @@ class Batch(NamedTuple):
 
 
 def round_up(n: int, unit: int = 1) -> int:
-    """The next of eight evenly spaced multiples of `unit` an octave: at most an eighth more than n.
+    """Round n up to one of eight evenly spaced multiples of `unit` per octave, at most an eighth more than n.
 
-    Padding to few distinct sizes matters on CPUs: oneDNN compiles its bfloat16 kernels anew for every shape it meets
-    (a tiny model's step: 0.205 s with a new length each batch, 0.142 s with few).
+    Few distinct sizes matter on CPUs: oneDNN compiles its bfloat16 kernels for every new shape (one step of a tiny model:
+    0.205 s with a new length each batch, 0.142 s with few).
     """
     n = -(-n // unit)
     step = 1 << max(0, (n - 1).bit_length() - 4)
@@ -87,9 +87,9 @@ def collate(
     frames: Sequence[np.ndarray] | None = None,
     counts: Sequence[int] | None = None,
 ) -> Batch:
-    """Pad waveforms (s,), token ids and a teacher's frames (t, w) to one batch; no utterances give tensors with b = 0.
+    """Pad waveforms (s,), token ids and a teacher's frames (t, w) to one batch.  Without utterances, b is 0.
 
-    few_sizes: pad on to a size that many batches share (`round_up`).  counts: `Batch.frames`.
+    few_sizes: pad to a size that many batches share (`round_up`).  counts: for `Batch.frames`.
     """
     lengths = torch.tensor([len(x) for x in samples], dtype=torch.long)
     token_lengths = torch.tensor([len(x) for x in tokens], dtype=torch.long)
@@ -119,9 +119,10 @@ def make_batch(
     teach: Callable[[U, int], np.ndarray] | None = None,
     count: Callable[[U], int] | None = None,
 ) -> Batch:
-    """Utterances (whatever has an `id`) and their tokens, read by `load`.  Those that cannot be read are reported and left out.
+    """Make a batch of (utterance, tokens); `load` reads the audio.  Unreadable utterances are logged and left out.
 
-    teach: gives (t, w) of a teacher, of an utterance as long as so many samples.  count: gives `Batch.frames`.
+    An utterance is any object with an `id`.  teach: returns the teacher's frames (t, w) of an utterance, given its number of
+    samples.  count: returns its `Batch.frames`.
     """
     samples, tokens, ids, frames, counts = [], [], [], [], []
     for utterance, ys in rows:
@@ -140,10 +141,9 @@ def make_batch(
 
 
 class AudioStore:
-    """Reads utterances at one sample rate; with `cache`, keeps them in memory as 16-bit (115 MB an hour at 16 kHz).
+    """Reader of utterances at one sample rate; with `cache`, keeps them in memory as 16-bit (115 MB per hour at 16 kHz).
 
-    With the cache every read is rounded to 16 bits, the first too, so that what an epoch sees does not depend on what
-    was read before it.
+    With the cache every read is rounded to 16 bits, the first too, so that all epochs get the same samples.
     """
 
     def __init__(self, rate: int, cache: bool):
@@ -151,7 +151,7 @@ class AudioStore:
         self._cache: dict[tuple, np.ndarray] | None = {} if cache else None
 
     def load(self, utterance: Utterance) -> np.ndarray:
-        """(s,) float32; AudioError if it cannot be read."""
+        """Return the samples (s,) float32; AudioError if the audio cannot be read."""
         key = _key(utterance)
         kept = self._cache.get(key) if self._cache is not None else None
         if kept is None:
@@ -164,10 +164,10 @@ class AudioStore:
         return kept.astype(np.float32) / 32768
 
     def fill(self, utterances: Iterable[Utterance]) -> None:
-        """Read everything now, if there is a cache; loader processes then share it, else each would fill its own."""
+        """Fill the cache, if there is one, so that loader processes share it instead of filling one each."""
         for utterance in utterances if self._cache is not None else ():
             if _key(utterance) not in self._cache:
-                with contextlib.suppress(AudioError):  # reported where it is missed
+                with contextlib.suppress(AudioError):  # logged when a batch needs it
                     self.load(utterance)
 
 
@@ -176,7 +176,7 @@ def _key(utterance: Utterance) -> tuple[str, float, float | None]:
 
 
 class _Voices(Sequence):
-    """Training utterances as babble, read when one is drawn."""
+    """Training utterances for babble noise, read when drawn."""
 
     def __init__(self, store: AudioStore, utterances: Sequence[Utterance]):
         self.store, self.utterances = store, utterances
@@ -189,11 +189,11 @@ class _Voices(Sequence):
 
 
 class Draw(NamedTuple):
-    """An utterance as one epoch takes it, once of perhaps several times."""
+    """One occurrence of an utterance in an epoch."""
 
     utterance: Utterance
     tokens: list[int]
-    name: str  # seeds its augmentation: the utterance's id, with a number from the second time on
+    name: str  # seed of its augmentation: the utterance's id, plus a number from the second occurrence on
 
     @property
     def id(self) -> str:
@@ -201,15 +201,15 @@ class Draw(NamedTuple):
 
 
 class TrainingSet:
-    """The utterances that training can use, with their tokens; `epoch(n)` gives the batches of one epoch.
+    """The usable training utterances, with their tokens.  `epoch(n)` returns the batches of one epoch.
 
-    An epoch takes an utterance as often as its weight says, each copy with augmentation of its own.
+    The weight of an utterance is its number of occurrences per epoch, each with its own augmentation.
 
-    Left out, and counted in `left_out` by reason: those shorter or longer than data.min_seconds, data.max_seconds,
-    without text, and those whose tokens (with a blank between equal neighbours) outnumber the encoder's frames at the
-    fastest speed, where CTC has no path.  UserError if none remain.
+    `left_out` counts the utterances left out, by reason: shorter or longer than data.min_seconds and data.max_seconds,
+    without text, or with more tokens (with a blank between equal neighbors) than encoder frames at the fastest speed, so
+    that CTC has no path.  UserError if none remain.
 
-    Without a tokenizer the speech alone counts: no utterance has tokens, and batches have `frames`.
+    Without a tokenizer, utterances have no tokens, and batches have `frames`.
     """
 
     def __init__(
@@ -222,7 +222,7 @@ class TrainingSet:
         self.config = config
         self.noise = list(noise)
         self.store = AudioStore(config.model.features.sample_rate, config.data.cache)
-        self.frame = config.model.features.hop * config.model.subsampling  # samples of an encoder frame
+        self.frame = config.model.features.hop * config.model.subsampling  # samples per encoder frame
         self.utterances: list[Utterance] = []
         self.tokens: list[list[int]] = []
         self.left_out: Counter[str] = Counter()
@@ -246,38 +246,39 @@ class TrainingSet:
             self._check_teacher(self.teacher)
         options = {f.name: getattr(config.augment, f.name) for f in dataclasses.fields(config.augment)}
         self.speeds = config.augment.speed
-        self.augment = augment.AugmentConfig(**{**options, "speed": (1.0,)})  # speed is ours: batches depend on it
+        self.augment = augment.AugmentConfig(**{**options, "speed": (1.0,)})  # applied here: batches depend on it
         self.channels = self._read_channels(config.augment)
 
     @staticmethod
     def _read_channels(config: AugmentConfig) -> Channels | None:
         if bool(config.channels) != bool(config.channel_prob):
             raise UserError(
-                f"augment.channels={config.channels!r} with augment.channel_prob={config.channel_prob}: give both, a file that "
-                "samba-asr augment channels wrote and a probability above 0, or neither"
+                f"augment.channels={config.channels!r} with augment.channel_prob={config.channel_prob}: give both, a file of "
+                "samba-asr augment channels and a probability above 0, or neither"
             )
         return Channels.read(config.channels) if config.channels else None
 
     def _check_teacher(self, teacher: TeacherFrames) -> None:
         if self.config.augment.pad_seconds:
             raise UserError(
-                f"augment.pad_seconds={self.config.augment.pad_seconds} moves speech away from where the teacher heard it: set "
-                "it to 0, or leave data.teacher out"
+                f"augment.pad_seconds={self.config.augment.pad_seconds} shifts speech against the teacher's frames: set it to "
+                "0, or leave data.teacher out"
             )
-        heard = sum(u in teacher for u in self.utterances)
-        if not heard:
+        found = sum(u in teacher for u in self.utterances)
+        if not found:
             raise UserError(
-                f"data.teacher={teacher.folder} has heard none of the training utterances: samba-asr augment teach"
+                f"data.teacher={teacher.folder} has no frames of the training utterances: write them with "
+                "samba-asr augment teach"
             )
-        if heard < len(self.utterances):
-            logger.warning("data.teacher has not heard %d of the training utterances", len(self.utterances) - heard)
+        if found < len(self.utterances):
+            logger.warning("data.teacher lacks %d of the training utterances", len(self.utterances) - found)
 
     def frames(self, utterance: Utterance) -> int:
-        """Encoder frames of an utterance as recorded, before its speed is changed."""
+        """Return the number of encoder frames of an utterance as recorded, before its speed is changed."""
         return int(utterance.duration * self.store.rate / self.frame)
 
     def _unusable(self, utterance: Utterance, tokens: list[int] | None) -> str:
-        """Why training cannot use it, "" if it can.  tokens: None where the speech alone counts."""
+        """Return why training cannot use an utterance, "" if it can.  tokens: None without a tokenizer."""
         data, features = self.config.data, self.config.model.features
         if utterance.duration < data.min_seconds:
             return f"shorter than data.min_seconds={data.min_seconds}"
@@ -294,12 +295,12 @@ class TrainingSet:
 
     @property
     def fingerprint(self) -> int:
-        """Changes with the utterances, their order and durations: a resumed run must find its batches again."""
+        """Hash of the utterances, their order and durations.  A resumed run must have the same batches."""
         weights = (f" x {u.weight}" if u.weight != 1 else "" for u in self.utterances)
         return derive_seed(*(f"{u.id} {u.duration:.3f}{w}" for u, w in zip(self.utterances, weights, strict=True)))
 
     def epoch(self, epoch: int, *, ranks: int = 1) -> Epoch:
-        """The batches of epoch `epoch` (any whole number), the same for every rank and every call."""
+        """Return the batches of epoch `epoch` (any integer), the same for every rank and every call."""
         seed = self.config.train.seed
         weights = [u.weight for u in self.utterances]
         counts = epoch_counts(weights, seed=derive_seed("weights", seed), epoch=epoch)
@@ -319,14 +320,14 @@ class TrainingSet:
         return Epoch(self, epoch, [[draws[i] for i in batch] for batch in batches])
 
     def speed(self, epoch: int, name: str) -> float:
-        """The speed factor of the draw of this name."""
+        """Return the speed factor of the draw of this name."""
         if epoch <= self.config.train.easy_epochs:
             return 1.0
         return choose_speed(self.speeds, seed=self.config.train.seed, epoch=epoch, utterance=name)
 
 
 class Epoch:
-    """`epoch[k]` is batch k of all ranks', read and augmented: a function of (seed, epoch, k) alone."""
+    """Batches of one epoch.  `epoch[k]` is batch k of all ranks' batches, read and augmented; it depends on seed, epoch and k."""
 
     def __init__(self, data: TrainingSet, number: int, batches: list[list[Draw]]):
         self.data, self.number, self.batches = data, number, batches
@@ -335,23 +336,23 @@ class Epoch:
         return len(self.batches)
 
     def __getitem__(self, k: int) -> Batch:
-        """A batch without the utterances that cannot be read, which are reported; it may hold none."""
+        """Return batch k.  Unreadable utterances are logged and left out, so it may be empty."""
         rows = ((draw, [] if self._silent(draw) else draw.tokens) for draw in self.batches[k])
         teach = self._taught if self.data.teacher else None
         count = None if self.data.texts else self._frames
         return make_batch(rows, self._waveform, few_sizes=True, teach=teach, count=count)
 
     def _frames(self, draw: Draw) -> int:
-        """As recorded; 0 where background alone is heard, which teaches nothing."""
+        """Return the frames as recorded; 0 for background alone, from which the model learns nothing."""
         return 0 if self._silent(draw) else self.data.frames(draw.utterance)
 
     def _taught(self, draw: Draw, samples: int) -> np.ndarray:
-        """(t, w) of the teacher, (0, w) where background alone is heard."""
+        """Return the teacher's frames (t, w); (0, w) for background alone."""
         frames = self.data.teacher.load(draw.utterance, samples // self.data.frame)
         return frames[:0] if self._silent(draw) else frames
 
     def _silent(self, draw: Draw) -> bool:
-        """Whether this epoch hears background in its place."""
+        """Return whether this epoch has background alone in place of the utterance."""
         config = self.data.config
         if self.number <= config.train.easy_epochs or config.augment.silence_prob == 0:
             return False
@@ -377,9 +378,9 @@ class Epoch:
 
 
 def measured(utterances: Iterable[Utterance]) -> list[Utterance]:
-    """The same utterances; where a manifest gives no duration, it is read from the header of the file.
+    """Return the utterances with durations.  Those that the manifest lacks are read from the headers of the files.
 
-    Those whose header cannot be read are reported and left out.
+    Utterances with an unreadable header are logged and left out.
     """
     utterances = list(utterances)
     headers = read_headers(u for u in utterances if u.duration is None)

@@ -1,4 +1,4 @@
-"""Downloading of public corpora: resumed where a connection broke, checked, unpacked safely."""
+"""Download of public corpora: resumed after a broken connection, verified, unpacked safely."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OPENSLR = "https://www.openslr.org/resources"
 
 @dataclass(frozen=True)
 class Archive:
-    """A tar file of OpenSLR: `resource` is its number there, `md5` from the `md5sum.txt` beside it."""
+    """A tar file of OpenSLR.  resource: its number there.  md5: from the `md5sum.txt` next to it."""
 
     resource: int
     md5: str
@@ -48,8 +48,8 @@ ARCHIVES = {
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far a download is: bytes done and in all (None: not told), bytes a second, seconds left."""
+class DownloadProgress:
+    """Progress of a download: bytes done and in total (None: unknown), bytes per second, seconds left."""
 
     name: str
     done: int
@@ -73,12 +73,14 @@ def librispeech(
     *,
     base: str = OPENSLR,
     archives: dict[str, Archive] = ARCHIVES,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[DownloadProgress], None] | None = None,
 ) -> Path:
-    """`<folder>/LibriSpeech/<subset>`: there already, or unpacked from `<folder>/<subset>.tar.gz`, which is downloaded
-    unless it is there.  The archive is deleted once it is unpacked."""
+    """Return `<folder>/LibriSpeech/<subset>`, downloaded and unpacked if it is missing.
+
+    An existing archive `<folder>/<subset>.tar.gz` is used.  The archive is deleted after it is unpacked.
+    """
     if subset not in archives:
-        raise UserError(f"{subset!r} is no part of LibriSpeech: give one of {', '.join(archives)}")
+        raise UserError(f"{subset!r} is not a part of LibriSpeech: give one of {', '.join(archives)}")
     folder = Path(folder)
     tree = folder / "LibriSpeech" / subset
     if tree.is_dir():
@@ -98,20 +100,20 @@ def download(
     path: str | os.PathLike,
     *,
     md5: str | None = None,
-    progress: Callable[[Progress], None] | None = None,
+    progress: Callable[[DownloadProgress], None] | None = None,
     retries: int = 5,
     timeout: float = 30.0,
 ) -> Path:
-    """Fetches `url` to `path`, by way of `<path>.part`, which a later call goes on with.
+    """Download `url` to `path`, through `<path>.part`, which a later call resumes.
 
-    A connection that breaks is taken up where it broke; `retries` times in a row without a byte, then it is an error.
-    A file that is there is checked and kept.  progress is called once a second and at the end.
-    Raises UserError: no network, no such file there, wrong checksum (the part is deleted), disk full.
+    A broken connection is resumed; after `retries` attempts in a row without a byte it is an error.  An existing file is
+    verified and kept.  progress: called once per second and at the end.
+    UserError without a network, for a missing file, a wrong checksum (the part is deleted) or a full disk.
     """
     path = Path(path)
     if path.exists():
         if md5 and _md5(path) != md5:
-            raise UserError(f"{path}: is damaged (its md5 is not {md5}): delete it, and it is fetched again")
+            raise UserError(f"{path}: is damaged (its md5 is not {md5}): delete it, and run this again to fetch it")
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
@@ -123,7 +125,7 @@ def download(
             _fetch(url, part, path.name, progress, timeout)
             break
         except urllib.error.HTTPError as error:
-            if error.code == 416 and before:  # nothing after what is there: complete, or not that file at all
+            if error.code == 416 and before:  # no more bytes: the part is complete, or another file (see the md5)
                 break
             if error.code < 500:
                 raise UserError(_by_hand(url, path, f"the server says {error.code} {error.reason}")) from None
@@ -137,7 +139,7 @@ def download(
         failures = 0 if part.exists() and part.stat().st_size > before else failures + 1
         if failures >= retries:
             raise UserError(_by_hand(url, path, str(reason)))
-        log.warning("%s: %s: going on from byte %d", url, reason, part.stat().st_size if part.exists() else 0)
+        log.warning("%s: %s: resuming from byte %d", url, reason, part.stat().st_size if part.exists() else 0)
         time.sleep(min(2.0**failures / 10, 10.0))
     if md5 and _md5(part) != md5:
         part.unlink()
@@ -146,12 +148,14 @@ def download(
     return path
 
 
-def _fetch(url: str, part: Path, name: str, progress: Callable[[Progress], None] | None, timeout: float) -> None:
-    """Appends to `part` what it lacks; raises ConnectionError if less comes than the server announced."""
+def _fetch(
+    url: str, part: Path, name: str, progress: Callable[[DownloadProgress], None] | None, timeout: float
+) -> None:
+    """Append the missing bytes to `part`.  ConnectionError if fewer arrive than the server announced."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     with urllib.request.urlopen(request, timeout=timeout) as response:
-        if response.status != 206:  # the server sends it all again
+        if response.status != 206:  # the server sends the whole file again
             have = 0
         length = response.headers.get("Content-Length")
         total = have + int(length) if length else None
@@ -160,27 +164,27 @@ def _fetch(url: str, part: Path, name: str, progress: Callable[[Progress], None]
                 f"{part.parent}: {free / 1e9:.1f} GB free, and {name} needs {(total - have) / 1e9:.1f} GB: "
                 "make room, or choose another folder"
             )
-        began = told = time.monotonic()
+        began = reported = time.monotonic()
         done = have
         with open(part, "ab" if have else "wb") as file:
             while block := response.read(1 << 18):
                 file.write(block)
                 done += len(block)
                 now = time.monotonic()
-                if progress and now - told >= 1.0:
-                    told = now
-                    progress(Progress(name, done, total, (done - have) / (now - began)))
+                if progress and now - reported >= 1.0:
+                    reported = now
+                    progress(DownloadProgress(name, done, total, (done - have) / (now - began)))
         if total is not None and done < total:
             raise ConnectionError(f"the connection broke after {done} of {total} bytes")
         if progress:
-            progress(Progress(name, done, total, (done - have) / max(time.monotonic() - began, 1e-9)))
+            progress(DownloadProgress(name, done, total, (done - have) / max(time.monotonic() - began, 1e-9)))
 
 
 def _by_hand(url: str, path: Path, reason: str) -> str:
     host = urllib.parse.urlsplit(url).netloc
     return (
-        f"cannot download from {host} ({reason}): fetch {url} on a machine that can, put it at {path.absolute()} as it "
-        "is and run this again; or name a corpus that is already unpacked with --source"
+        f"cannot download from {host} ({reason}): fetch {url} on another machine, put it at {path.absolute()} unchanged and "
+        "run this again; or name an unpacked corpus with --source"
     )
 
 
@@ -190,10 +194,10 @@ def _md5(path: Path) -> str:
 
 
 def unpack(archive: str | os.PathLike, folder: str | os.PathLike) -> None:
-    """Unpacks a tar file into `folder`, merging with what is there.
+    """Unpack a tar file into `folder`, and merge with its content.
 
-    A folder two levels down (LibriSpeech/train-clean-5) appears only when it is complete.  Files and folders alone are
-    unpacked: links, devices and paths that lead out of the folder are refused.
+    A folder two levels down (LibriSpeech/train-clean-5) appears only when it is complete.  Only files and folders are
+    unpacked.  Links, devices and paths outside the folder are errors.
     """
     archive, folder = Path(archive), Path(folder)
     part = folder / f".{archive.name}.unpacking"
@@ -202,7 +206,7 @@ def unpack(archive: str | os.PathLike, folder: str | os.PathLike) -> None:
     try:
         part.mkdir()
         with tarfile.open(archive) as tar:
-            for entry in tar:  # tarfile's own filters are not in every Python 3.11
+            for entry in tar:  # not every Python 3.11 has tarfile's own filters
                 _unpack_entry(tar, entry, part)
     except UserError:
         shutil.rmtree(part, ignore_errors=True)

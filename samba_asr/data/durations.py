@@ -10,8 +10,8 @@ from dataclasses import replace
 from samba_asr.audio.read import AudioError, AudioInfo, info, stream
 from samba_asr.data.manifest import Utterance
 
-Headers = dict[str, AudioInfo | AudioError]  # audio path -> what it is, or why it cannot be read
-Progress = Callable[[int, int], None]  # (files done, files in all)
+Headers = dict[str, AudioInfo | AudioError]  # audio path -> its header, or why it cannot be read
+Progress = Callable[[int, int], None]  # (files done, files in total)
 
 
 def read_headers(
@@ -21,9 +21,10 @@ def read_headers(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Headers:
-    """The header of every audio file that the utterances name, each read once, in `workers` threads (None: one a
-    processor).  decode: read the samples too, to the end, which finds the damage that a header cannot tell.
-    `progress` is called from the calling thread."""
+    """Read the header of every audio file of the utterances, each once, in `workers` threads (None: one per processor).
+
+    decode: read all samples too, which finds damage that headers do not show.  progress: called from the calling thread.
+    """
     paths = sorted({utterance.audio for utterance in utterances})
 
     def look(path: str) -> AudioInfo | AudioError:
@@ -49,11 +50,11 @@ def with_durations(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> list[Utterance]:
-    """The utterances with `duration` and `rate` filled in; those that have both are not looked at.
+    """Fill in the `duration` and `rate` of utterances that lack one.
 
-    A duration that the corpus states is kept (a segment's); an open one is the rest of the file after `start`.
-    headers: what `read_headers` found; utterances that it could not read come back unchanged.  Without it the headers
-    are read here, and the first that cannot be raises its AudioError.
+    A given duration (of a segment) is kept; an open one becomes the rest of the file after `start`.
+    headers: result of `read_headers`; utterances with unreadable headers are returned unchanged.  Without it the headers
+    are read here, and the first unreadable one raises its AudioError.
     """
     utterances = list(utterances)
     given = headers is not None

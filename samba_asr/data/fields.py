@@ -1,6 +1,6 @@
-"""Names that other tools give to the fields of an utterance: Hugging Face, NeMo, lhotse, SpeechBrain, WeNet, Common Voice.
+"""Names of an utterance's fields in other tools: Hugging Face, NeMo, lhotse, SpeechBrain, WeNet, Common Voice.
 
-One table for every reader: columns of CSV and TSV, keys of JSON.  Case and blanks around a name do not matter.
+All readers share one table: columns of CSV and TSV, keys of JSON.  Case and surrounding blanks are ignored.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from samba_asr.errors import UserError
 
-# Field -> names, of which the first that is there and filled counts.
+# Field -> its names.  The first one with a value is used.
 NAMES: dict[str, tuple[str, ...]] = {
     "id": ("id", "utt_id", "utt", "uttid", "utterance_id", "segment_id", "key"),
     "audio": (
@@ -45,14 +45,14 @@ NUMBERS = ("start", "end", "duration", "rate")
 
 
 def columns(header: Iterable[str]) -> dict[str, list[int]]:
-    """Field -> the places of its names in a header, the best first."""
+    """Return, for each field, the positions of its names in a header, the preferred name first."""
     cells = [cell.strip().lower() for cell in header]
     found = {field: [cells.index(name) for name in names if name in cells] for field, names in NAMES.items()}
     return {field: places for field, places in found.items() if places}
 
 
 def from_record(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of a JSON object by our names; what is null or empty is left out, other keys are ignored."""
+    """Return the fields of a JSON object by our names.  Null and empty values are left out, other keys ignored."""
     lower = {str(key).strip().lower(): value for key, value in record.items()}
     fields = {}
     for field, names in NAMES.items():
@@ -66,11 +66,11 @@ def from_record(record: Mapping[str, Any]) -> dict[str, Any]:
         fields["audio"] = inner.get("audio")
         if inner.get("rate") is not None:
             fields.setdefault("rate", inner["rate"])
-    elif audio is None and isinstance(lower.get("sources"), list):  # a lhotse recording itself
+    elif audio is None and isinstance(lower.get("sources"), list):  # a lhotse recording
         files = (s for s in lower["sources"] if isinstance(s, Mapping) and s.get("type", "file") == "file")
         if source := next(files, {}).get("source"):
             fields["audio"] = source
-    if isinstance(fields.get("speaker"), int):  # as Hugging Face's librispeech_asr has them
+    if isinstance(fields.get("speaker"), int):  # as in Hugging Face's librispeech_asr
         fields["speaker"] = str(fields["speaker"])
     if isinstance(fields.get("id"), int) and not isinstance(fields["id"], bool):
         fields["id"] = str(fields["id"])
@@ -80,10 +80,10 @@ def from_record(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def segment(fields: dict[str, Any], where: str) -> dict[str, Any]:
-    """`fields` with start, duration and rate as numbers, from end where there is no duration, and without end.
+    """Convert start, duration and rate in `fields` to numbers, and replace end by the duration.
 
-    Numbers may be written as text.  UserError naming `where` and the value for one that is no time, and for an end
-    that does not come after the start.
+    Numbers may be written as text.  UserError, with `where` and the value, for one that is not a time, and for an end
+    that is not after the start.
     """
     fields = {key: value for key, value in fields.items() if value not in ("", None)}
     for key in NUMBERS:
@@ -94,7 +94,7 @@ def segment(fields: dict[str, Any], where: str) -> dict[str, Any]:
         start = fields.get("start", 0.0)
         if not end > start:
             raise UserError(
-                f"{where}: a segment from {start:g} to {end:g} s: the end comes after the start, in seconds"
+                f"{where}: a segment from {start:g} to {end:g} s: the end must come after the start, in seconds"
             )
         fields["duration"] = round(end - start, 6)
     if "rate" in fields:
@@ -113,9 +113,9 @@ def _number(value: Any, key: str, where: str) -> float:
 
 
 def from_lhotse(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The supervisions of a lhotse cut, each a part of the cut's recording; the cut itself where it has none.
+    """Yield the supervisions of a lhotse cut, each a part of the cut's recording, or the cut itself if it has none.
 
-    Nothing for a record that is no cut.  A cut's start is in its recording, a supervision's in its cut.
+    A record that is not a cut yields nothing.  A cut's start is relative to its recording, a supervision's to its cut.
     """
     if not isinstance(record.get("recording"), Mapping) or "start" not in record:
         return
@@ -124,7 +124,7 @@ def from_lhotse(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     for part in parts:
         fields = from_record({key: part[key] for key in ("id", "text", "speaker", "duration") if key in part})
         start = (record["start"] or 0.0) + max(0.0, part.get("start") or 0.0)
-        if len(parts) == 1:  # the cut's id is what other tools' scores name
+        if len(parts) == 1:  # other tools report scores by the cut's id
             fields["id"] = whole.get("id", fields.get("id"))
         yield {
             **{key: whole[key] for key in ("audio", "rate", "split") if key in whole},
@@ -136,7 +136,7 @@ def from_lhotse(record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def located(audio: str, folder: str) -> str:
-    """The path of `audio` as seen from the folder of its table, or from its clips/, wavs/ or audio/."""
+    """Return the path of `audio`, relative to the folder of its table, or to clips/, wavs/ or audio/ in it."""
     for place in ("", "clips", "wavs", "audio"):
         path = os.path.join(folder, place, audio)
         if os.path.exists(path):

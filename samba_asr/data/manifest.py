@@ -1,4 +1,4 @@
-"""Manifests: lists of utterances, as JSONL (one utterance a line, `.jsonl` or `.jsonl.gz`) and as Kaldi folders."""
+"""Manifests: lists of utterances as JSONL (one utterance per line, `.jsonl` or `.jsonl.gz`) and as Kaldi folders."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from samba_asr.text.lines import FAULTS, open_text
 
 @dataclass(frozen=True)
 class Utterance:
-    """One stretch of speech and what is said in it.
+    """A stretch of speech and its transcript.
 
     id        unique in its manifest
     audio     path of the audio file
-    text      as the corpus writes it; "" where there is no transcript
-    speaker   "" where unknown
-    duration  seconds, None where not measured yet
+    text      as in the corpus; "" without a transcript
+    speaker   "" if unknown
+    duration  seconds, None if not measured yet
     start     seconds into the audio file
-    rate      samples a second of the file, None where not measured yet
-    split     the corpus's own set, such as "train" or "test"; "" where it names none
-    weight    how often an epoch of training takes it, 0.5 for every other epoch
+    rate      samples per second of the file, None if not measured yet
+    split     the corpus's own set, such as "train" or "test"; "" if it has none
+    weight    occurrences per training epoch; 0.5: every other epoch
     """
 
     id: str
@@ -46,12 +46,12 @@ _TEXTS = ("id", "audio", "text", "speaker", "split")
 
 
 def read_manifest(path: str | os.PathLike) -> list[Utterance]:
-    """The utterances of a JSONL manifest, or of a JSON array of the same objects, in its order.
+    """Read the utterances of a JSONL manifest, or of a JSON array of the same objects, in its order.
 
     Keys are the fields of `Utterance`, or other tools' names for them (`fields.py`: Hugging Face, NeMo, lhotse, ...);
-    others are ignored.  `end` counts where there is no duration.  Each supervision of a lhotse cut is an utterance.
-    Without an `id`, the audio file's stem serves (and, for a part of a file, its start).  A relative `audio` is
-    relative to the manifest's folder.  Raises UserError naming file:line.
+    other keys are ignored.  `end` is used without a duration.  Each supervision of a lhotse cut is an utterance.
+    The default `id` is the audio file's stem (and, for a part of a file, its start).  A relative `audio` is relative to the
+    manifest's folder.  UserError with file:line for a bad entry.
     """
     path = Path(path)
     folder = os.path.abspath(path.parent)
@@ -64,13 +64,13 @@ def read_manifest(path: str | os.PathLike) -> list[Utterance]:
                 for utterance in _parse(recordings.joined(record), folder, where)
             ]
     except FileNotFoundError:
-        raise UserError(f"{path}: no such manifest: `samba-asr prepare` makes one") from None
+        raise UserError(f"{path}: no such manifest: make one with `samba-asr prepare`") from None
     except FAULTS as error:
         raise UserError(f"{path}: not a JSONL manifest ({error})") from None
 
 
 def _records(lines: Iterable[str], path: Path) -> Iterator[tuple[dict[str, Any], str]]:
-    """(object, file:line or file, entry n)"""
+    """Yield (object, its place: "file:line" or "file, entry n")."""
     lines, first = iter(lines), True
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -94,9 +94,10 @@ def _records(lines: Iterable[str], path: Path) -> Iterator[tuple[dict[str, Any],
 
 
 def write_manifest(path: str | os.PathLike, utterances: Iterable[Utterance]) -> None:
-    """Writes JSONL; fields at their default are left out.  Audio inside the manifest's folder is written relative
-    to it, so that such a folder can move; other paths are written absolute.  Replaces the file as a whole or not
-    at all."""
+    """Write JSONL, without fields at their default.  The file is replaced as a whole or not at all.
+
+    Audio paths inside the manifest's folder are relative to it, so that the folder can move; others are absolute.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     folder = os.path.abspath(path.parent) + os.sep
@@ -111,11 +112,11 @@ def write_manifest(path: str | os.PathLike, utterances: Iterable[Utterance]) -> 
 
 
 def write_kaldi(folder: str | os.PathLike, utterances: Iterable[Utterance]) -> None:
-    """Writes Kaldi's data folder: wav.scp, text, utt2spk, spk2utt, each sorted by its key (as `LC_ALL=C sort`).
+    """Write Kaldi's data folder: wav.scp, text, utt2spk, spk2utt, each sorted by its key (as `LC_ALL=C sort`).
 
-    An utterance that starts inside its file, or shares it, gives a `segments` file, with the audio paths as
-    recordings.  Without a speaker, the utterance's id is the speaker, as Kaldi wants.  Raises UserError for an id or
-    speaker that is empty or holds blanks, and for an id that occurs twice.
+    If an utterance starts inside its file, or shares it, a `segments` file is written, with the audio paths as recordings.
+    Without a speaker, the utterance's id is the speaker, as Kaldi requires.  UserError for an empty id or speaker, one with
+    blanks, and a duplicate id.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -124,9 +125,9 @@ def write_kaldi(folder: str | os.PathLike, utterances: Iterable[Utterance]) -> N
     for utterance in utterances:
         for name in (utterance.id, utterance.speaker or utterance.id):
             if not name or len(name.split()) != 1:
-                raise UserError(f"{folder}: Kaldi's files cannot hold {name!r}: ids and speakers are words")
+                raise UserError(f"{folder}: Kaldi's files cannot hold {name!r}: ids and speakers must be single words")
         if utterance.id in seen:
-            raise UserError(f"{folder}: the id {utterance.id!r} occurs twice: ids are unique in a manifest")
+            raise UserError(f"{folder}: the id {utterance.id!r} occurs twice: ids must be unique in a manifest")
         seen.add(utterance.id)
     paths = {utterance.id: os.path.abspath(utterance.audio) for utterance in utterances}
     segmented = len(set(paths.values())) < len(paths) or any(utterance.start for utterance in utterances)
@@ -153,7 +154,7 @@ def write_kaldi(folder: str | os.PathLike, utterances: Iterable[Utterance]) -> N
 
 
 def id_of(audio: str) -> str:
-    """The id of an utterance that has none: its file's stem, as one word."""
+    """Return the id of an utterance without one: its file's stem as one word."""
     return "_".join(Path(audio).stem.split())
 
 
@@ -168,14 +169,14 @@ def _open(path: Path, mode: str) -> Any:
 
 
 class _Recordings:
-    """Of lhotse: audio by the recording's id, from the manifest beside one of supervisions; read when first needed."""
+    """Lhotse's recordings by id, from the manifest next to one of supervisions.  It is read when first needed."""
 
     def __init__(self, path: Path):
         self.path = path
         self._found: dict[str, Any] | None = None
 
     def joined(self, record: Any) -> Any:
-        """A supervision with the recording that it names, where there is one; anything else as it is."""
+        """Add its recording to a supervision, if it is found; return any other record unchanged."""
         if (
             not isinstance(record, dict)
             or "recording_id" not in record
@@ -194,7 +195,7 @@ class _Recordings:
 
 def _parse(record: Any, folder: str, where: str) -> Iterator[Utterance]:
     if not isinstance(record, dict):
-        raise UserError(f'{where}: a line is one JSON object, {{"id": ..., "audio": ..., "text": ...}}')
+        raise UserError(f'{where}: a line must be one JSON object, {{"id": ..., "audio": ..., "text": ...}}')
     for found in list(from_lhotse(record)) or [from_record(record)]:
         entry = {key: value for key, value in found.items() if key == "end" or key in _DEFAULTS}
         if not entry.get("audio"):
@@ -209,7 +210,7 @@ def _parse(record: Any, folder: str, where: str) -> Iterator[Utterance]:
 
 
 def utterance_of(fields: dict[str, Any], folder: str) -> Utterance:
-    """An utterance of checked fields; audio relative to `folder`, an id from the file's stem where there is none."""
+    """Make an utterance from checked fields.  A relative audio path is relative to `folder`; the default id is its stem."""
     start = fields.get("start", 0.0)
     id = fields.get("id") or id_of(fields["audio"]) + (f"-{start:.3f}" if start else "")
     return Utterance(**{**fields, "id": id, "audio": os.path.join(folder, fields["audio"])})

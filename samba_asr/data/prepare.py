@@ -1,4 +1,4 @@
-"""From the sets of a corpus to validated files: `<out>/<set>.jsonl` and Kaldi's `<out>/<set>/`."""
+"""Preparation of a corpus: validated manifests `<out>/<set>.jsonl` and Kaldi folders `<out>/<set>/`."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PrepareOptions:
-    """How strict to be, and what to write.
+    """Options for the checks and the output.
 
-    fix       drop the utterances with problems and list them in `<out>/dropped.tsv`; otherwise problems are an error
+    fix       drop utterances with problems and list them in `<out>/dropped.tsv`; otherwise problems are an error
     decode    read all audio to its end, not only the headers
-    shortest, longest   seconds
+    shortest, longest   limits of the duration, seconds
     texts     an utterance without text is a problem
-    upper     texts in LibriSpeech's alphabet (samba_asr.text.normalize.upper), their whole numbers in words
+    upper     write texts in LibriSpeech's alphabet (samba_asr.text.normalize.upper), with whole numbers in words
     kaldi     write Kaldi's folders too
-    workers   threads (None: one a processor)
-    progress, downloading   callbacks, of the reading of headers and of downloads
+    workers   threads (None: one per processor)
+    progress, downloading   callbacks for reading headers and for downloads
     """
 
     fix: bool = False
@@ -42,7 +42,7 @@ class PrepareOptions:
     kaldi: bool = True
     workers: int | None = None
     progress: Progress | None = None
-    downloading: Callable[[download.Progress], None] | None = None
+    downloading: Callable[[download.DownloadProgress], None] | None = None
 
 
 DEFAULTS = PrepareOptions()
@@ -51,11 +51,11 @@ DEFAULTS = PrepareOptions()
 def write_splits(
     splits: Splits, out: str | Path, options: PrepareOptions = DEFAULTS, *, overlap: bool = False
 ) -> dict[str, Path]:
-    """Measures, validates and writes the sets -> set name: its manifest.
+    """Measure, validate and write the sets; return set name -> manifest.
 
-    The manifests' `split` is the name of the set.  Leaves `<out>/report.txt`.
+    In the manifests, `split` is the name of the set.  `<out>/report.txt` has the result of the validation.
     overlap: the corpus's own sets share speakers.
-    Raises UserError if there are problems and `options.fix` is off: nothing but the report is written then.
+    UserError if there are problems and `options.fix` is off; then only the report is written.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ def write_splits(
         kinds = ", ".join(f"{count} {kind}" for kind, count in report.counts().items())
         if not options.fix:
             raise UserError(
-                f"problems in the corpus ({kinds}): read {out / 'report.txt'}, mend them, or give --fix "
+                f"problems in the corpus ({kinds}): read {out / 'report.txt'}, correct them, or give --fix "
                 "to leave those utterances out"
             )
         splits, dropped = fix(splits, report)
@@ -99,7 +99,7 @@ def write_splits(
 
 
 def by_split(utterances: list[Utterance]) -> Splits:
-    """The corpus's own sets; utterances that name none are in `train`."""
+    """Return the corpus's own sets.  Utterances without a set are in `train`."""
     splits: Splits = {}
     for utterance in utterances:
         splits.setdefault(utterance.split or "train", []).append(utterance)
@@ -107,18 +107,21 @@ def by_split(utterances: list[Utterance]) -> Splits:
 
 
 def split_by_speaker(utterances: list[Utterance], shares: Mapping[str, float], *, seed: int = 0) -> Splits:
-    """Sets with no speaker in common: each of `shares` (such as {"dev": 0.1, "test": 0.1}) gets whole speakers until
-    it has that share of the utterances; the rest is `train`.  The choice depends on the seed and the speakers' names
-    alone.  Raises UserError if there are too few speakers, or utterances without one."""
+    """Split utterances into sets without common speakers.
+
+    Each set of `shares` (such as {"dev": 0.1, "test": 0.1}) gets whole speakers until it has its share of the utterances.
+    The rest is `train`.  The choice depends only on the seed and the speakers' names.  UserError if there are too few
+    speakers, or utterances without one.
+    """
     if not shares or "train" in shares or any(share <= 0 for share in shares.values()) or sum(shares.values()) >= 1:
-        raise UserError(f"shares {dict(shares)}: name the sets beside train, with shares above 0 and in all below 1")
+        raise UserError(f"shares {dict(shares)}: name the sets besides train, with shares above 0 and in all below 1")
     if any(not utterance.speaker for utterance in utterances):
-        raise UserError("some utterances name no speaker, so the sets cannot be kept apart: add the speakers")
+        raise UserError("some utterances have no speaker, so the sets cannot be kept apart: add the speakers")
     of_speaker: dict[str, list[Utterance]] = {}
     for utterance in utterances:
         of_speaker.setdefault(utterance.speaker, []).append(utterance)
     if len(of_speaker) <= len(shares):
-        raise UserError(f"{len(of_speaker)} speakers cannot be shared out to {len(shares) + 1} sets: use fewer sets")
+        raise UserError(f"{len(of_speaker)} speakers cannot be divided into {len(shares) + 1} sets: use fewer sets")
     speakers = sorted(of_speaker, key=lambda speaker: hashlib.sha256(f"{seed} {speaker}".encode()).digest())
     owner: dict[str, str] = {}
     for name, share in shares.items():

@@ -1,6 +1,6 @@
-"""Readers of corpora: any of the usual layouts -> a list of utterances.
+"""Readers of corpora in the usual layouts, as lists of utterances.
 
-format         recognised by
+format         recognized by
 jsonl          a file `.jsonl`, `.jsonl.gz` or `.json` (ours, or other tools' keys), or a folder with one called
                `manifest.jsonl` or `metadata.jsonl`
 table          a file `.csv`, `.tsv` or `.txt`, or a folder with one of `metadata.csv`, `*.csv`, `*.tsv`
@@ -9,8 +9,8 @@ kaldi          a folder with `wav.scp`
 librispeech    a folder with `speaker/chapter/speaker-chapter.trans.txt`, or with such folders (splits)
 fsdd           a folder (or its `recordings/`) of `{digit}_{speaker}_{n}.wav|flac`
 
-Texts are as the corpus writes them.  Durations are left open unless the corpus states them: `with_durations`
-(durations.py) reads them from the headers.
+Texts are unchanged.  Durations are left open unless the corpus states them; `with_durations` (durations.py) reads them
+from the headers.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from samba_asr.errors import UserError
 
 log = logging.getLogger(__name__)
 
-AUDIO = (".flac", ".opus", ".wav", ".ogg", ".mp3")  # in this order, where a corpus has an utterance twice
+AUDIO = (".flac", ".opus", ".wav", ".ogg", ".mp3")  # in order of preference, if a corpus has an utterance twice
 DIGITS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
 
 _FSDD = re.compile(r"(\d)_([^_]+)_(\d+)")
@@ -35,27 +35,27 @@ _CHAPTER = re.compile(r"\d+-\d+")
 
 
 def read_corpus(path: str | os.PathLike, *, format: str = "auto") -> list[Utterance]:
-    """The utterances at `path`, in the corpus's order (sorted where the order is the file system's).
+    """Read the utterances at `path`, in the corpus's order (sorted if only the file system orders them).
 
-    format: a name in `FORMATS`, or "auto": the layout decides.  Raises UserError for a path that is not there, that
-    looks like no known layout, or that breaks the rules of its format (naming file:line).
+    format: a name in `FORMATS`, or "auto" to detect it from the layout.  UserError for a missing path, an unknown layout, or
+    a violation of the format (with file:line).
     """
     path = Path(path)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder: check the name (now in {Path.cwd()})")
     if format == "auto":
-        format = recognise(path)
+        format = detect_format(path)
     if format not in FORMATS:
         raise UserError(f"format {format!r}: give one of auto, {', '.join(FORMATS)}")
     utterances = FORMATS[format](path)
     if not utterances:
-        raise UserError(f"{path}: read as {format}, this holds no utterances: is it the right place and format?")
+        raise UserError(f"{path}: read as {format}, this holds no utterances: check the place and the format")
     log.info("%s: %d utterances (%s)", path, len(utterances), format)
     return utterances
 
 
-def recognise(path: Path) -> str:
-    """The name of the format that `path` looks like."""
+def detect_format(path: Path) -> str:
+    """Return the name of the format of `path`, detected from its layout."""
     if path.is_file():
         name = path.name.lower()
         if name == "wav.scp":
@@ -76,15 +76,15 @@ def recognise(path: Path) -> str:
         return "fsdd"
     elif len([*path.glob("*.csv"), *path.glob("*.tsv")]) == 1:
         return "table"
-    raise UserError(f"{path}: this looks like no corpus known here: name the format ({', '.join(FORMATS)})")
+    raise UserError(f"{path}: the format of this corpus is not recognized: name it ({', '.join(FORMATS)})")
 
 
 def read_librispeech(path: Path) -> list[Utterance]:
-    """`speaker/chapter/speaker-chapter-number.flac|opus|wav` and `speaker-chapter.trans.txt` with lines `id TEXT`.
+    """Read `speaker/chapter/speaker-chapter-number.flac|opus|wav` and `speaker-chapter.trans.txt` with lines `id TEXT`.
 
-    path: one split (train-clean-5, test-5h), or the folder of the splits; the split's name is its folder's.
-    A file without a line in the transcripts is an utterance without text.  A line without a file is an utterance
-    whose audio is missing, which `validate` reports.
+    path: one split (train-clean-5, test-5h), or the folder of the splits, which are named by their folders.
+    A file without a transcript is an utterance without text.  A transcript without a file is an utterance with missing
+    audio, which `validate` reports.
     """
     utterances: dict[str, Utterance] = {}
     for chapter in _chapters(path):
@@ -102,7 +102,7 @@ def read_librispeech(path: Path) -> list[Utterance]:
 
 
 def _chapters(path: Path) -> Iterator[Path]:
-    """Folders `speaker/chapter` in a split, or in the splits under `path`; sorted by speaker, then chapter."""
+    """Yield the folders `speaker/chapter` of a split, or of the splits in `path`, sorted by speaker, then chapter."""
     for pattern in ("*/*", "*/*/*"):
         found = [
             folder
@@ -115,7 +115,7 @@ def _chapters(path: Path) -> Iterator[Path]:
 
 
 def _transcripts(path: Path) -> dict[str, str]:
-    """`id TEXT` lines; an absent file is an empty one."""
+    """Read `id TEXT` lines.  A missing file counts as empty."""
     if not path.exists():
         return {}
     texts: dict[str, str] = {}
@@ -128,7 +128,7 @@ def _transcripts(path: Path) -> dict[str, str]:
 
 
 def _audio_files(folder: Path) -> dict[str, Path]:
-    """id -> audio file, the first of `AUDIO` where there are several."""
+    """Return id -> audio file, the first type of `AUDIO` if there are several."""
     files: dict[str, Path] = {}
     for file in sorted(folder.iterdir(), key=lambda f: f.suffix.lower() in AUDIO and AUDIO.index(f.suffix.lower())):
         if file.suffix.lower() in AUDIO:
@@ -137,7 +137,7 @@ def _audio_files(folder: Path) -> dict[str, Path]:
 
 
 def read_fsdd(path: Path) -> list[Utterance]:
-    """Free Spoken Digit Dataset: `{digit}_{speaker}_{n}.wav`; text ZERO to NINE, split test for n < 5, its own rule."""
+    """Read the Free Spoken Digit Dataset: `{digit}_{speaker}_{n}.wav`; text ZERO to NINE, split test for n < 5 (its rule)."""
     utterances = []
     for file in _digit_files(path):
         digit, speaker, n = _FSDD.fullmatch(file.stem).groups()
@@ -154,18 +154,17 @@ def _digit_files(path: Path) -> Iterator[Path]:
 
 
 def read_kaldi(path: Path) -> list[Utterance]:
-    """Kaldi's data folder: wav.scp, and where they are there text, utt2spk, segments.
+    """Read Kaldi's data folder: wav.scp, and text, utt2spk and segments if present.
 
-    A relative path in wav.scp is relative to the folder it is started from in Kaldi, mostly a recipe's: here it is
-    looked for from the present folder, then from the data folder.  Raises UserError for a command (`... |`), which
-    is never run, and for an archive (`file.ark:123`).
+    In Kaldi, a relative path in wav.scp is relative to the folder of the recipe.  Here it is looked up in the current folder,
+    then in the data folder.  UserError for a command (`... |`), which is never run, and for an archive (`file.ark:123`).
     """
     folder = path.parent if path.is_file() else path
     recordings = {}
     for id, (value, where) in _columns(folder / "wav.scp").items():
         if value.startswith("|") or value.endswith("|"):
             raise UserError(
-                f"{where}: {value!r} is a command, and commands in data are never run: write audio to files"
+                f"{where}: {value!r} is a command, and commands in data are never run: write the audio to files"
             )
         if re.search(r"\.ark:\d+$", value):
             raise UserError(f"{where}: {value!r} is in an archive, which is not read: write the audio to files")
@@ -178,7 +177,7 @@ def read_kaldi(path: Path) -> list[Utterance]:
         return Utterance(id, audio, text, speaker, duration, start)
 
     def silent(known: dict[str, object]) -> list[Utterance]:
-        """Ids of text without audio, as utterances whose file is missing: `validate` counts and names them."""
+        """Return utterances with missing audio for the ids of text without audio, so that `validate` reports them."""
         lost = [id for id in texts if id not in known]
         if lost:
             table = "segments" if (folder / "segments").exists() else "wav.scp"
@@ -193,7 +192,9 @@ def read_kaldi(path: Path) -> list[Utterance]:
             recording, start, end = value.split()[:3]
             start, end = float(start), float(end)
         except ValueError:
-            raise UserError(f"{where}: a segment is `id recording start end` in seconds, not {value!r}") from None
+            raise UserError(
+                f"{where}: {value!r} is not a segment: write `id recording start end`, in seconds"
+            ) from None
         if recording not in recordings:
             raise UserError(f"{where}: the recording {recording!r} is not in wav.scp: add it, or drop the segment")
         if end == -1:  # Kaldi: up to the end
@@ -201,12 +202,12 @@ def read_kaldi(path: Path) -> list[Utterance]:
         elif 0 <= start < end:
             utterances.append(utterance(id, recording, start, round(end - start, 6)))
         else:
-            raise UserError(f"{where}: a segment from {start} to {end} s: the end comes after the start")
+            raise UserError(f"{where}: a segment from {start} to {end} s: the end must come after the start")
     return utterances + silent({u.id: u for u in utterances})
 
 
 def _columns(path: Path, *, optional: bool = False) -> dict[str, tuple[str, str]]:
-    """`key value` lines -> key: (value, file:line)."""
+    """Read `key value` lines; return key -> (value, file:line)."""
     if not path.exists():
         if optional:
             return {}
@@ -225,7 +226,7 @@ def _read_jsonl(path: Path) -> list[Utterance]:
 
 
 def _manifests(folder: Path) -> Iterator[Path]:
-    """Ours, then Hugging Face's."""
+    """Yield the existing manifests of a folder: ours, then Hugging Face's."""
     return (folder / name for name in ("manifest.jsonl", "metadata.jsonl") if (folder / name).exists())
 
 

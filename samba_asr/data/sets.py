@@ -1,4 +1,4 @@
-"""The utterances of a run: the manifests that `data.*` names."""
+"""The utterances of a training run, from the manifests in `data.*`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from samba_asr.errors import UserError
 
 
 class Sets(NamedTuple):
-    """Utterances to train on, to validate on, and noises to mix in."""
+    """Utterances for training and validation, and noises to mix in."""
 
     train: list[Utterance]
     valid: list[Utterance]
@@ -20,9 +20,9 @@ class Sets(NamedTuple):
 
 
 def read_sets(config: DataConfig) -> Sets:
-    """The utterances of data.train, with data.weights, of data.valid and data.noise.
+    """Read the utterances of data.train (with data.weights), data.valid and data.noise.
 
-    UserError if there are none to train on, or if the weights do not fit the manifests.
+    UserError if data.train is empty, or if the weights do not fit the manifests.
     """
     if not config.train:
         raise UserError("data.train is empty: give one manifest or more, such as 'data.train=[data/train.jsonl]'")
@@ -40,7 +40,7 @@ def read_sets(config: DataConfig) -> Sets:
 
 
 def check_weights(config: DataConfig) -> None:
-    """UserError unless data.weights is empty, or as long as data.train, finite, not negative and not all 0."""
+    """Raise UserError unless data.weights is empty, or as long as data.train, finite, not negative and not all 0."""
     weights, fix = config.weights, "give a number for each manifest, such as data.weights=[1,3]"
     if not weights:
         return
@@ -48,6 +48,6 @@ def check_weights(config: DataConfig) -> None:
         raise UserError(f"data.weights has {len(weights)} numbers, data.train has {len(config.train)} manifests: {fix}")
     for weight, path in zip(weights, config.train, strict=True):
         if not (math.isfinite(weight) and weight >= 0):
-            raise UserError(f"data.weights: {weight} of {path} is not a number from 0 on: {fix}")
+            raise UserError(f"data.weights: {weight} of {path} is not a number of at least 0: {fix}")
     if not any(weights):
         raise UserError(f"data.weights are all 0, so there is nothing to train on: {fix}")

@@ -1,4 +1,4 @@
-"""Corpora that are tables: CSV and TSV of path and text, and LJSpeech's metadata.csv."""
+"""Corpora as tables: CSV and TSV of path and text, and LJSpeech's metadata.csv."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from samba_asr.data.manifest import Utterance, utterance_of
 from samba_asr.errors import UserError
 from samba_asr.text.lines import read_text
 
-_COLUMNS = {"audio": "audio paths", "id": "ids", "text": "texts"}  # as messages call them
+_COLUMNS = {"audio": "audio paths", "id": "ids", "text": "texts"}  # names in messages
 _PLAIN = ("audio", "text", "speaker", "id")  # the columns of a table without a header
 
 
 def read_table(path: Path) -> list[Utterance]:
-    """A CSV or TSV: one utterance a line, columns path, text and, if there, speaker, id, split, start, end, duration.
+    """Read a CSV or TSV with one utterance per line: path, text and optional speaker, id, split, start, end, duration.
 
-    With a header line the columns are found by name (`fields.py`: those of Common Voice, Hugging Face, NeMo and others
-    too); without one they are path, text, speaker, id.  The separator is the tab, the comma, the semicolon or the bar,
-    whichever the first line has (in that order).  Rows with a start, end or duration in seconds are parts of their
-    file.  Audio paths are relative to the table, or to its folder's `clips/`, `wavs/` or `audio/`; without an id, the
-    file's stem serves, with its start.  A folder means the one table in it.
+    With a header line the columns are found by name (`fields.py`, including those of Common Voice, Hugging Face and NeMo).
+    Without one they are path, text, speaker, id.  The separator is the first of tab, comma, semicolon and bar that the first
+    line contains.  Rows with a start, end or duration, in seconds, are parts of their file.  Audio paths are relative to the
+    table, or to `clips/`, `wavs/` or `audio/` in its folder.  The default id is the file's stem, with the start of a part.
+    For a folder, the only table in it is read.
     """
     if path.is_dir():
         tables = sorted([*path.glob("*.csv"), *path.glob("*.tsv")])
         if len(tables) != 1:
-            raise UserError(f"{path}: {len(tables)} tables (.csv, .tsv) in it: name the one you mean")
+            raise UserError(f"{path}: {len(tables)} tables (.csv, .tsv) in it: name one of them")
         path = tables[0]
     folder = os.path.abspath(path.parent)
     utterances = []
     for where, cells in table_records(path, "audio"):
         if not cells.get("audio"):
-            raise UserError(f"{where}: no audio path in it: fill it in, or delete the line")
+            raise UserError(f"{where}: no audio path: fill it in, or delete the line")
         utterances.append(utterance_of(segment({**cells, "audio": located(cells["audio"], folder)}, where), folder))
     return utterances
 
 
 def table_records(path: Path, *needed: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """(file:line, field -> cell) of each row; empty cells are left out.
+    """Yield (file:line, field -> cell) for each row, without empty cells.
 
-    UserError for a header without a field of `needed`, and for a row of more cells than the header: a separator that
-    stands in a text without quotes would cut it.
+    UserError for a header that lacks a field of `needed`, and for a row with more cells than the header, because a separator
+    in a text without quotes would cut the text.
     """
     rows = _rows(path)
     if not rows:
@@ -73,7 +73,7 @@ def table_records(path: Path, *needed: str) -> Iterator[tuple[str, dict[str, str
 
 
 def is_ljspeech(folder: Path) -> bool:
-    """Whether a folder holds `metadata.csv` of bars and no header, beside `wavs/` or `wav/`."""
+    """Return whether a folder has `wavs/` or `wav/`, and a `metadata.csv` with bars and no header."""
     table = folder / "metadata.csv"
     if not table.exists() or not ((folder / "wavs").is_dir() or (folder / "wav").is_dir()):
         return False
@@ -82,9 +82,9 @@ def is_ljspeech(folder: Path) -> bool:
 
 
 def read_ljspeech(path: Path) -> list[Utterance]:
-    """LJSpeech: `metadata.csv` with `id|text` or `id|raw text|text` (the last is taken), audio in `wavs/` or `wav/`.
+    """Read LJSpeech: `metadata.csv` with `id|text` or `id|raw text|text` (the last is used), audio in `wavs/` or `wav/`.
 
-    path: the folder or its metadata.csv.  One speaker, LJ.  A clip that is missing is reported by `validate`.
+    path: the folder or its metadata.csv.  The speaker is LJ.  `validate` reports missing clips.
     """
     folder = path.parent if path.is_file() else path
     table = folder / "metadata.csv"
@@ -96,27 +96,27 @@ def read_ljspeech(path: Path) -> list[Utterance]:
     for number, line in numbered_lines(table):
         id, *texts = line.split("|")
         if not texts:
-            raise UserError(f"{table}:{number}: no `|` in it: a line is id|text or id|raw text|text")
+            raise UserError(f"{table}:{number}: no `|` in it: write id|text or id|raw text|text")
         file = os.path.abspath(files.get(id, audio / f"{id}.wav"))
         utterances.append(Utterance(id, file, texts[-1].strip(), "LJ"))
     return utterances
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(line number, line without surrounding blanks) of a UTF-8 text file; empty lines left out."""
+    """Yield (line number, line without surrounding blanks) of a UTF-8 text file; empty lines are skipped."""
     for number, line in enumerate(
         read_text(path, "text").split("\n"), 1
-    ):  # splitlines would also cut at U+2028 and the like
+    ):  # splitlines would also split at U+2028 and similar characters
         if line.strip():
             yield number, line.strip()
 
 
 def _rows(path: Path) -> list[tuple[int, list[str]]]:
-    """(line number, cells), empty lines left out."""
+    """Return (line number, cells) of each row; empty lines are skipped."""
     text = read_text(path, "table")
     first = text.lstrip().partition("\n")[0]
     separator = next((mark for mark in "\t,;|" if mark in first), ",")
-    # In tab-separated tables a quote is a quote: Common Voice's are written so.
+    # In tab-separated tables, such as Common Voice's, a quote is an ordinary character.
     quoting = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
     reader = csv.reader(io.StringIO(text), delimiter=separator, quoting=quoting)
     try:

@@ -1,11 +1,11 @@
-"""What a teacher makes of each utterance: frames that an encoder learns to tell beside its texts.
+"""Distillation targets: frames of a teacher for each utterance, which an encoder learns to predict besides its texts.
 
-A. Romero et al., "FitNets: hints for thin deep nets", 2015: a small model that is taught what goes on inside a large one, and not
-its answers alone, generalises better; H.-J. Chang et al., "DistilHuBERT", 2022, do it with speech.  A teacher that has heard many
-voices tells hundreds of numbers of each 40 ms; a transcript tells a few dozen words in all.  The folder holds
+A. Romero et al., "FitNets: hints for thin deep nets", 2015: a small model generalizes better if it learns the hidden
+representations of a large one, not only its outputs.  H.-J. Chang et al., "DistilHuBERT", 2022, do it with speech.  A teacher
+trained on many voices gives hundreds of numbers for each 40 ms; a transcript gives a few dozen words in all.  The folder holds
 
-    teacher.json    "teacher": who it is, "width": its channels, "mean" and "deviation" of each
-    *.npy           an utterance each, (t, w) float16, one frame for 40 ms
+    teacher.json    "teacher": its name, "width": its channels, "mean" and "deviation" of each
+    *.npy           one utterance each, (t, w) float16, one frame per 40 ms
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from samba_asr.errors import UserError
 logger = logging.getLogger(__name__)
 
 FRAME = 0.04  # seconds, the encoder's
-MOST = 5.0  # deviations; some channels of a large model are far out now and then, and would be all that is learned
+MOST = 5.0  # deviations; rare outliers in some channels of a large model would dominate the loss
 
 
 class TeacherFrames:
-    """Reads a folder that `write` has written."""
+    """Reader of a folder that `write` has written."""
 
     def __init__(self, folder: Path):
-        """UserError for a folder that is none."""
+        """UserError if `folder` is not such a folder."""
         self.folder, path = Path(folder), Path(folder) / "teacher.json"
         try:
             entry = json.loads(path.read_text(encoding="utf-8"))
@@ -43,17 +43,19 @@ class TeacherFrames:
                 raise ValueError("mean and deviation are not of its width")
         except FileNotFoundError:
             raise UserError(
-                f"data.teacher={folder}: no {path.name} there: `samba-asr augment teach` writes one"
+                f"data.teacher={folder}: no {path.name} there: write it with `samba-asr augment teach`"
             ) from None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: not what `samba-asr augment teach` writes ({error}): write it anew") from None
+            raise UserError(f"{path}: not a file of `samba-asr augment teach` ({error}): write it again") from None
 
     def __contains__(self, utterance: Utterance) -> bool:
         return (self.folder / _name(utterance)).is_file()
 
     def load(self, utterance: Utterance, t: int) -> np.ndarray:
-        """(t, w) float32: its frames, stretched to t of them as its sound was by a change of speed; each channel of mean 0 and
-        deviation 1.  (0, w) for an utterance that the teacher has not heard."""
+        """Return the frames of an utterance, (t, w) float32, stretched to t frames like its audio by a change of speed.
+
+        Each channel is normalized to mean 0 and deviation 1.  (0, w) for an utterance without teacher's frames.
+        """
         path = self.folder / _name(utterance)
         if not path.is_file():
             return np.zeros((0, self.width), np.float32)
@@ -62,13 +64,13 @@ class TeacherFrames:
             if frames.ndim != 2 or frames.shape[1] != self.width:
                 raise ValueError(f"shape {frames.shape}")
         except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"{path}: not a teacher's frames ({error}): delete it, and write it anew") from None
+            raise UserError(f"{path}: not a teacher's frames ({error}): delete it, and write it again") from None
         frames = (frames.astype(np.float32) - self.mean) / self.deviation
         return stretch(np.clip(frames, -MOST, MOST), t)
 
 
 def stretch(frames: np.ndarray, t: int) -> np.ndarray:
-    """(n, w) -> (t, w), the same course of time in t frames, by straight lines between the middles of frames."""
+    """Resample (n, w) in time to (t, w), by linear interpolation between the centers of frames."""
     n = len(frames)
     if n == t or not n:
         return frames
@@ -84,12 +86,12 @@ def write(
     utterances: Iterable[Utterance],
     folder: Path,
     who: str,
-    tell: Callable[[int], None] = lambda n: None,
+    report: Callable[[int], None] = lambda n: None,
 ) -> int:
-    """Put `encode(load(utterance))`, (t, w), of each utterance into the folder; what is there already is left alone.
+    """Write `encode(load(utterance))`, (t, w), of each utterance into the folder; existing files are kept.
 
-    Utterances that cannot be read are reported and left out.  `tell` is called with how many are done.  Returns how many the
-    folder holds of them.  UserError for a folder of another teacher, and if nothing can be read.
+    Unreadable utterances are logged and left out.  report: called with the number of utterances done.  Return how many of
+    the utterances the folder holds.  UserError for a folder of another teacher, and if no utterance can be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path, held = folder / "teacher.json", []
@@ -108,11 +110,11 @@ def write(
             with part.open("wb") as target:
                 np.save(target, frames.astype(np.float16))
             os.replace(part, file)
-            tell(k)
+            report(k)
         held.append(file)
     if not held:
-        raise UserError("no utterance could be read: there is nothing to be taught")
-    # Of every few, for a sample is enough; the first time alone, or a run would meet other numbers than it began with.
+        raise UserError("no utterance could be read, so there are no frames to write: check the audio of the manifest")
+    # A sample of the files is enough.  Only the first call does this: a run must keep the statistics it started with.
     if "mean" not in known:
         every = held[:: max(1, len(held) // 300)]
         some = np.concatenate([np.load(file, allow_pickle=False) for file in every]).astype(np.float64)
@@ -126,6 +128,6 @@ def write(
 
 
 def _name(utterance: Utterance) -> str:
-    # ids are unique in a manifest, and several manifests may be taught into one folder
+    # ids are unique in one manifest only, and a folder may hold frames of several manifests
     said = f"{utterance.id} {utterance.start:.3f} {utterance.duration or 0:.3f}"
     return hashlib.sha1(said.encode()).hexdigest()[:20] + ".npy"

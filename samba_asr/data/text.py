@@ -1,4 +1,4 @@
-"""Lines of text as batches, for a language model.
+"""Batches of lines of text, for a language model.
 
 b lines, u units
 """
@@ -19,13 +19,13 @@ from samba_asr.text.units import Tokenizer
 
 
 class TextSet:
-    """Lines as unit ids, all in one array: 42 million words of books take 130 MB.
+    """Lines of text as unit ids in one array: 42 million words of books take 130 MB.
 
-    Lines longer than lm.longest units are left out, and so are empty ones; `left_out` counts them.
+    Empty lines and lines longer than lm.longest units are left out; `left_out` counts them.
     """
 
     def __init__(self, lines: Iterable[str], tokenizer: Tokenizer, config: Config):
-        """UserError if nothing remains."""
+        """UserError if no line remains."""
         self.config = config
         self.left_out: Counter[str] = Counter()
         pieces, lengths = [], []
@@ -39,7 +39,7 @@ class TextSet:
                 pieces.append(np.array(ids, dtype=np.uint16 if tokenizer.vocab_size < 1 << 16 else np.int32))
                 lengths.append(len(ids))
         if not pieces:
-            raise UserError("the text to learn a language model from is empty")
+            raise UserError("the training text of the language model is empty")
         self.ids, self.lengths = np.concatenate(pieces), np.array(lengths)
         self.ends = np.cumsum(self.lengths)
 
@@ -60,7 +60,7 @@ class TextSet:
         return self.ids[self.ends[i] - self.lengths[i] : self.ends[i]]
 
     def epoch(self, epoch: int, *, ranks: int = 1) -> TextEpoch:
-        """Epoch `epoch` is the next lm.lines of the lines, which are shuffled anew each time that all have had their turn."""
+        """Return epoch `epoch`: the next lm.lines lines.  After all lines were used, they are shuffled again."""
         n = min(self.config.lm.lines, len(self))
         turns = len(self) // n
         turn, part = divmod(epoch - 1, turns)
@@ -76,12 +76,12 @@ class TextSet:
         return TextEpoch(self, [[int(chosen[i]) for i in batch] for batch in batches])
 
     def in_order(self, rank: int = 0, ranks: int = 1) -> Iterator[Batch]:
-        """This rank's share of all lines, the longest first."""
+        """Yield this rank's share of all lines, the longest first."""
         for batch in sorted_batches(self.lengths + 1, batch_seconds=self.config.lm.batch_units)[rank::ranks]:
             yield self.batch(batch)
 
     def batch(self, lines: Sequence[int], *, few_sizes: bool = False) -> Batch:
-        """Units (b, u) padded with 0; without audio."""
+        """Return a batch of units (b, u), padded with 0, without audio."""
         lengths = torch.from_numpy(self.lengths[list(lines)].astype(np.int64))
         u = int(lengths.max())
         tokens = torch.zeros(len(lines), round_up(u, 4) if few_sizes else u, dtype=torch.long)
@@ -92,7 +92,7 @@ class TextSet:
 
 
 class TextEpoch:
-    """`epoch[k]` is batch k of all ranks'."""
+    """Batches of one epoch.  `epoch[k]` is batch k of all ranks' batches."""
 
     def __init__(self, data: TextSet, batches: list[list[int]]):
         self.data, self.batches = data, batches

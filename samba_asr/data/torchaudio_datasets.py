@@ -1,6 +1,6 @@
-"""The data sets that torchaudio knows, as utterances.  The one file that imports torchaudio; nothing else needs it.
+"""Data sets of torchaudio as utterances.  Only this file imports torchaudio.
 
-Only its file lists are used: reading audio through torchaudio needs torchcodec and FFmpeg since its version 2.9.
+It uses only torchaudio's file lists: since version 2.9, reading audio through torchaudio needs torchcodec and FFmpeg.
 """
 
 from __future__ import annotations
@@ -11,21 +11,21 @@ from pathlib import Path
 from samba_asr.data.manifest import Utterance
 from samba_asr.errors import UserError, missing_extra
 
-# name -> (name of its argument that chooses the part, folder that its paths are relative to)
+# name -> (argument that selects the part, base folder of its paths)
 _DATASETS = {"LIBRISPEECH": ("url", "LibriSpeech"), "SPEECHCOMMANDS": ("subset", "SpeechCommands")}
 
 
 def read_torchaudio(
     name: str, root: str | os.PathLike, part: str | None = None, *, download: bool = False
 ) -> list[Utterance]:
-    """The utterances of `torchaudio.datasets.<name>` at `root`.
+    """Read the utterances of `torchaudio.datasets.<name>` at `root`.
 
     name: LIBRISPEECH (part: train-clean-100, dev-clean, ...) or SPEECHCOMMANDS (part: training, validation, testing,
-    None for all).  download: fetch it if it is not there.  Raises UserError: torchaudio is not installed or does not
-    load (its wheels need CUDA's libraries), no such data set, data not found.
+    None for all).  download: fetch the data if missing.  UserError if torchaudio is not installed or does not load (its
+    wheels need CUDA's libraries), for an unknown data set, and for missing data.
     """
     if name not in _DATASETS:
-        raise UserError(f"torchaudio's {name!r} is not read here: there are {', '.join(_DATASETS)}")
+        raise UserError(f"torchaudio's {name!r} is not supported: use one of {', '.join(_DATASETS)}")
     try:
         from torchaudio import datasets
     except ModuleNotFoundError:
@@ -45,7 +45,7 @@ def read_torchaudio(
     for index in range(len(dataset)):
         path, rate, text, speaker, *_ = dataset.get_metadata(index)
         audio = os.path.abspath(Path(root) / folder / path)
-        # A spoken command's file name occurs once for every word: only with its folder, the word, it is an id.
+        # File names of spoken commands are unique only together with their folder, the word.
         id = Path(path).stem if name == "LIBRISPEECH" else "-".join(Path(path).with_suffix("").parts[-2:])
         utterances.append(Utterance(id, audio, text, str(speaker), rate=rate, split=part or ""))
     return utterances

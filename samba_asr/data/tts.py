@@ -3,7 +3,8 @@
     Kokoro   Kokoro-82M (samba_asr.data.kokoro), any number of voices (samba_asr.data.voices); 1.5 times real time on a core
     Hibari   one voice, distilled from the same, and many times as fast
 
-What they say is right by construction, too clean, and alike: mix it with real speech, and augment it (`augment.*`).
+Its transcripts are correct by construction, but it is too clean and too uniform: mix it with real speech, and augment it
+(`augment.*`).
 """
 
 from __future__ import annotations
@@ -28,12 +29,14 @@ RATE = 16000  # samples a second, as written
 SPOKEN = kokoro.RATE  # samples a second, as both models speak
 LONGEST = 505  # phonemes of a sentence, at most
 EASY = re.compile(r"[A-Za-z' ,.;:!?\"-]+")
-"""What both the speaker and a transcript take alike; numbers and signs are read in many ways."""
+"""Lines that are read aloud in only one way.  Numbers and signs have several readings."""
 
 
 class Speaker(Protocol):
+    """Interface of a text-to-speech model."""
+
     def __call__(self, phonemes: str, draw: random.Random) -> tuple[str, np.ndarray, float]:
-        """Who speaks, what is heard, float32 (s,), and its samples a second; nothing where it is too long to be said."""
+        """Return the speaker's name, the audio, float32 (s,), and its samples per second.  s is 0 for too long a sentence."""
         ...
 
 
@@ -63,6 +66,8 @@ class Kokoro:
 
 
 class Hibari:
+    """Hibari's one voice."""
+
     def __init__(self):
         self._speak = _hibari()
 
@@ -71,22 +76,22 @@ class Hibari:
 
 
 def sentences(path: Path, least: int, most: int, n: int | None, seed: int) -> list[str]:
-    """Lines of `least` to `most` words that hold nothing but letters and stops; `n` of them, drawn, or all.
+    """Return lines of `least` to `most` words of letters and punctuation only: all, or `n` at random.
 
-    UserError for a text that cannot be read or has none.
+    UserError if the text cannot be read or has no such line.
     """
     found = [line for line in read_lines([path]) if EASY.fullmatch(line) and least <= len(line.split()) <= most]
     if not found:
-        raise UserError(f"{path}: no line of {least} to {most} words, in letters alone")
+        raise UserError(f"{path}: no line of {least} to {most} words without digits and signs: give another text")
     if n is None or n >= len(found):
         return found
     if n < 1:
-        raise UserError(f"--sentences {n}: 1 or more")
+        raise UserError(f"--sentences {n}: give 1 or more")
     return random.Random(seed).sample(found, n)
 
 
 def claim(folder: Path, said: dict[str, Any]) -> None:
-    """The folder is for what is `said`; UserError if it holds something else already."""
+    """Reserve the folder for the speech described by `said`; UserError if it holds other speech."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "said.json"
     content = json.dumps(said, indent=2) + "\n"
@@ -96,7 +101,7 @@ def claim(folder: Path, said: dict[str, Any]) -> None:
     except FileExistsError:
         if path.read_text(encoding="utf-8") != content:
             raise UserError(
-                f"{path} tells of another text, seed or voices: choose another --out, or delete {folder}"
+                f"{path} is of another text, seed or voices: choose another --out, or delete {folder}"
             ) from None
 
 
@@ -106,12 +111,12 @@ def speak(
     folder: Path,
     manifest: Path,
     seed: int,
-    tell: Callable[[int], None] = lambda n: None,
+    report: Callable[[int], None] = lambda n: None,
 ) -> float:
-    """Speak `lines` (by number) into `folder`, and append each to `manifest`; those that it has are not spoken again.
+    """Speak `lines` (by number) into `folder`, and append each to `manifest`; lines that it has are skipped.
 
-    A line's speaker, speed and loudness are drawn from its number and the seed, whoever speaks it, so shards may be cut
-    anyhow.  Returns the hours that the manifest holds.
+    A line's speaker, speed and loudness depend only on its number and the seed, so lines may be divided into any shards.
+    report: called with the number of lines done.  Return the hours in the manifest.
     """
     import soundfile
     import soxr
@@ -125,10 +130,10 @@ def speak(
             if number in done:
                 continue
             draw = random.Random(f"{seed} {n}")
-            lower = line.lower() if line.isupper() else line  # capitals would be spelt
+            lower = line.lower() if line.isupper() else line  # capitals would be spelled letter by letter
             who, wave, rate = voice(" ".join(phonemize(lower)), draw)
             wave = soxr.resample(wave, rate, RATE)
-            tell(k)
+            report(k)
             if not len(wave) or not np.isfinite(wave).all():
                 continue
             wave = wave * (draw.uniform(0.2, 0.9) / max(float(np.abs(wave).max()), 1e-3))
@@ -142,9 +147,9 @@ def speak(
 
 
 def errors_of(kokoro: Kokoro, read: Callable[[np.ndarray], str]) -> Callable[[Voice], float]:
-    """A function that tells a voice's word error rate, 0 to 1, where `read` hears it say SENTENCES.
+    """Return a function that measures a voice's word error rate, 0 to 1: the voice speaks SENTENCES, and `read` recognizes.
 
-    read: (s,) float32, RATE samples a second -> text in capitals, as `upper` writes it.
+    read: (s,) float32, RATE samples per second -> text in capitals, as by `upper`.
     """
     import soxr
 
@@ -153,13 +158,13 @@ def errors_of(kokoro: Kokoro, read: Callable[[np.ndarray], str]) -> Callable[[Vo
     phonemes = [" ".join(_hibari().phonemize(sentence)) for sentence in SENTENCES]
 
     def errors(voice: Voice) -> float:
-        heard = {}
+        texts = {}
         for i, said in enumerate(phonemes):
             wave, rate = kokoro.speak(said, voice)
             wave = soxr.resample(wave, rate, RATE)
             peak = float(np.abs(wave).max(initial=0.0))
-            heard[str(i)] = read(wave / peak * 0.5) if np.isfinite(peak) and peak > 0 else ""
-        return min(score({str(i): upper(sentence) for i, sentence in enumerate(SENTENCES)}, heard).wer, 1.0)
+            texts[str(i)] = read(wave / peak * 0.5) if np.isfinite(peak) and peak > 0 else ""
+        return min(score({str(i): upper(sentence) for i, sentence in enumerate(SENTENCES)}, texts).wer, 1.0)
 
     return errors
 
@@ -178,12 +183,12 @@ def _hibari():
 
 
 def read_styles(path: Path) -> dict[str, np.ndarray]:
-    """float32 (510, 256) each; a row is that of as many phonemes, less one."""
+    """Read styles by name, float32 (510, 256) each.  Row i is for i + 1 phonemes."""
     try:
         with np.load(path, allow_pickle=False) as file:
             found = {name: file[name].astype(np.float32).reshape(-1, 256) for name in file.files}
     except (OSError, ValueError, EOFError, AttributeError) as error:
         raise UserError(f"{path}: not a file of Kokoro's voices ({error})") from None
     if not found or any(len(rows) <= LONGEST for rows in found.values()):
-        raise UserError(f"{path}: a voice has 510 rows of 256 numbers")
+        raise UserError(f"{path}: not a file of Kokoro's voices: a voice must have 510 rows of 256 numbers")
     return found

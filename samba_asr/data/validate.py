@@ -1,4 +1,4 @@
-"""Validation of a corpus: all problems of all sets at once, a report of them, and the repair that drops them."""
+"""Validation of a corpus: all problems of all sets at once, a report, and a repair that drops bad utterances."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from samba_asr.errors import UserError
 Splits = dict[str, list[Utterance]]  # set name ("train", "dev-clean") -> its utterances
 
 _EXAMPLES = 5
-_SLACK_SECONDS = 0.1  # by so much may a segment reach past the end of its file
+_SLACK_SECONDS = 0.1  # that a segment may reach past the end of its file
 
 
 @dataclass(frozen=True)
 class Problem:
-    """`kind` is wrong with utterance number `index` of set `split`; `detail` says how."""
+    """A problem of type `kind` with utterance number `index` of set `split`; `detail` describes it."""
 
     kind: str
     split: str
@@ -31,7 +31,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Report:
-    """What `validate` found.  `hours`: set -> (utterances, speakers, hours)."""
+    """Result of `validate`.  hours: set -> (utterances, speakers, hours)."""
 
     problems: list[Problem]
     hours: dict[str, tuple[int, int, float]] = field(default_factory=dict)
@@ -41,11 +41,11 @@ class Report:
         return not self.problems
 
     def counts(self) -> dict[str, int]:
-        """kind -> how many, most frequent first."""
+        """Return kind -> count, most frequent first."""
         return dict(Counter(problem.kind for problem in self.problems).most_common())
 
     def text(self) -> str:
-        """A line for each set, then for each kind of problem its count and first examples."""
+        """Return one line per set, then for each kind of problem its count and first examples."""
         lines = [
             f"{split}: {utterances} utterances, {speakers} speakers, {hours:.2f} hours"
             for split, (utterances, speakers, hours) in self.hours.items()
@@ -68,15 +68,14 @@ def validate(
     overlap: bool = False,
     texts: bool = True,
 ) -> Report:
-    """Everything that is wrong with these sets.
+    """Find all problems of these sets.
 
-    kinds: missing file, unreadable audio, zero duration, too short, too long (than `shortest`, `longest` seconds),
-    past the end (a segment that its file does not hold), empty text (unless texts is False), bad id (an id or speaker
-    with blanks), duplicate id (in one set or between two), speaker overlap (between two sets; overlap=True where the
-    corpus is made so).
+    Kinds: missing file, unreadable audio, zero duration, too short, too long (`shortest`, `longest` in seconds), past the end
+    (a segment beyond its file), empty text (unless texts is False), bad id (an id or speaker with blanks), duplicate id (in
+    one set or two), speaker overlap (between two sets; overlap=True allows it).
     headers: from `durations.read_headers`, which is called if they are not given.
-    Of two sets with a common speaker or id, the fault lies with the training one: its name starts with `train`, else
-    it is the longer list.
+    If two sets share a speaker or id, the problem is assigned to the training set, whose name starts with `train`, or else
+    to the longer list.
     """
     if headers is None:
         headers = read_headers(utterance for utterances in splits.values() for utterance in utterances)
@@ -90,7 +89,7 @@ def validate(
             if texts and not utterance.text.strip():
                 found.append(("empty text", "no transcript"))
             if any(len(word.split()) != 1 for word in (utterance.id, utterance.speaker or utterance.id)):
-                found.append(("bad id", f"id {utterance.id!r}, speaker {utterance.speaker!r}: they are single words"))
+                found.append(("bad id", f"id {utterance.id!r}, speaker {utterance.speaker!r}: use single words"))
             if utterance.id in first_with:
                 found.append(("duplicate id", f"also in {first_with[utterance.id]}"))
             first_with.setdefault(utterance.id, name)
@@ -104,10 +103,10 @@ def validate(
 
 
 def fix(splits: Splits, report: Report) -> tuple[Splits, list[tuple[str, str]]]:
-    """The sets without the utterances that the report of these sets names, and (id, problem) of those dropped.
+    """Drop the utterances with problems in `report`; return the sets and (id, problem) of the dropped ones.
 
-    A speaker or an id in two sets is dropped from the training one (see `validate`), so that the evaluation sets
-    stay what they are.  Raises UserError if a set would be left empty.
+    A speaker or id in two sets is dropped from the training set (see `validate`), so that evaluation sets do not change.
+    UserError if a set would become empty.
     """
     faults: dict[tuple[str, int], list[str]] = {}
     for problem in report.problems:
@@ -119,7 +118,7 @@ def fix(splits: Splits, report: Report) -> tuple[Splits, list[tuple[str, str]]]:
     for name, utterances in fixed.items():
         if not utterances and splits[name]:
             raise UserError(
-                f"every utterance of {name} has a problem, none would be left: mend the corpus "
+                f"every utterance of {name} has a problem, none would be left: correct the corpus "
                 f"(first: {next('; '.join(text) for (split, _), text in faults.items() if split == name)})"
             )
     return fixed, [(splits[name][index].id, "; ".join(text)) for (name, index), text in faults.items()]

@@ -1,1 +1,1 @@
-"""How good a transcript is: error rates with alignments and intervals (`wer`), and files about them (`report`)."""
+"""Quality of transcripts: error rates with alignments and intervals (`wer`), and report files (`report`)."""

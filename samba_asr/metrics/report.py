@@ -1,4 +1,4 @@
-"""Files about a score: alignments to read, `.trn` pairs for other scorers, the commonest errors, a picture."""
+"""Report files of a score: readable alignments, `.trn` pairs for other scorers, the most common errors, a plot."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from samba_asr import plot
 from samba_asr.errors import UserError
 from samba_asr.metrics.wer import Aligned, WerReport
 
-GAP = "***"  # shown where a word is absent, as sclite does
+GAP = "***"  # shown for an absent word, as in sclite
 
 
 @dataclass(frozen=True)
 class Confusions:
-    """Edits and how often each was made, commonest first (ties in alphabetical order)."""
+    """Edits with their counts, most common first (ties in alphabetical order)."""
 
     substitutions: tuple[tuple[tuple[str, str], int], ...]  # ((reference, hypothesis), count)
     deletions: tuple[tuple[str, int], ...]
@@ -24,7 +24,7 @@ class Confusions:
 
 
 def confusions(report: WerReport, most: int | None = None) -> Confusions:
-    """The `most` frequent edits of each type, or all."""
+    """Return the `most` frequent edits of each type, or all."""
     pairs = [pair for u in report.utterances for pair in u.pairs]
     substituted = Counter((r, h) for r, h in pairs if r is not None and h is not None and r != h)
     deleted = Counter(r for r, h in pairs if r is not None and h is None)
@@ -53,7 +53,7 @@ def write_report(report: WerReport, folder: Path | str) -> list[Path]:
 
 
 def alignment_lines(u: Aligned) -> list[str]:
-    """Reference, hypothesis and edits under each other in columns (S, D, I; blank where right), after a line of counts.
+    """Return a line of counts, then reference, hypothesis and edits aligned in columns (S, D, I; blank if correct).
 
     1089-134686-0000  3 words, 0 ins, 1 del, 1 sub
     REF: HE   HOPED THERE
@@ -75,7 +75,7 @@ def alignment_lines(u: Aligned) -> list[str]:
 
 
 def plot_breakdown(report: WerReport, path: Path | str, *, most: int = 40) -> Path:
-    """Draw error rate by type for the whole set, and stacked for the `most` worst speakers, if known."""
+    """Plot the error rate by type for the whole set and, stacked, for the `most` worst speakers, if known."""
     speakers = sorted(report.by_speaker().items(), key=lambda item: -item[1].wer)[:most]
     figure = plot.figure(4 + 0.25 * len(speakers) + bool(speakers), 4)
     axes = figure.subplots(1, 1 + bool(speakers), squeeze=False, width_ratios=[1, 3][: 1 + bool(speakers)])[0]
@@ -116,10 +116,10 @@ def _confusion_lines(found: Confusions) -> list[str]:
 
 
 def _trn(u: Aligned, units: tuple[str, ...], report: WerReport) -> str:
-    """`words (speaker-utterance)`, the line of NIST's sclite."""
+    """Return `words (speaker-utterance)`, the line format of NIST's sclite."""
     name = u.id if not u.speaker or u.id.startswith(f"{u.speaker}-") else f"{u.speaker}-{u.id}"
     if set(name) & set("() \t"):
-        raise UserError(f"utterance id {name!r}: a .trn file cannot hold ids with parentheses or spaces")
+        raise UserError(f"utterance id {name!r}: ids in a .trn file cannot have parentheses or spaces: rename it")
     text = (" " if report.unit == "word" else "").join(units)
     return f"{text} ({name})".lstrip()
 

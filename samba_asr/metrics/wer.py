@@ -1,8 +1,8 @@
-"""Word (or character) error rate as Kaldi reports it, with an alignment of every utterance and a bootstrap interval.
+"""Word (or character) error rate as in Kaldi, with an alignment of every utterance and a bootstrap interval.
 
-Texts are compared as they are, split at white space: normalise before (`samba_asr.text.normalize`) or not at all.
-The alignments are jiwer's (fewest edits, all edits cost 1).  Where several have as few, Kaldi may split the same number
-of errors a little differently into insertions, deletions and substitutions.
+Texts are split at white space and compared without changes: normalize them before (`samba_asr.text.normalize`) if needed.
+Alignments are those of jiwer (fewest edits, all edits cost 1).  Among several with the fewest edits, Kaldi may choose another:
+the number of errors is equal, but insertions, deletions and substitutions may differ a little.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Unit = Literal["word", "character"]
 
 @dataclass(frozen=True)
 class Aligned:
-    """One utterance: `pairs` of (reference unit, hypothesis unit), None where the other was inserted or deleted."""
+    """Alignment of one utterance: `pairs` of (reference unit, hypothesis unit), None for an insertion or deletion."""
 
     id: str
     pairs: tuple[tuple[str | None, str | None], ...]
     speaker: str = ""
-    missing: bool = False  # there was no hypothesis; all of the reference counts as deleted
+    missing: bool = False  # no hypothesis was given; the whole reference counts as deleted
 
     @property
     def reference(self) -> tuple[str, ...]:
@@ -46,7 +46,7 @@ class Aligned:
 
 @dataclass(frozen=True)
 class Counts:
-    """What was said and what went wrong; counts of several utterances add up with `total`."""
+    """Counts of reference units and errors.  `total` adds those of several utterances."""
 
     words: int = 0  # units of the reference
     insertions: int = 0
@@ -61,12 +61,12 @@ class Counts:
 
     @property
     def wer(self) -> float:
-        """Errors per word of the reference, 0.05 for 5 %; above 1 is possible, inf if nothing was said but heard."""
+        """Errors per reference word, 0.05 for 5 %.  It may exceed 1, and is inf for insertions with an empty reference."""
         return _ratio(self.errors, self.words)
 
     @property
     def ser(self) -> float:
-        """The part of sentences with an error."""
+        """Share of sentences with an error."""
         return _ratio(self.wrong_sentences, self.sentences)
 
 
@@ -77,10 +77,10 @@ def total(counts: Iterable[Counts]) -> Counts:
 
 @dataclass(frozen=True)
 class WerReport:
-    """The score of a test set; utterances are in the order of the references."""
+    """Score of a test set, with utterances in the order of the references."""
 
     utterances: tuple[Aligned, ...]
-    unknown: tuple[str, ...] = ()  # ids of hypotheses that have no reference; they are not scored
+    unknown: tuple[str, ...] = ()  # ids of hypotheses without a reference; they are not scored
     unit: Unit = "word"
 
     @cached_property
@@ -97,16 +97,16 @@ class WerReport:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Ids of references that have no hypothesis."""
+        """Ids of references without a hypothesis."""
         return tuple(u.id for u in self.utterances if u.missing)
 
     def by_speaker(self) -> dict[str, Counts]:
-        """Counts of each speaker, by name; {} unless speakers were given to `score`."""
+        """Return the counts of each speaker, by name; {} if `score` was given no speakers."""
         names = sorted({u.speaker for u in self.utterances if u.speaker})
         return {name: total(u.counts for u in self.utterances if u.speaker == name) for name in names}
 
     def kaldi_lines(self) -> list[str]:
-        """The lines of Kaldi's compute-wer: %WER (%CER for characters), %SER and the number of sentences."""
+        """Return the lines of Kaldi's compute-wer: %WER (%CER for characters), %SER and the number of sentences."""
         c = self.counts
         label = "%WER" if self.unit == "word" else "%CER"
         edits = f"{c.insertions} ins, {c.deletions} del, {c.substitutions} sub"
@@ -124,13 +124,14 @@ def score(
     speakers: Mapping[str, str] | None = None,
     unit: Unit = "word",
 ) -> WerReport:
-    """Compare texts of the same id.  A missing hypothesis is an empty one, and reported; so is one without reference.
+    """Score the hypothesis of each reference, by id.
 
-    An empty reference is legal: what was heard there counts as insertions.  With unit "character" the spaces between
-    words count as characters.  `speakers` maps ids to names, for the breakdown and the interval by speaker.
+    A missing hypothesis counts as empty.  The report lists such ids, and hypotheses without a reference, which are ignored.
+    A reference may be empty: its hypothesis counts as insertions.  With unit "character", spaces between words count too.
+    speakers: id -> name, for counts and intervals by speaker.
     """
     if not references:
-        raise UserError("nothing to score: there are no references")
+        raise UserError("nothing to score, there are no references: give at least one")
     speakers = speakers or {}
     pairs = _align([references[i] for i in references], [hypotheses.get(i, "") for i in references], unit)
     utterances = (
@@ -142,20 +143,20 @@ def score(
 def bootstrap(
     report: WerReport, samples: int = 1000, seed: int = 0, *, by_speaker: bool = False, level: float = 0.95
 ) -> tuple[float, float]:
-    """The interval (low, high) of the error rate that holds `level` of `samples` redrawn test sets, as fractions.
+    """Return the bootstrap interval (low, high) of the error rate: `level` of `samples` resampled test sets lie in it.
 
-    Utterances are drawn with replacement; with `by_speaker` whole speakers are, which is honest where errors go by
-    speaker (and wider).  M. Bisani and H. Ney, "Bootstrap estimates for confidence intervals in ASR performance
-    evaluation", 2004; quantiles where they take the mean and 1.96 standard deviations.
+    Rates are fractions.  Utterances are drawn with replacement; with `by_speaker`, whole speakers.  That interval is wider,
+    and right if errors depend on the speaker.  M. Bisani and H. Ney, "Bootstrap estimates for confidence intervals in ASR
+    performance evaluation", 2004, but with quantiles instead of the mean and 1.96 standard deviations.
     """
     (rates,) = _redrawn([report], samples, seed, by_speaker)
     return _interval(rates, level)
 
 
-class Difference(NamedTuple):
-    """Of a report's error rate from another's, fractions: less is better.
+class WerDifference(NamedTuple):
+    """Error rate of a report minus that of another, as fractions: lower is better.
 
-    better: the share of redrawn test sets in which it is smaller.
+    low, high: bootstrap interval.  better: share of resampled test sets in which the report's rate is lower.
     """
 
     difference: float
@@ -172,32 +173,32 @@ def compare(
     *,
     by_speaker: bool = False,
     level: float = 0.95,
-) -> Difference:
-    """How far `report` is from `other`, of the same references: both are told about the same redrawn test sets, and what is
-    hard for both cancels.  So it tells systems apart whose intervals overlap (Bisani and Ney, as above, section 4).
+) -> WerDifference:
+    """Compare `report` with `other`, of the same references, on the same resampled test sets.
 
-    UserError where the references differ.
+    The difficulty of a set cancels, so systems can be distinguished although their intervals overlap (Bisani and Ney, as
+    above, section 4).  UserError if the references differ.
     """
     if [(u.id, u.reference) for u in report.utterances] != [(u.id, u.reference) for u in other.utterances]:
-        raise UserError("two systems are compared on the same references; these differ")
+        raise UserError("the references of the two systems differ: score both on the same test set")
     ours, theirs = _redrawn([report, other], samples, seed, by_speaker)
-    with np.errstate(invalid="ignore"):  # two endless rates
+    with np.errstate(invalid="ignore"):  # inf - inf
         low, high = _interval(ours - theirs, level)
-    return Difference(report.wer - other.wer, low, high, float((ours < theirs).mean()))
+    return WerDifference(report.wer - other.wer, low, high, float((ours < theirs).mean()))
 
 
 def _redrawn(reports: Sequence[WerReport], samples: int, seed: int, by_speaker: bool) -> np.ndarray:
-    """(n, samples) error rates of n reports on the same redrawn test sets."""
+    """Return (n, samples) error rates of n reports on the same resampled test sets."""
     if samples < 1:
         raise UserError(f"bootstrap needs samples >= 1, got samples={samples}")
     counts = [list(r.by_speaker().values()) if by_speaker else [u.counts for u in r.utterances] for r in reports]
     size = len(counts[0])
     if not size:
-        raise UserError("a bootstrap by speaker needs speakers; none of the utterances has one")
+        raise UserError("a bootstrap by speaker needs speakers: give the speakers of the utterances to `score`")
     errors, words = (np.array([[getattr(c, name) for c in of] for of in counts]) for name in ("errors", "words"))
     generator = np.random.default_rng(seed)
     rates = np.empty((len(reports), samples))
-    block = max(1, 2**20 // size)  # redrawn sets at a time: bounded memory for any corpus
+    block = max(1, 2**20 // size)  # resampled sets at a time: bounded memory for any corpus
     for at in range(0, samples, block):
         drawn = generator.integers(0, size, (min(block, samples - at), size))
         e, w = errors[:, drawn].sum(axis=-1), words[:, drawn].sum(axis=-1)
@@ -219,8 +220,8 @@ def _align(references: list[str], hypotheses: list[str], unit: Unit) -> list[tup
         raise missing_extra("jiwer", "score") from error
     process = {"word": jiwer.process_words, "character": jiwer.process_characters}.get(unit)
     if process is None:
-        raise UserError(f"unknown unit {unit!r}: 'word' or 'character'")
-    # Versions of jiwer differ about empty texts, and there is nothing to align in them.
+        raise UserError(f"unknown unit {unit!r}: use 'word' or 'character'")
+    # Versions of jiwer treat empty texts differently, so they are aligned here.
     texts = [(" ".join(r.split()), " ".join(h.split())) for r, h in zip(references, hypotheses, strict=True)]
     full = [(r, h) for r, h in texts if r and h]
     found = iter(())
@@ -238,7 +239,7 @@ def _align(references: list[str], hypotheses: list[str], unit: Unit) -> list[tup
 
 
 def _pairs(ref: list[str], hyp: list[str], chunks: list) -> tuple[tuple[str | None, str | None], ...]:
-    """jiwer's chunks (runs of one edit) as pairs of units."""
+    """Convert jiwer's chunks (runs of one edit) to pairs of units."""
     pairs: list[tuple[str | None, str | None]] = []
     for chunk in chunks:
         r = ref[chunk.ref_start_idx : chunk.ref_end_idx]

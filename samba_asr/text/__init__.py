@@ -1,1 +1,1 @@
-"""Text to ids and back (`tokenizer`), and the named rules that make texts comparable (`normalize`)."""
+"""Text to token ids and back (`tokenizer`), and rules that make texts comparable (`normalize`)."""

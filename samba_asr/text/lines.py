@@ -1,4 +1,4 @@
-"""Text files of users: UTF-8 with or without a byte order mark, lines that end in LF, CRLF or CR, plain or compressed."""
+"""Text files of users: UTF-8 with or without a byte order mark; line ends LF, CRLF or CR; plain or compressed."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import TextIO
 
 from samba_asr.errors import UserError
 
-OPENERS = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}  # by suffix; anything else is plain
-FAULTS = (OSError, UnicodeError, EOFError, lzma.LZMAError)  # of opening and of reading
+OPENERS = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}  # by suffix; other files are plain
+FAULTS = (OSError, UnicodeError, EOFError, lzma.LZMAError)  # errors of opening and of reading
 
 
 def open_text(path: Path) -> TextIO:
-    """A file to read lines from, which end in LF here.  `FAULTS` come up here, and while reading."""
+    """Open a file to read lines that end in LF.  `FAULTS` may be raised here and while reading."""
     return OPENERS.get(path.suffix, open)(path, "rt", encoding="utf-8-sig")
 
 
 def read_text(path: Path | str, kind: str) -> str:
-    """The whole text; UserError that calls the file a `kind` where it cannot be read."""
+    """Return the whole text.  UserError if it cannot be read; kind: what the message calls the file."""
     try:
         with open_text(Path(path)) as file:
             return file.read()
@@ -33,5 +33,5 @@ def read_text(path: Path | str, kind: str) -> str:
 
 
 def read_lines(path: Path | str, kind: str) -> list[str]:
-    """The lines of `read_text`, by LF alone: str.splitlines would cut at U+2028 and the like too."""
+    """Return the lines of `read_text`, split at LF only: str.splitlines would also split at U+2028 and similar characters."""
     return read_text(path, kind).split("\n")

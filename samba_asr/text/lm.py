@@ -1,7 +1,7 @@
 """Training of n-gram language models from text, by VariKN.
 
-Kneser-Ney smoothed, grown and pruned as the text deserves: V. Siivola, T. Hirsimaki, S. Virpioja, "On growing and pruning
-Kneser-Ney smoothed n-gram models", 2007.
+Models are Kneser-Ney smoothed, grown and pruned to fit the text: V. Siivola, T. Hirsimaki, S. Virpioja, "On growing and
+pruning Kneser-Ney smoothed n-gram models", 2007.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def read_lines(paths: Iterable[Path]) -> Iterator[str]:
-    """The lines of text files, plain or compressed (.gz, .xz, .bz2), without their ends; empty ones left out."""
+    """Yield the lines of text files, plain or compressed (.gz, .xz, .bz2), without line ends; empty lines are skipped."""
     for path in paths:
         try:
             with open_text(path) as file:
@@ -41,11 +41,11 @@ def train_ngram(
     growth: float = 0.02,
     pruning: float = 0.04,
 ) -> None:
-    """Write an ARPA file, gzipped if `out` ends in .gz; minutes and gigabytes for tens of millions of words.
+    """Write an ARPA file, gzipped if `out` ends in .gz.  Tens of millions of words take minutes, and gigabytes of memory.
 
-    order: the longest n-gram.  words: the most frequent ones, others are `<unk>`.  growth, pruning: how much a longer n-gram
-    must tell, in nats a parameter, to be taken up and to stay; smaller makes larger models, and 0 of pruning leaves all.
-    UserError for a text without words.
+    order: the longest n-gram.  words: size of the vocabulary, the most frequent words; others are `<unk>`.
+    growth, pruning: gain, in nats per parameter, for which a longer n-gram is added, and is kept.  Smaller values make larger
+    models; pruning 0 keeps all.  UserError for a text without words.
     """
     try:
         import varikn
@@ -53,7 +53,7 @@ def train_ngram(
         raise missing_extra("varikn", "lm") from error
     if order < 1 or words < 1 or growth <= 0 or pruning < 0:
         raise UserError(
-            f"order={order}, words={words}: 1 or more; growth={growth}: above 0; pruning={pruning}: 0 or more"
+            f"order={order}, words={words}: give 1 or more; growth={growth}: above 0; pruning={pruning}: 0 or more"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
@@ -64,21 +64,21 @@ def train_ngram(
                 counts.update(line.split())
                 file.write(f"{line}\n")
         if not counts:
-            raise UserError("the text to learn a language model from is empty")
+            raise UserError("the training text of the language model is empty")
         known = {word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:words]}
         with text.open(encoding="utf-8") as source, marked.open("w", encoding="utf-8") as file:
             for line in source:
                 file.write(" ".join(["<s>", *(w if w in known else "<UNK>" for w in line.split()), "</s>\n"]))
         covered = sum(counts[word] for word in known) / counts.total()
         logger.info(
-            "%d words, of which %d different; the %d most frequent cover %.1f %%; growing n-grams up to order %d",
+            "%d words, %d of them different; the %d most frequent cover %.1f %%; growing n-grams up to order %d",
             counts.total(),
             len(counts),
             len(known),
             100 * covered,
             order,
         )
-        trainer = varikn.VarigramTrainer(True, False)  # three discounts an order: modified Kneser-Ney
+        trainer = varikn.VarigramTrainer(True, False)  # three discounts per order: modified Kneser-Ney
         trainer.set_datacost_scale(growth)
         trainer.set_datacost_scale2(pruning)
         trainer.set_max_order(order)

@@ -1,11 +1,11 @@
-"""Named rules that make two texts comparable.  Nothing here runs unless a caller asks for it by name.
+"""Named normalizers that make two texts comparable.  A caller chooses one by name; none is applied by default.
 
-    none      the text as it is
-    upper     LibriSpeech's way of writing: capitals without accents, apostrophe, single spaces, whole numbers in words;
-              letters of other scripts stay, and so do digits where num2words (the extra label) is not installed
+    none      the unchanged text
+    upper     LibriSpeech's spelling: capitals without accents, apostrophe, single spaces, whole numbers in words;
+              letters of other scripts stay, and so do digits if num2words (the extra label) is not installed
     whisper   the English rules of OpenAI Whisper (numbers, contractions, spelling), from the package whisper-normalizer
 
-A word error rate means something only beside the name of the rules used; report both.
+Report a word error rate with the name of its normalizer: it means nothing without.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _APOSTROPHES = str.maketrans("\u2019\u02bc\uff07", "'''")  # right quote, modifi
 
 
 def normalizer(name: str) -> Callable[[str], str]:
-    """The rules called `name`; UserError for an unknown name or a package that is missing."""
+    """Return the normalizer called `name`; UserError for an unknown name or a missing package."""
     if name == "none":
         return none
     if name == "upper":
@@ -36,7 +36,7 @@ def normalizer(name: str) -> Callable[[str], str]:
         except ImportError as error:
             raise missing_extra("whisper-normalizer", "score") from error
         return EnglishTextNormalizer()
-    raise UserError(f"unknown normaliser {name!r}: one of {', '.join(NAMES)}")
+    raise UserError(f"unknown normalizer {name!r}: use one of {', '.join(NAMES)}")
 
 
 def none(text: str) -> str:
@@ -44,7 +44,7 @@ def none(text: str) -> str:
 
 
 def lost(text: str, ruled: str) -> bool:
-    """Whether rules have dropped all digits of a text that has some, or letters of other scripts than Latin."""
+    """Return whether normalization of `text` to `ruled` dropped all its digits, or letters of scripts other than Latin."""
     digits = any(c.isdigit() for c in text) and not any(c.isalnum() for c in ruled)
     return digits or _foreign(ruled) < _foreign(text)
 
@@ -54,10 +54,10 @@ def _foreign(text: str) -> int:
 
 
 def spelled(text: str) -> str:
-    """`text` in capitals without accents and punctuation, for scoring; nothing that is said is dropped.
+    """Return `text` in capitals without accents and punctuation, for scoring; no spoken part is dropped.
 
-    As `upper`, but whole numbers are put into words (where num2words is not installed, digits stay as they are), and
-    letters and digits of any script stay, with the marks that belong to them.  Applying it twice changes nothing.
+    As `upper`, but whole numbers become words (digits stay if num2words is not installed), and letters and digits of any
+    script stay, with their marks.  A second application changes nothing.
     """
     text = unicodedata.normalize("NFKC", text.translate(_APOSTROPHES))
     if importlib.util.find_spec("num2words"):
@@ -70,18 +70,18 @@ def spelled(text: str) -> str:
             latin = c in _KEPT
             kept.append(c)
         elif kind == "M":
-            kept += [] if latin else [c]  # an accent goes, a vowel sign of Devanagari stays
+            kept += [] if latin else [c]  # drop an accent, keep a vowel sign of Devanagari
         elif c != "." or (kept and kept[-1].isdigit()):
             kept.append(" ")
     return " ".join(word for word in "".join(kept).split() if any(c.isalnum() for c in word))
 
 
 def upper(text: str) -> str:
-    """`text` in the alphabet of LibriSpeech: A-Z and apostrophe, words parted by single spaces.
+    """Return `text` in the alphabet of LibriSpeech: A-Z and apostrophe, words separated by single spaces.
 
-    Accents go (É is E), full stops go without a trace (U.S. is US), other letters are dropped from their word, and all
-    else parts words.  Digits are dropped, NOT spoken: "in 1984" becomes "IN".  Where numbers matter, spell them first.
-    An apostrophe stays only where it touches a letter.  Applying it twice changes nothing.
+    Accents are removed (É is E), and so are full stops (U.S. is US) and other letters.  All other characters separate words.
+    Digits are dropped, NOT spoken: "in 1984" becomes "IN".  If numbers matter, apply `spoken` first.
+    An apostrophe stays only next to a letter.  A second application changes nothing.
     """
     text = unicodedata.normalize("NFKD", text.translate(_APOSTROPHES).upper()).upper()
     kept = (c if c in _KEPT else "" if c == "." or unicodedata.category(c)[0] in "LM" else " " for c in text)

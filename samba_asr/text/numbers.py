@@ -1,4 +1,4 @@
-"""Numbers as they are read aloud, by the package num2words."""
+"""Numbers as spoken words, by the package num2words."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import re
 
 _NUMBER = re.compile(r"\b(\d{1,3}(?:,\d{3})+|\d+)(?:\.(\d+)\b(?!\.\d)|(st|nd|rd|th)?\b)", re.IGNORECASE)
 YEARS = range(1100, 2000)  # four digits without a comma
-LONGEST = 12  # digits; more are a telephone's, and read one by one
+LONGEST = 12  # digits; longer numbers, such as telephone numbers, are read digit by digit
 
 
 def spoken(text: str) -> str:
-    """`text` with its numbers in English words: 17 is seventeen, 3rd is third, 1832 is eighteen thirty-two, 2.5 is two
-    point five.
+    """Replace numbers in `text` by English words: 17 is seventeen, 3rd third, 1832 eighteen thirty-two, 2.5 two point five.
 
-    Prices, times, fractions with a slash and Roman numerals are beyond it.
+    Prices, times, fractions with a slash and Roman numerals are not supported.
     """
     if not _NUMBER.search(text):
         return text

@@ -1,12 +1,12 @@
 """Text to phones and back: the third kind of tokenizer, `phone`.
 
-Each phone is two units: one that begins a word, with `▁` before it as a bpe piece has, and one inside a word.  So the ids
-mark where words begin, as with every other kind of tokenizer, and a search over words needs no other rules for phones
-(Kaldi's phones know their place in the word for another reason: they sound different there).
+Each phone has two units: one at the start of a word, marked with `▁` like a bpe piece, and one inside a word.  So ids mark
+the starts of words, as with every other kind of tokenizer, and a search over words needs no special rules for phones.
+(Kaldi's phones are position-dependent for another reason: they sound different.)
 
-The tokenizer is its lexicon, the file `lexicon.txt` of the model folder.  `encode` takes a word's usual pronunciation;
-`decode` is only the nearest spelling (of SEA and SEE the one that comes first in the lexicon; a pronunciation that is no word's
-is written as its phones, `S-IY-K`): for text, use a search with a lexicon.
+The tokenizer is defined by its lexicon, the file `lexicon.txt` of the model folder.  `encode` uses a word's usual
+pronunciation.  `decode` gives only one possible spelling: of SEA and SEE the first in the lexicon, and for an unknown
+pronunciation its phones, `S-IY-K`.  For text, use a search with a lexicon.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from samba_asr.text.units import BLANK, SPACE, UNK, UNK_ID, UNK_SURFACE, checked
 
 
 class PhoneTokenizer:
-    """Units are `▁P` and `P` for each phone P of the lexicon, by name."""
+    """Tokenizer with the units `▁P` and `P` for each phone P of the lexicon, sorted by name."""
 
     FILE = "lexicon.txt"
     KIND = "phone"
@@ -43,9 +43,9 @@ class PhoneTokenizer:
         vocab_size: int | None = None,
         guess: Callable[[Sequence[str]], Lexicon] | None = None,
     ) -> PhoneTokenizer:
-        """CMUdict, its words ordered by how often `texts` hold them, and a guess for those of their words it lacks."""
+        """Build the lexicon from CMUdict and, for other words of `texts`, from `guess`; frequent words of `texts` first."""
         if vocab_size is not None:
-            raise UserError(f"vocab_size {vocab_size}: a phone tokenizer is as large as the language has phones")
+            raise UserError(f"vocab_size {vocab_size}: the phones determine the size of a phone tokenizer: give None")
         counts = Counter(word for text in texts for word in text.split())
         if not counts:
             raise UserError("cannot make a phone tokenizer: the text is empty")
@@ -56,11 +56,11 @@ class PhoneTokenizer:
         )
 
     def spellings(self, word: str) -> list[list[int]]:
-        """Every pronunciation of `word`, the usual one first; [] for a word that is not in the lexicon."""
+        """Return the ids of every pronunciation of `word`, the usual one first; [] for a word that is not in the lexicon."""
         return [self.units_of(one) for one in self.lexicon.get(word, ())]
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the usual pronunciations; <unk> for a word that is not in the lexicon."""
+        """Return the ids of the usual pronunciations; <unk> for a word that is not in the lexicon."""
         return [i for word in text.split() for i in (self.spellings(word) or [[UNK_ID]])[0]]
 
     def decode(self, ids: Sequence[int]) -> str:

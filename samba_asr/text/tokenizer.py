@@ -1,12 +1,12 @@
-"""Tokenizers: text to token ids and back (`samba_asr.text.units` says what the ids mean).
+"""Tokenizers: text to token ids and back (`samba_asr.text.units` defines the ids).
 
-Three kinds: `bpe` (sentencepiece, file `tokenizer.model`, needs the package), `char` (plain Python, file `tokenizer.json`)
-and `phone` (`samba_asr.text.phones`, file `lexicon.txt`).  None touches case, punctuation or Unicode form: choose a
-normaliser (`samba_asr.text.normalize`) before training.  All collapse runs of white space to one space and strip the
+There are three kinds: `bpe` (sentencepiece, file `tokenizer.model`, needs the package), `char` (plain Python, file
+`tokenizer.json`) and `phone` (`samba_asr.text.phones`, file `lexicon.txt`).  None changes case, punctuation or Unicode form:
+choose a normalizer (`samba_asr.text.normalize`) before training.  All collapse runs of white space to one space and strip the
 ends, in `encode` and in `decode`.
 
-Decoding of `bpe` and `char` grows with the ids: the text of a prefix of the ids is a prefix of the text of all of them, for
-any cut; where the cut falls inside a word, the last word is incomplete.
+With `bpe` and `char`, the text of a prefix of the ids is a prefix of the text of all ids.  If the prefix ends inside a word,
+its last word is incomplete.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from samba_asr.text.units import BLANK, BLANK_ID, SPACE, UNK, UNK_ID, Tokenizer,
 
 
 class CharTokenizer:
-    """One unit per character, the space shown as `▁`; `units` are those of ids 2, 3, ..."""
+    """Tokenizer with one unit per character, the space written as `▁`.  units: those of ids 2, 3, ..."""
 
     FILE = "tokenizer.json"
     KIND = "char"
@@ -40,13 +40,18 @@ class CharTokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int | None = None) -> CharTokenizer:
-        """The space, then the characters of `texts` by code point; `vocab_size` ids at most, the rarest left out."""
+        """Make units of the space and the characters of `texts`, sorted by code point.
+
+        vocab_size: ids at most, without the rarest characters; None: no limit.
+        """
         counts = Counter("".join(clean(text) for text in texts))
         counts.pop(" ", None)
         if not counts:
             raise UserError("cannot train a character tokenizer: the text is empty")
         if vocab_size is not None and vocab_size < 4:
-            raise UserError(f"vocab_size {vocab_size} leaves no characters: blank, <unk> and space come first")
+            raise UserError(
+                f"vocab_size {vocab_size} leaves no characters beside blank, <unk> and space: give 4 or more"
+            )
         kept = sorted(counts, key=lambda c: (-counts[c], c))[: None if vocab_size is None else vocab_size - 3]
         return cls([SPACE, *sorted(kept)])
 
@@ -78,14 +83,14 @@ class CharTokenizer:
         if not (isinstance(units, list) and all(isinstance(unit, str) for unit in units)):
             raise UserError(f"{path}: not a character tokenizer (its units are no list of characters)")
         if kind != "char":
-            raise UserError(f"{path}: a tokenizer of type {kind!r}; this version knows 'char'")
+            raise UserError(f"{path}: a tokenizer of type {kind!r}: this version of samba_asr reads 'char'")
         return cls(units)
 
 
 class BpeTokenizer:
-    """Byte-pair units of a sentencepiece model with ids 0 and 1 as above; `model` is the content of its file.
+    """Tokenizer with byte-pair units of a sentencepiece model, with ids 0 and 1 as in `units.py`.
 
-    An object can be pickled (data loader workers).  R. Sennrich et al., 2016, arXiv:1508.07909.
+    model: content of its file.  Objects can be pickled (data loader workers).  R. Sennrich et al., 2016, arXiv:1508.07909.
     """
 
     FILE = "tokenizer.model"
@@ -104,9 +109,9 @@ class BpeTokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> BpeTokenizer:
-        """Train on `texts`; UserError if they are empty or cannot fill `vocab_size` (the message names the limit).
+        """Train on `texts`; UserError if they are empty, or too few for `vocab_size` (the message gives the limit).
 
-        Every character of the texts becomes a unit, so nothing in them is <unk>.  Deterministic.
+        Every character of the texts becomes a unit, so none of them is <unk>.  Training is deterministic.
         """
         lines = [line for line in map(clean, texts) if line]
         if not lines:
@@ -125,8 +130,8 @@ class BpeTokenizer:
                 model_type="bpe",
                 vocab_size=vocab_size,
                 character_coverage=1.0,
-                normalization_rule_name="identity",  # text.normalize decides, in the open
-                max_sentence_length=10**6,  # bytes; the default drops longer lines without a word
+                normalization_rule_name="identity",  # the user normalizes texts explicitly (text.normalize)
+                max_sentence_length=10**6,  # bytes; the default silently drops longer lines
                 pad_id=BLANK_ID,
                 pad_piece=BLANK,
                 unk_id=UNK_ID,
@@ -185,12 +190,12 @@ def train_tokenizer(
 ) -> Tokenizer:
     """Train a tokenizer of `kind` ('bpe', 'char', 'phone') on `texts`, save it in `folder` and return it.
 
-    vocab_size counts every id, blank and <unk> too.  'bpe' yields exactly that many, or a UserError that says how many
-    the text allows.  For 'char' it is a limit (the rarest characters become <unk>) and None means all characters;
-    'phone' wants None.  guess: pronounces words that CMUdict lacks, for 'phone'; without it they are left out.
+    vocab_size: number of ids, with blank and <unk>.  'bpe' has exactly as many, or raises a UserError with the number that
+    the text allows.  For 'char' it is a limit (the rarest characters become <unk>), and None means all characters.
+    'phone' requires None.  guess: pronounces words that CMUdict lacks, for 'phone'; without it they are left out.
     """
     if kind not in KINDS:
-        raise UserError(f"unknown tokenizer kind {kind!r}: one of {', '.join(KINDS)}")
+        raise UserError(f"unknown tokenizer kind {kind!r}: use one of {', '.join(KINDS)}")
     if kind == "bpe" and vocab_size is None:
         raise UserError("a bpe tokenizer needs a vocab_size, for instance 500")
     more = {"guess": guess} if kind == "phone" else {}
@@ -204,11 +209,11 @@ def has_tokenizer(folder: Path | str) -> bool:
 
 
 def load_tokenizer(folder: Path | str) -> Tokenizer:
-    """The tokenizer of a model folder, its kind told by the file's name; UserError if none or several are there."""
+    """Load the tokenizer of a model folder.  The file's name gives its kind.  UserError if there are none or several."""
     found = [kind for kind in KINDS.values() if (Path(folder) / kind.FILE).is_file()]
     if not found:
         names = ", ".join(kind.FILE for kind in KINDS.values())
-        raise UserError(f"{folder}: none of {names} is here; is this a model folder?")
+        raise UserError(f"{folder}: none of {names} is here: is this a model folder?")
     if len(found) > 1:
         names = " and ".join(kind.FILE for kind in found)
         raise UserError(f"{folder}: {names} are here; delete the one that is not the model's")

@@ -1,12 +1,12 @@
-"""What every tokenizer shares: the numbering of ids, the protocol, and how units become text.
+"""Definitions that all tokenizers share: the numbering of ids, the protocol, and the conversion of units to text.
 
 Ids are the same for every kind of tokenizer and every head of the model:
 
-    0        `<blk>`  the CTC blank; no text is ever encoded to it, and it decodes to nothing
-    1        `<unk>`  what the training text never showed; decodes to ⁇
-    2 .. v-1 units; `▁` in a unit is a space, and only a unit's first character can be one
+    0        `<blk>`  the CTC blank; `encode` never returns it, and `decode` drops it
+    1        `<unk>`  units that the training text lacks; decodes to ⁇
+    2 .. v-1 units; `▁` in a unit is a space, and only the first character of a unit can be one
 
-So a unit that begins with `▁` begins a word, whatever the kind.
+So for every kind, a unit that starts with `▁` starts a word.
 """
 
 from __future__ import annotations
@@ -17,36 +17,36 @@ from typing import Protocol, Self
 
 BLANK_ID, UNK_ID = 0, 1
 BLANK, UNK, SPACE = "<blk>", "<unk>", "▁"
-UNK_SURFACE = "⁇"  # what a reader sees for <unk>; sentencepiece's own choice, without its spaces
+UNK_SURFACE = "⁇"  # shown for <unk>; as in sentencepiece, without its spaces
 
 
 class Tokenizer(Protocol):
-    """Text to ids and back; see the head of this file for the meaning of the ids."""
+    """Conversion of text to ids and back.  The ids are defined at the top of this file."""
 
-    KIND: str  # as configuration has it
+    KIND: str  # as in the configuration
     vocab_size: int  # v, with the blank and <unk>: the width of a CTC head
 
     def encode(self, text: str) -> list[int]:
-        """Ids of `text`, each in 1 .. v-1; [] for an empty text."""
+        """Return the ids of `text`, each in 1 .. v-1; [] for an empty text."""
         ...
 
     def spellings(self, word: str) -> list[list[int]]:
-        """The ways `word` is written behind another word, the usual one first; the first unit begins with `▁`.
+        """Return the spellings of `word` after another word, as ids, the usual one first.  The first unit starts with `▁`.
 
-        [] for a word that cannot be written without <unk>, or is no word (empty, or with a space in it).
+        [] for a word that needs <unk>, and for a text that is not one word (empty, or with a space in it).
         """
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of `ids`, which may hold blanks (they are dropped) but must be below v (IndexError)."""
+        """Return the text of `ids`.  Blanks are dropped.  IndexError for an id outside 0 .. v-1."""
         ...
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
-        """The unit of each id as it is written in the vocabulary, `▁` for a space."""
+        """Return the unit of each id as in the vocabulary, with `▁` for a space."""
         ...
 
     def save(self, folder: Path | str) -> Path:
-        """Write the tokenizer's one file into `folder` (made if absent) and return its path."""
+        """Write the tokenizer's one file into `folder` (created if needed) and return its path."""
         ...
 
     @classmethod
@@ -54,24 +54,24 @@ class Tokenizer(Protocol):
 
 
 def same_pieces(one: Tokenizer, other: Tokenizer) -> bool:
-    """Whether ids mean the same in both."""
+    """Return whether ids mean the same in both tokenizers."""
     ours, theirs = (some.pieces(range(some.vocab_size)) for some in (one, other))
     return ours == theirs
 
 
 def clean(text: str) -> str:
-    """Runs of white space as one space, none at the ends."""
+    """Collapse runs of white space to one space, and strip the ends."""
     return " ".join(text.replace(SPACE, " ").split())
 
 
 def surface(pieces: Iterable[str]) -> str:
-    """Join units into text.  A piece may not be stripped alone: only the whole shows which spaces are at an end."""
+    """Join units into text.  Spaces are stripped from the whole, not from single pieces, where they separate words."""
     shown = (("" if p == BLANK else UNK_SURFACE if p == UNK else p) for p in pieces)
     return clean("".join(shown))
 
 
 def is_word(text: str) -> bool:
-    """Not empty, and no space in it."""
+    """Return whether `text` is one word: not empty, without spaces."""
     return bool(text) and clean(text) == text and " " not in text
 
 
@@ -82,7 +82,7 @@ def checked(i: int, vocab_size: int) -> int:
 
 
 def write(folder: Path | str, name: str, content: bytes) -> Path:
-    """`content` as the file `name` of `folder`, which is made if absent; its path."""
+    """Write `content` to the file `name` in `folder` (created if needed) and return its path."""
     path = Path(folder) / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)

@@ -252,9 +252,9 @@ def test_average_wants_a_run(exp, tmp_path):
     ("weights", "says"),
     [
         ("[1,2,3]", "data.weights has 3 numbers, data.train has 2 manifests"),
-        ("[1,-1]", "-1.0 of .* is not a number from 0 on"),
-        ("[1,.nan]", "nan of .* is not a number from 0 on"),
-        ("[.inf,1]", "inf of .* is not a number from 0 on"),
+        ("[1,-1]", "-1.0 of .* is not a number of at least 0"),
+        ("[1,.nan]", "nan of .* is not a number of at least 0"),
+        ("[.inf,1]", "inf of .* is not a number of at least 0"),
         ("[0,0]", "all 0"),
     ],
 )

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from samba_asr.data import download as module
-from samba_asr.data.download import Archive, Progress, download, librispeech, unpack
+from samba_asr.data.download import Archive, DownloadProgress, download, librispeech, unpack
 from samba_asr.errors import UserError
 
 DATA = bytes(range(256)) * 8192  # 2 MiB
@@ -95,7 +95,9 @@ def test_a_server_without_ranges_starts_over(server, tmp_path):
 
 def test_a_connection_that_gives_nothing_is_given_up(server, tmp_path):
     server.breaks = [1000, *[0] * 10]
-    with pytest.raises(UserError, match=r"broke after 1000 of 2097152 bytes.*fetch http://.*/a\.bin on a machine"):
+    with pytest.raises(
+        UserError, match=r"broke after 1000 of 2097152 bytes.*fetch http://.*/a\.bin on another machine"
+    ):
         download(f"{server.url}/a.bin", tmp_path / "a.bin", retries=3)
     assert len(server.asked) == 4
     assert (tmp_path / "a.bin.part").stat().st_size == 1000  # for the next try
@@ -140,9 +142,9 @@ def test_a_full_disk_is_noticed_before(server, tmp_path, monkeypatch):
 
 
 def test_progress_reads_well():
-    line = Progress("a.tar.gz", 120_000_000, 333_000_000, 10e6).line()
+    line = DownloadProgress("a.tar.gz", 120_000_000, 333_000_000, 10e6).line()
     assert line == "a.tar.gz 120 of 333 MB, 10.0 MB/s, 21 s left"
-    assert Progress("a.tar.gz", 120_000_000, None, 0.0).line() == "a.tar.gz 120 MB, 0.0 MB/s"
+    assert DownloadProgress("a.tar.gz", 120_000_000, None, 0.0).line() == "a.tar.gz 120 MB, 0.0 MB/s"
 
 
 # Archives
@@ -202,5 +204,5 @@ def test_a_damaged_archive_leaves_nothing(tmp_path, damage):
 
 
 def test_an_unknown_subset_is_named(tmp_path):
-    with pytest.raises(UserError, match="'train-clean-7' is no part of LibriSpeech: give one of dev-clean"):
+    with pytest.raises(UserError, match="'train-clean-7' is not a part of LibriSpeech: give one of dev-clean"):
         librispeech("train-clean-7", tmp_path)

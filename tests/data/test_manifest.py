@@ -69,7 +69,7 @@ def test_nemo_keys_are_understood_and_ids_are_made(tmp_path):
     ("line", "message"),
     [
         ("{", "m.jsonl:2: not JSON"),
-        ("[1]", "m.jsonl:2: a line is one JSON object"),
+        ("[1]", "m.jsonl:2: a line must be one JSON object"),
         ('{"id": "a"}', 'm.jsonl:2: no "audio"'),
         ('{"audio": "a.wav", "duration": "2"}', 'm.jsonl:2: "duration" is "2": give a number without quotes'),
         ('{"audio": "a.wav", "duration": NaN}', 'm.jsonl:2: "duration" is NaN'),
@@ -140,7 +140,7 @@ def test_segments_need_durations(tmp_path):
 
 @pytest.mark.parametrize("bad", [Utterance("a b", "/a.wav"), Utterance("a", "/a.wav", speaker="Jo Do")])
 def test_kaldi_cannot_hold_blanks_in_names(tmp_path, bad):
-    with pytest.raises(UserError, match="ids and speakers are words"):
+    with pytest.raises(UserError, match="ids and speakers must be single words"):
         write_kaldi(tmp_path, [bad])
 
 

@@ -88,10 +88,10 @@ def test_shares_are_about_met():
 @pytest.mark.parametrize(
     ("shares", "speakers", "message"),
     [
-        ({"dev": 0.1}, ["s"], "1 speakers cannot be shared out to 2 sets"),
-        ({"dev": 0.1}, ["s", ""], "name no speaker"),
+        ({"dev": 0.1}, ["s"], "1 speakers cannot be divided into 2 sets"),
+        ({"dev": 0.1}, ["s", ""], "have no speaker"),
         ({"dev": 1.0}, ["s", "t"], "below 1"),
-        ({"train": 0.5}, ["s", "t"], "beside train"),
+        ({"train": 0.5}, ["s", "t"], "besides train"),
     ],
 )
 def test_what_cannot_be_cut_is_refused(shares, speakers, message):

@@ -97,8 +97,8 @@ def test_a_command_in_wav_scp_is_never_run(tmp_path):
     [
         ({"wav_scp": "a x.ark:123\n"}, "wav.scp:1: .* is in an archive"),
         ({"wav_scp": "a x.wav\na y.wav\n"}, "wav.scp:2: 'a' occurs twice"),
-        ({"wav_scp": "a x.wav\n", "segments": "u a 2.0 1.0\n"}, "segments:1: .*the end comes after the start"),
-        ({"wav_scp": "a x.wav\n", "segments": "u a two 3\n"}, "segments:1: a segment is"),
+        ({"wav_scp": "a x.wav\n", "segments": "u a 2.0 1.0\n"}, "segments:1: .*the end must come after the start"),
+        ({"wav_scp": "a x.wav\n", "segments": "u a two 3\n"}, "segments:1: .* is not a segment: write "),
         ({"wav_scp": "a x.wav\n", "segments": "u b 0 1\n"}, "segments:1: the recording 'b' is not in wav.scp"),
         ({"wav_scp": ""}, "holds no utterances"),
     ],
@@ -170,7 +170,7 @@ def test_fsdd(tmp_path):
 
 
 def test_an_unknown_layout_an_unknown_format_and_a_missing_path(tmp_path):
-    with pytest.raises(UserError, match="looks like no corpus known here"):
+    with pytest.raises(UserError, match="the format of this corpus is not recognized"):
         read_corpus(tmp_path)
     with pytest.raises(UserError, match="format 'lhotse': give one of auto, jsonl"):
         read_corpus(tmp_path, format="lhotse")

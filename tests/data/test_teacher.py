@@ -128,7 +128,7 @@ def test_a_batch_has_the_frames_of_its_utterances_as_fast_as_they_are_heard(corp
 def test_an_utterance_that_was_not_heard_has_no_frames(corpus, tmp_path, caplog):
     written(corpus[:3], tmp_path / "t")
     data = training_set(corpus, tmp_path / "t")
-    assert "has not heard 3 of the training utterances" in caplog.text
+    assert "lacks 3 of the training utterances" in caplog.text
     lengths = {}
     epoch = data.epoch(1)
     for k in range(len(epoch)):
@@ -145,7 +145,7 @@ def test_nor_has_background_that_is_heard_in_place_of_one(corpus, tmp_path):
 
 def test_settings_that_do_not_go_together(corpus, tmp_path):
     written(corpus[:1], tmp_path / "t")
-    with pytest.raises(UserError, match=r"pad_seconds=0.4 moves speech"):
+    with pytest.raises(UserError, match=r"pad_seconds=0.4 shifts speech"):
         training_set(corpus, tmp_path / "t", "augment.pad_seconds=0.4")
-    with pytest.raises(UserError, match="has heard none"):
+    with pytest.raises(UserError, match="has no frames of the training utterances"):
         training_set(corpus[1:], tmp_path / "t")

@@ -45,7 +45,7 @@ def test_utterances_come_from_the_file_lists():
 
 @pytest.mark.usefixtures("torchaudio")
 def test_what_is_not_there_is_named():
-    with pytest.raises(UserError, match="'YESNO' is not read here"):
+    with pytest.raises(UserError, match="'YESNO' is not supported"):
         read_torchaudio("YESNO", "/d")
     with pytest.raises(UserError, match="/empty: torchaudio finds no LIBRISPEECH"):
         read_torchaudio("LIBRISPEECH", "/empty")

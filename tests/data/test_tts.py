@@ -109,7 +109,7 @@ def test_interrupted_it_goes_on_and_shards_are_the_whole(hibari, text, tmp_path)
 def test_another_text_goes_to_another_folder(hibari, text, tmp_path):
     call(text, tmp_path / "out")
     for option in (("--seed", 2), ("--sentences", 1), ("--words", 1, 9)):
-        with pytest.raises(UserError, match="tells of another text, seed or voices"):
+        with pytest.raises(UserError, match="is of another text, seed or voices"):
             call(text, tmp_path / "out", *option)
 
 
@@ -182,7 +182,7 @@ def test_chosen_speakers_are_spoken_with(hibari, kokoro, text, tmp_path):
     voices.write(tmp_path / "drawn.npz", sorted(STYLES), [voice])
     assert call(text, tmp_path / "out", "--voices", path, "--drawn", tmp_path / "drawn.npz") == 0
     assert {feed["style"][0, 0] for feed in fed} == {-1.0}
-    with pytest.raises(UserError, match="tells of another text, seed or voices"):
+    with pytest.raises(UserError, match="is of another text, seed or voices"):
         call(text, tmp_path / "out", "--voices", path)
     with pytest.raises(UserError, match="give both"):
         call(text, tmp_path / "other", "--drawn", tmp_path / "drawn.npz")

@@ -45,7 +45,7 @@ def test_voices_read_back_whatever_the_order_of_the_styles(tmp_path):
     with pytest.raises(UserError, match="other styles"):
         voices.read(tmp_path / "v.npz", ["a", "b", "d"], seed=1)
     (tmp_path / "rubbish").write_bytes(b"rubbish")
-    with pytest.raises(UserError, match="augment voices writes one"):
+    with pytest.raises(UserError, match="write one with samba-asr augment voices"):
         voices.read(tmp_path / "rubbish", NAMES, seed=1)
     nan = np.full((1, 3), np.nan)
     np.savez(tmp_path / "nan.npz", names=np.array(NAMES), weights=nan, speed=np.ones(1))

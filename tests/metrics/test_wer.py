@@ -162,7 +162,7 @@ def test_a_comparison_agrees_with_kaldialign():
 
 
 def test_only_systems_on_the_same_references_are_compared():
-    with pytest.raises(UserError, match="the same references"):
+    with pytest.raises(UserError, match="the references of the two systems differ"):
         compare(score({"a": "A B"}, {"a": "A"}), score({"a": "A C"}, {"a": "A"}))
 
 

@@ -45,7 +45,7 @@ def test_none_changes_nothing(text):
 
 
 def test_an_unknown_name_lists_the_known():
-    with pytest.raises(UserError, match="'uper': one of none, upper, whisper"):
+    with pytest.raises(UserError, match="'uper': use one of none, upper, whisper"):
         normalizer("uper")
 
 
