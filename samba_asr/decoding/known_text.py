@@ -1,7 +1,7 @@
-"""Forced alignment: a text that is known, as words with their times.
+"""Forced alignment of a known text: its words with their times.
 
-The words are those given.  Their case and marks do not matter, and a pronunciation is guessed where the model has none
-(`samba_asr.text.pronunciation`).
+The words are returned as given.  Their case and punctuation do not matter.  If the model has no pronunciation for a word, one
+is predicted (`samba_asr.text.pronunciation`).
 """
 
 from __future__ import annotations
@@ -24,42 +24,42 @@ from samba_asr.text.units import SPACE, Tokenizer
 logger = logging.getLogger(__name__)
 
 SHORT, FEW = 1.4, 8
-"""A text is much shorter than the speech if the audio has so many times its units, and so many more."""
+"""A text is much too short if the speech has more than `SHORT` times its units, plus `FEW`."""
 
 
 @dataclass(frozen=True)
 class KnownWord:
-    """A word as it was given, and its units."""
+    """A word as given, and its units."""
 
     text: str
     tokens: tuple[int, ...]
 
 
 def spell(text: str, tokenizer: Tokenizer) -> list[KnownWord]:
-    """The words of a text and their units; words of marks alone are left out.
+    """Split a text into words and their units; words of punctuation alone are ignored.
 
-    UserError for a text that is empty, or holds a word that the model cannot write.
+    UserError for a text that is empty, or has a word that the model cannot write.
     """
     given = [word for word in text.split() if any(c.isalnum() for c in word)]
     if not given:
-        raise UserError("the text to align is empty")
+        raise UserError("the text to align is empty: give the words that were said")
     spelled = Speller(tokenizer, guess_pronunciations).spell(given)
     if unknown := [word for word in given if word not in spelled]:
         raise UserError(
-            f"this model knows no way to write {', '.join(repr(w) for w in unknown[:5])}: it was trained on other "
-            "characters (capitals? numbers in words?)"
+            f"this model cannot write {', '.join(repr(w) for w in unknown[:5])}: use the characters of its training text "
+            "(capitals? numbers as words?)"
         )
     tokens = [tuple(token for part in spelled[word] for token in part.ways[0]) for word in given]
-    # Where units are characters the space is one by itself, and no text begins with it.
+    # Where units are characters, the space is a unit by itself, and no text begins with it.
     tokens[0] = tokens[0][tokenizer.pieces(tokens[0][:1]) == [SPACE] :]
     return [KnownWord(word, some) for word, some in zip(given, tokens, strict=True)]
 
 
 def place(words: Sequence[KnownWord], log_probs: np.ndarray, tokenizer: Tokenizer, frame: float) -> tuple[Word, ...]:
-    """Each word with its times and the CTC head's confidence in it, which is not calibrated: that is for recognized words.
+    """Return each word with its times and its confidence by the CTC head, not calibrated.
 
     log_probs: (t, v) of the audio.  frame: seconds of an encoder frame.
-    A text that is much shorter than the speech gets a warning.  UserError for one that is too long for the audio.
+    A text that is much shorter than the speech gets a warning.  UserError for a text that is too long for the audio.
     """
     ids = [token for word in words for token in word.tokens]
     spans = align(log_probs, ids)
@@ -67,7 +67,7 @@ def place(words: Sequence[KnownWord], log_probs: np.ndarray, tokenizer: Tokenize
     said = int(((best != BLANK) & (best != np.roll(best, 1))).sum())  # units by the greedy search
     if said > SHORT * len(ids) + FEW:
         logger.warning(
-            "the text has %d units, but about %d are said: it seems to lack words, so their times cannot be trusted",
+            "the text has %d units, but about %d are said: it seems to lack words, so the times may be wrong",
             len(ids),
             said,
         )

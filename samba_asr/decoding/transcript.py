@@ -74,7 +74,7 @@ def words_of(
 
 
 def words_at(texts: Sequence[str], spans: Sequence[Sequence[Span]], frame: float) -> tuple[Word, ...]:
-    """Words whose texts are known, each with the spans of its tokens, at least one."""
+    """Return words with known texts, each from the spans of its tokens, at least one."""
     found = []
     for text, some in zip(texts, spans, strict=True):
         evidence = Evidence(sum(s.log_prob for s in some) / len(some), 1.0)
