@@ -1,1 +1,1 @@
-"""The server: HTTP and WebSocket in front of `samba_asr.engine`, installed as `samba_asr.serve`."""
+"""The service: HTTP and WebSocket interfaces of `samba_asr.engine`; installed as `samba_asr.serve`."""

@@ -20,19 +20,19 @@ from samba_asr.serve.models import Models, load
 from samba_asr.serve.settings import Settings
 
 STATIC = Path(__file__).parent / "static"
-STALE = 10.0  # seconds without a sign of an engine's thread
+STALE = 10.0  # seconds after which a silent engine thread counts as dead
 
 router = APIRouter()
 
 
 def create_app(settings: Settings | None = None, recognizers: Mapping[str, Recognizer] | None = None) -> FastAPI:
-    """recognizers: those of settings.models, where they are loaded already."""
+    """Make the application.  recognizers: those of settings.models, if they are already loaded."""
     settings = settings or Settings()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         nonlocal recognizers
-        given, recognizers = recognizers, None  # so that models that were read anew can go
+        given, recognizers = recognizers, None  # no reference, so that replaced models are freed
         app.state.models = Models(settings, given or await asyncio.to_thread(load, settings))
         app.state.lobby = Lobby(max(1, settings.max_connections // 2))
         app.state.uploads = uploads = files.Uploads(settings.max_uploads)
@@ -45,7 +45,7 @@ def create_app(settings: Settings | None = None, recognizers: Mapping[str, Recog
     app = FastAPI(title="samba_asr", version=samba_asr.__version__, lifespan=lifespan)
     app.state.settings = settings
     errors.install(app)
-    app.add_middleware(access.Door, settings=settings)
+    app.add_middleware(access.AccessControl, settings=settings)
     app.include_router(router)
     app.include_router(stream.router)
     app.include_router(vosk.router)
@@ -55,7 +55,7 @@ def create_app(settings: Settings | None = None, recognizers: Mapping[str, Recog
 
 
 async def page(request: Request) -> FileResponse:
-    """The page and its parts: routes, and no mount, which would answer other routes' wrong methods."""
+    """Serve the page and its parts.  A mount would also answer wrong methods of other routes."""
     return FileResponse(STATIC / (request.scope["path"].lstrip("/") or "index.html"))
 
 
@@ -65,13 +65,13 @@ for path in access.PAGE:
 
 @router.get("/healthz")
 async def healthz() -> dict[str, str]:
-    """The process lives."""
+    """Report that the process is alive."""
     return {"status": "ok"}
 
 
 @router.get("/readyz", responses={503: {"description": "not ready, or going down"}})
 async def readyz(request: Request) -> JSONResponse:
-    """The models are loaded, and their threads run."""
+    """Report whether the models are loaded and their threads run."""
     models: Models = request.app.state.models
     now = time.monotonic()
     engines = [models.engine(name) for name in models.names]
@@ -81,17 +81,17 @@ async def readyz(request: Request) -> JSONResponse:
 
 @router.get("/v1/models")
 async def models(request: Request) -> dict:
-    """As OpenAI lists them; the first is that of those who name none."""
+    """List the models in OpenAI's format; the first is the default."""
     return {"object": "list", "data": [_model(name) for name in request.app.state.models.names]}
 
 
 @router.get("/v1/models/{model}", responses=errors.documented(errors.OPENAI_ERROR, 401, 403, 404, 421))
 async def model(request: Request, model: str) -> dict:
-    """One of them."""
+    """Describe one model."""
     names = request.app.state.models.names
     if model not in names:
-        told = f"model {model[:100]}: this service has {', '.join(names)}"
-        raise errors.Refusal(404, told, param="model", code="model_not_found")
+        message = f"model {model[:100]}: this service has {', '.join(names)}"
+        raise errors.Refusal(404, message, param="model", code="model_not_found")
     return _model(model)
 
 
@@ -101,5 +101,5 @@ def _model(name: str) -> dict:
 
 @router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
-    """Prometheus' text format."""
+    """Export metrics in Prometheus' text format."""
     return Response(request.app.state.models.metrics.text(), media_type=CONTENT_TYPE_LATEST)

@@ -1,9 +1,8 @@
-"""Bounds on connections, below HTTP: how many there are, and how long one may keep the service waiting.
+"""Limits of connections, below HTTP: their number, and how long one may make the service wait.
 
-Uvicorn bounds neither: a connection that sends half of a request's head, or reads nothing of an answer, is held for ever, and a
-thousand of them leave no file descriptors for anybody else.  Here a request's head has a deadline, and so has an answer that is
-not read.  At the bound the connection that has waited longest without a request gives way, so that who has something to ask
-is served at once.
+Uvicorn limits neither.  A connection that sends half of a request's head, or never reads its answer, would stay open forever,
+and a thousand of them would use up all file descriptors.  Here a request's head has a deadline, and so has an answer that is not
+read.  At the limit, the connection that has waited longest without a request is closed, so that new requests are served.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from samba_asr.errors import UserError
-from samba_asr.serve.logs import Seldom
+from samba_asr.serve.logs import RateLimit
 from samba_asr.serve.settings import Settings
 
 try:
@@ -29,7 +28,7 @@ except ImportError:  # not on Windows
 
 logger = logging.getLogger(__name__)
 
-RESERVE = 96  # file descriptors for models, uploads, logs and what libraries open
+RESERVE = 96  # file descriptors for models, uploads, logs and libraries
 FULL = (
     b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: %d\r\n"
     b"Content-Type: text/plain\r\nContent-Length: 29\r\n\r\nall connections are taken now"
@@ -37,7 +36,7 @@ FULL = (
 
 
 def raise_file_limit() -> int | None:
-    """Raise the process's limit of open files to its hard value, and return it; None where there is none."""
+    """Raise the process's limit of open files to its hard limit, and return it; None without a limit."""
     if resource is None:
         return None
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -49,27 +48,27 @@ def raise_file_limit() -> int | None:
 
 
 def bound(wanted: int, file_limit: int | None) -> int:
-    """The connections that the limit of open files leaves room for, at most `wanted`; UserError if there are none."""
+    """Return the number of connections that the limit of open files allows, at most `wanted`; UserError if it is 0."""
     if file_limit is None or wanted <= file_limit - RESERVE:
         return wanted
     if file_limit <= RESERVE:
         raise UserError(f"{file_limit} open files are too few for a service: raise the limit (ulimit -n 1024)")
     logger.warning(
-        "fewer connections: the limit of open files",
+        "fewer connections because of the limit of open files",
         extra={"fields": {"wanted": wanted, "connections": file_limit - RESERVE, "open_files": file_limit}},
     )
     return file_limit - RESERVE
 
 
 class Deadline:
-    """A clock that starts and stops, and acts when it runs out."""
+    """Timer that can be started and stopped, and calls `act` when it expires."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, act: Callable[[], None]):
         self._loop, self._seconds, self._act = loop, seconds, act
         self._handle: asyncio.TimerHandle | None = None
 
     def run(self, whether: bool) -> None:
-        """Start it if it does not run, or stop it."""
+        """Start the timer if it does not run, or stop it."""
         if whether and self._handle is None:
             self._handle = self._loop.call_later(self._seconds, self._act)
         elif not whether and self._handle is not None:
@@ -79,47 +78,47 @@ class Deadline:
 
 @dataclass
 class Connections:
-    """What the connections of a server share."""
+    """Limits and state shared by the connections of a server."""
 
     most: int
-    head_seconds: float  # for a request's head to come
-    unread_seconds: float  # for an answer to be read
+    head_seconds: float  # deadline of a request's head
+    unread_seconds: float  # deadline for a client to read an answer
     retry_seconds: int
-    waiting: dict[Http, None] = field(
+    waiting: dict[HttpConnection, None] = field(
         default_factory=dict
-    )  # without a request, in the order in which they began to wait
+    )  # connections without a request, in the order in which they began to wait
     refused: int = 0
-    seldom: Seldom = field(default_factory=lambda: Seldom(logger))
+    rate_limit: RateLimit = field(default_factory=lambda: RateLimit(logger))
 
     def protocols(self) -> dict[str, Any]:
-        """Uvicorn's settings for them."""
-        return {"http": partial(Http, self), "ws": partial(WebSocket, self)}
+        """Return uvicorn's settings for these connections."""
+        return {"http": partial(HttpConnection, self), "ws": partial(WebSocketConnection, self)}
 
-    def make_room(self, new: Http) -> bool:
-        """Close the connection that has waited longest without a request; False if there is none but the new one."""
+    def make_room(self, new: HttpConnection) -> bool:
+        """Close the connection that has waited longest without a request; False if only the new one waits."""
         oldest = next((one for one in self.waiting if one is not new), None)
         if oldest is None:
             return False
         self.waiting.pop(oldest)
-        self.seldom.warning("too many connections: the longest without a request is closed", most=self.most)
+        self.rate_limit.warning("too many connections: the longest without a request is closed", most=self.most)
         oldest.transport.abort()
         return True
 
 
-class Http(H11Protocol):
-    """A connection that speaks HTTP, until it becomes a WebSocket."""
+class HttpConnection(H11Protocol):
+    """HTTP connection, until it becomes a WebSocket."""
 
     def __init__(self, shared: Connections, **keywords: Any):
         super().__init__(**keywords)
         self._shared, self._upgraded = shared, False
         self._head = Deadline(self.loop, shared.head_seconds, self._late)
-        self._unread = Deadline(self.loop, shared.unread_seconds, partial(_put_out, self, shared))
+        self._unread = Deadline(self.loop, shared.unread_seconds, partial(_disconnect, self, shared))
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
         if len(self.connections) > self._shared.most and not self._shared.make_room(self):
             self._shared.refused += 1
-            self._shared.seldom.warning("too many connections: new ones are refused", most=self._shared.most)
+            self._shared.rate_limit.warning("too many connections: new ones are refused", most=self._shared.most)
             transport.write(FULL % self._shared.retry_seconds)
             transport.close()
             return
@@ -148,12 +147,12 @@ class Http(H11Protocol):
             self.transport.get_protocol().data_received(rest)
 
     def send_400_response(self, msg: str) -> None:
-        """Answer malformed HTTP.  If it comes within a request, its handler sees that the client is gone."""
+        """Answer malformed HTTP.  If it comes within a request, the handler sees that the client has disconnected."""
         if self.cycle is None or self.cycle.response_complete:
             return super().send_400_response(msg) if not self.transport.is_closing() else None
         self.cycle.disconnected = True
         self.cycle.message_event.set()
-        if self.cycle.response_started:  # there is no second answer
+        if self.cycle.response_started:  # a second answer is impossible
             self.transport.close()
         else:
             super().send_400_response(msg)
@@ -167,7 +166,7 @@ class Http(H11Protocol):
         self._unread.run(False)
 
     def _watch(self) -> None:
-        """The clock runs while no request is being served, whatever bytes trickle in."""
+        """Run the timer while no request is being served, whatever bytes arrive."""
         idle = self.cycle is None or self.cycle.response_complete
         waits = idle and not self._upgraded and not self.transport.is_closing()
         self._head.run(waits)
@@ -177,17 +176,17 @@ class Http(H11Protocol):
             self._shared.waiting[self] = None
 
     def _late(self) -> None:
-        self._shared.seldom.warning("a connection without a request is closed", seconds=self._shared.head_seconds)
+        self._shared.rate_limit.warning("a connection without a request is closed", seconds=self._shared.head_seconds)
         self.transport.abort()
 
 
-class WebSocket(WebSocketsSansIOProtocol):
-    """A connection that has become a WebSocket."""
+class WebSocketConnection(WebSocketsSansIOProtocol):
+    """WebSocket connection."""
 
     def __init__(self, shared: Connections, **keywords: Any):
         super().__init__(**keywords)
         self._shared = shared
-        self._unread = Deadline(self.loop, shared.unread_seconds, partial(_put_out, self, shared))
+        self._unread = Deadline(self.loop, shared.unread_seconds, partial(_disconnect, self, shared))
         self._early = b""
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -210,14 +209,14 @@ class WebSocket(WebSocketsSansIOProtocol):
             self.data_received(early)
 
     def send_receive_event_to_app(self) -> None:
-        """Pass a message on; text that is not UTF-8 ends the connection with 1007, and uvicorn would log a traceback."""
+        """Pass a message on.  Text that is not UTF-8 closes the connection with 1007; uvicorn would log a traceback."""
         if self.curr_msg_data_type == "text" and not self.close_sent:
             try:
                 b"".join(self.frames).decode()
             except UnicodeDecodeError:
-                self._shared.seldom.warning("a text message that is not UTF-8: its connection is closed")
+                self._shared.rate_limit.warning("a text message that is not UTF-8: its connection is closed")
                 self.frames = []
-                self.conn.send_close(1007, "a text message is UTF-8")
+                self.conn.send_close(1007, "a text message must be UTF-8")
                 return self.handle_parser_exception()
         super().send_receive_event_to_app()
 
@@ -230,12 +229,13 @@ class WebSocket(WebSocketsSansIOProtocol):
         self._unread.run(False)
 
 
-def _put_out(connection: Http | WebSocket, shared: Connections) -> None:
-    shared.seldom.warning("a client that does not read is put out", seconds=shared.unread_seconds)
+def _disconnect(connection: HttpConnection | WebSocketConnection, shared: Connections) -> None:
+    shared.rate_limit.warning("a client that does not read is disconnected", seconds=shared.unread_seconds)
     connection.transport.abort()
 
 
 def connections(settings: Settings, file_limit: int | None) -> Connections:
+    """Make the limits from settings."""
     return Connections(
         bound(settings.max_connections, file_limit),
         settings.head_seconds,

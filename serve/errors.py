@@ -1,7 +1,7 @@
-"""Errors as the clients of each route read them: OpenAI's form where OpenAI's clients ask, `{"detail": ...}` elsewhere.
+"""Errors in the form that each route's clients read: OpenAI's form on OpenAI's routes, `{"detail": ...}` elsewhere.
 
-OpenAI's clients make an exception of an HTTP error with the `message` of `{"error": {"message", "type", "param", "code"}}`,
-and in a stream of any event that holds `error`.
+OpenAI's clients raise an exception for an HTTP error, with the `message` of `{"error": {"message", "type", "param", "code"}}`;
+in a stream they raise one for any event with `error`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-OPENAI = ("/v1/audio/", "/v1/models")  # the beginnings of the paths that their clients ask for
+OPENAI = ("/v1/audio/", "/v1/models")  # prefixes of the paths that their clients use
 
 TYPES = {401: "authentication_error", 403: "permission_error", 503: "service_unavailable"}
 CODES = {
@@ -26,12 +26,12 @@ CODES = {
     421: "wrong_host",
     503: "no_room",
 }
-TOO_LARGE = "the body is larger than a file may be here"
+TOO_LARGE = "the body is larger than the limit for files"
 MESSAGES = {"Content Too Large": TOO_LARGE, "Not Found": "there is nothing at this address"}  # for Starlette's
 
 
 class Refusal(HTTPException):
-    """An HTTP error with the parameter that is at fault, and OpenAI's code for it."""
+    """HTTP error with the wrong parameter, and OpenAI's code for it."""
 
     def __init__(
         self,
@@ -47,23 +47,23 @@ class Refusal(HTTPException):
 
 
 def content(status: int, message: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
-    """The object that OpenAI's clients read."""
+    """Make the error object that OpenAI's clients read."""
     kind = TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     return {"error": {"message": message, "type": kind, "param": param, "code": code or CODES.get(status)}}
 
 
 def answer(path: str, error: HTTPException) -> JSONResponse:
-    """In the form that the clients of this path read."""
-    status, told = error.status_code, MESSAGES.get(str(error.detail), str(error.detail))
+    """Make the response in the form that the clients of this path read."""
+    status, message = error.status_code, MESSAGES.get(str(error.detail), str(error.detail))
     if path.startswith(OPENAI):
-        found = content(status, told, getattr(error, "param", None), getattr(error, "code", None))
+        found = content(status, message, getattr(error, "param", None), getattr(error, "code", None))
     else:
-        found = {"detail": told}
+        found = {"detail": message}
     return JSONResponse(found, status, headers=error.headers)
 
 
 def install(app: FastAPI) -> None:
-    """Make the application answer so."""
+    """Install these forms as the application's error handlers."""
 
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
         return answer(request.scope["path"], error)
@@ -71,8 +71,8 @@ def install(app: FastAPI) -> None:
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:])  # the first part is body or query
-        told = f"{where}: {first['msg']}" if where else first["msg"]
-        return answer(request.scope["path"], Refusal(422, told, param=where or None))
+        message = f"{where}: {first['msg']}" if where else first["msg"]
+        return answer(request.scope["path"], Refusal(422, message, param=where or None))
 
     async def failed(request: Request, error: Exception) -> JSONResponse:  # Starlette raises it again, for the log
         return answer(request.scope["path"], Refusal(500, "internal error"))
@@ -87,23 +87,23 @@ def _schema(properties: dict[str, Any]) -> dict[str, Any]:
 
 
 _TEXT, _NULLABLE = {"type": "string"}, {"anyOf": [{"type": "string"}, {"type": "null"}]}
-ASKED = (400, 401, 403, 408, 413, 421, 422, 503)  # what may come of audio that is sent
+ASKED = (400, 401, 403, 408, 413, 421, 422, 503)  # possible errors of a route that receives audio
 DETAIL = _schema({"detail": _TEXT})
 OPENAI_ERROR = _schema({"error": _schema({"message": _TEXT, "type": _TEXT, "param": _NULLABLE, "code": _NULLABLE})})
 
 _WHY = {
-    400: "the audio cannot be read, or the service does not do that",
+    400: "the audio cannot be read, or a setting is not supported",
     401: "a bearer token is needed",
-    403: "this page may not ask",
-    404: "there is none of this name",
-    408: "the body did not come in time",
+    403: "this page's origin is not allowed",
+    404: "there is no model of this name",
+    408: "the body did not arrive in time",
     413: "the body is too large",
-    421: "this service is asked for by this machine's names alone",
-    422: "a parameter is not as it should be",
-    503: "no room now; Retry-After says when to come again",
+    421: "this service accepts only host names of its own machine",
+    422: "a parameter is invalid",
+    503: "the service is full; Retry-After has the seconds to wait",
 }
 
 
 def documented(schema: dict[str, Any], *statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Errors of a route, for its documentation."""
+    """Describe the errors of a route for its documentation."""
     return {n: {"description": _WHY[n], "content": {"application/json": {"schema": schema}}} for n in statuses}

@@ -1,6 +1,6 @@
-"""`POST /v1/transcribe/stream`: raw audio up in a chunked body, a JSON object a line down, while it still goes up.
+"""`POST /v1/transcribe/stream`: receive raw audio in a chunked body, and send JSON lines while audio still arrives.
 
-For clients that have HTTP and nothing else; the messages are those of `WS /v1/stream`.
+This is for clients with only HTTP; the messages are those of `WS /v1/stream`.
 
     arecord -f S16_LE -r 16000 | curl -sNT - 'localhost:8000/v1/transcribe/stream?sample_rate=16000'
 """
@@ -44,7 +44,7 @@ class NdJson(Response):
     },
 )
 async def lines(request: Request, asked: Annotated[protocol.Audio, Query()]) -> Response:
-    """Raw audio in, messages out, a line each."""
+    """Receive raw audio, and send messages as JSON lines."""
     settings: Settings = request.app.state.settings
     session = Upload(request.app.state.models, settings)
     try:
@@ -59,9 +59,9 @@ async def lines(request: Request, asked: Annotated[protocol.Audio, Query()]) -> 
 
 
 class Lines(NdJson):
-    """Sends lines while the body is still being read: Starlette's own streaming response would read the body too, to see
-    whether the client is gone, and lose what it reads.
+    """Response that sends lines while the request's body is still being read.
 
+    Starlette's own streaming response also reads the body, to see whether the client has disconnected, and loses what it reads.
     The session ends with the response, however that ends: after a malformed chunk not even its head can be sent.
     """
 
@@ -94,7 +94,7 @@ class Lines(NdJson):
 
 
 async def _read(request: Request, session: Session) -> None:
-    """Pass the body to the session, and what is wrong with it to the client."""
+    """Pass the body to the session, and its errors to the client."""
     chunks = request.stream().__aiter__()
     try:
         while True:
@@ -113,4 +113,4 @@ async def _read(request: Request, session: Session) -> None:
         session.fault("limit", str(error))
     except UserError as error:
         session.fault("bad_request", str(error))
-    session.finish()  # what was heard before is told
+    session.finish()  # audio from before the error still gives its text

@@ -1,7 +1,7 @@
-"""WebSockets that wait: how long one may bring nothing, and how many may be there without a session.
+"""Idle WebSockets: how long one may send nothing, and how many may wait without a session.
 
-Audio and orders show that a client wants something; a ping does not.  When too many wait without a session, the one that has
-waited longest is closed, so that those who do nothing keep nobody out.
+Audio and commands keep a client's connection open; a ping does not.  If too many WebSockets wait without a session, the one that
+has waited longest is closed, so that idle clients do not block others.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Lobby:
         self.most, self._waiting = most, {}
 
     def enter(self, patience: Patience) -> None:
-        """Wait here; the longest one leaves if there are more than `most`."""
+        """Add a WebSocket; if there are more than `most`, end the one that has waited longest."""
         self._waiting[patience] = None
         if len(self._waiting) > self.most:
             next(iter(self._waiting)).end()
@@ -30,7 +30,7 @@ class Lobby:
 
 
 class Patience:
-    """How long one WebSocket may go on; a context that it leaves the lobby with."""
+    """Idle timer of one WebSocket; as a context it enters and leaves the lobby."""
 
     def __init__(self, seconds: float, lobby: Lobby):
         self.seconds, self.lobby = seconds, lobby
@@ -46,13 +46,13 @@ class Patience:
         self.lobby.leave(self)
 
     def renew(self, session: bool = False) -> None:
-        """The client brought something; session: it has one now."""
+        """Restart the timer after audio or a command.  session: whether the client has a session now."""
         self._until = self._loop.time() + self.seconds
         if session:
             self.lobby.leave(self)
 
     def end(self) -> None:
-        """Others want the place."""
+        """Let the timer expire now, to make room for others."""
         self.lobby.leave(self)
         self._until = self._loop.time()
         if self._clock is not None:
@@ -60,6 +60,6 @@ class Patience:
                 self._clock.reschedule(self._until)
 
     async def receive(self, socket: WebSocket) -> Message:
-        """The next message; TimeoutError when nothing useful has come for too long."""
+        """Receive the next message; TimeoutError if no audio or command has come for too long."""
         async with asyncio.timeout_at(self._until) as self._clock:
             return await socket.receive()

@@ -1,4 +1,4 @@
-"""What the service writes down: one line an event, as text or as JSON.  Never audio, never what was said, never a token.
+"""Logs of the service: one line for each event, as text or JSON.  They never have audio, transcripts or tokens.
 
 logger.info("session over", extra={"fields": {"session": "3f2a", "seconds": 12.5}})
 """
@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 
 class Text(logging.Formatter):
-    """`2026-11-23T10:00:00 INFO session over session="3f2a" seconds=12.5`; values as JSON, so that none can begin a line."""
+    """`2026-11-23T10:00:00 INFO session over session="3f2a" seconds=12.5`; values are JSON, so none can break the line."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = "".join(f" {key}={json.dumps(value)}" for key, value in _fields(record).items())
@@ -24,6 +24,8 @@ class Text(logging.Formatter):
 
 
 class Json(logging.Formatter):
+    """One JSON object for each event."""
+
     def format(self, record: logging.LogRecord) -> str:
         head = {"time": _time(record), "level": record.levelname, "event": record.getMessage(), "logger": record.name}
         return json.dumps({**head, **_fields(record)})
@@ -40,16 +42,16 @@ def _time(record: logging.LogRecord) -> str:
     return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-class Seldom(logging.Filter):
-    """One line a minute of what repeats, with the number of those that were left out: hostile clients must not fill a disk.
+class RateLimit(logging.Filter):
+    """Filter that lets a repeated event pass once a minute, with the number of those left out, so that disks do not fill up.
 
-    As a filter of a logger, of all that it is given; `warning` writes a line of our own.
+    It works as the filter of a logger, or by its own `warning`.
     """
 
     def __init__(self, logger: logging.Logger | None = None, seconds: float = 60.0):
         super().__init__()
         self._logger, self._seconds = logger, seconds
-        self._seen: dict[str, tuple[float, int]] = {}  # when a line was last written, and how many were left out since
+        self._seen: dict[str, tuple[float, int]] = {}  # time of the last line, and the number left out since
 
     def warning(self, event: str, **fields: Any) -> None:
         if (left_out := self._due(event)) is not None:
@@ -64,7 +66,7 @@ class Seldom(logging.Filter):
         return left_out is not None
 
     def _due(self, key: str) -> int | None:
-        """None: not now; else how many were left out."""
+        """Return None if the event must be left out now, else how many were left out before it."""
         now = time.monotonic()
         last, left_out = self._seen.get(key, (-math.inf, 0))
         if now - last < self._seconds:
@@ -77,12 +79,12 @@ class Seldom(logging.Filter):
 
 
 def set_up(form: Literal["text", "json"], level: str = "INFO") -> None:
-    """For the process: everything goes to stderr in this form."""
+    """Send all logs of the process to stderr in this form."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Json() if form == "json" else Text())
     logging.basicConfig(handlers=[handler], level=level, force=True)
     logging.getLogger("uvicorn").handlers.clear()
-    # It writes the whole address of each WebSocket, in whose query a token may stand.
+    # At INFO it logs the whole address of each WebSocket, whose query may have a token.
     logging.getLogger("uvicorn.error").setLevel("WARNING")
-    for name in ("uvicorn.error", "asyncio"):  # malformed HTTP; no file descriptor for a new connection
-        logging.getLogger(name).addFilter(Seldom())
+    for name in ("uvicorn.error", "asyncio"):  # malformed HTTP; no free file descriptor
+        logging.getLogger(name).addFilter(RateLimit())

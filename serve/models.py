@@ -1,7 +1,7 @@
-"""The models of a service, by name: each has an engine, and may be read anew while sessions go on.
+"""The models of a service, by name: each has an engine, and can be reloaded while sessions continue.
 
-A session begins with the newest weights of its model and ends with the weights that it began with: an engine whose model was
-read anew takes no more sessions, and ends with its last.  The service's room is one for all its models.
+A session begins with the newest weights of its model and keeps them to its end.  The engine of a replaced model takes no new
+sessions, and ends with its last one.  The limit of sessions is shared by all models.
 """
 
 from __future__ import annotations
@@ -22,24 +22,26 @@ logger = logging.getLogger(__name__)
 
 
 def load(settings: Settings) -> dict[str, Recognizer]:
-    """Every model of the settings; UserError, with its name, for one that cannot be read or lacks the latency."""
+    """Load every model of the settings; UserError, with its name, for one that cannot be read or lacks the latency."""
     return {name: _load(name, folder, settings) for name, folder in settings.models.items()}
 
 
 def _load(name: str, folder: Path | None, settings: Settings) -> Recognizer:
     try:
         found = Recognizer.load(folder, device=settings.device, settings=settings.decode)
-        found.latency(settings.latency_ms)  # a wrong one is reported now
+        found.latency(settings.latency_ms)  # reports a wrong latency now
     except UserError as error:
         raise UserError(f"model {name}: {error}") from None
     return found
 
 
 class Models:
+    """Engines of a service's models, with their metrics."""
+
     def __init__(self, settings: Settings, recognizers: Mapping[str, Recognizer]):
-        """recognizers: by name; the first is for those who name none."""
+        """recognizers: by name; the first is the default."""
         if not recognizers:
-            raise UserError("a service needs a model")
+            raise UserError("a service needs a model: give --model")
         self.settings = settings
         self._engines: dict[str, Engine] = {}
         self.metrics = Metrics(self)
@@ -60,13 +62,13 @@ class Models:
         return list(self._engines)
 
     def engine(self, name: str = "") -> Engine:
-        """The engine of a model, "" the first; UserError if there is none of this name."""
+        """Return the engine of a model ("": the first); UserError if there is no model of this name."""
         if name and name not in self._engines:
             raise UserError(f"model {name[:100]}: this service has {', '.join(self._engines)}")
         return self._engines[name or self.names[0]]
 
     def engines(self, name: str | None = None) -> list[Engine]:
-        """All that run, those of old weights too; or those of one model."""
+        """Return all running engines, including those of replaced weights; of all models, or of one."""
         with self._lock:
             self._retired = [(of, engine) for of, engine in self._retired if engine.sessions]
             every = [*self._engines.items(), *self._retired]
@@ -81,8 +83,8 @@ class Models:
         latency_ms: float | None = None,
         hotwords: Phrases = None,
     ) -> LiveSession:
-        """A new session, as `Engine.open`."""
-        self.engine(name)  # a wrong one is told before there is no room
+        """Open a session; see `Engine.open`."""
+        self.engine(name)  # a wrong name is reported even if the service is full
         if sum(len(some.sessions) for some in self.engines()) >= self.settings.max_sessions:
             self.refused += 1
             raise Full(f"all {self.settings.max_sessions} sessions are taken: try again later")
@@ -92,10 +94,10 @@ class Models:
                 return engine.open(listener, rate, latency_ms=latency_ms, hotwords=hotwords)
             except Full:
                 if engine is self.engine(name):
-                    raise  # and else its model was read anew just now
+                    raise  # otherwise its model was reloaded just now
 
     def ask_reload(self) -> None:
-        """Read every model anew, in a thread of its own.  However often that is asked meanwhile, it is done once more."""
+        """Reload every model in a separate thread.  Any number of requests during a reload cause one more."""
         with self._lock:
             self._asked = min(self._asked + 1, 2)
             if self._asked == 2:
@@ -111,7 +113,7 @@ class Models:
                     return
 
     def reload(self) -> None:
-        """Read every model's folder anew.  One that cannot be read goes on as it is, and the log says why."""
+        """Reload every model.  One that cannot be read stays as it is, and the log has the reason."""
         with self._reloading:
             for name, folder in self.settings.models.items():
                 try:
@@ -119,7 +121,7 @@ class Models:
                 except Exception as error:
                     reason = str(error) if isinstance(error, UserError) else repr(error)
                     logger.error(
-                        "model not read anew: the old one stays", extra={"fields": {"model": name, "reason": reason}}
+                        "model not reloaded: the old one stays", extra={"fields": {"model": name, "reason": reason}}
                     )
                     continue
                 with self._lock:
@@ -129,11 +131,11 @@ class Models:
                     self._engines[name] = self._start(recognizer, old.counts)
                     self._retired.append((name, old))
                     old.retire()
-                logger.info("model read anew", extra={"fields": {"model": name}})
+                logger.info("model reloaded", extra={"fields": {"model": name}})
             collector.settle()
 
     def close(self) -> None:
-        """No new sessions; those that there are end here and are told what they are owed."""
+        """Take no new sessions, and finish the active ones, which receive their last results."""
         with self._lock:
             self._closed = True
         threads = [

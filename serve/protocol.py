@@ -1,12 +1,12 @@
-"""The messages of `WS /v1/stream`: audio goes up as binary frames, all else is JSON with a `type`.
+"""The messages of `WS /v1/stream`: audio is sent up as binary messages, everything else is JSON with a `type`.
 
 up     start {model, sample_rate, encoding, latency_ms, words, hotwords}      optional, before the first audio
        flush {id} | ping | stop
 down   ready {session, model, sample_rate, encoding, latency_ms}
-       partial {segment, text, stable, until}   what is being said; `stable` of it will not change
-       final {segment, start, end, until, text, confidence, words}       all audio before `until` is told
-       quiet {until}            nothing was said since the last final: all audio before `until` is told
-       lag {seconds}            so much of the client's audio waits for the model
+       partial {segment, text, stable, until}   text of the open segment; its beginning `stable` will not change
+       final {segment, start, end, until, text, confidence, words}       a finished segment: all audio before `until` is done
+       quiet {until}            nothing was said since the last final: all audio before `until` is done
+       lag {seconds}            seconds of the client's audio that wait for the model
        flushed {id} | pong | error {code, message, retry_after} | done {seconds}
 """
 
@@ -25,11 +25,13 @@ ENCODINGS = {"pcm_s16le": np.dtype("<i2"), "pcm_f32le": np.dtype("<f4")}
 
 
 class Message(BaseModel):
+    """A message of a client; unknown fields are errors."""
+
     model_config = ConfigDict(extra="forbid")
 
 
 class Audio(Message):
-    model: str = Field("", max_length=100, description="as /v1/models names it; the service's first if it is not given")
+    model: str = Field("", max_length=100, description="name of a model from /v1/models; default: the service's first")
     sample_rate: int = Field(16000, ge=4000, le=192000)
     encoding: Literal["pcm_s16le", "pcm_f32le"] = "pcm_s16le"
     latency_ms: float | None = Field(None, gt=0, le=60000)
@@ -58,7 +60,7 @@ _UP = TypeAdapter(Annotated[Start | Flush | Ping | Stop, Field(discriminator="ty
 
 
 def parse(text: str) -> Start | Flush | Ping | Stop:
-    """A client's message; UserError, that says what is wrong with it."""
+    """Parse a client's message; a UserError says what is wrong with it."""
     try:
         return _UP.validate_python(json.loads(text))
     except ValidationError as error:
@@ -70,7 +72,7 @@ def parse(text: str) -> Start | Flush | Ping | Stop:
 
 
 class Samples:
-    """Bytes of audio, cut anywhere, to float32."""
+    """Converter of audio bytes, cut anywhere, to float32 samples."""
 
     def __init__(self, encoding: str):
         self.dtype = ENCODINGS[encoding]

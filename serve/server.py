@@ -1,4 +1,4 @@
-"""The service on a socket: uvicorn, with bounds on connections and an end that owes nobody anything."""
+"""The service on a socket: uvicorn with limits of connections and a clean shutdown."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 
 class Server(uvicorn.Server):
+    """Uvicorn's server for the application."""
+
     def __init__(self, app: FastAPI, **changes: Any):
         """changes: of uvicorn's settings, such as host and port."""
         settings: Settings = app.state.settings
@@ -47,7 +49,7 @@ class Server(uvicorn.Server):
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.models.ask_reload)
 
     async def shutdown(self, sockets=None) -> None:
-        """Uvicorn would close live sessions first; here they receive what they are owed before."""
+        """Finish live sessions and send their last results before uvicorn closes connections."""
         await asyncio.to_thread(self.models.close)
-        await asyncio.sleep(0.2)  # for the last messages to leave
+        await asyncio.sleep(0.2)  # for the last messages to be sent
         await super().shutdown(sockets)

@@ -1,6 +1,6 @@
-"""What the service may be told: every bound has a value, and the defaults are safe on a machine that others can reach.
+"""Settings of the service.  Every limit has a default that is safe on a machine that others can reach.
 
-Each can be set from outside: `max_upload_bytes` as `--max-upload-bytes N`, or as `SAMBA_ASR_MAX_UPLOAD_BYTES=N` in the
+Each limit can be set from outside: `max_upload_bytes` as `--max-upload-bytes N`, or as `SAMBA_ASR_MAX_UPLOAD_BYTES=N` in the
 environment.
 """
 
@@ -15,28 +15,28 @@ from typing import Any
 from samba_asr.errors import UserError
 
 
-def bound(default: float, told: str) -> Any:
-    """A number that can be set from outside, as whole as its default."""
-    return field(default=default, metadata={"help": told})
+def bound(default: float, help: str) -> Any:
+    """Make a field for a number that can be set from outside; whole if its default is."""
+    return field(default=default, metadata={"help": help})
 
 
 @dataclass(frozen=True)
 class Settings:
     models: Mapping[str, Path | None] = field(default_factory=lambda: {"english": None})
-    """Folders, or names in the box, by the names that clients use; the first is for those who name none."""
+    """Folders, or names of shipped models, by the names that clients use; the first is the default."""
     device: str = "auto"
-    decode: tuple[str, ...] = ()  # over the models' own search, such as "decode.search.beam=32"
-    tokens: tuple[str, ...] = ()  # bearer tokens, one of which a client must have; none: everybody may
-    origins: tuple[str, ...] = ()  # of pages that may connect from a browser, beside the service's own
-    local: bool = False  # asked for by this machine's own names alone (against DNS rebinding)
-    latency_ms: float = bound(640.0, "of live sessions that ask for none")
-    max_sessions: int = bound(64, "live sessions at a time, of all models; others receive when to come again")
-    max_session_seconds: float = bound(4 * 3600.0, "of audio in a live session")
-    max_backlog_seconds: float = bound(30.0, "of a live session's audio that waits for the model: then reading stops")
-    max_connections: int = bound(1000, "of all kinds, or fewer if the process may not open so many files")
-    head_seconds: float = bound(10.0, "for a request's head to come")
-    idle_seconds: float = bound(60.0, "without audio or an order, or without a client reading: the session is over")
-    max_message_bytes: int = bound(1 << 20, "of a WebSocket message")
+    decode: tuple[str, ...] = ()  # overrides of the models' search settings, such as "decode.search.beam=32"
+    tokens: tuple[str, ...] = ()  # bearer tokens, one of which a client must send; none: every client is accepted
+    origins: tuple[str, ...] = ()  # origins of other sites' pages that may connect
+    local: bool = False  # accept only host names of this machine (against DNS rebinding)
+    latency_ms: float = bound(640.0, "default latency of live sessions")
+    max_sessions: int = bound(64, "live sessions at a time, of all models; further clients are told when to retry")
+    max_session_seconds: float = bound(4 * 3600.0, "seconds of audio in a live session")
+    max_backlog_seconds: float = bound(30.0, "seconds of a live session's audio that may wait; beyond, reading pauses")
+    max_connections: int = bound(1000, "connections of all kinds; fewer if the process may not open so many files")
+    head_seconds: float = bound(10.0, "seconds for a request's head to arrive")
+    idle_seconds: float = bound(60.0, "seconds without audio or a command, or without a read, that end a session")
+    max_message_bytes: int = bound(1 << 20, "bytes of a WebSocket message")
     max_uploads: int = bound(2, "files at a time, from before they are read until their text is there")
     max_upload_bytes: int = bound(256 << 20, "of a file")
     max_upload_seconds: float = bound(600.0, "for an upload's bytes to come")
@@ -48,23 +48,23 @@ class Settings:
         for one in bounds():
             value = getattr(self, one.name)
             if not 0 < value < math.inf:
-                raise UserError(f"{one.name}={value}: a positive number")
+                raise UserError(f"{one.name}={value}: give a positive number")
             if isinstance(one.default, int) and value != int(value):
-                raise UserError(f"{one.name}={value}: a whole number")
+                raise UserError(f"{one.name}={value}: give a whole number")
 
     @property
     def max_body_bytes(self) -> int:
-        """Of a request: a file, and a form around it."""
+        """Limit of a request's body: a file, and the form around it."""
         return self.max_upload_bytes + (1 << 20)
 
 
 def bounds() -> list[Field]:
-    """The fields of `Settings` that are numbers."""
+    """Return the fields of `Settings` that are numbers."""
     return [one for one in fields(Settings) if "help" in one.metadata]
 
 
 def from_outside(given: Mapping[str, float | None], environment: Mapping[str, str]) -> dict[str, float]:
-    """Bounds by name: those given (not None), else of the environment; UserError for a value there that is no number."""
+    """Return limits by name: given values (not None), else the environment's; UserError if one there is not a number."""
     found: dict[str, float] = {}
     for one in bounds():
         kind, variable = type(one.default), f"SAMBA_ASR_{one.name.upper()}"
@@ -74,5 +74,5 @@ def from_outside(given: Mapping[str, float | None], environment: Mapping[str, st
             try:
                 found[one.name] = kind(environment[variable])
             except ValueError:
-                raise UserError(f"{variable}={environment[variable]}: not a number; unset it, or mend it") from None
+                raise UserError(f"{variable}={environment[variable]}: not a number; unset or correct it") from None
     return found

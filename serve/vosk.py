@@ -1,10 +1,10 @@
-"""The dialect of vosk-server, which hundreds of clients speak: `WS /vosk`, and `WS /` where they look for it.
+"""The protocol of vosk-server, which many clients support: `WS /vosk`, and `WS /`, its own address.
 
 up     {"config": {"sample_rate": 16000, "words": 1, "phrase_list": [...]}}, optional; 16-bit audio; {"reset": 1}; {"eof": 1}
-down   one reply a message: {"partial": text}, or {"text": text, "result": [{word, start, end, conf}]} when a segment is over;
-       to reset and eof the text of what was received before, after which reset begins anew
+down   one reply to each message: {"partial": text}, or {"text": text, "result": [{word, start, end, conf}]} after a segment;
+       to reset and eof the text of the audio received before, after which reset starts again
 
-The phrases are hotwords.  Why a connection is closed stands in its close frame.
+The phrases are hotwords.  The close frame has the reason why a connection is closed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ router = APIRouter()
 
 
 class Asked(BaseModel):
-    """What of vosk's configuration is heeded."""
+    """Supported fields of vosk's configuration."""
 
     sample_rate: float = Field(16000, ge=4000, le=192000)
     words: bool = True
@@ -40,12 +40,12 @@ class Asked(BaseModel):
 
     @property
     def hotwords(self) -> list[str] | None:
-        """The phrases without vosk's sign for all other words, which are never ruled out here."""
+        """Phrases without vosk's symbol for all other words, which are always allowed here."""
         return [phrase for phrase in self.phrase_list or () if phrase != "[unk]"] or None
 
 
-class Ear(Audio):
-    """What the engine has told; read in the event loop."""
+class VoskSession(Audio):
+    """Results of a session that have not been sent yet; used in the event loop."""
 
     KIND = "vosk"
 
@@ -54,7 +54,7 @@ class Ear(Audio):
         self._loop = asyncio.get_running_loop()
         self.segments: list[Segment] = []
         self.partial = ""
-        self.end = 1001, "the service is going down"  # unless the engine says why else it ended the session
+        self.end = 1001, "the service is going down"  # until the engine reports another reason
         self.over, self.flushed = asyncio.Event(), asyncio.Event()
 
     def hear(self, event: Event) -> None:
@@ -93,21 +93,21 @@ class Ear(Audio):
 
 
 class Conversation:
-    """One client, from its first message to the last."""
+    """One client's connection, from its first message to the last."""
 
     def __init__(self, socket: WebSocket):
         self.socket, self.settings = socket, socket.app.state.settings
-        self.ear, self.asked = Ear(socket.app.state.models, self.settings), Asked()
+        self.session, self.asked = VoskSession(socket.app.state.models, self.settings), Asked()
         self.patience = Patience(self.settings.idle_seconds, socket.app.state.lobby)
 
     async def hold(self) -> tuple[int, str]:
-        """Answer every message; the code and the reason to close with."""
+        """Answer every message; return the code and the reason to close with."""
         try:
             with self.patience:
                 return await self._hold()
         except Over:
             await self._last()
-            return self.ear.end
+            return self.session.end
         except Full as error:
             return 1013, str(error)
         except ValidationError as error:
@@ -129,43 +129,43 @@ class Conversation:
                 return 1000, ""
 
     async def _answer(self, message: Message) -> bool:
-        """False for the last message."""
+        """Answer a message; return False for the last one."""
         if message["type"] == "websocket.disconnect":
             raise WebSocketDisconnect(message.get("code") or 1006)
-        data, told = message.get("bytes"), {}
+        data, command = message.get("bytes"), {}
         if data is None:
-            told = json.loads(message.get("text") or "")
-            if not isinstance(told, dict):
+            command = json.loads(message.get("text") or "")
+            if not isinstance(command, dict):
                 raise UserError('a message is an object, such as {"eof": 1}')
-            if "config" in told:
-                self.asked = Asked.model_validate(told["config"])
+            if "config" in command:
+                self.asked = Asked.model_validate(command["config"])
                 return True
-        if self.ear.live is None:
+        if self.session.live is None:
             start = protocol.Audio(model=self.asked.model, sample_rate=int(self.asked.sample_rate))
-            self.ear.open(start, self.asked.hotwords)
+            self.session.open(start, self.asked.hotwords)
         if data is not None:
-            await self.ear.audio(data)
-        if data or told.get("reset") or told.get("eof"):
+            await self.session.audio(data)
+        if data or command.get("reset") or command.get("eof"):
             self.patience.renew(session=True)
-        if told.get("eof"):
+        if command.get("eof"):
             await self._last()
             return False
-        if told.get("reset"):
-            self.ear.flushed.clear()
-            self.ear.flush()
-            await self.ear.flushed.wait()
-        await self._send(last=bool(told.get("reset")))
+        if command.get("reset"):
+            self.session.flushed.clear()
+            self.session.flush()
+            await self.session.flushed.wait()
+        await self._send(last=bool(command.get("reset")))
         return True
 
     async def _last(self) -> None:
         """Send the text of what has not been answered yet."""
-        if self.ear.live is not None:
-            self.ear.finish()
-            await self.ear.over.wait()
+        if self.session.live is not None:
+            self.session.finish()
+            await self.session.over.wait()
             await self._send(last=True)
 
     async def _send(self, last: bool) -> None:
-        reply = self.ear.reply(self.asked.words, last)
+        reply = self.session.reply(self.asked.words, last)
         await asyncio.wait_for(self.socket.send_json(reply), self.settings.idle_seconds)
 
 
@@ -176,9 +176,9 @@ async def vosk(socket: WebSocket) -> None:
     conversation = Conversation(socket)
     code, reason = 1011, ""
     try:
-        with suppress(WebSocketDisconnect, RuntimeError, OSError):  # the client is gone, or reads nothing
+        with suppress(WebSocketDisconnect, RuntimeError, OSError):  # the client has disconnected, or does not read
             code, reason = await conversation.hold()
     finally:
-        conversation.ear.close()
+        conversation.session.close()
         with suppress(WebSocketDisconnect, RuntimeError, OSError):
             await close(socket, code, reason)

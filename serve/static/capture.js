@@ -1,4 +1,4 @@
-// Microphone samples to the page, 100 ms at a time, at the hardware's rate: the service resamples, without aliasing.
+// Send microphone samples to the page, 100 ms at a time, at the hardware's rate; the service resamples without aliasing.
 class Capture extends AudioWorkletProcessor {
   constructor() {
     super();

@@ -1,5 +1,5 @@
 "use strict";
-// One page, no libraries: a microphone or a file to the service, words as they come.
+// A page without libraries: it sends a microphone or a file to the service, and shows words as they come.
 const $ = (id) => document.getElementById(id);
 const finals = [];           // messages of the service, times in seconds
 let live = null;             // {socket, context, stream, sent, began}
@@ -26,9 +26,9 @@ async function allowed() {
   }
 }
 
-// ---- what is shown
+// ---- display
 
-function colour(confidence) { return `hsl(${Math.round(120 * confidence)} 70% 40%)`; }
+function color(confidence) { return `hsl(${Math.round(120 * confidence)} 70% 40%)`; }
 
 function showFinal(message) {
   finals.push(message);
@@ -36,7 +36,7 @@ function showFinal(message) {
     const span = document.createElement("span");
     span.className = "word fresh";
     span.textContent = w.word;
-    span.style.borderColor = colour(w.confidence);
+    span.style.borderColor = color(w.confidence);
     span.title = `${w.start.toFixed(2)} – ${w.end.toFixed(2)} s, confidence ${Math.round(100 * w.confidence)} %`;
     $("finals").append(span, " ");
   }
@@ -45,10 +45,10 @@ function showFinal(message) {
 }
 
 function showPartial(message) {
-  const sure = document.createElement("b"), rest = document.createElement("i");
-  sure.textContent = message.stable;
+  const stable = document.createElement("b"), rest = document.createElement("i");
+  stable.textContent = message.stable;
   rest.textContent = message.text.slice(message.stable.length);
-  $("partial").replaceChildren(sure, rest);
+  $("partial").replaceChildren(stable, rest);
 }
 
 // ---- the microphone
@@ -74,17 +74,17 @@ async function start() {
   socket.onopen = () => socket.send(JSON.stringify({
     type: "start", sample_rate: context.sampleRate, encoding: "pcm_f32le", latency_ms: Number($("latency").value),
   }));
-  socket.onmessage = (event) => hear(JSON.parse(event.data));
+  socket.onmessage = (event) => receive(JSON.parse(event.data));
   socket.onclose = () => over();
   const node = new AudioWorkletNode(context, "capture");
-  node.port.onmessage = (event) => speak(event.data);
+  node.port.onmessage = (event) => send(event.data);
   context.createMediaStreamSource(stream).connect(node);
-  node.connect(context.destination);   // it is silent, but without a listener it does not run
+  node.connect(context.destination);   // the node is silent, but it runs only when connected
   $("mic").setAttribute("aria-pressed", "true");
   $("mic-label").textContent = "Stop";
 }
 
-function speak(buffer) {
+function send(buffer) {
   if (!live) return;
   const samples = new Float32Array(buffer);
   let power = 0;
@@ -96,7 +96,7 @@ function speak(buffer) {
   }
 }
 
-function hear(message) {
+function receive(message) {
   switch (message.type) {
     case "ready": live.ready = true; status("listening"); break;
     case "partial": showPartial(message); break;
@@ -104,7 +104,7 @@ function hear(message) {
       const lag = live ? live.sent - message.until : 0;
       for (const part of [message, ...message.words]) { part.start += offset; part.end += offset; }
       showFinal(message);
-      $("numbers").textContent = `${(offset + (live ? live.sent : 0)).toFixed(1)} s heard, ${Math.max(0, lag).toFixed(1)} s behind`;
+      $("numbers").textContent = `${(offset + (live ? live.sent : 0)).toFixed(1)} s received, lag ${Math.max(0, lag).toFixed(1)} s`;
       break;
     }
     case "error": status(message.message, true); live.failed = true; break;
@@ -177,7 +177,7 @@ function download(form) {
   URL.revokeObjectURL(link.href);
 }
 
-// ---- hands
+// ---- controls
 
 $("mic").onclick = () => (live ? stop() : start());
 $("file").onchange = (event) => { transcribe(event.target.files[0]); event.target.value = ""; };

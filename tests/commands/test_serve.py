@@ -187,7 +187,7 @@ def test_it_ends_after_any_number_of_reloads(model):
             process.send_signal(signal.SIGTERM)
             assert json.loads(live.recv(timeout=30))["type"] == "done"
         assert process.wait(timeout=30) in (0, -signal.SIGTERM)
-        assert sum("model read anew" in line for line in process.stderr) < 10
+        assert sum("model reloaded" in line for line in process.stderr) < 10
     finally:
         process.kill()
 

@@ -177,7 +177,7 @@ class TestConnections:
             read_all(sent(service, CHUNKED + GOOD + BAD))
         assert not [r for r in caplog.records if r.exc_info]
 
-    def test_a_client_that_reads_nothing_is_put_out(self, recognizer):  # noqa: F811
+    def test_a_client_that_reads_nothing_is_disconnected(self, recognizer):  # noqa: F811
         with serving(recognizer, idle_seconds=0.5) as service:
             page = sent(service, b"GET /page.js HTTP/1.1\r\nHost: x\r\n\r\n" * 2000)
             eventually(lambda: service.server.server_state.connections)
@@ -210,7 +210,7 @@ class TestSocketsThatBringNothing:
 
 
 class TestVosk:
-    def test_who_does_not_read_is_put_out(self, recognizer):  # noqa: F811
+    def test_a_websocket_client_that_does_not_read_is_disconnected(self, recognizer):  # noqa: F811
         with serving(recognizer, max_sessions=1, idle_seconds=1.0) as service:
             service.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # what it accepts inherits this
             silent = socket.socket()
@@ -281,11 +281,11 @@ def test_a_websocket_that_is_gone_leaves_no_traceback(recognizer, path, caplog):
     assert not [r for r in caplog.records if r.exc_info]
 
 
-class TestSeldom:
+class TestRateLimit:
     def test_a_line_a_minute_with_the_number_of_those_left_out(self, caplog):
-        logger, now = logging.getLogger("test.seldom"), [0.0]
-        seldom = logs.Seldom()
-        logger.addFilter(seldom)
+        logger, now = logging.getLogger("test.rate_limit"), [0.0]
+        rate_limit = logs.RateLimit()
+        logger.addFilter(rate_limit)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(logs.time, "monotonic", lambda: now[0])
             for _ in range(50):

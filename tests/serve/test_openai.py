@@ -57,7 +57,7 @@ def test_what_is_known_at_once_is_an_http_error(client, stream):
     with pytest.raises(openai.UnprocessableEntityError, match="response_format: ") as error:
         create(response_format="xml")
     assert error.value.param == "response_format"
-    with pytest.raises(openai.APIStatusError, match="larger than a file may be") as error:
+    with pytest.raises(openai.APIStatusError, match="larger than the limit for files") as error:
         create(bytes(3 << 20))
     assert (error.value.status_code, error.value.code) == (413, "file_too_large")
 

@@ -82,7 +82,7 @@ class TestModels:
                 shutil.rmtree(folder)
                 models.reload()  # nothing to read: the old one stays
                 assert models.engine() is first
-                assert "not read anew" in caplog.text
+                assert "not reloaded" in caplog.text
                 make_model(folder, seed=1)
                 models.reload()
                 assert models.engine() is not first
