@@ -4,15 +4,16 @@
 #   configs    array: configurations of training, later over earlier
 #   data       folder of the manifests
 #   tests      array: the sets to decode
-#   processes  of training, each on its share of the cores, or on a GPU of its own (default: 1)
-#   average    array: which checkpoints make the model, as `samba-asr average` has it (default: the best)
+#   processes  number of training processes, each on its share of the cores, or on its own GPU (default: 1)
+#   average    array: options of `samba-asr average` that choose checkpoints (default: the best)
 #   decodings  array: CONFIG:LATENCY, a name under conf/decode and the latency in ms, or `offline`;
-#              CONFIG `lm` are the settings that stage 4 found, left out where there is no text
+#              CONFIG `lm` stands for the settings that stage 4 found, and is skipped without text
 #   lm_text    text for a language model (default: none)
-#   extras     of pyproject.toml that the recipe wants (default: train)
+#   extras     extras of pyproject.toml that the recipe needs (default: train)
 #
 # It reads the arguments of run.sh, sets up the environment, and defines `run_stages`.  Stages: 0 prepare, 1 tokenizer,
-# 2 train (and before it, pretrain), 3 average, 4 language model, 5 decode, 6 score.  A recipe's own options are read by its `recipe_option`, if it has one.
+# 2 train (after pretraining, if asked for), 3 average, 4 language model, 5 decode, 6 score.  A recipe may read its own options
+# by a function `recipe_option`.
 
 stage=0 stop_stage=6 exp=exp/main prepare_options=() overrides=() init=() more= speech= pretrain=
 
@@ -22,15 +23,15 @@ usage: run.sh [--stage N] [--stop-stage M] [--exp DIR] [--source DIR] [--process
               [--pretrain MINUTES] [--speech FILE]... [--lm-text FILE] [--config NAME]... [key=value]...
   stages: 0 prepare, 1 tokenizer, 2 train, 3 average, 4 language model, 5 decode, 6 score (default: all)
   --exp DIR      folder of the run (default: $exp)
-  --source DIR   where the corpus is
-  --processes N  train with N processes (torchrun), each on its share of the cores, or on a GPU of its own (default: $processes)
-  --init DIR     begin with the weights of this model folder, and its tokenizer
-  --more FILE    one more manifest to train on, such as samba-asr augment writes
-  --pretrain MINUTES  before training: the encoder learns from the speech alone, without the texts
-  --speech FILE  one more manifest to pretrain on, which needs no texts
-  --lm-text FILE text for an n-gram, a sentence a line, .gz .xz .bz2 or plain (default: ${lm_text:-none})
-  --config NAME  one more configuration of training, over ${configs[*]}: a YAML file, or a name under conf/
-  key=value      settings over those, such as optim.lr=0.001; those of decode.* hold for stages 4 and 5 too
+  --source DIR   folder of the corpus
+  --processes N  train with N processes (torchrun), each on its share of the cores, or on its own GPU (default: $processes)
+  --init DIR     start with the weights and the tokenizer of this model folder
+  --more FILE    another training manifest, such as one by samba-asr augment
+  --pretrain MINUTES  first pretrain the encoder on speech without texts
+  --speech FILE  another manifest for pretraining, which needs no texts
+  --lm-text FILE text for an n-gram, one sentence a line, .gz .xz .bz2 or plain (default: ${lm_text:-none})
+  --config NAME  another configuration of training, over ${configs[*]}: a YAML file, or a name under conf/
+  key=value      settings that override these, such as optim.lr=0.001; decode.* also applies to stages 4 and 5
 END
 }
 
@@ -40,7 +41,7 @@ fail() {
   exit 2
 }
 
-# Paths are meant from where run.sh was called, which it has left.
+# Relative paths refer to the folder from which run.sh was called.
 path() { case $1 in /*) echo "$1" ;; *) echo "$OLDPWD/$1" ;; esac }
 
 number() {
@@ -78,32 +79,32 @@ parse_arguments() {
         fi
         ;;
       decode.block=* | decode.runtime.latency_ms=*)
-        fail "$1: the recipe decodes at several latencies; for another: samba-asr decode" ;;
+        fail "$1: the recipe decodes at several latencies; for another one use samba-asr decode" ;;
       *=*) overrides+=("$1") && shift ;;
       *) fail "$1: neither an option nor key=value" ;;
     esac
   done
-  [ -z "$pretrain" ] || [ ${#init[@]} -eq 0 ] || fail "--pretrain makes the encoder that --init has: give one of them"
-  [ -n "$pretrain" ] || [ -z "$speech" ] || fail "--speech is for --pretrain"
-  [ "$stage" -le "$stop_stage" ] || fail "--stage $stage lies behind --stop-stage $stop_stage"
+  [ -z "$pretrain" ] || [ ${#init[@]} -eq 0 ] || fail "--pretrain and --init both give an encoder: use one of them"
+  [ -n "$pretrain" ] || [ -z "$speech" ] || fail "--speech needs --pretrain"
+  [ "$stage" -le "$stop_stage" ] || fail "--stage $stage is after --stop-stage $stop_stage"
 }
 
 wanted() { [ "$stage" -le "$1" ] && [ "$1" -le "$stop_stage" ] && echo "== stage $1: $2 ==" >&2; }
 
-# samba-asr, by as many processes as the first argument says.
+# Run samba-asr with as many processes as the first argument says.
 by() {
   local command=(samba-asr)
   if [ "$1" -gt 1 ]; then command=(python -m torch.distributed.run --standalone --nproc-per-node "$1" -m samba_asr.cli); fi
   "${command[@]}" "${@:2}"
 }
 
-# The first argument: how many processes.
+# First argument: number of processes.
 train() {
   by "$1" train --exp "$exp" "${init[@]}" --config "${configs[@]}" \
     "data.train=[$data/train.jsonl$more]" "data.valid=[$data/$valid.jsonl]" "${overrides[@]}" "${@:2}"
 }
 
-# Of the speech alone, for train to begin with.
+# Pretrain on speech without texts; training starts with the result.
 pretrain() {
   by "$processes" pretrain --exp "$exp/pretrain" --config "${configs[@]}" \
     "data.train=[$data/train.jsonl$more$speech]" "data.valid=[$data/$valid.jsonl]" "${overrides[@]}" \
@@ -111,7 +112,7 @@ pretrain() {
   init=(--init-encoder "$exp/pretrain/model")
 }
 
-# An n-gram, for a model of phones the pronunciations of its words, and the weights that suit both.
+# Train an n-gram, for a phone model also the pronunciations of its words, and tune the weights.
 language_model() {
   local lm=$exp/model/lm.ngram lexicon=()
   if [ ! -f "$lm" ]; then samba-asr lm train "$lm_text" --out "$lm" "${lm_options[@]}"; fi
@@ -128,7 +129,7 @@ run_stages() {
   for setting in "${overrides[@]}"; do case $setting in decode.*) settings+=("$setting") ;; esac; done
 
   if wanted 0 prepare; then samba-asr prepare "$corpus" --out "$data" "${prepare_options[@]}"; fi
-  # Of no epochs, training leaves the tokenizer, and says now what is wrong with the settings.
+  # With 0 epochs, training only makes the tokenizer, and reports wrong settings now.
   if wanted 1 tokenizer; then train 1 train.epochs=0; fi
   if wanted 2 train; then
     if [ -n "$pretrain" ]; then pretrain; fi

@@ -1,7 +1,7 @@
 # Sourced by tests/run.sh and egs/*/run.sh:  source egs/setup.sh EXTRAS     (such as `train,plot`; see pyproject.toml)
 #
 # Makes the Python environment .venv in the checkout, installs samba_asr[EXTRAS] from the checkout into it, and puts it
-# first in PATH.  The next time that takes no time, unless pyproject.toml has changed.
+# first in PATH.  Later calls skip the installation, unless pyproject.toml has changed.
 #   SAMBA_ASR_VENV=DIR       use the environment in DIR as it is, instead
 #   SAMBA_ASR_PYTHON=PYTHON  make .venv with this Python
 #   SAMBA_ASR_TORCH=SPEC     install this torch first (torch==2.13.0)
@@ -37,7 +37,7 @@ samba_asr_setup() {
     fi
     venv=$(cd "$venv" && pwd)
   else
-    stamp=$venv/samba_asr.$extras.stamp # its content says what was installed from where; written last
+    stamp=$venv/samba_asr.$extras.stamp # records the installed version and its source; written last
     wanted=$(printf '%s %s\n' "$root" "$(cksum <"$root/pyproject.toml")")
     if [ "$(cat "$stamp" 2>/dev/null)" != "$wanted" ]; then
       if ! "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
@@ -50,7 +50,7 @@ samba_asr_setup() {
       "$venv/bin/python" -m pip install --quiet "${SAMBA_ASR_TORCH:-torch==2.13.0}" &&
         "$venv/bin/python" -m pip install --quiet -e "$root[$extras]" &&
         echo "$wanted" >"$stamp" || {
-        echo "error: the installation failed, pip says why above; run this again to go on from there" >&2
+        echo "error: the installation failed, see pip's message above; run this again to continue" >&2
         return 1
       }
     fi
@@ -59,8 +59,8 @@ samba_asr_setup() {
   unset PYTHONHOME
 }
 
-# A training step frees its activations and asks for them again.  glibc hands large blocks back to the kernel in between,
-# and every page is faulted in anew, an eighth of a step's time (1.67 -> 1.47 s).  With these it keeps them.
+# Every training step frees its activations and allocates them again.  glibc returns large blocks to the kernel in between,
+# so every page is faulted in again, which takes an eighth of a step (1.67 -> 1.47 s).  These settings keep the blocks.
 export MALLOC_MMAP_MAX_=${MALLOC_MMAP_MAX_:-0} MALLOC_TOP_PAD_=${MALLOC_TOP_PAD_:-268435456}
 export MALLOC_TRIM_THRESHOLD_=${MALLOC_TRIM_THRESHOLD_:-100000000000}
 

@@ -1,4 +1,4 @@
-"""What a corpus needs in Python: one module a corpus, installed as `samba_asr.recipes`.
+"""Preparation of corpora: one module for each corpus, installed as `samba_asr.recipes`.
 
 Each has `prepare(source, out, options, ...) -> {set: manifest}`: `out/<set>.jsonl`, and Kaldi's `out/<set>/`.
 """
@@ -19,7 +19,7 @@ RECIPES = {
 
 
 def load(name: str) -> ModuleType:
-    """The recipe's module.  Raises UserError for an unknown name."""
+    """Import the recipe's module.  UserError for an unknown name."""
     if name not in RECIPES:
-        raise UserError(f"no recipe {name!r}: there are {', '.join(RECIPES)}")
+        raise UserError(f"no recipe {name!r}: choose from {', '.join(RECIPES)}")
     return importlib.import_module(f"{__name__}.{name}")

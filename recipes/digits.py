@@ -1,6 +1,6 @@
-"""Connected digits by synthetic voices, which the repository carries (egs/digits/data).  Sets: train, dev, test.
+"""Connected digits by synthetic voices, in the repository (egs/digits/data).  Sets: train, dev, test.
 
-The test set is the corpus's own: voices that training never hears.  So is dev: two voices held out of training.
+The test set is that of the corpus, with voices that are not in training.  The dev set has two voices held out of training.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ DEV_SPEAKERS = ("af_bella", "am_adam")
 
 
 def prepare(source: Path | None, out: Path, options: PrepareOptions = DEFAULTS) -> dict[str, Path]:
-    """source: the folder of `manifest.jsonl`; None: egs/digits/data of the checkout."""
+    """Write the manifests.  source: folder of `manifest.jsonl`; None: egs/digits/data of the checkout."""
     source = Path(source) if source is not None else local_source()
     if source is None:
-        raise UserError("egs/digits/data is not here: run this in a checkout, or name the corpus with --source")
+        raise UserError("egs/digits/data is not here: run this in a checkout, or give the corpus with --source")
     splits: Splits = {"train": [], "dev": [], "test": []}
     for utterance in read_manifest(source / "manifest.jsonl"):
         name = utterance.split
@@ -32,7 +32,7 @@ def prepare(source: Path | None, out: Path, options: PrepareOptions = DEFAULTS) 
 
 
 def local_source() -> Path | None:
-    """egs/digits/data of the checkout that this file, or the present folder, is in."""
+    """Find egs/digits/data in the checkout of this file or of the current folder; None without one."""
     roots = (Path(__file__).resolve().parents[1], Path.cwd(), *Path.cwd().parents)
     places = (root / "egs" / "digits" / "data" for root in roots)
     return next((place for place in places if (place / "manifest.jsonl").exists()), None)

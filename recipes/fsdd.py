@@ -1,6 +1,6 @@
 """Free Spoken Digit Dataset (Jackson et al.): one digit a recording, 8 kHz.  Sets: train, dev, test.
 
-Its own rule: the recordings n < 5 of each speaker and digit are the test set.  Speakers are the same in all sets.
+By its authors' rule the recordings n < 5 of each speaker and digit are the test set.  All sets have the same speakers.
 """
 
 from __future__ import annotations
@@ -17,13 +17,16 @@ DEV = 10  # n below this, and not test: dev
 
 
 def prepare(source: Path | None, out: Path, options: PrepareOptions = DEFAULTS, *, dev: bool = True) -> dict[str, Path]:
-    """source: the folder of the recordings `{digit}_{speaker}_{n}.wav`, or the one above it; None: `shared/data/fsdd`
-    in, or beside, the present folder or one above.  dev: hold out 5 <= n < 10 as `dev`; otherwise they are training."""
+    """Write the manifests.
+
+    source: folder of the recordings `{digit}_{speaker}_{n}.wav`, or its parent; None: `local_source()`.
+    dev: hold out 5 <= n < 10 as `dev`; otherwise they are in training.
+    """
     source = source or local_source()
     if source is None:
         raise UserError(
             "the recordings of the Free Spoken Digit Dataset are needed: get the folder `recordings` of the repository "
-            "Jakobovski/free-spoken-digit-dataset, and name it with --source"
+            "Jakobovski/free-spoken-digit-dataset, and give it with --source"
         )
     splits: Splits = {"train": [], "dev": [], "test": []} if dev else {"train": [], "test": []}
     for utterance in read_corpus(source, format="fsdd"):
@@ -33,6 +36,7 @@ def prepare(source: Path | None, out: Path, options: PrepareOptions = DEFAULTS, 
 
 
 def local_source() -> Path | None:
+    """Find `shared/data/fsdd` in the current folder or one above it; None without one."""
     here = Path.cwd()
     places = (folder / "shared" / "data" / "fsdd" for folder in (here, *here.parents))
     return next((place for place in places if place.is_dir()), None)

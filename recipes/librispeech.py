@@ -1,6 +1,6 @@
 """LibriSpeech (Panayotov et al. 2015): train on 100 to 960 hours, the official dev and test sets.
 
-Sets: `train` (all the train subsets asked for, together), and `dev-clean`, `dev-other`, `test-clean`, `test-other`.
+Sets: `train` (all chosen train subsets together), `dev-clean`, `dev-other`, `test-clean` and `test-other`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ SUBSETS = ("train-clean-100", *EVALUATION)
 def prepare(
     source: Path | None, out: Path, options: PrepareOptions = DEFAULTS, *, subsets: Sequence[str] = SUBSETS
 ) -> dict[str, Path]:
-    """source: the folder of the subsets (LibriSpeech/), or None: downloaded to `out/download`.
+    """Write the manifests.
 
-    subsets: which, such as all three of TRAINING for 960 hours; the default trains on train-clean-100.
+    source: folder of the subsets (LibriSpeech/); None: download to `out/download`.
+    subsets: subsets to use, such as all three of TRAINING for 960 hours; the default trains on train-clean-100.
     """
     splits: Splits = {}
     for subset, folder in find(subsets, source, out, options.downloading).items():
@@ -38,7 +39,7 @@ def find(
     out: Path,
     downloading: Callable[[download.DownloadProgress], None] | None = None,
 ) -> dict[str, Path]:
-    """subset -> its folder, under `source` (or source/LibriSpeech), downloaded if source is None."""
+    """Find the folder of each subset in `source` or source/LibriSpeech; download it if source is None."""
     unknown = [subset for subset in subsets if subset not in download.ARCHIVES]
     if unknown:
         raise UserError(f"LibriSpeech has no subset {unknown[0]!r}: choose from {', '.join(download.ARCHIVES)}")
@@ -50,6 +51,6 @@ def find(
         found[name] = next((place for place in places if place.is_dir()), places[0])
         if not found[name].is_dir():
             raise UserError(
-                f"{found[name]}: no such folder: name the folder that holds it, or leave it out with --subset"
+                f"{found[name]}: no such folder: give its parent folder with --source, or other subsets with --subset"
             )
     return found

@@ -1,8 +1,8 @@
 """Five hours of LibriSpeech, for a first model in an evening.  Sets: train, dev, test.
 
-From OpenSLR's resource 31: test is dev-clean-2, dev is three speakers held out of train-clean-5, train the rest of it.
-From a folder with train-5h, dev-5h and test-5h (the same corpus, cut otherwise): those.  Scores on the one are not
-comparable with scores on the other, and neither is dev-clean or test-clean.
+From OpenSLR's resource 31: test is dev-clean-2, dev has three speakers held out of train-clean-5, train has the others.
+From a folder with train-5h, dev-5h and test-5h (another split of the same corpus): these.  Scores on the two splits cannot be
+compared with each other, nor with scores on dev-clean or test-clean.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ from samba_asr.data.readers import read_librispeech
 from samba_asr.data.validate import Splits
 from samba_asr.recipes.librispeech import find
 
-HELD_OUT = ("1970", "3664", "6272")  # speakers of train-clean-5; in the other cut they are dev-5h
+HELD_OUT = ("1970", "3664", "6272")  # speakers of train-clean-5; in the other split they are dev-5h
 
 _CUT = {"train": "train-5h", "dev": "dev-5h", "test": "test-5h"}
 
 
 def prepare(source: Path | None, out: Path, options: PrepareOptions = DEFAULTS) -> dict[str, Path]:
-    """source: the folder of train-clean-5 and dev-clean-2, or of train-5h, dev-5h and test-5h.  None: `local_source()`
-    if there is one, else a download to `out/download` (460 MB)."""
+    """Write the manifests.
+
+    source: folder of train-clean-5 and dev-clean-2, or of train-5h, dev-5h and test-5h.  None: `local_source()` if there is
+        one, else a download to `out/download` (460 MB).
+    """
     source = source or local_source()
     if source is not None and all((Path(source) / folder).is_dir() for folder in _CUT.values()):
         splits: Splits = {name: read_librispeech(Path(source) / folder) for name, folder in _CUT.items()}
@@ -37,7 +40,7 @@ def prepare(source: Path | None, out: Path, options: PrepareOptions = DEFAULTS) 
 
 
 def local_source() -> Path | None:
-    """`shared/data/LibriSpeech` in, or beside, the present folder or one above it, if it has the cut of this recipe."""
+    """Find `shared/data/LibriSpeech` with this recipe's split in the current folder or one above it; None without one."""
     here = Path.cwd()
     for folder in (here, *here.parents):
         place = folder / "shared" / "data" / "LibriSpeech"

@@ -216,7 +216,7 @@ class WebSocketConnection(WebSocketsSansIOProtocol):
             except UnicodeDecodeError:
                 self._shared.rate_limit.warning("a text message that is not UTF-8: its connection is closed")
                 self.frames = []
-                self.conn.send_close(1007, "a text message must be UTF-8")
+                self.conn.send_close(1007, "a text message is UTF-8")
                 return self.handle_parser_exception()
         super().send_receive_event_to_app()
 

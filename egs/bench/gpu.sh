@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
-# All that wants a GPU, in one call of under ten minutes: do the kernels run and agree there, how fast are they beside their
-# peers, and training.
-#   egs/bench/gpu.sh OUT [MANIFEST]       OUT: a folder for logs, tables and plots; MANIFEST: utterances to train on, else noise
-# It uses the `python` at hand (samba_asr with the extras train, plot and gpu; pytest; beside them, where wanted, mamba-ssm
-# and fla-core) and installs nothing.  A part that fails or takes too long does not stop the others; its status is kept.
+# All checks that need a GPU, in under ten minutes: kernels run and agree, their speed and that of their peers, and training.
+#   egs/bench/gpu.sh OUT [MANIFEST]       OUT: folder for logs, tables and plots; MANIFEST: training utterances, default noise
+# It uses the current `python` (samba_asr with the extras train, plot and gpu; pytest; optionally mamba-ssm and fla-core) and
+# installs nothing.  A part that fails or takes too long does not stop the others; its status is recorded.
 set -uo pipefail
 [ $# -ge 1 ] && [ $# -le 2 ] || { echo "usage: gpu.sh OUT [MANIFEST]" >&2 && exit 2; }
 mkdir -p "$1" && out=$(realpath "$1") || exit 2
@@ -15,7 +14,7 @@ python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || { echo
 unset TRITON_INTERPRET
 failed=0
 
-part() { # NAME SECONDS COMMAND...: its output in OUT/NAME.txt
+part() { # NAME SECONDS COMMAND...: run it, with its output in OUT/NAME.txt
   local name=$1 seconds=$2 began=$SECONDS status=0
   shift 2
   echo "== $name: $*"

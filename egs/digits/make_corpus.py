@@ -1,10 +1,10 @@
-"""Pack a folder of short clips into one Ogg Opus file a speaker: how `egs/digits/data` was made.
+"""Pack a folder of short clips into one Ogg Opus file for each speaker.  This made `egs/digits/data`.
 
     python egs/digits/make_corpus.py SOURCE TARGET
 
-SOURCE and TARGET hold a manifest.jsonl.  Git, and a disk, would rather have 51 files than 714.  Between clips lies a
-quarter of a second of silence, so that the codec cannot smear one into the next; `start` and `duration` in the
-manifest cut them out again, to the sample.
+SOURCE and TARGET have a manifest.jsonl.  51 files are easier on Git and disks than 714.  A quarter of a second of silence
+separates clips, so that the codec does not smear one into the next.  `start` and `duration` in the manifest cut the clips out
+exactly.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from samba_asr.audio.read import read
 from samba_asr.data.manifest import Utterance, read_manifest, write_manifest
 
 RATE = 16000
-GAP = RATE // 4  # samples; whole Opus frames (20 ms) are no need, for libsndfile removes the encoder's delay
+GAP = RATE // 4  # samples; they need not be whole Opus frames (20 ms), as libsndfile removes the encoder's delay
 BITRATE = 28000  # bits a second at most: speech with pauses takes about two thirds of it
 
 log = logging.getLogger("make_corpus")
 
 
 def pack(utterances: list[Utterance], path: Path) -> list[Utterance]:
-    """Write one speaker's clips to `path`, one after the other -> the utterances that cut them out of it."""
+    """Write one speaker's clips to `path`, one after the other; return the utterances that cut them out again."""
     parts, packed, place = [], [], 0
     for utterance in utterances:
         audio = read(utterance.audio)

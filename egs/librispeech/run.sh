@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # LibriSpeech, trained on 100 or 960 hours.  Without --source: a download (30 or 60 GB).
 #   egs/librispeech/run.sh [--subset 100|960] [--stage N] [--stop-stage M] [key=value ...]     more: --help
-# More GPUs than one: --processes N
+# With several GPUs: --processes N
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
@@ -19,7 +19,7 @@ tests=(dev-clean dev-other test-clean test-other)
 decodings=(greedy:offline greedy:640 greedy:320 rescore:offline rescore:640 rescore:320)
 source ../run_stages.sh "$@"
 
-# Each amount of data has its own manifests, run and size of model; --config model/NAME changes the size.
+# Each amount of data has its own manifests, run and model size; --config model/NAME changes the size.
 data=data/$subset
 [ "$exp" != exp/main ] || exp=exp/$subset
 train=(train-clean-100)

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The English model of the box, from nothing: run.sh's model, then phones, more speech, CTC-CRF, and a teacher.
-#   egs/mini_librispeech/box.sh [SHARE]      SHARE of the time: 1 for the model, 0.005 to see it all run (default: 1)
-# It wants ../shared beside the checkout; 13 hours of two cores train, and two more speak.  Called again, it goes on where it was.
-# The model in the box was not made in one go: its speech grew while it trained (RESULTS.md, runs B to L).
+# Train the shipped English model from scratch: run.sh's model, then phones, more speech, CTC-CRF, and a teacher.
+#   egs/mini_librispeech/box.sh [SHARE]      SHARE of the time: 1 for the model, 0.005 for a quick test of all steps (default: 1)
+# It needs ../shared beside the checkout, 13 hours of two cores for training, and two more for synthesis.  Called again, it continues.
+# The shipped model was not trained in one run: more data was added during training (RESULTS.md, runs B to L).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 share=${1:-1}
@@ -11,7 +11,7 @@ shared=../../../shared
 source ../setup.sh train,lm,lexicon,label,tts
 export OMP_NUM_THREADS=1
 
-of() { awk "BEGIN { print $1 * $share }"; } # the share of a number of minutes
+of() { awk "BEGIN { print $1 * $share }"; } # MINUTES: multiplied by the share
 
 data() {
   [ -f data/train.jsonl ] || samba-asr prepare mini_librispeech --out data
@@ -22,7 +22,7 @@ data() {
   [ -f data/labelled.jsonl ] || OMP_NUM_THREADS=2 samba-asr augment label data/unlabelled/unlabelled-1h.jsonl --whisper --confidence 0.55 --out data/labelled.jsonl
   [ -f data/fsdd/test.jsonl ] || samba-asr prepare fsdd --source "$shared/data/fsdd" --out data/fsdd
   [ -f data/tts_digits/train.jsonl ] || samba-asr prepare "$shared/data/tts_digits/manifest.jsonl" --out data/tts_digits
-  # 900 frequent words, each by itself: books have no utterance of one word
+  # 900 frequent words, one at a time: books have no utterance of one word
   [ -f data/words.txt ] || frequent 900 >data/words.txt
   samba-asr augment tts data/words.txt --words 1 3 --out data/words
   local shard
@@ -71,7 +71,7 @@ results() {
     samba-asr lm tune --model $model --data data/dev.jsonl --weights 0.8 0.9 1 1.1 --bonuses -1 0 1 --save \
       --set decode.search.beam=128 decode.search.prune=10 decode.runtime.overlap=0.5 decode.endpoint.confidence=0.65 \
       decode.lm=$lm/lm.ngram decode.lm.lexicon=$lm/words.lexicon.txt
-    # A model that learned for minutes may hear no word at all.
+    # A model trained for minutes may recognize no word at all.
     samba-asr calibrate --model $model --data data/dev.jsonl || [ "$share" != 1 ]
   fi
   for ms in null 640 320; do
@@ -92,7 +92,7 @@ phase noisy 75 --init exp/box/crf/model --config crf "$all" optim.lr=3e-4 optim.
 taught=(data.teacher=data/teacher loss.teacher=0.5)
 phase taught 35 --init exp/box/noisy/model --config crf "$all" optim.lr=4e-4 optim.warmup=100 "${noisy[@]}" "${taught[@]}"
 all="data.train=[data/train.jsonl$more,data/tts_digits/train.jsonl,data/words/manifest.jsonl]"
-with=(--with exp/box/noisy/model) # the mean of both ends
+with=(--with exp/box/noisy/model) # average the first and the last model of fine-tuning
 phase english 46 --init exp/box/taught/model --config crf "$all" optim.lr=3e-4 optim.warmup=50 "${noisy[@]}" "${taught[@]}" augment.narrow_prob=0.2
 language_model
 results

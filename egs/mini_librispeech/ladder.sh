@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# What each idea is worth: small models from nothing (1.0 M parameters, phones), all with the same steps and the same test, one thing
-# changed at a time.  WER of dev-5h with the box's trigram and lexicon.
-#   egs/mini_librispeech/ladder.sh [ROW...]       default: all rows, some 10 minutes of one core each; then the table and a picture of it
-# Called again, it goes on where it was.  STEPS=N: other steps than 2000, in another folder.  Rows at once: call it twice with other rows.
+# Ablations: small models from scratch (1.0 M parameters, phones), all with the same steps and the same test, with one change each.
+# WER of dev-5h with the trigram and lexicon of the shipped model.
+#   egs/mini_librispeech/ladder.sh [ROW...]       default: all rows, about 10 minutes of one core each; then a table and a picture
+# Called again, it continues.  STEPS=N: N steps instead of 2000, in another folder.  For parallel rows, call it twice with other rows.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 shared=../../../shared
@@ -20,7 +20,7 @@ helped=(model.mixer.name=mamba model.mixer.d_state=16 model.layers=2 model.d_mod
   augment.time_masks=0 augment.freq_masks=0 "augment.speed=[1.0]" "data.train=[data/train.jsonl,$books]")
 sharpened=(--config crf optim.lr=1e-3 optim.warmup=50 train.easy_epochs=0 train.max_steps=$((steps / 2)))
 
-options() { # ROW: what it changes
+options() { # ROW: its changed options
   case $1 in
   base) ;;
   half) echo train.max_steps=$((steps / 2)) ;;
@@ -55,7 +55,7 @@ options() { # ROW: what it changes
   teacher) echo data.teacher=data/teacher loss.teacher=1 ;;
   characters) echo tokenizer.kind=char ;;
   pieces) echo tokenizer.kind=bpe ;;
-  all) echo "${helped[*]}" ;; # what makes so short a run better, together
+  all) echo "${helped[*]}" ;; # all changes that improve such a short run
   allhalf) echo "${helped[*]}" train.max_steps=$((steps / 2)) ;;
   allcrf) echo "--init $exp/allhalf/model ${helped[*]} ${sharpened[*]}" ;;
   pieces8) echo tokenizer.kind=bpe model.subsampling=8 ;;
@@ -67,7 +67,7 @@ common=(--config model/tiny train/cpu mini_librispeech phones model.decoder.laye
   "model.self_conditioning=[2]" "data.train=[data/train.jsonl]" "data.valid=[data/dev.jsonl]" data.batch_seconds=30 train.easy_epochs=1
   train.valid_every=100 optim.lr=2e-3 optim.warmup=150 train.max_steps="$steps")
 
-before() { # ROW: what it needs first
+before() { # ROW: make its prerequisites
   case $1 in
   allcrf) row allhalf ;;
   voices | morevoices | synthetic | all*) [ -f $books ] || samba-asr prepare "$shared/data/tts_books/manifest.jsonl" --out data/tts_books ;;
@@ -88,7 +88,7 @@ before() { # ROW: what it needs first
   esac
 }
 
-readers() { # 178 readers, an utterance of each, with their own transcripts; data/readers/dev.jsonl: 56 others, to choose on
+readers() { # 178 readers, one utterance each, with real transcripts; data/readers/dev.jsonl: 56 others, for choices
   [ ! -f data/readers/train.jsonl ] || return 0
   samba-asr prepare "$shared/data/LibriSpeech/unlabelled-1h" --out data/readers
   python - "$shared/data/LibriSpeech/readers-dev.txt" data/readers <<'END'
@@ -102,14 +102,14 @@ for name, out in (("dev", True), ("train", False)):
 END
 }
 
-row() { # ROW: train it, read dev with it
+row() { # ROW: train it, and decode dev
   local folder=$exp/$1 changed
   changed=$(options "$1")
   [ ! -f "$folder/wer.txt" ] || return 0
   echo "== $1 ==" >&2
   before "$1"
   mkdir -p "$folder"
-  # The pronunciations that the box has: guessing them takes minutes each time.
+  # Use the pronunciations of the shipped model: predicting them takes minutes each time.
   case $1 in characters | pieces*) ;; *) cp -n ../../samba_asr/box/english/lexicon.txt "$folder" ;; esac
   # shellcheck disable=SC2086  # options are words
   samba-asr train --exp "$folder" "${common[@]}" $changed
@@ -133,20 +133,20 @@ table() {
   done
 }
 
-from_base() { # FOLDER: the difference and its interval, on the same redrawn test sets
+from_base() { # FOLDER: difference from the base with its interval, on the same bootstrap samples
   [ "$1" != "$exp/base" ] && [ -f "$exp/base/wer.txt" ] || return 0
   samba-asr score --ref data/dev.jsonl --hyp "$1/decode/hyp.txt" --baseline "$exp/base/decode/hyp.txt" |
     sed -n 's/^difference \([-+0-9.]*\), 95 % interval \[ \([^]]*\) \].*/\1 [\2]/p'
 }
 
-picture() { # TABLE PNG: how far each row is from the base
+picture() { # TABLE PNG: draw the difference of each row from the base
   python - "$@" <<'END'
 import re, sys
 from pathlib import Path
 from samba_asr import plot
 line = re.compile(r"\| (\w+) \|.*\| ([-+\d.]+) \[([-+\d.]+), ([-+\d.]+)\] \|")
 found = [(m[1], *map(float, m.groups()[1:])) for m in map(line.match, Path(sys.argv[1]).read_text().splitlines()) if m]
-found = sorted((row for row in found if row[1] < 20), key=lambda row: -row[1])  # what learned nothing is off the sheet
+found = sorted((row for row in found if row[1] < 20), key=lambda row: -row[1])  # rows that learned nothing are not drawn
 if not found:
     sys.exit()
 names, far, low, high = zip(*found)

@@ -31,7 +31,7 @@ def speakers(manifests) -> dict[str, set[str]]:
 
 def test_every_recipe_loads_and_an_unknown_one_is_named():
     assert all(callable(recipes.load(name).prepare) for name in recipes.RECIPES)
-    with pytest.raises(UserError, match="no recipe 'timit': there are digits"):
+    with pytest.raises(UserError, match="no recipe 'timit': choose from digits"):
         recipes.load("timit")
 
 
