@@ -1,13 +1,12 @@
-"""A client of the service: audio in, words out, across lost connections.
+"""Client of the service: audio in, words out, with automatic reconnection.
 
     with Client("ws://localhost:8000", rate=16000, on_message=print) as client:
         for samples in microphone:                     # float32 (s,)
             client.send(samples)
         print(client.finish())                         # the final text
 
-Audio is kept until a `final` covers it, or the service says that it was `quiet`.  When the connection breaks, a new one is
-opened and sent what is kept, so words come once; times go on.  What a client sends while the service is full is refused with
-`Busy`.
+Audio is kept until a `final` message covers it, or `quiet` reports that it has no words.  If the connection breaks, the client
+opens a new one and sends the kept audio, so every word comes once and times continue.  If the service is full, `Busy` is raised.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ import numpy as np
 
 from samba_asr.errors import UserError, missing_extra
 
-STEADY = 60.0  # seconds: a connection that held so long did not break in a row with the one before
-MESSAGE = 1 << 18  # bytes of audio in a message: far below what the service takes
+STEADY = 60.0  # seconds after which a connection counts as good, and breaks are counted from 0
+MESSAGE = 1 << 18  # bytes of audio in a message: far below the limit of the service
 
 
 def websockets():
-    """The package of that name."""
+    """Import the package `websockets`."""
     try:
         import websockets.asyncio.client
         import websockets.exceptions
@@ -38,7 +37,7 @@ def websockets():
 
 
 class Busy(UserError):
-    """The service has no room now; `retry_after` seconds may help."""
+    """Error: the service is full; try again after `retry_after` seconds."""
 
     def __init__(self, message: str, retry_after: float):
         super().__init__(message)
@@ -46,6 +45,8 @@ class Busy(UserError):
 
 
 class Client:
+    """A session with a service; use it as a context manager."""
+
     def __init__(
         self,
         url: str,
@@ -58,23 +59,26 @@ class Client:
         on_message: Callable[[dict[str, Any]], None] = lambda message: None,
         retries: int = 5,
     ):
-        """url: ws:// or wss:// and the service's address.  model: of those that the service has; default its first.
-        retries: of connections that break in a row, without a final in between; then UserError.
+        """url: ws:// or wss:// and the service's address.  rate: samples a second.  model: name; default the service's first.
+
+        latency_ms: default the service's.  hotwords: phrases and their weights, nats a unit.  token: bearer token.
+        on_message: called with every message of the service.
+        retries: connections that may break in a row without a final between them; then UserError.
         """
         library = websockets()
         self._connect, self._errors = library.sync.client.connect, library.exceptions
         if not url.startswith(("ws://", "wss://")):
-            raise UserError(f"{url}: the service's address begins with ws:// or wss://")
+            raise UserError(f"{url}: give the service's address with ws:// or wss://")
         self.url, self.rate, self.token, self.on_message, self.retries = url, rate, token, on_message, retries
         self._start = {"type": "start", "sample_rate": rate, "encoding": "pcm_f32le"}
         self._start |= {"model": model} if model else {}
         self._start |= {"latency_ms": latency_ms} if latency_ms else {}
         self._start |= {"hotwords": dict(hotwords)} if hotwords else {}
         self.finals: list[dict[str, Any]] = []
-        self._kept = np.zeros(0, np.float32)  # audio that no final covers
+        self._kept = np.zeros(0, np.float32)  # audio that no final covers yet
         self._base = 0.0  # seconds of the session before `_kept`
         self._begun = 0.0  # seconds of the session before this connection
-        self._breaks = 0  # of connections, in a row
+        self._breaks = 0  # connections broken in a row
         self._connection, self._socket = contextlib.ExitStack(), None
         self._open()
 
@@ -87,10 +91,11 @@ class Client:
 
     @property
     def text(self) -> str:
+        """Text of all finals so far."""
         return " ".join(final["text"] for final in self.finals)
 
     def send(self, samples: np.ndarray) -> None:
-        """Audio (s,), float32 in [-1, 1].  Messages that have come meanwhile are passed on."""
+        """Send audio (s,), float32 in [-1, 1], and pass on messages that have arrived."""
         samples = np.asarray(samples, np.float32)
         self._kept = np.concatenate([self._kept, samples])
         try:
@@ -99,11 +104,11 @@ class Client:
             self._recover()
 
     def flush(self) -> None:
-        """What was sent so far becomes final; waits until it is."""
+        """Finalize all audio sent so far, and wait for its text."""
         self._ask({"type": "flush", "id": ""}, "flushed")
 
     def finish(self) -> str:
-        """The end of the audio: waits for what the service still says, and returns the text."""
+        """End the audio, wait for the last messages, and return the text."""
         self._ask({"type": "stop"}, "done")
         return self.text
 
@@ -122,7 +127,7 @@ class Client:
         self._read()
 
     def _read(self, until: str | None = None) -> None:
-        """Pass on what has come, or what comes until a message of this type."""
+        """Pass on messages that have arrived, or all up to a message of type `until`."""
         while True:
             try:
                 message = json.loads(self._socket.recv(timeout=None if until else 0))
@@ -150,13 +155,13 @@ class Client:
         self._forget(final["until"])
 
     def _forget(self, until: float) -> None:
-        """All audio before is told; of the whole session's seconds."""
+        """Drop kept audio before `until`, in seconds of the whole session."""
         done = max(0, round((until - self._base) * self.rate))
         self._kept = self._kept[done:]
         self._base += done / self.rate
 
     def _recover(self) -> None:
-        """A new connection, that is sent what no final covers; UserError when this was done too often."""
+        """Open a new connection and send the kept audio; UserError after too many breaks."""
         if time.monotonic() - self._opened > STEADY:
             self._breaks = 0
         why: Exception | None = None
@@ -169,7 +174,9 @@ class Client:
                 return self._send(self._kept)
             except (self._errors.ConnectionClosed, UserError, OSError) as error:
                 why = error
-        raise UserError(f"{self.url}: the connection broke {self.retries} times in a row ({why or 'each time soon'})")
+        raise UserError(
+            f"{self.url}: the connection broke {self.retries} times in a row ({why or 'soon after opening'})"
+        )
 
     def _open(self) -> None:
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else None
@@ -183,7 +190,7 @@ class Client:
             ready = json.loads(self._socket.recv(timeout=30))
         except self._errors.InvalidStatus as error:
             status = error.response.status_code
-            why = "a token is needed, or this one is wrong" if status in (401, 403) else "it refuses the connection"
+            why = "a token is missing or wrong" if status in (401, 403) else "it refuses the connection"
             raise UserError(f"{address}: {why} (HTTP {status})") from None
         except (self._errors.WebSocketException, OSError) as error:
             raise UserError(f"{address}: no service there ({error})") from None

@@ -150,7 +150,7 @@ def test_a_service_that_breaks_each_time(service, monkeypatch):
 def test_a_service_that_is_full_or_asks_for_a_token(recognizer):  # noqa: F811
     service = Service(recognizer, max_sessions=1, tokens=("secret",))
     try:
-        with pytest.raises(UserError, match="a token is needed, or this one is wrong"):
+        with pytest.raises(UserError, match="a token is missing or wrong"):
             Client(service.url)
         with Client(service.url, token="secret"), pytest.raises(Busy, match="all 1 sessions are taken") as busy:
             Client(service.url, token="secret")
@@ -160,7 +160,7 @@ def test_a_service_that_is_full_or_asks_for_a_token(recognizer):  # noqa: F811
 
 
 @pytest.mark.parametrize(
-    ("url", "message"), [("http://x", "begins with ws://"), ("ws://127.0.0.1:9", "no service there")]
+    ("url", "message"), [("http://x", "address with ws://"), ("ws://127.0.0.1:9", "no service there")]
 )
 def test_no_service(url, message):
     with pytest.raises(UserError, match=message):

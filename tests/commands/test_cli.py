@@ -38,7 +38,7 @@ def clip(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def text(clip, capsys) -> str:
-    """What is said in the clip, according to the model."""
+    """Recognize the clip by the model."""
     assert main(["transcribe", "clip.wav"]) == 0
     found = capsys.readouterr().out
     assert found.strip()

@@ -1,4 +1,4 @@
-"""What every search owes its caller: chunks, ragged and idle rows, padding, rows that can be taken and stacked."""
+"""Contract of every search: chunks, ragged and idle rows, padding, rows that can be taken and stacked."""
 
 from __future__ import annotations
 

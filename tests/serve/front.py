@@ -18,7 +18,7 @@ def pcm(samples: np.ndarray) -> bytes:
 
 
 def heard(data: bytes) -> np.ndarray:
-    """What the service makes of it."""
+    """Return the service's answer."""
     return np.frombuffer(data, "<i2").astype(np.float32) / 32768
 
 

@@ -1,4 +1,4 @@
-"""What hostile clients do to the service behind a real socket: others are served, and every place is free again."""
+"""Hostile clients on a real socket: others are served, and every place is free again."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def sent(service, data: bytes) -> socket.socket:
 
 
 def read_all(connection: socket.socket) -> bytes:
-    """What comes until the service closes; TimeoutError if it does not within 10 s."""
+    """Read until the service closes; TimeoutError if it does not within 10 s."""
     data = b""
     try:
         while part := connection.recv(1 << 16):
