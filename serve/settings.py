@@ -37,12 +37,12 @@ class Settings:
     head_seconds: float = bound(10.0, "seconds for a request's head to arrive")
     idle_seconds: float = bound(60.0, "seconds without audio or a command, or without a read, that end a session")
     max_message_bytes: int = bound(1 << 20, "bytes of a WebSocket message")
-    max_uploads: int = bound(2, "files at a time, from before they are read until their text is there")
-    max_upload_bytes: int = bound(256 << 20, "of a file")
-    max_upload_seconds: float = bound(600.0, "for an upload's bytes to come")
-    max_file_seconds: float = bound(4 * 3600.0, "of a file, decoded")
-    retry_seconds: int = bound(5, "after which a client that finds no room may come again")
-    grace_seconds: float = bound(20.0, "for sessions to finish when the service goes down")
+    max_uploads: int = bound(2, "uploaded files at a time")
+    max_upload_bytes: int = bound(256 << 20, "bytes of a file")
+    max_upload_seconds: float = bound(600.0, "seconds for a file to arrive")
+    max_file_seconds: float = bound(4 * 3600.0, "seconds of audio in a file")
+    retry_seconds: int = bound(5, "seconds after which a refused client may retry")
+    grace_seconds: float = bound(20.0, "seconds for sessions to finish when the service shuts down")
 
     def __post_init__(self):
         for one in bounds():

@@ -22,8 +22,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("audio", metavar="AUDIO", help="audio file of any format")
     parser.add_argument("text", metavar="TEXT", help="spoken text, or a file with the text; - reads standard input")
     parser.add_argument("--model", type=Path, metavar="DIR", help=MODEL_HELP)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
-    parser.add_argument("--format", default="text", choices=FORMATS, help="default: text")
+    parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1 (default: auto)")
+    parser.add_argument("--format", default="text", choices=FORMATS, help="output format (default: text)")
     parser.set_defaults(run=run)
     return parser
 

@@ -51,7 +51,7 @@ def _add_label(kinds) -> None:
         help="transcribe by Whisper in place of --model (the extra label; no download): tiny.en, or the one in a folder in "
         "CTranslate2's format (without DIR, write it after MANIFEST)",
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1 (default: auto)")
     parser.add_argument(
         "--confidence",
         type=float,
@@ -142,7 +142,7 @@ def _add_tts(kinds) -> None:
         metavar="N",
         help="least and most words of a sentence (default: 5 40)",
     )
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="default: 1")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="random seed (default: 1)")
     parser.add_argument("--shard", default="0/1", metavar="I/N", help="the I-th part of N (default: 0/1, all)")
     parser.set_defaults(run=run_tts)
 
@@ -219,7 +219,7 @@ def _add_voices(kinds) -> None:
     parser.add_argument(
         "--errors", type=float, default=0.15, metavar="P", help="highest word error rate, 0 to 1 (default: %(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="default: 1")
+    parser.add_argument("--seed", type=int, default=1, metavar="N", help="random seed (default: 1)")
     parser.set_defaults(run=run_voices)
 
 
@@ -255,7 +255,7 @@ def _add_teach(kinds) -> None:
     )
     parser.add_argument("data", type=Path, nargs="+", metavar="MANIFEST", help="utterances, JSONL")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the frames")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1 (default: auto)")
     parser.set_defaults(run=run_teach)
 
 

@@ -23,8 +23,8 @@ def add_service(parser: argparse.ArgumentParser) -> None:
     )
     add_settings(parser)
     parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help="speech of each client (default: 10)")
-    parser.add_argument("--latency-ms", type=float, default=640.0, metavar="N", help="default: 640")
-    parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:1 (default: %(default)s)")
+    parser.add_argument("--latency-ms", type=float, default=640.0, metavar="N", help="as in transcribe (default: 640)")
+    parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1 (default: %(default)s)")
 
 
 def threads(args: argparse.Namespace) -> int:

@@ -41,7 +41,7 @@ def add_parser(kinds) -> argparse.ArgumentParser:
         "--d-model", type=int, nargs="+", default=[256], metavar="N", help="half the channels of a scan (default: 256)"
     )
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="type of the inputs (default: %(default)s)")
-    parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:1 (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1 (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: as torch chooses)")
     parser.add_argument(
         "--rounds", type=int, default=5, metavar="N", help="calls, of which the median counts (default: %(default)s)"

@@ -70,7 +70,7 @@ def _add(kinds, name: str, *, help: str, description: str, seconds: float, round
         metavar="N",
         help="rounds, of which the median counts (default: %(default)s)",
     )
-    parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:1 (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1 (default: %(default)s)")
     parser.add_argument(
         "--snr",
         type=float,

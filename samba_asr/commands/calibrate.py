@@ -22,7 +22,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--test", action="store_true", help="fit nothing: only measure the present confidences")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="reliability diagram, .png, .svg or .pdf")
     parser.add_argument("--latency-ms", type=float, metavar="N", help="as in samba-asr transcribe")
-    parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:1 (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1 (default: %(default)s)")
     add_settings(parser)
     parser.set_defaults(run=run)
     return parser

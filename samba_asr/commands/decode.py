@@ -58,7 +58,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         metavar="NAME_OR_FILE",
         help="configurations that override the model's own: a YAML file, or a name under conf/ such as decode/beam",
     )
-    parser.add_argument("--device", default="auto", help="auto | cpu | cuda | cuda:1 (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1 (default: %(default)s)")
     parser.add_argument(
         "--normalize", choices=NAMES, default="none", help="rules for both texts in scoring (default: %(default)s)"
     )

@@ -21,7 +21,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--start", type=float, default=0.0, metavar="S", help="first second (default: 0)")
     parser.add_argument("--seconds", type=float, default=15.0, metavar="S", help="length (default: 15)")
     parser.add_argument("--model", type=Path, metavar="DIR", help=MODEL_HELP)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1 (default: auto)")
     parser.add_argument("--latency-ms", type=float, metavar="N", help="as in samba-asr transcribe")
     add_settings(parser)
     parser.set_defaults(run=run)

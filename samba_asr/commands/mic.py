@@ -33,8 +33,10 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--model", metavar="DIR", help=MODEL_HELP)
     where.add_argument("--url", metavar="WS", help="address of a service, such as ws://127.0.0.1:8000")
-    parser.add_argument("--device", default="auto", help="of the model: auto, cpu, cuda, cuda:1 (default: auto)")
-    parser.add_argument("--latency-ms", type=float, default=640.0, metavar="N", help="default: %(default)g")
+    parser.add_argument("--device", default="auto", help="device of the model: auto, cpu, cuda, cuda:1 (default: auto)")
+    parser.add_argument(
+        "--latency-ms", type=float, default=640.0, metavar="N", help="as in transcribe (default: %(default)g)"
+    )
     parser.add_argument(
         "--hotword", action="append", default=[], dest="hotwords", metavar="PHRASE", help="as in transcribe"
     )

@@ -36,8 +36,10 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to listen on (default: %(default)s, only this machine)"
     )
-    parser.add_argument("--port", type=int, default=8000, metavar="N", help="default: %(default)s; 0 takes a free one")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    parser.add_argument(
+        "--port", type=int, default=8000, metavar="N", help="port (default: %(default)s; 0: a free one)"
+    )
+    parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1 (default: auto)")
     add_settings(parser)
     for one in bounds():
         default = one.default if isinstance(one.default, int) else f"{one.default:g}"

@@ -23,7 +23,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("file", metavar="FILE", help="audio file of any format")
     parser.add_argument("--url", default="ws://127.0.0.1:8000", help="default: %(default)s")
     parser.add_argument("--model", default="", metavar="NAME", help="model of the service (default: its first)")
-    parser.add_argument("--latency-ms", type=float, metavar="N", help="default: the service's")
+    parser.add_argument("--latency-ms", type=float, metavar="N", help="as in transcribe (default: the service's)")
     parser.add_argument("--fast", action="store_true", help="send as fast as the service receives, not in real time")
     parser.add_argument(
         "--hotword", action="append", default=[], dest="hotwords", metavar="PHRASE", help="as in samba-asr transcribe"

@@ -31,8 +31,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     )
     parser.add_argument("files", nargs="+", metavar="FILE", help="audio or video; - is standard input")
     parser.add_argument("--model", type=Path, metavar="DIR", help=MODEL_HELP)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 (default: auto)")
-    parser.add_argument("--format", default="text", choices=FORMATS, help="default: text")
+    parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1 (default: auto)")
+    parser.add_argument("--format", default="text", choices=FORMATS, help="output format (default: text)")
     parser.add_argument("--stream", action="store_true", help="also show partial results on stderr as they change")
     parser.add_argument(
         "--latency-ms",

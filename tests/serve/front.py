@@ -18,7 +18,7 @@ def pcm(samples: np.ndarray) -> bytes:
 
 
 def heard(data: bytes) -> np.ndarray:
-    """Return the service's answer."""
+    """Convert bytes to samples as the service does."""
     return np.frombuffer(data, "<i2").astype(np.float32) / 32768
 
 
