@@ -109,7 +109,7 @@ def test_whisper_reads_in_librispeechs_alphabet(place, monkeypatch):
     assert found[0].text.endswith(" SAMPLES DR WHO")
     with pytest.raises(UserError, match="of another model or search"):  # its labels are not taken for ours
         call(place)
-    with pytest.raises(UserError, match="give no --model and no --set"):
+    with pytest.raises(UserError, match="give it without --model and --set"):
         call(place, "--whisper", "--set", "decode.search.beam=4")
 
 

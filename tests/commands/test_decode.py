@@ -257,10 +257,10 @@ def test_without_texts_there_is_no_score(place, tmp_path, capsys):
         (["decode.search.method=beam", "decode.search.rescore=2"], "decode.search.rescore=2"),
         (["decode.search.method=best"], "there are: beam, greedy"),
         (["decode.search.method=beam", "decode.search.nbest=9"], "1 .. decode.search.beam=8"),
-        (["decode.block=-3"], "decode.block=-3: encoder frames"),
+        (["decode.block=-3"], "decode.block=-3: give encoder frames"),
         (["decode.runtime.latency_ms=50"], "multiple of 40 ms"),
         (["decode.beem=4"], "did you mean decode.search.beam"),
-        (["model.d_model=32"], "override decode.* alone"),
+        (["model.d_model=32"], "override only decode.*"),
         (["--device", "tpu9"], "'tpu9'"),
     ],
 )

@@ -81,7 +81,7 @@ def test_units_come_in_the_order_of_time():
     [
         (["--out", "a.gif"], "must end in .png, .svg or .pdf"),
         (["--out", "a.png", "--seconds", 61], "at most 60 seconds"),
-        (["--out", "a.png", "--start", -1], "from 0 on"),
+        (["--out", "a.png", "--start", -1], "start at 0 or later"),
         (["--out", "a.png", "--start", 100], "a.wav"),
     ],
 )

@@ -262,7 +262,7 @@ class TestTune:
         rates = {line.split(" %WER ")[0]: line.split(" %WER ")[1].split()[0] for line in tried}
         winner, rate = best.removeprefix("best: ").removesuffix(" %").split(" at ")
         assert float(rate) == min(map(float, rates.values())) == float(rates[winner])
-        assert "lies at the edge" in edge
+        assert "is at the edge of the grid" in edge
 
     def test_the_best_become_the_models_own(self, place, tmp_path):
         shutil.copytree(place / "model", tmp_path / "model")

@@ -59,7 +59,7 @@ def test_beside_a_baseline(files, capsys):
         f"{files / 'hyp.trn'} is better in 96.2 % of the samples"
     )  # 26 of 27: s2-c alone tells nothing
     (files / "other").write_text("x A\n")
-    with pytest.raises(UserError, match=r"no id of .*other .*do not belong together"):
+    with pytest.raises(UserError, match=r"no id of .*other .*give files of the same utterances"):
         command("--ref", files / "ref", "--hyp", files / "hyp", "--baseline", files / "other")
 
 
