@@ -24,3 +24,11 @@ def poisoned_empty(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for owner, name in ((torch, "empty"), (torch, "empty_like"), (torch.Tensor, "new_empty")):
         monkeypatch.setattr(owner, name, poison(getattr(owner, name)))
+
+
+@pytest.fixture(scope="module")
+def recognizer(tmp_path_factory):
+    """Random weights that talk a lot (`tests.support.recognizer`)."""
+    from tests.support.recognizer import talkative
+
+    return talkative(tmp_path_factory.mktemp("tokenizer"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import socket
-import threading
 import time
 
 import numpy as np
@@ -23,49 +22,19 @@ from samba_asr.client import Busy, Client
 from samba_asr.commands import stream
 from samba_asr.errors import UserError
 from samba_asr.recognizer import Recognizer
-from samba_asr.serve.app import create_app
-from samba_asr.serve.server import Server
-from samba_asr.serve.settings import Settings
-from tests.test_recognizer import noise, recognizer  # noqa: F401
-
-
-class Service:
-    def __init__(self, recognizer, port: int = 0, **changes):  # noqa: F811
-        app = create_app(Settings(**{"latency_ms": 320.0, "grace_seconds": 0.1, **changes}), {"toy": recognizer})
-        self.socket = socket.create_server(("127.0.0.1", port))
-        self.port = self.socket.getsockname()[1]
-        self.server = Server(app, log_level="error", timeout_graceful_shutdown=1)
-        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]})
-        self.thread.start()
-        while not self.server.started:
-            time.sleep(0.02)
-        self.engine = app.state.models.engine()
-
-    @property
-    def url(self) -> str:
-        return f"ws://127.0.0.1:{self.port}"
-
-    def stop(self) -> None:
-        self.server.should_exit = True
-        self.thread.join()
-        self.socket.close()
+from tests.support.service import Service, alone
+from tests.support.sound import noise
 
 
 @pytest.fixture
-def service(recognizer):  # noqa: F811
+def service(recognizer):
     torch.set_num_threads(1)
     service = Service(recognizer)
     yield service
     service.stop()
 
 
-def alone(recognizer, samples, rate=16000):  # noqa: F811
-    session = recognizer.stream(rate, latency_ms=320)
-    session.accept(samples)
-    return session.finish().text
-
-
-def test_a_file_at_once(service, recognizer, tmp_path, capsys):  # noqa: F811
+def test_a_file_at_once(service, recognizer, tmp_path, capsys):
     soundfile.write(tmp_path / "a.wav", noise(3.0, 22050), 22050, subtype="FLOAT")
     parser = argparse.ArgumentParser()
     stream.add_parser(parser.add_subparsers())
@@ -74,7 +43,7 @@ def test_a_file_at_once(service, recognizer, tmp_path, capsys):  # noqa: F811
     assert capsys.readouterr().out.strip() == alone(recognizer, noise(3.0, 22050), 22050) != ""
 
 
-def test_a_broken_connection_loses_and_doubles_nothing(service, recognizer):  # noqa: F811
+def test_a_broken_connection_loses_and_doubles_nothing(service, recognizer):
     samples = noise(3.0)
     with Client(service.url) as client:
         client.send(samples[:16000])
@@ -91,7 +60,7 @@ def test_a_broken_connection_loses_and_doubles_nothing(service, recognizer):  # 
     assert client.finals[-1]["until"] == pytest.approx(3.0, abs=0.04)
 
 
-def test_who_brings_nothing_has_what_was_heard_before(recognizer):  # noqa: F811
+def test_who_brings_nothing_has_what_was_heard_before(recognizer):
     service = Service(recognizer, idle_seconds=0.5)
     try:
         with Client(service.url) as client:
@@ -123,7 +92,7 @@ def test_silence_is_not_kept():
         service.stop()
 
 
-def test_a_service_that_comes_back(recognizer):  # noqa: F811
+def test_a_service_that_comes_back(recognizer):
     first = Service(recognizer)
     with Client(first.url) as client:
         client.send(noise(0.5))
@@ -147,7 +116,7 @@ def test_a_service_that_breaks_each_time(service, monkeypatch):
             client.finish()
 
 
-def test_a_service_that_is_full_or_asks_for_a_token(recognizer):  # noqa: F811
+def test_a_service_that_is_full_or_asks_for_a_token(recognizer):
     service = Service(recognizer, max_sessions=1, tokens=("secret",))
     try:
         with pytest.raises(UserError, match="a token is missing or wrong"):
@@ -172,7 +141,7 @@ def test_what_the_service_refuses(service):
         Client(service.url, latency_ms=50)
 
 
-def test_hostile_sockets_harm_nobody(service, recognizer):  # noqa: F811
+def test_hostile_sockets_harm_nobody(service, recognizer):
     for data in (
         b"",
         b"\x00" * 1000,

@@ -16,7 +16,7 @@ from samba_asr.engine import Counts, Done, Engine, Failed, Final, Flushed, Full,
 from samba_asr.errors import UserError
 from samba_asr.models.folder import LoadedModel
 from samba_asr.recognizer import Recognizer
-from tests.test_recognizer import noise, recognizer  # noqa: F401
+from tests.support.sound import noise
 
 WAIT = 60  # seconds, of a test that hangs
 
@@ -44,20 +44,20 @@ class Ear:
 
 
 @pytest.fixture
-def engine(recognizer):  # noqa: F811
+def engine(recognizer):
     torch.set_num_threads(1)
     engine = Engine(recognizer, max_sessions=8)
     yield engine
     engine.close(grace=0)
 
 
-def alone(recognizer, samples, rate=16000, latency_ms=None):  # noqa: F811
+def alone(recognizer, samples, rate=16000, latency_ms=None):
     stream = recognizer.stream(rate, latency_ms=latency_ms)
     stream.accept(samples)
     return stream.finish()
 
 
-def changed(recognizer, **decode) -> Recognizer:  # noqa: F811
+def changed(recognizer, **decode) -> Recognizer:
     """The same model with other search settings."""
     settings = [f"decode.{key.replace('__', '.')}={value}" for key, value in decode.items()]
     return Recognizer(LoadedModel(recognizer.model, recognizer.tokenizer, recognizer.config), load([], settings).decode)
@@ -191,7 +191,7 @@ def test_a_listener_that_fails_is_forgotten(engine):
     assert engine.sessions == []
 
 
-def test_going_down_tells_what_was_said(recognizer):  # noqa: F811
+def test_going_down_tells_what_was_said(recognizer):
     engine, ears, samples = Engine(recognizer), [Ear(), Ear()], noise(1.0)
     open_, ended = (engine.open(ear, 16000) for ear in ears)
     for session in (open_, ended):
@@ -207,7 +207,7 @@ def test_going_down_tells_what_was_said(recognizer):  # noqa: F811
         open_.accept(samples)
 
 
-def test_going_down_at_once_says_so(recognizer, monkeypatch):  # noqa: F811
+def test_going_down_at_once_says_so(recognizer, monkeypatch):
     engine, ear = Engine(recognizer), Ear()
     monkeypatch.setattr(engine, "_tick", lambda work: None)  # it never gets done
     engine.open(ear, 16000)
@@ -228,7 +228,7 @@ def test_a_long_file_does_not_keep_a_live_session_waiting(engine):
     long.until(Done)
 
 
-def test_what_an_engine_cannot_be(recognizer):  # noqa: F811
+def test_what_an_engine_cannot_be(recognizer):
     with pytest.raises(UserError, match="give 1 or more"):
         Engine(recognizer, max_sessions=0)
 
@@ -274,7 +274,7 @@ def test_an_engine_that_retires_ends_with_its_last_session(engine):
     assert not engine._thread.is_alive()
 
 
-def test_a_session_that_nobody_feeds_is_finished(recognizer):  # noqa: F811
+def test_a_session_that_nobody_feeds_is_finished(recognizer):
     engine, ears, samples = Engine(recognizer, max_sessions=2, idle_seconds=1.0), [Ear(), Ear()], noise(1.0)
     try:
         kept, left = (engine.open(ear, 16000, latency_ms=320) for ear in ears)
@@ -295,7 +295,7 @@ def test_a_session_that_nobody_feeds_is_finished(recognizer):  # noqa: F811
         engine.close(grace=0)
 
 
-def test_a_session_whose_audio_waits_is_not_idle(recognizer, monkeypatch):  # noqa: F811
+def test_a_session_whose_audio_waits_is_not_idle(recognizer, monkeypatch):
     engine, ear = Engine(recognizer, idle_seconds=0.2), Ear()
     step = sessions_.step
     monkeypatch.setattr(sessions_, "step", lambda *args: (time.sleep(0.3), step(*args)))  # slower than the bound
@@ -309,7 +309,7 @@ def test_a_session_whose_audio_waits_is_not_idle(recognizer, monkeypatch):  # no
         engine.close(grace=0)
 
 
-def test_counts_are_told_of_every_step(recognizer):  # noqa: F811
+def test_counts_are_told_of_every_step(recognizer):
     class Told(Counts):
         def __init__(self):
             super().__init__()

@@ -22,8 +22,8 @@ from samba_asr.recognizer import Recognizer
 from samba_asr.text.normalize import upper
 from samba_asr.text.numbers import spoken
 from samba_asr.whisper import FILES, PACKAGES, RATE, TINY, Reading, Whisper
-from tests.commands.test_decode import make_model
 from tests.shared import needs_shared, shared
+from tests.support.model_folder import make_model
 from tests.training.toy import make_corpus
 
 

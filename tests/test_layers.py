@@ -151,6 +151,27 @@ def test_models_are_nets_without_losses_and_augmentation():
     assert [f"{file}: {name}" for file, text in models for name in names.findall(text)] == []
 
 
+def borrowed(file: str, tree: ast.AST) -> Iterator[str]:
+    """Imports of a test file by another: what tests share lies in tests/support, or beside them in files without tests."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            module = getattr(node, "module", "") or ""
+            names = {module, *(f"{module}.{alias.name}".strip(".") for alias in node.names)}
+            for name in sorted(names):
+                path = ROOT / f"{name.replace('.', '/')}.py"
+                if name.startswith("tests.") and re.match(r"test_|conftest", path.name) and path.exists():
+                    yield f"{file}:{node.lineno} imports {name}"
+
+
+def test_no_test_file_imports_another():
+    wrong = [
+        found
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for found in borrowed(path.relative_to(ROOT).as_posix(), ast.parse(path.read_text()))
+    ]
+    assert wrong == []
+
+
 # --- other people's packages
 
 
@@ -218,6 +239,14 @@ def test_imports_are_found(code, want):
 def test_reaching_into_a_model_is_found(code):
     assert len(list(reaches("x.py", ast.parse(code)))) == 1
     assert list(reaches("x.py", ast.parse("config.model_decoder, loss.ctc, self.decoder, runtime.model"))) == []
+
+
+@pytest.mark.parametrize(
+    "code", ["from tests.test_box import a", "import tests.serve.test_page", "from tests.serve import test_page"]
+)
+def test_an_import_of_a_test_file_is_found(code):
+    assert len(list(borrowed("x.py", ast.parse(code)))) == 1
+    assert list(borrowed("x.py", ast.parse("from tests.support.sound import test_tone, noise"))) == []
 
 
 def test_a_relative_import_is_refused():

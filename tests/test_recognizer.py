@@ -9,47 +9,18 @@ import itertools
 import numpy as np
 import pytest
 import soundfile
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samba_asr.audio.source import Truncated
-from samba_asr.config import Config, ModelConfig, TokenizerConfig, VadConfig, load
+from samba_asr.config import VadConfig, load
 from samba_asr.decoding.align import Span
 from samba_asr.decoding.transcript import words_of
 from samba_asr.errors import UserError
-from samba_asr.models.asr import AsrModel
 from samba_asr.models.box import box_folder
 from samba_asr.models.folder import LoadedModel
 from samba_asr.recognizer import Recognizer, Stream
-from samba_asr.text.tokenizer import train_tokenizer
-from tests.contract import awake
-
-RATE = 16000
-
-
-@pytest.fixture(scope="module")
-def recognizer(tmp_path_factory) -> Recognizer:
-    """Random weights that talk a lot: the blank is made unlikely."""
-    tokenizer = train_tokenizer(["A BAD CAB", "DAB"], "char", None, tmp_path_factory.mktemp("tokenizer"))
-    torch.manual_seed(0)
-    config = Config(
-        model=ModelConfig(d_model=32, layers=2, subsampling_channels=4, max_block=50, vocab_size=tokenizer.vocab_size),
-        tokenizer=TokenizerConfig(kind="char"),
-    )
-    model = awake(AsrModel(config.model)).eval()
-    with torch.no_grad():
-        model.features.set_statistics(torch.full((80,), -9.0), torch.full((80,), 2.0))
-        model.ctc.linear.weight.normal_(generator=torch.Generator().manual_seed(0)).mul_(3)
-        model.ctc.linear.weight[0] = 0
-        model.ctc.linear.bias[1] = -100  # <unk>, which no text can be aligned to
-    return Recognizer(LoadedModel(model, tokenizer, config))
-
-
-def noise(seconds: float, rate: int = RATE, seed: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    envelope = np.repeat(rng.uniform(0, 0.3, int(seconds * 20) + 1), rate // 20)[: int(seconds * rate)]
-    return (rng.standard_normal(int(seconds * rate)) * envelope).astype(np.float32)
+from tests.support.sound import RATE, noise
 
 
 def said(stream: Stream, samples: np.ndarray, sizes) -> str:

@@ -14,17 +14,17 @@ from samba_asr.models.folder import LoadedModel
 from samba_asr.recognizer import Recognizer
 from samba_asr.runtime.base import Latency, latency_of
 from samba_asr.session import Done, Final, Flushed, Over, Partial, Quiet, Session, advance
-from tests.test_recognizer import noise, recognizer  # noqa: F401
+from tests.support.sound import noise
 
 
-def changed(recognizer: Recognizer, **decode) -> Recognizer:  # noqa: F811
+def changed(recognizer: Recognizer, **decode) -> Recognizer:
     """Another recognizer on the same loaded model, with other search settings."""
     loaded = LoadedModel(recognizer.model, recognizer.tokenizer, recognizer.config)
     settings = [f"decode.{key.replace('__', '.')}={value}" for key, value in decode.items()]
     return Recognizer(loaded, load([], settings).decode)
 
 
-def alone(recognizer: Recognizer, samples, rate=16000, latency_ms=None) -> list[Segment]:  # noqa: F811
+def alone(recognizer: Recognizer, samples, rate=16000, latency_ms=None) -> list[Segment]:
     stream = recognizer.stream(rate, latency_ms=latency_ms)
     stream.accept(samples)
     return list(stream.finish().segments)
@@ -37,7 +37,7 @@ def finals(events) -> list[Segment]:
 # --- latency belongs to a session
 
 
-def test_a_second_recognizer_on_the_same_model_changes_nothing_for_the_first(recognizer):  # noqa: F811
+def test_a_second_recognizer_on_the_same_model_changes_nothing_for_the_first(recognizer):
     samples, before = noise(4.0), changed(recognizer, runtime__overlap=0.0)
     running = before.stream(latency_ms=640)
     running.accept(samples[:20000])
@@ -49,7 +49,7 @@ def test_a_second_recognizer_on_the_same_model_changes_nothing_for_the_first(rec
     assert list(running.finish().segments) == want
 
 
-def test_sessions_of_one_step_may_have_any_latency(recognizer):  # noqa: F811
+def test_sessions_of_one_step_may_have_any_latency(recognizer):
     samples, latencies = noise(3.0), [40, 320, None, 640, 320]
     sessions = [recognizer.session(latency_ms=ms) for ms in latencies]
     for session in sessions:
@@ -77,18 +77,18 @@ def test_blocks_of_a_latency(ms, overlap, want):
 
 
 @pytest.mark.parametrize("overlap", [-0.1, 1.0, float("nan")])
-def test_an_overlap_is_a_share_of_a_block(recognizer, overlap):  # noqa: F811
+def test_an_overlap_is_a_share_of_a_block(recognizer, overlap):
     with pytest.raises(UserError, match=rf"overlap={overlap:g}: |overlap=nan: give a finite"):
         changed(recognizer, runtime__overlap=overlap)
 
 
 @pytest.mark.parametrize("ms", [float("nan"), float("inf"), 0, 30, 2040])
-def test_a_latency_that_no_block_has_is_refused(recognizer, ms):  # noqa: F811
+def test_a_latency_that_no_block_has_is_refused(recognizer, ms):
     with pytest.raises(UserError, match="multiple of 40 ms"):
         recognizer.session(latency_ms=ms)
 
 
-def test_with_blocks_that_overlap_there_is_news_with_every_hop(recognizer):  # noqa: F811
+def test_with_blocks_that_overlap_there_is_news_with_every_hop(recognizer):
     session = changed(recognizer, runtime__overlap=0.75).session(
         latency_ms=640
     )  # 16 frames of 640 samples, then 4 at a time
@@ -107,7 +107,7 @@ def test_with_blocks_that_overlap_there_is_news_with_every_hop(recognizer):  # n
 
 @settings(max_examples=10, deadline=None)
 @given(rates=st.lists(st.sampled_from([8000, 16000, 44100]), min_size=1, max_size=4), seed=st.integers(0, 1000))
-def test_sessions_that_share_steps_read_what_each_reads_alone(recognizer, rates, seed):  # noqa: F811
+def test_sessions_that_share_steps_read_what_each_reads_alone(recognizer, rates, seed):
     rng = np.random.default_rng(seed)
     audio = [noise(1.0 + n / 2, rate, n) for n, rate in enumerate(rates)]
     sessions = [recognizer.session(rate, latency_ms=320) for rate in rates]
@@ -128,7 +128,7 @@ def test_sessions_that_share_steps_read_what_each_reads_alone(recognizer, rates,
         assert some[-1].seconds == pytest.approx(len(samples) / rate)
 
 
-def test_partials_only_where_they_are_wanted(recognizer):  # noqa: F811
+def test_partials_only_where_they_are_wanted(recognizer):
     for wanted in (True, False):
         session = recognizer.session(latency_ms=320, partials=wanted)
         session.feed(noise(2.0))
@@ -136,7 +136,7 @@ def test_partials_only_where_they_are_wanted(recognizer):  # noqa: F811
         assert any(isinstance(event, Partial) for event in session.events()) == wanted
 
 
-def test_silence_is_reported_as_quiet_in_order(recognizer):  # noqa: F811
+def test_silence_is_reported_as_quiet_in_order(recognizer):
     gated = changed(recognizer, vad="energy")
     silence = np.zeros(3 * 16000, np.float32)
     events = list(gated.listen(np.concatenate([silence, noise(1.5), silence]), latency_ms=320))
@@ -147,7 +147,7 @@ def test_silence_is_reported_as_quiet_in_order(recognizer):  # noqa: F811
 
 
 @pytest.mark.parametrize("end", ["flush", "end"])
-def test_what_is_withheld_is_reported_as_quiet_also_at_a_flush_and_at_the_end(recognizer, end):  # noqa: F811
+def test_what_is_withheld_is_reported_as_quiet_also_at_a_flush_and_at_the_end(recognizer, end):
     loaded = LoadedModel(recognizer.model, recognizer.tokenizer, recognizer.config)
     strict = Recognizer(loaded, load([], ["decode.endpoint.confidence=1"]).decode, lambda evidence: 0.1)
     session, samples = strict.session(latency_ms=320, partials=False), noise(1.5)
@@ -162,7 +162,7 @@ def test_what_is_withheld_is_reported_as_quiet_also_at_a_flush_and_at_the_end(re
     assert strict.transcribe(samples, latency_ms=320).withheld == len(words)
 
 
-def test_without_a_calibration_there_is_no_bound_on_the_confidence(recognizer, caplog):  # noqa: F811
+def test_without_a_calibration_there_is_no_bound_on_the_confidence(recognizer, caplog):
     samples = noise(1.5)
     with caplog.at_level("WARNING"):
         bound = changed(recognizer, endpoint__confidence=1.0)
@@ -171,7 +171,7 @@ def test_without_a_calibration_there_is_no_bound_on_the_confidence(recognizer, c
     assert "decode.endpoint.confidence=1 is ignored: samba-asr calibrate --model" in line
 
 
-def test_a_flush_ends_a_stretch_and_the_times_go_on(recognizer):  # noqa: F811
+def test_a_flush_ends_a_stretch_and_the_times_go_on(recognizer):
     samples, session = noise(3.0), recognizer.session(latency_ms=640, partials=False)
     session.feed(samples[:16100])
     session.flush("here")
@@ -190,7 +190,7 @@ def test_a_flush_ends_a_stretch_and_the_times_go_on(recognizer):  # noqa: F811
         session.feed(samples)
 
 
-def test_listen_takes_arrays_blocks_and_files_alike(recognizer, tmp_path):  # noqa: F811
+def test_listen_takes_arrays_blocks_and_files_alike(recognizer, tmp_path):
     import soundfile
 
     samples = noise(2.0, 8000)
@@ -207,7 +207,7 @@ def test_listen_takes_arrays_blocks_and_files_alike(recognizer, tmp_path):  # no
         assert finals(recognizer.listen(source, rate=rate, latency_ms=320)) == want
 
 
-def test_behind_a_gate_a_session_holds_no_encoder_state_in_a_pause(recognizer):  # noqa: F811
+def test_behind_a_gate_a_session_holds_no_encoder_state_in_a_pause(recognizer):
     session: Session = changed(recognizer, vad="energy").session(latency_ms=320)
     for piece, inside in (
         (np.zeros(32000, np.float32), False),

@@ -20,7 +20,7 @@ from samba_asr.metrics.wer import score
 from samba_asr.models import box
 from samba_asr.recognizer import Recognizer
 from samba_asr.text.normalize import upper
-from tests.commands.test_decode import SMALL, make_model
+from tests.support.model_folder import SMALL, make_model
 from tests.training.toy import make_corpus
 
 

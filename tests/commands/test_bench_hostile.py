@@ -19,9 +19,8 @@ from samba_asr.bench.hostile import ACTS, Hostile
 from samba_asr.bench.soak import Soak, Tally
 from samba_asr.client import Client
 from samba_asr.errors import UserError
-from tests.serve.test_hostile import eventually, serving
-from tests.serve.test_uploads import uploads
-from tests.test_recognizer import noise, recognizer  # noqa: F401
+from tests.support.service import eventually, serving, uploads
+from tests.support.sound import noise
 
 
 def acted(service: Hostile, name: str, seeds: int) -> list[bool]:
@@ -32,7 +31,7 @@ def acted(service: Hostile, name: str, seeds: int) -> list[bool]:
 
 
 @pytest.mark.parametrize("name", ACTS)
-def test_it_is_answered_as_it_must_be_and_holds_nothing(recognizer, name, monkeypatch, caplog):  # noqa: F811
+def test_it_is_answered_as_it_must_be_and_holds_nothing(recognizer, name, monkeypatch, caplog):
     monkeypatch.setattr(hostile, "HOLD", 1.5)
     with serving(recognizer, max_sessions=2, max_uploads=1, head_seconds=1.0, local=True) as service:
         assert all(acted(Hostile(service.url), name, 6))
@@ -64,7 +63,7 @@ def test_no_service_but_one_of_this_machine(url):
         Hostile(url)
 
 
-def test_places_that_are_taken_are_seen(recognizer):  # noqa: F811
+def test_places_that_are_taken_are_seen(recognizer):
     with serving(recognizer, max_sessions=2) as service:
         soak = Soak(service.url, os.getpid(), [], [], 16000, 320.0)
         soak._sockets = 10**6  # the test's own are no place of the service
@@ -79,7 +78,7 @@ def test_places_that_are_taken_are_seen(recognizer):  # noqa: F811
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="there is no /proc here")
-def test_a_connection_that_is_held_is_seen(recognizer):  # noqa: F811
+def test_a_connection_that_is_held_is_seen(recognizer):
     with serving(recognizer) as service:
         soak = Soak(service.url, os.getpid(), [], [], 16000, 320.0)
         asyncio.run(soak.held())

@@ -6,7 +6,6 @@ import argparse
 import json
 
 import pytest
-import torch
 
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
@@ -14,17 +13,6 @@ pytest.importorskip("websockets")
 
 from samba_asr.commands import bench_serve
 from samba_asr.errors import UserError
-from tests.commands.test_decode import make_model
-from tests.training.toy import make_corpus
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("bench-serve")
-    make_corpus(folder)
-    make_model(folder / "model")
-    return folder
 
 
 def call(place, *more) -> int:

@@ -13,10 +13,9 @@ pytest.importorskip("websockets")
 from samba_asr.bench.soak import Tally
 from samba_asr.commands import bench_soak
 from samba_asr.errors import UserError
-from tests.commands.test_bench_serve import place  # noqa: F401
 
 
-def call(place, *more) -> int:  # noqa: F811
+def call(place, *more) -> int:
     parser = argparse.ArgumentParser()
     bench_soak.add_parser(parser.add_subparsers())
     words = [
@@ -35,7 +34,7 @@ def call(place, *more) -> int:  # noqa: F811
     return args.run(args)
 
 
-def test_nothing_is_lost_and_nothing_is_wrong(place, capsys):  # noqa: F811
+def test_nothing_is_lost_and_nothing_is_wrong(place, capsys):
     assert call(place, "--minutes", 0.2, "--clients", 8, "--max-sessions", 5, "--seconds", 1.5) == 0
     head, *rows, sorts, growth, places = capsys.readouterr().out.splitlines()
     assert head.split()[0] == "minutes"
@@ -61,6 +60,6 @@ def test_growth_is_of_the_second_half():
     assert Tally().growth() == 0.0
 
 
-def test_what_cannot_be(place):  # noqa: F811
+def test_what_cannot_be(place):
     with pytest.raises(UserError, match="all must be positive"):
         call(place, "--minutes", 0)

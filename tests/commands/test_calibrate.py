@@ -12,7 +12,7 @@ from samba_asr.data.manifest import Utterance, write_manifest
 from samba_asr.decoding.confidence import Calibration
 from samba_asr.errors import UserError
 from samba_asr.recognizer import Recognizer
-from tests.commands.test_decode import make_model
+from tests.support.model_folder import make_model
 from tests.training.toy import make_corpus
 
 

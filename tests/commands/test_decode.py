@@ -13,40 +13,15 @@ import pytest
 import soundfile
 import torch
 
-from samba_asr.commands import decode, score
-from samba_asr.config import load
+from samba_asr.commands import score
 from samba_asr.data.manifest import Utterance, read_manifest, write_manifest
 from samba_asr.errors import UserError
-from samba_asr.models.asr import AsrModel
 from samba_asr.models.encoder import AcousticModel
-from samba_asr.models.folder import load_model, save_model
+from samba_asr.models.folder import load_model
 from samba_asr.training.evaluate import greedy
-from tests.contract import awake
+from tests.support.decode import run_decode as call
+from tests.support.model_folder import make_model
 from tests.training.toy import TOKENIZER, make_corpus
-
-SMALL = [
-    "model.d_model=16",
-    "model.layers=1",
-    "model.subsampling_channels=4",
-    "model.mixer.d_state=4",
-    "model.mixer.headdim=8",
-    "model.decoder.d_model=16",
-    "model.decoder.d_state=4",
-    "model.decoder.headdim=8",
-    "tokenizer.kind=char",
-    "data.batch_seconds=4",
-]
-
-
-def make_model(folder, *overrides, seed=5):
-    torch.manual_seed(seed)
-    config = load([], [*SMALL, *overrides])
-    config = dataclasses.replace(config, model=dataclasses.replace(config.model, vocab_size=TOKENIZER.vocab_size))
-    model = awake(AsrModel(config.model))
-    with torch.no_grad():
-        model.ctc.linear.weight.mul_(8)  # surer of itself, and not silent
-    save_model(folder, model, config, TOKENIZER)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -57,15 +32,6 @@ def place(tmp_path_factory):
     make_model(folder / "model", "model.decoder.layers=1")
     make_model(folder / "ctc")
     return folder
-
-
-def call(place, out, *more, model="model", data="corpus.jsonl") -> int:
-    parser = argparse.ArgumentParser()
-    decode.add_parser(parser.add_subparsers())
-    folder = place / model if (place / model).exists() else model  # or the name of one in the box
-    words = ["decode", "--model", folder, "--data", place / data, "--out", out, "--device", "cpu", *more]
-    args = parser.parse_args([str(w) for w in words])
-    return args.run(args)
 
 
 def lines(path) -> list[str]:

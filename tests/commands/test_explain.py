@@ -14,7 +14,7 @@ from samba_asr.errors import UserError
 from samba_asr.evaluation.explain import MOST_UNITS, draw, explain, units
 from samba_asr.models.box import box_folder
 from samba_asr.recognizer import Recognizer
-from tests.commands.test_decode import make_model
+from tests.support.model_folder import make_model
 
 pytest.importorskip("matplotlib")
 

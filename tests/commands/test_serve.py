@@ -29,8 +29,8 @@ from websockets.sync.client import connect
 from samba_asr.commands import serve
 from samba_asr.errors import UserError
 from samba_asr.recognizer import Recognizer
-from tests.commands.test_decode import make_model
-from tests.test_recognizer import noise
+from tests.support.model_folder import make_model
+from tests.support.sound import noise
 
 
 @pytest.fixture(scope="module")

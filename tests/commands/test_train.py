@@ -19,21 +19,8 @@ from samba_asr.models.folder import load_model
 from samba_asr.text.tokenizer import CharTokenizer
 from samba_asr.training import checkpoint
 from samba_asr.training.curves import read_curves
+from tests.support.model_folder import SMALL_TRAINING as SMALL
 from tests.training.toy import make_corpus
-
-SMALL = [
-    "model.d_model=16",
-    "model.layers=1",
-    "model.subsampling_channels=4",
-    "model.mixer.d_state=4",
-    "model.mixer.headdim=8",
-    "tokenizer.kind=char",
-    "data.batch_seconds=4",
-    "train.epochs=2",
-    "train.log_every=1",
-    "train.device=cpu",
-    "optim.warmup=2",
-]
 
 
 def call(*args) -> int:

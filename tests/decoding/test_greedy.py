@@ -10,7 +10,7 @@ import torch
 
 from samba_asr.decoding.base import Hypothesis
 from samba_asr.decoding.greedy import Greedy
-from tests.decoding.test_search import frames, offline
+from tests.support.search import frames, offline
 
 
 def one_hot(ids: list[int], v: int = 4, p: float = 0.7) -> torch.Tensor:

@@ -14,8 +14,8 @@ from samba_asr.decoding.prefix_beam import PrefixBeam
 from samba_asr.decoding.words import WordGuide
 from samba_asr.errors import UserError
 from samba_asr.text.tokenizer import CharTokenizer
-from tests.decoding.test_search import frames
 from tests.decoding.toys import CHARS, PHONES, model
+from tests.support.search import frames
 
 GUIDE = HotwordGuide()
 SPACE, A, B = 2, 3, 4

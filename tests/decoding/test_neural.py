@@ -24,11 +24,10 @@ from samba_asr.models.lm import MambaLm
 from samba_asr.models.lm_folder import LoadedLm, load_lm, save_lm
 from samba_asr.runtime.base import Frames
 from samba_asr.text.tokenizer import CharTokenizer
-from tests.commands.test_decode import make_model
 from tests.decode_settings import decoding
-from tests.decoding.test_prefix_beam import brute_force
-from tests.decoding.test_search import frames
 from tests.decoding.toys import CHARS, PHONES
+from tests.support.model_folder import make_model
+from tests.support.search import brute_force, frames
 
 WEIGHT, BONUS = 0.7, 0.4
 CONFIG = LmConfig(layers=2, d_model=8, d_state=4, headdim=4, ffn_expand=2, dropout=0.0)

@@ -15,20 +15,9 @@ from samba_asr.decoding.ngram import KenLmModel, read_arpa, read_ngram
 from samba_asr.errors import UserError
 from tests.decoding.toys import ARPA, write_arpa
 from tests.shared import needs_shared, shared
+from tests.support.search import katz
 
 WORDS = ["a", "b", "ab", "aab", "</s>", "<unk>"]
-GRAMS = {
-    tuple(line.split("\t")[1].split()): [float(x) for x in [*line.split("\t"), "0"][0:3:2]]
-    for line in ARPA.splitlines()
-    if "\t" in line
-}
-
-
-def katz(context: tuple[str, ...], word: str) -> float:
-    """log10 p(word | context): the definition."""
-    if (*context, word) in GRAMS:
-        return GRAMS[*context, word][0]
-    return GRAMS.get(context, [0, 0])[1] + katz(context[1:], word)
 
 
 def of_sentence(model, words: list[str]) -> list[float]:

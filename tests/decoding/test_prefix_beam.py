@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-from collections import defaultdict
-
 import numpy as np
 import pytest
 import torch
@@ -15,21 +12,7 @@ from samba_asr.decoding.base import Hypothesis
 from samba_asr.decoding.greedy import Greedy
 from samba_asr.decoding.prefix_beam import PrefixBeam, stable_prefix
 from samba_asr.errors import UserError
-from tests.decoding.test_search import frames, offline
-
-
-def brute_force(x: np.ndarray):
-    """{tokens: (log of the summed probability, log of the best alignment's, first frames in that)} of x (t, v)."""
-    total, best = defaultdict(lambda: -np.inf), {}
-    t, v = x.shape
-    for path in itertools.product(range(v), repeat=t):
-        score = x[range(t), path].sum()
-        starts = [n for n, (i, before) in enumerate(zip(path, (0, *path), strict=False)) if i not in (0, before)]
-        tokens = tuple(path[n] for n in starts)
-        total[tokens] = np.logaddexp(total[tokens], score)
-        if tokens not in best or score > best[tokens][0]:
-            best[tokens] = (score, tuple(starts))
-    return {tokens: (total[tokens], *best[tokens]) for tokens in total}
+from tests.support.search import brute_force, frames, offline
 
 
 @given(seed=st.integers(0, 10**6), shape=st.sampled_from([(1, 4), (4, 3), (5, 3), (6, 2), (4, 4)]), cut=st.booleans())

@@ -18,8 +18,8 @@ from samba_asr.models.asr import AsrModel
 from samba_asr.runtime.base import Frames
 from samba_asr.streaming import take_rows
 from tests.contract import awake
-from tests.decoding.test_search import frames
 from tests.decoding.toys import CHARS
+from tests.support.search import frames
 
 NBEST = [
     [Hypothesis((2, 3), -1.0, (0, 4)), Hypothesis((2, 3, 4, 3), -1.5, (0, 4, 5, 6)), Hypothesis((), -4.0)],

@@ -14,6 +14,7 @@ from samba_asr.decoding.ngram import NgramModel, _parse
 from samba_asr.decoding.prefix_beam import PrefixBeam
 from samba_asr.decoding.words import WordGuide
 from tests.decoding.toys import ARPA, CHARS
+from tests.support.search import frames, offline
 
 WORDS = WordGuide(CHARS, NgramModel(*_parse(iter(ARPA.splitlines()), None)), weight=0.8, bonus=0.7)
 SEARCHES = {
@@ -23,16 +24,6 @@ SEARCHES = {
     "words": PrefixBeam(beam=4, candidates=3, blank_skip=0.7, guide=WORDS),
     "recombined": PrefixBeam(beam=4, candidates=3, blank_skip=0.7, guide=WORDS, recombine=1),
 }
-
-
-def frames(seed: int, b: int = 3, t: int = 9, v: int = 5, sharpness: float = 2.0) -> torch.Tensor:
-    x = torch.randn(b, t, v, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return (sharpness * x).log_softmax(-1)
-
-
-def offline(search, log_probs, lengths):
-    state = search.step(log_probs, torch.as_tensor(lengths), search.init_state(len(log_probs)))
-    return search.hypotheses(search.finish(state), nbest=4)
 
 
 @pytest.fixture(scope="module", params=SEARCHES)

@@ -14,9 +14,9 @@ from samba_asr.decoding.searches import method_for, refusal, searches, settings_
 from samba_asr.errors import UserError
 from samba_asr.models.folder import load_model
 from samba_asr.recognizer import Recognizer
-from tests.commands.test_decode import make_model
 from tests.decode_settings import decoding
 from tests.decoding.toys import CHARS
+from tests.support.model_folder import make_model
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,8 @@ from samba_asr.decoding.prefix_beam import PrefixBeam
 from samba_asr.decoding.words import WordGuide
 from samba_asr.errors import UserError
 from samba_asr.text.tokenizer import CharTokenizer
-from tests.decoding.test_ngram import katz
-from tests.decoding.test_prefix_beam import brute_force
-from tests.decoding.test_search import frames, offline
 from tests.decoding.toys import CHARS, PHONES, model
+from tests.support.search import brute_force, frames, katz, offline
 
 WEIGHT, BONUS = 0.8, 0.7
 

@@ -14,7 +14,7 @@ from samba_asr.evaluation.calibrate import CheckedWords, collect, cross_validate
 from samba_asr.metrics.wer import score
 from samba_asr.models.folder import load_model
 from samba_asr.recognizer import Recognizer
-from tests.commands.test_decode import make_model
+from tests.support.model_folder import make_model
 from tests.training.toy import make_corpus
 
 

@@ -17,8 +17,9 @@ from samba_asr.errors import UserError
 from samba_asr.evaluation.streaming_check import in_chunks
 from samba_asr.evaluation.testset import frames, hypotheses, recognized, samples
 from samba_asr.recognizer import Recognizer
-from tests.commands.test_decode import call, make_model
 from tests.decode_settings import decoding
+from tests.support.decode import run_decode as call
+from tests.support.model_folder import make_model
 from tests.training.toy import make_corpus
 
 

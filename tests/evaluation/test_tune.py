@@ -13,9 +13,9 @@ from samba_asr.errors import UserError
 from samba_asr.evaluation.tune import climb, tune
 from samba_asr.models.folder import load_model
 from samba_asr.recognizer import Recognizer
-from tests.commands.test_decode import make_model
-from tests.commands.test_lm import ARPA
 from tests.decode_settings import decoding
+from tests.support.lm import UNIGRAMS
+from tests.support.model_folder import make_model
 from tests.training.toy import make_corpus
 
 
@@ -25,7 +25,7 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tune")
     make_corpus(folder)
     make_model(folder / "model")
-    (folder / "lm.arpa").write_text(ARPA)
+    (folder / "lm.arpa").write_text(UNIGRAMS)
     return folder
 
 

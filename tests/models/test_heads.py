@@ -16,8 +16,8 @@ from samba_asr.models.heads import CtcHead, heads
 from samba_asr.recognizer import Recognizer
 from samba_asr.streaming import Step
 from samba_asr.training.objectives import objectives
-from tests.commands.test_decode import SMALL, make_model
 from tests.contract import verify_streaming
+from tests.support.model_folder import SMALL, make_model
 
 
 class TwoLayers(CtcHead):

@@ -18,12 +18,12 @@ from samba_asr.models.folder import copy_search_files, load_model
 from samba_asr.models.lm import MambaLm
 from samba_asr.models.lm_folder import save_lm
 from samba_asr.recognizer import Recognizer
-from tests.commands.test_decode import make_model
-from tests.commands.test_lm import ARPA, SMALL_LM
 from tests.decoding.toys import PHONES
+from tests.support.lm import SMALL_LM, UNIGRAMS
+from tests.support.model_folder import make_model
 from tests.training.toy import TOKENIZER, make_corpus
 
-ONLY_BA = ARPA.replace("ngram 1=4", "ngram 1=3").replace("-0.3\tab\n", "")
+ONLY_BA = UNIGRAMS.replace("ngram 1=4", "ngram 1=3").replace("-0.3\tab\n", "")
 OWN = {"lm.path": "lm.arpa", "lm.words": "words.txt", "hotwords.path": "hotwords.txt", "lm.neural": "other"}
 
 
@@ -36,7 +36,7 @@ def place(tmp_path_factory):
     own = make_model(folder / "model", "decode.search.method=beam", "decode.lm.word_bonus=20", "decode.search.prune=60")
     lm = MambaLm(SMALL_LM, TOKENIZER.vocab_size)
     save_lm(own / "other", lm, dataclasses.replace(Config(), lm=SMALL_LM), TOKENIZER, perplexity=9.0)
-    (own / "lm.arpa").write_text(ARPA)
+    (own / "lm.arpa").write_text(UNIGRAMS)
     (own / "words.txt").write_text("ab\nba\n")
     (own / "hotwords.txt").write_text("ba :0.5\n")
     config = configs.load(folder=own)
@@ -128,7 +128,7 @@ def test_a_lexicon_of_the_models_own(place, here):
     """A model of phones: `lexicon.txt` is its tokenizer, `more.txt` its decode.lm.lexicon."""
     PHONES.save(here.parent / "model")
     (here.parent / "model" / "more.txt").write_text("ba B A\n")
-    (here.parent / "model" / "lm.arpa").write_text(ARPA)
+    (here.parent / "model" / "lm.arpa").write_text(UNIGRAMS)
     (here / "more.txt").write_text("garbage\n")
     decode = dataclasses.replace(DecodeConfig(), search=SearchConfig(method="beam"))
     decode = decode.with_files({"lm.path": "lm.arpa", "lm.lexicon": "more.txt"})
@@ -186,7 +186,7 @@ def test_a_run_takes_the_users_files_along(tmp_path, monkeypatch):
     """`train` with a language model of the user's: the model that `average` makes travels alone."""
     monkeypatch.chdir(tmp_path)
     make_corpus(tmp_path)
-    (tmp_path / "books.arpa").write_text(ARPA)
+    (tmp_path / "books.arpa").write_text(UNIGRAMS)
     make_model(tmp_path / "old", "decode.search.method=beam")
     data = ["data.train=[corpus.jsonl]", "data.valid=[corpus.jsonl]", "train.epochs=1", "train.device=cpu"]
     assert main(["train", "--exp", "run", "--init", "old", *data, "decode.lm=books.arpa"]) == 0

@@ -6,11 +6,10 @@ import pytest
 import torch
 
 from tests.serve.front import LATENCY
-from tests.test_recognizer import recognizer  # noqa: F401
 
 
 @pytest.fixture
-def start(recognizer):  # noqa: F811
+def start(recognizer):
     """Starts it with other settings, and gives the client."""
     testclient = pytest.importorskip("fastapi.testclient", reason="the extra serve")
     from samba_asr.serve.app import create_app

@@ -8,10 +8,9 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 
 import pytest
-import torch
 
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
@@ -23,51 +22,17 @@ from websockets.sync.client import connect
 from samba_asr.client import Client
 from samba_asr.errors import UserError
 from samba_asr.serve import connections, logs
-from tests.test_client import Service, alone
-from tests.test_recognizer import noise, recognizer  # noqa: F401
+from tests.support.service import alone, eventually, read_all, sent, serving, trickle_until_closed
+from tests.support.sound import noise
 
 CHUNKED = b"POST /v1/transcribe/stream HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 GOOD = b"4\r\n\x00\x00\x00\x00\r\n"
 BAD = b"zz\r\n\r\n"
 
 
-@contextmanager
-def serving(recognizer, **changes):  # noqa: F811
-    torch.set_num_threads(1)
-    service = Service(recognizer, **changes)
-    try:
-        yield service
-    finally:
-        service.stop()
-
-
-def sent(service, data: bytes) -> socket.socket:
-    found = socket.create_connection(("127.0.0.1", service.port), timeout=10)
-    found.sendall(data)
-    return found
-
-
-def read_all(connection: socket.socket) -> bytes:
-    """Read until the service closes; TimeoutError if it does not within 10 s."""
-    data = b""
-    try:
-        while part := connection.recv(1 << 16):
-            data += part
-    except ConnectionResetError:
-        pass
-    return data
-
-
-def eventually(true, seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 class TestPlacesAreFreed:
     @pytest.mark.parametrize("body", [BAD, GOOD + BAD], ids=["at once", "after a good chunk"])
-    def test_after_a_malformed_chunk(self, recognizer, body):  # noqa: F811
+    def test_after_a_malformed_chunk(self, recognizer, body):
         with serving(recognizer, max_sessions=2) as service:
             for _ in range(4):
                 read_all(sent(service, CHUNKED + body))
@@ -76,7 +41,7 @@ class TestPlacesAreFreed:
                 client.send(noise(1.0))
                 assert client.finish() == alone(recognizer, noise(1.0))
 
-    def test_when_a_good_chunk_was_answered_before_the_bad_one(self, recognizer):  # noqa: F811
+    def test_when_a_good_chunk_was_answered_before_the_bad_one(self, recognizer):
         with serving(recognizer, max_sessions=1) as service:
             connection = sent(service, CHUNKED + GOOD)
             while b"ready" not in connection.recv(1 << 16):
@@ -85,13 +50,13 @@ class TestPlacesAreFreed:
             read_all(connection)
             eventually(lambda: not service.engine.sessions, 1.0)
 
-    def test_when_a_client_brings_nothing(self, recognizer):  # noqa: F811
+    def test_when_a_client_brings_nothing(self, recognizer):
         with serving(recognizer, max_sessions=1, idle_seconds=0.5) as service:
             answer = read_all(sent(service, CHUNKED.replace(b"Host: x", b"Host: x\r\nConnection: close")))
             assert answer.count(b'"code": "idle"') == 1
             assert b'"type": "done"' in answer
 
-    def test_when_a_transport_does_not_let_go(self, recognizer, monkeypatch):  # noqa: F811
+    def test_when_a_transport_does_not_let_go(self, recognizer, monkeypatch):
         monkeypatch.setattr("samba_asr.serve.stream.Audio.close", lambda self: None)
         with serving(recognizer, max_sessions=1, idle_seconds=0.5) as service:
             for _ in range(3):
@@ -120,17 +85,8 @@ def closed(connection: socket.socket) -> bool:
         return True
 
 
-def trickle_until_closed(connection: socket.socket, seconds: float = 5.0) -> None:
-    deadline = time.monotonic() + seconds
-    with suppress(OSError):
-        while time.monotonic() < deadline:
-            connection.sendall(b"a")
-            time.sleep(0.05)
-        pytest.fail("it is still open")
-
-
 class TestConnections:
-    def test_half_open_ones_keep_nobody_out(self, recognizer, caplog):  # noqa: F811
+    def test_half_open_ones_keep_nobody_out(self, recognizer, caplog):
         with serving(recognizer, max_connections=8) as service:
             held = [sent(service, HALF) for _ in range(40)]
             eventually(lambda: len(service.server.server_state.connections) == 8)
@@ -142,7 +98,7 @@ class TestConnections:
             lines = [r for r in caplog.records if "longest without a request" in r.getMessage()]
             assert len(lines) == 1  # a minute
 
-    def test_a_head_has_a_deadline(self, recognizer):  # noqa: F811
+    def test_a_head_has_a_deadline(self, recognizer):
         with serving(recognizer, head_seconds=0.5) as service:
             quiet, half, second = sent(service, b""), sent(service, HALF), sent(service, HEALTH + b"\r\n" + HALF)
             began = time.monotonic()
@@ -151,11 +107,11 @@ class TestConnections:
             assert time.monotonic() - began < 5
             trickle_until_closed(sent(service, HALF))
 
-    def test_what_trickles_in_after_the_answer_does_not_keep_a_connection(self, recognizer):  # noqa: F811
+    def test_what_trickles_in_after_the_answer_does_not_keep_a_connection(self, recognizer):
         with serving(recognizer, head_seconds=0.5) as service:
             trickle_until_closed(sent(service, b"POST /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n"))
 
-    def test_requests_that_are_served_are_not_closed(self, recognizer):  # noqa: F811
+    def test_requests_that_are_served_are_not_closed(self, recognizer):
         with serving(recognizer, max_connections=2, head_seconds=0.3, idle_seconds=10) as service:
             live = [sent(service, CHUNKED + GOOD) for _ in range(2)]
             eventually(lambda: len(service.engine.sessions) == 2)
@@ -169,7 +125,7 @@ class TestConnections:
             eventually(lambda: not service.server.server_state.connections)  # and now they are late
             assert healthy(service)
 
-    def test_a_malformed_request_gets_400_and_no_traceback(self, recognizer, caplog):  # noqa: F811
+    def test_a_malformed_request_gets_400_and_no_traceback(self, recognizer, caplog):
         upload = b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
         with serving(recognizer) as service:
             for data in (b"rubbish\r\n\r\n", upload + BAD, CHUNKED + BAD):
@@ -177,7 +133,7 @@ class TestConnections:
             read_all(sent(service, CHUNKED + GOOD + BAD))
         assert not [r for r in caplog.records if r.exc_info]
 
-    def test_a_client_that_reads_nothing_is_disconnected(self, recognizer):  # noqa: F811
+    def test_a_client_that_reads_nothing_is_disconnected(self, recognizer):
         with serving(recognizer, idle_seconds=0.5) as service:
             page = sent(service, b"GET /page.js HTTP/1.1\r\nHost: x\r\n\r\n" * 2000)
             eventually(lambda: service.server.server_state.connections)
@@ -187,7 +143,7 @@ class TestConnections:
 
 class TestSocketsThatBringNothing:
     @pytest.mark.parametrize("path", ["/v1/stream", "/vosk"])
-    def test_they_are_closed_though_they_talk(self, recognizer, path):  # noqa: F811
+    def test_they_are_closed_though_they_talk(self, recognizer, path):
         message = json.dumps({"type": "ping"} if path == "/v1/stream" else {"config": {}})
         with serving(recognizer, idle_seconds=0.5) as service, connect(service.url + path) as idle:
             began = time.monotonic()
@@ -197,7 +153,7 @@ class TestSocketsThatBringNothing:
                     time.sleep(0.1)
                 pytest.fail("it is still open")
 
-    def test_the_longest_one_gives_way(self, recognizer):  # noqa: F811
+    def test_the_longest_one_gives_way(self, recognizer):
         with serving(recognizer, max_connections=8) as service, ExitStack() as stack:
             held = [stack.enter_context(connect(f"{service.url}/v1/stream")) for _ in range(7)]
             for one in held[:3]:
@@ -210,7 +166,7 @@ class TestSocketsThatBringNothing:
 
 
 class TestVosk:
-    def test_a_websocket_client_that_does_not_read_is_disconnected(self, recognizer):  # noqa: F811
+    def test_a_websocket_client_that_does_not_read_is_disconnected(self, recognizer):
         with serving(recognizer, max_sessions=1, idle_seconds=1.0) as service:
             service.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # what it accepts inherits this
             silent = socket.socket()
@@ -231,7 +187,7 @@ class TestVosk:
             assert not open_
             eventually(lambda: not service.engine.sessions)
 
-    def test_text_that_is_not_utf8(self, recognizer, caplog):  # noqa: F811
+    def test_text_that_is_not_utf8(self, recognizer, caplog):
         with serving(recognizer) as service:
             for path in ("/vosk", "/v1/stream"):
                 with connect(service.url + path) as live:
@@ -248,7 +204,7 @@ UPGRADE += b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Versio
 
 
 @pytest.mark.parametrize("path", [b"/v1/stream", b"/vosk"])
-def test_what_comes_with_the_handshake_is_heard(recognizer, path):  # noqa: F811
+def test_what_comes_with_the_handshake_is_heard(recognizer, path):
     with serving(recognizer) as service:
         audio = b"\x82\x82\x00\x00\x00\x00\x01\x00"  # a frame of one sample
         connection = sent(service, UPGRADE % path + audio)
@@ -260,7 +216,7 @@ def test_what_comes_with_the_handshake_is_heard(recognizer, path):  # noqa: F811
 
 
 @pytest.mark.parametrize("bad", [b"\x81\x82\x00\x00\x00\x00\xff\xfe", b"\xff\xff"], ids=["not UTF-8", "no frame"])
-def test_what_is_bad_with_the_handshake_is_refused_after_it(recognizer, bad, caplog):  # noqa: F811
+def test_what_is_bad_with_the_handshake_is_refused_after_it(recognizer, bad, caplog):
     with serving(recognizer) as service:
         answer = read_all(sent(service, UPGRADE % b"/v1/stream" + bad))
         assert answer.startswith(b"HTTP/1.1 101 ")
@@ -269,7 +225,7 @@ def test_what_is_bad_with_the_handshake_is_refused_after_it(recognizer, bad, cap
 
 
 @pytest.mark.parametrize("path", ["/v1/stream", "/vosk"])
-def test_a_websocket_that_is_gone_leaves_no_traceback(recognizer, path, caplog):  # noqa: F811
+def test_a_websocket_that_is_gone_leaves_no_traceback(recognizer, path, caplog):
     with serving(recognizer) as service:
         for _ in range(2):
             with connect(service.url + path) as live:

@@ -13,7 +13,7 @@ from samba_asr.decoding.transcript import Segment
 from samba_asr.engine import Done, Final, Flushed, Partial, Quiet
 from samba_asr.serve import metrics
 from tests.serve.front import pcm, until
-from tests.test_recognizer import noise
+from tests.support.sound import noise
 
 
 def values(client) -> dict[str, float]:

@@ -11,13 +11,12 @@ openai = pytest.importorskip("openai")
 
 # ruff: noqa: E402
 from samba_asr.errors import UserError
-from tests.serve.test_hostile import serving
-from tests.serve.test_uploads import encoded
-from tests.test_recognizer import noise, recognizer  # noqa: F401
+from tests.support.service import serving
+from tests.support.sound import encoded, noise
 
 
 @pytest.fixture
-def service(recognizer):  # noqa: F811
+def service(recognizer):
     with serving(recognizer, tokens=("secret",), max_uploads=1, max_upload_bytes=1 << 20) as service:
         yield service
 
@@ -36,7 +35,7 @@ def test_models(client):
     assert (error.value.code, error.value.param) == ("model_not_found", "model")
 
 
-def test_texts(client, recognizer):  # noqa: F811
+def test_texts(client, recognizer):
     file = encoded(noise(3.0))
     text = recognizer.transcribe(file).text
     assert client.audio.transcriptions.create(model="toy", file=("a.wav", file)).text == text
@@ -62,7 +61,7 @@ def test_what_is_known_at_once_is_an_http_error(client, stream):
     assert (error.value.status_code, error.value.code) == (413, "file_too_large")
 
 
-def test_what_fails_later_is_an_exception_too(client, recognizer, monkeypatch):  # noqa: F811
+def test_what_fails_later_is_an_exception_too(client, recognizer, monkeypatch):
     segment = recognizer.transcribe(encoded(noise(1.0))).segments[0]
 
     def broken(self, source, *, on_segment, **_):
@@ -77,7 +76,7 @@ def test_what_fails_later_is_an_exception_too(client, recognizer, monkeypatch): 
             next(events)
 
 
-def test_what_is_our_fault(client, recognizer, monkeypatch):  # noqa: F811
+def test_what_is_our_fault(client, recognizer, monkeypatch):
     def broken(*_, **__):
         raise ValueError("secret")
 

@@ -26,10 +26,10 @@ from samba_asr.serve import logs
 from samba_asr.serve.app import create_app
 from samba_asr.serve.models import load
 from samba_asr.serve.settings import Settings
-from tests.commands.test_decode import make_model
 from tests.decode_settings import decoding
 from tests.serve.front import LATENCY, expected, heard, pcm, save_config, text_of, until
-from tests.test_recognizer import noise
+from tests.support.model_folder import make_model
+from tests.support.sound import noise
 
 
 class TestModels:

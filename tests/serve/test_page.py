@@ -20,7 +20,7 @@ from samba_asr.audio.read import read
 from samba_asr.audio.resample import resample
 from samba_asr.errors import UserError
 from samba_asr.recognizer import Recognizer
-from tests.test_client import Service
+from tests.support.service import Service
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 CLIP = Path(__file__).parents[2] / "egs" / "digits" / "data" / "audio" / "bf_lily.opus"

@@ -19,7 +19,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from samba_asr.serve.stream import Outbox
 from tests.serve.front import expected, heard, pcm, text_of, until
-from tests.test_recognizer import noise
+from tests.support.sound import noise
 
 
 class TestStream:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import os
 import struct
 
 import numpy as np
 import pytest
-import soundfile
 
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 pytest.importorskip("websockets")
 
-from tests.serve.test_hostile import eventually, read_all, sent, serving, trickle_until_closed
-from tests.test_recognizer import noise, recognizer  # noqa: F401
+from tests.support.service import eventually, read_all, sent, serving, trickle_until_closed, uploads
+from tests.support.sound import encoded, noise
 
 HEAD = (
     "POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\n"
@@ -34,25 +32,15 @@ def request(data: bytes, **fields: str) -> bytes:
     return (HEAD % len(body)).encode() + body
 
 
-def encoded(samples: np.ndarray, rate: int = 16000, kind: str = "WAV", subtype: str = "PCM_16") -> bytes:
-    file = io.BytesIO()
-    soundfile.write(file, samples, rate, format=kind, subtype=subtype)
-    return file.getvalue()
-
-
 def wav(rate: int, bits: int = 16, size: int = 28000) -> bytes:
     """A file whose header says what it likes."""
     form = struct.pack("<IHHIIHH", 16, 1, 1, rate, rate * bits // 8 % 2**32, bits // 8, bits)
     return b"RIFF" + struct.pack("<I", 36 + size) + b"WAVEfmt " + form + b"data" + struct.pack("<I", size) + bytes(size)
 
 
-def uploads(service):
-    return service.server.app.state.uploads
-
-
 class TestAClientThatLeaves:
     @pytest.mark.parametrize("stream", ["true", "false"])
-    def test_ends_the_work_though_nothing_is_said(self, recognizer, stream):  # noqa: F811
+    def test_ends_the_work_though_nothing_is_said(self, recognizer, stream):
         silence = encoded(np.zeros(8000 * 7200, np.int16), 8000, "FLAC")
         assert len(silence) < 200_000
         with serving(recognizer, max_uploads=2) as service:
@@ -66,7 +54,7 @@ class TestAClientThatLeaves:
             )
             assert answer.startswith(b"HTTP/1.1 200 ")
 
-    def test_while_events_come(self, recognizer):  # noqa: F811
+    def test_while_events_come(self, recognizer):
         long = encoded(np.tile(noise(60.0), 30))
         with serving(recognizer, max_uploads=1) as service:
             connection = sent(service, request(long, stream="true"))
@@ -77,7 +65,7 @@ class TestAClientThatLeaves:
 
 
 class TestPlaces:
-    def test_one_is_taken_before_the_body_is_read(self, recognizer):  # noqa: F811
+    def test_one_is_taken_before_the_body_is_read(self, recognizer):
         whole = request(bytes(1 << 20))
         with serving(recognizer, max_uploads=1, idle_seconds=1.0) as service:
             stopped = sent(service, whole[: 1 << 19])
@@ -88,14 +76,14 @@ class TestPlaces:
             eventually(lambda: uploads(service).free == 1)
             assert stopped.recv(1 << 16).startswith(b"HTTP/1.1 408 ")
 
-    def test_a_body_has_a_deadline_however_it_trickles(self, recognizer):  # noqa: F811
+    def test_a_body_has_a_deadline_however_it_trickles(self, recognizer):
         with serving(recognizer, max_uploads=1, max_upload_seconds=1.0, head_seconds=0.5) as service:
             slow = sent(service, request(bytes(1 << 20))[:1000])
             eventually(lambda: not uploads(service).free)
             trickle_until_closed(slow)
             assert uploads(service).free == 1
 
-    def test_a_body_that_is_malformed_gives_it_back(self, recognizer):  # noqa: F811
+    def test_a_body_that_is_malformed_gives_it_back(self, recognizer):
         bad = b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n\r\n"
         with serving(recognizer, max_uploads=1) as service:
             for _ in range(3):
@@ -103,7 +91,7 @@ class TestPlaces:
             eventually(lambda: uploads(service).free == 1)
 
 
-def test_a_file_is_read_from_disk_and_closed(start, recognizer, monkeypatch):  # noqa: F811
+def test_a_file_is_read_from_disk_and_closed(start, recognizer, monkeypatch):
     seen, transcribe = [], type(recognizer).transcribe
 
     def watched(self, source, **keywords):

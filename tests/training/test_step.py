@@ -11,19 +11,11 @@ from samba_asr.data.dataset import collate
 from samba_asr.errors import UserError
 from samba_asr.models.asr import AsrModel
 from samba_asr.nn.dropout import Dropout
-from samba_asr.training.distributed import Ranks
 from samba_asr.training.objectives.speech import SpeechObjective
 from samba_asr.training.step import Stepper, Work
 from tests.models.tiny import batch, tiny
+from tests.support.work import CPU, make_work
 from tests.training.toy import Toy, ToyObjective, ToyTask, toy_config
-
-CPU = Ranks(torch.device("cpu"))
-
-
-def make_work(b: int = 4, seed: int = 1, name: str = "u") -> Work:
-    g = torch.Generator().manual_seed(seed)
-    samples = [torch.randn(9600 + 640 * i, generator=g).numpy() * 0.1 for i in range(b)]
-    return Work(collate(samples, [[3, 4, 3]] * b, [f"{name}{i}" for i in range(b)]), seed)
 
 
 def make_stepper() -> Stepper:

@@ -17,7 +17,7 @@ from samba_asr.training.objectives import Objective, Outcome, objectives
 from samba_asr.training.objectives.pretraining import new_encoder
 from samba_asr.training.step import Stepper, Work
 from tests.models.tiny import batch, tiny
-from tests.training.test_step import CPU, make_work
+from tests.support.work import CPU, make_work
 from tests.training.toy import Toy, ToyObjective, toy_config
 
 CONFIG = Config(model=tiny(decoder=1, layers=2), loss=LossConfig(decoder=0.3, cr_ctc=0.2))
