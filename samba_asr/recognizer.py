@@ -136,7 +136,7 @@ class Recognizer:
         device: auto (CUDA if available), cpu, cuda, cuda:1.
         settings: overrides of the model's search settings, such as "decode.search.beam=256"; UserError for other settings.
         sure: as for `Recognizer`.
-        needs: features that the search must take, such as "hotwords" (`samba_asr.decoding.base.Decoder.takes`).  If the model's
+        needs: features that the search must take, such as "hotwords" (`samba_asr.decoding.base.Search.takes`).  If the model's
             own search lacks them, another is chosen; `settings` are applied after that.
         """
         foreign = [text for text in settings if not text.startswith("decode.")]

@@ -1,1 +1,1 @@
-"""How fast: training, transcription, and other recognisers beside ours; each measured in a process of its own."""
+"""Speed of training and transcription, also of other recognizers; each measurement runs in its own process."""

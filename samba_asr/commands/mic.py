@@ -49,7 +49,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     from samba_asr.audio.microphone import Microphone, devices
-    from samba_asr.commands.transcribe import Line
+    from samba_asr.commands.transcribe import PartialLine
     from samba_asr.config import HotwordsConfig
     from samba_asr.decoding.hotwords import parse
 
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     if args.seconds is not None and not args.seconds > 0:
         raise UserError(f"--seconds {args.seconds:g} must be positive")
     device = int(args.microphone) if (args.microphone or "").isdigit() else args.microphone
-    show = Line()
+    show = PartialLine()
 
     def on_text(kind: str, text: str) -> None:
         if kind == "partial":

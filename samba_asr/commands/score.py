@@ -21,7 +21,7 @@ from samba_asr.text.lines import FAULTS, open_text
 from samba_asr.text.normalize import NAMES, lost, normalizer
 
 
-class Line(NamedTuple):
+class TranscriptLine(NamedTuple):
     """A line of a transcript file."""
 
     id: str
@@ -109,7 +109,7 @@ def _more_lines(report: WerReport, args: argparse.Namespace) -> Iterator[str]:
         yield f"not scored: {len(report.unknown)} ids of {args.hyp} are not in {args.ref}, such as {report.unknown[0]}"
 
 
-def _remarks(name: str, lines: dict[str, Line], ruled: dict[str, str], path: Path) -> Iterator[str]:
+def _remarks(name: str, lines: dict[str, TranscriptLine], ruled: dict[str, str], path: Path) -> Iterator[str]:
     """Yield remarks on digits and other scripts that the rules dropped or kept."""
     dropped = [line.id for line in lines.values() if lost(line.text, ruled[line.id])]
     if dropped:
@@ -136,11 +136,11 @@ def _compared(report: WerReport, other: WerReport | None, args: argparse.Namespa
         )
 
 
-def read_transcripts(path: Path) -> dict[str, Line]:
+def read_transcripts(path: Path) -> dict[str, TranscriptLine]:
     """Read the lines of a transcript file by id, in order; a UserError names the file and the wrong line."""
     suffixes = [suffix for suffix in path.suffixes if suffix != ".gz"]
     parse = {".trn": _trn, ".jsonl": _jsonl, ".json": _jsonl}.get(suffixes[-1] if suffixes else "", _kaldi)
-    lines: dict[str, Line] = {}
+    lines: dict[str, TranscriptLine] = {}
     try:
         for line, where in _table(path) if suffixes[-1:] in ([".csv"], [".tsv"]) else _lines(path, parse):
             if line.id in lines:
@@ -153,7 +153,7 @@ def read_transcripts(path: Path) -> dict[str, Line]:
     return lines
 
 
-def _lines(path: Path, parse: Callable[[str], Line]) -> Iterator[tuple[Line, str]]:
+def _lines(path: Path, parse: Callable[[str], TranscriptLine]) -> Iterator[tuple[TranscriptLine, str]]:
     with open_text(path) as file:
         for number, text in enumerate(file, start=1):
             if text.strip():
@@ -161,36 +161,36 @@ def _lines(path: Path, parse: Callable[[str], Line]) -> Iterator[tuple[Line, str
                 yield _parsed(parse, text, where), where
 
 
-def _table(path: Path) -> Iterator[tuple[Line, str]]:
+def _table(path: Path) -> Iterator[tuple[TranscriptLine, str]]:
     for where, cells in table_records(path, "text"):
         id = cells.get("id") or id_of(cells.get("audio", ""))
         if not id:
             raise UserError(f"{where}: no id, and no audio path to make one from: name one of the columns `id`")
-        yield Line(id, cells.get("text", ""), cells.get("speaker", "")), where
+        yield TranscriptLine(id, cells.get("text", ""), cells.get("speaker", "")), where
 
 
-def _parsed(parse: Callable[[str], Line], text: str, where: str) -> Line:
+def _parsed(parse: Callable[[str], TranscriptLine], text: str, where: str) -> TranscriptLine:
     try:
         return parse(text)
     except ValueError as error:
         raise UserError(f"{where}: {error}") from error
 
 
-def _kaldi(text: str) -> Line:
+def _kaldi(text: str) -> TranscriptLine:
     name, *words = text.split(maxsplit=1)
-    return Line(name, words[0].strip() if words else "")
+    return TranscriptLine(name, words[0].strip() if words else "")
 
 
-def _trn(text: str) -> Line:
+def _trn(text: str) -> TranscriptLine:
     """Parse a .trn line; the speaker is the part of the id before the first hyphen, as in sclite."""
     found = re.fullmatch(r"(.*)\(([^()\s]+)\)\s*", text.rstrip("\n"))
     if not found:
         raise ValueError(f"not a .trn line, `words (speaker-utterance)`: {text.strip()!r}")
     name = found[2]
-    return Line(name, found[1].strip(), name.partition("-")[0] if "-" in name else "")
+    return TranscriptLine(name, found[1].strip(), name.partition("-")[0] if "-" in name else "")
 
 
-def _jsonl(text: str) -> Line:
+def _jsonl(text: str) -> TranscriptLine:
     try:
         entry = json.loads(text)
     except json.JSONDecodeError as error:
@@ -204,4 +204,4 @@ def _jsonl(text: str) -> Line:
     has_text = "text" in found or any(str(key).strip().lower() in NAMES_OF["text"] for key in entry)
     if not all(isinstance(field, str) for field in fields) or not fields[0] or not has_text:
         raise ValueError('a line needs "id" and "text" (and may have "speaker"), all of them strings')
-    return Line(*fields)
+    return TranscriptLine(*fields)

@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--chunk-ms {chunk:g} must be positive")
     failed = 0
     for file in args.files:
-        show = Line() if args.stream else None
+        show = PartialLine() if args.stream else None
         problem = ""
         try:
             events = recognizer.listen(
@@ -114,7 +114,7 @@ def nothing(result: Result, recognizer: Recognizer) -> str:
     return f"no speech was recognized in {result.duration:.1f} s of audio{gate}"
 
 
-def shown(events: Iterator[Event], show: Line) -> Iterator[Event]:
+def shown(events: Iterator[Event], show: PartialLine) -> Iterator[Event]:
     """Pass events through; every new partial or final text also goes to `show`."""
     from samba_asr.session import Final, Partial
 
@@ -137,7 +137,7 @@ def write(text: str, form: str) -> None:
     print(text, flush=True)
 
 
-class Line:
+class PartialLine:
     """Partial results on stderr: one line that is rewritten on a terminal, one line for each elsewhere."""
 
     def __init__(self):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 BLANK = 0
 ALL = frozenset({"nbest", "lm", "hotwords"})
-"""Everything that a search may support: see `Decoder.takes`."""
+"""Everything that a search may support: see `Search.takes`."""
 
 State = TypeVar("State", bound=tuple[Any, ...])
 
@@ -56,7 +56,7 @@ def text_of(hypothesis: Hypothesis, tokenizer: Tokenizer) -> str:
     return tokenizer.decode(hypothesis.tokens)
 
 
-class Decoder(Protocol[State]):
+class Search(Protocol[State]):
     """Search over frames (b, t, v) of log-probabilities; the head of this file has the contract.
 
     `samba_asr.decoding.searches` lists searches by name.
@@ -67,7 +67,7 @@ class Decoder(Protocol[State]):
     it; "hotwords" if `init_state` takes phrases, which needs a guide too."""
 
     @classmethod
-    def from_config(cls, config: SearchConfig, guide: Guide | None = None, *, counts_words: bool = True) -> Decoder:
+    def from_config(cls, config: SearchConfig, guide: Guide | None = None, *, counts_words: bool = True) -> Search:
         """Make a search from `config`.
 
         guide: language models and hotwords; only for a search that takes them.

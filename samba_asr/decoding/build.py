@@ -30,7 +30,7 @@ NEEDS = {
     "lm.neural": "lm",
     "hotwords.path": "hotwords",
 }
-"""Settings, and what a search must take (`Decoder.takes`) to honor each."""
+"""Settings, and what a search must take (`Search.takes`) to honor each."""
 
 READ = 8
 """Hypotheses of the n-best list that the second pass and a language model score.

@@ -118,7 +118,7 @@ class PrefixBeam:
 
     @classmethod
     def from_config(cls, config: SearchConfig, guide: Guide | None = None, *, counts_words: bool = True) -> PrefixBeam:
-        """See `samba_asr.decoding.base.Decoder`."""
+        """See `samba_asr.decoding.base.Search`."""
         alike = max(2 if config.beam >= ROOMY else 1, config.nbest) if counts_words else None
         return cls(config.beam, prune=config.prune, recombine=alike, guide=guide)
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from samba_asr.decoding.base import Decoder, Hypothesis, stack, take
+from samba_asr.decoding.base import Hypothesis, Search, stack, take
 from samba_asr.decoding.hotwords import Hotwords
 from samba_asr.errors import UserError
 from samba_asr.runtime.base import Frames, SecondPass
@@ -84,7 +84,7 @@ class TwoPassState(NamedTuple):
 class TwoPass:
     """Search and, if `weight` is above 0, the second pass: from a runtime's frames to hypotheses.
 
-    It is used like a search (`samba_asr.decoding.base.Decoder`), on `Frames` in place of log-probabilities.  Frames may come in
+    It is used like a search (`samba_asr.decoding.base.Search`), on `Frames` in place of log-probabilities.  Frames may come in
     chunks cut anywhere.  The decoder absorbs each chunk as it comes, so at the end only the texts must be scored.
     decoder: of the second pass.
     nbest: hypotheses of the first pass that the second pass scores.
@@ -97,7 +97,7 @@ class TwoPass:
 
     def __init__(
         self,
-        search: Decoder,
+        search: Search,
         decoder: SecondPass | None = None,
         *,
         weight: float = 0.0,
@@ -118,7 +118,7 @@ class TwoPass:
 
     @property
     def takes(self) -> frozenset[str]:
-        """Features that the search of the first pass takes (`Decoder.takes`)."""
+        """Features that the search of the first pass takes (`Search.takes`)."""
         return self.search.takes
 
     def init_state(self, batch: int, hotwords: Hotwords | None = None) -> TwoPassState:

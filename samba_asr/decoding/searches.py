@@ -6,13 +6,13 @@ from samba_asr.decoding.greedy import Greedy
 from samba_asr.decoding.prefix_beam import PrefixBeam
 from samba_asr.registry import Registry
 
-searches = Registry("search method")  # of `samba_asr.decoding.base.Decoder`s
+searches = Registry("search method")  # of `samba_asr.decoding.base.Search`s
 searches.register("greedy")(Greedy)
 searches.register("beam")(PrefixBeam)
 
 
 def method_for(need: str, own: str = "") -> str:
-    """Return the name of a search that takes `need` (`Decoder.takes`): `own` if it does, else the first that does."""
+    """Return the name of a search that takes `need` (`Search.takes`): `own` if it does, else the first that does."""
     if own and need in searches[own].takes:
         return own
     return next(name for name in searches if need in searches[name].takes)

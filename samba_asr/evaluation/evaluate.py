@@ -17,7 +17,7 @@ from typing import Any
 from samba_asr.data.manifest import Utterance
 from samba_asr.decoding.base import Hypothesis, text_of
 from samba_asr.errors import UserError
-from samba_asr.evaluation.streaming_check import Difference, differences
+from samba_asr.evaluation.streaming_check import ChunkDifference, differences
 from samba_asr.evaluation.testset import frames, hypotheses, read_testset
 from samba_asr.metrics.wer import WerReport, bootstrap, score
 from samba_asr.recognizer import Recognizer
@@ -48,7 +48,7 @@ class Evaluation:
     normalize: str  # rules for both texts in scoring
     audio_seconds: float  # duration of the utterances
     seconds: float  # time of recognition, without the streaming check
-    streaming: tuple[Difference, ...] | None  # utterances whose texts from chunks differ; None: not checked
+    streaming: tuple[ChunkDifference, ...] | None  # utterances whose texts from chunks differ; None: not checked
 
     @property
     def wer(self) -> float:
@@ -71,12 +71,12 @@ class Evaluation:
         return tuple(u.id for u in self.utterances if u.id not in self.recognized)
 
     @property
-    def differing(self) -> tuple[Difference, ...]:
+    def differing(self) -> tuple[ChunkDifference, ...]:
         """Differences of the streaming check that rounding does not explain."""
         return tuple(d for d in self.streaming or () if not d.tie)
 
     @property
-    def ties(self) -> tuple[Difference, ...]:
+    def ties(self) -> tuple[ChunkDifference, ...]:
         """Differences of the streaming check that vanish in float64."""
         return tuple(d for d in self.streaming or () if d.tie)
 
@@ -126,7 +126,7 @@ def evaluate(
         batch_seconds = model.config.data.batch_seconds
     found: dict[str, Recognized] = {}
     audio = busy = 0.0
-    differing: list[Difference] = []
+    differing: list[ChunkDifference] = []
     reported, began = time.monotonic(), time.perf_counter()
     batches = frames(model.runtime, model.tokenizer, data, model.latency(None), batch_seconds=batch_seconds)
     for batch, some in batches:

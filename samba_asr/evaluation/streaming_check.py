@@ -21,7 +21,7 @@ LONGEST_CHUNK = 128  # encoder frames: chunks have 1 .. this, uniform in log siz
 
 
 @dataclass(frozen=True)
-class Difference:
+class ChunkDifference:
     """An utterance whose text from chunks differs from that of the whole utterance.
 
     tie: whether the texts are equal in float64.
@@ -33,11 +33,11 @@ class Difference:
     tie: bool
 
 
-def differences(recognizer: Recognizer, batch: Batch, texts: Sequence[str]) -> list[Difference]:
+def differences(recognizer: Recognizer, batch: Batch, texts: Sequence[str]) -> list[ChunkDifference]:
     """Return the utterances of a batch whose texts from chunks differ from `texts`, those of whole utterances."""
     recognizer = recognizer.without_endpoints()
     return [
-        Difference(name, text, other, equal_in_float64(recognizer, batch.rows(row, row + 1)))
+        ChunkDifference(name, text, other, equal_in_float64(recognizer, batch.rows(row, row + 1)))
         for row, (name, text, other) in enumerate(zip(batch.ids, texts, in_chunks(recognizer, batch), strict=True))
         if text != other
     ]
