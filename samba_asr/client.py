@@ -79,7 +79,8 @@ class Client:
         self._base = 0.0  # seconds of the session before `_kept`
         self._begun = 0.0  # seconds of the session before this connection
         self._breaks = 0  # connections broken in a row
-        self._connection, self._socket = contextlib.ExitStack(), None
+        self._connection = contextlib.ExitStack()
+        self._socket: Any = None  # a connection of websockets, while there is one
         self._open()
 
     def __enter__(self) -> Client:

@@ -75,7 +75,9 @@ class Failed:
     reason: str
 
 
-Listener = Callable[[Event | Lag | Idle | Failed], None]
+News = Event | Lag | Idle | Failed
+"""What a live session emits."""
+Listener = Callable[[News], None]
 
 
 @dataclass

@@ -31,8 +31,15 @@ class Label(NamedTuple):
 
 
 class Teacher(Protocol):
-    rate: int  # samples a second
-    by: Mapping[str, Any]  # "model", and everything else that its labels depend on; JSON
+    @property
+    def rate(self) -> int:
+        """Samples a second."""
+        ...
+
+    @property
+    def by(self) -> Mapping[str, Any]:
+        """The model under "model", and everything else that its labels depend on; JSON."""
+        ...
 
     def label(self, samples: np.ndarray) -> Label: ...
 

@@ -24,7 +24,7 @@ class Registry:
 
     def __init__(self, kind: str):
         self.kind = kind
-        self._entries: dict[str, Callable[..., Any]] = {}
+        self._entries: dict[str, Any] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
         """Decorate a class or function to register it under `name`.  ValueError if the name is taken."""
@@ -37,7 +37,7 @@ class Registry:
 
         return enter
 
-    def __getitem__(self, name: str) -> Callable[..., Any]:
+    def __getitem__(self, name: str) -> Any:
         if name not in self._entries:
             near = difflib.get_close_matches(name, self._entries, n=1)
             hint = f" (did you mean {near[0]!r}?)" if near else ""

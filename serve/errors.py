@@ -65,21 +65,20 @@ def answer(path: str, error: HTTPException) -> JSONResponse:
 def install(app: FastAPI) -> None:
     """Install these forms as the application's error handlers."""
 
+    @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
         return answer(request.scope["path"], error)
 
+    @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:])  # the first part is body or query
         message = f"{where}: {first['msg']}" if where else first["msg"]
         return answer(request.scope["path"], Refusal(422, message, param=where or None))
 
+    @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> JSONResponse:  # Starlette raises it again, for the log
         return answer(request.scope["path"], Refusal(500, "internal error"))
-
-    app.add_exception_handler(HTTPException, refused)
-    app.add_exception_handler(RequestValidationError, invalid)
-    app.add_exception_handler(Exception, failed)
 
 
 def _schema(properties: dict[str, Any]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class Placed(APIRoute):
 
 router = APIRouter(route_class=Placed)
 
-FORM = {"max_files": 1, "max_fields": 20, "max_part_size": 1 << 16}
+FORM: Any = {"max_files": 1, "max_fields": 20, "max_part_size": 1 << 16}
 logger = logging.getLogger(__name__)
 
 MEDIA = {"text": "text/plain", "srt": "application/x-subrip", "vtt": "text/vtt"}

@@ -54,7 +54,7 @@ class RateLimit(logging.Filter):
         self._seen: dict[str, tuple[float, int]] = {}  # time of the last line, and the number left out since
 
     def warning(self, event: str, **fields: Any) -> None:
-        if (left_out := self._due(event)) is not None:
+        if self._logger is not None and (left_out := self._due(event)) is not None:
             fields |= {"left_out": left_out} if left_out else {}
             self._logger.warning(event, extra={"fields": fields})
 

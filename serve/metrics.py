@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from samba_asr.engine import Counts, Done, Engine, Event, Final, Flushed, LiveSession, Partial, Quiet
+from samba_asr.engine import Counts, Done, Engine, Final, Flushed, LiveSession, News, Partial, Quiet
 
 if TYPE_CHECKING:
     from samba_asr.serve.models import Models
 
 BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)  # seconds
 
-ENGINE: list[tuple[type[Metric], str, str, Callable[[list[Engine]], float]]] = [
+ENGINE: list[tuple[type[GaugeMetricFamily | CounterMetricFamily], str, str, Callable[[list[Engine]], float]]] = [
     (GaugeMetricFamily, "sessions_active", "live sessions", lambda es: sum(len(e.sessions) for e in es)),
     (CounterMetricFamily, "sessions", "sessions opened", lambda es: es[0].counts.opened),
     (CounterMetricFamily, "sessions_failed", "sessions ended by an error of ours", lambda es: es[0].counts.failed),
@@ -111,7 +111,7 @@ class Timing:
         """The client asks for the text of what it has sent."""
         self._orders.append(time.monotonic())
 
-    def event(self, event: Event, live: LiveSession | None) -> None:
+    def event(self, event: News, live: LiveSession | None) -> None:
         now = time.monotonic()
         match event:
             case Partial():

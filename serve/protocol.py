@@ -31,21 +31,23 @@ class Message(BaseModel):
 
 
 class Audio(Message):
-    model: str = Field("", max_length=100, description="name of a model from /v1/models; default: the service's first")
-    sample_rate: int = Field(16000, ge=4000, le=192000)
+    model: str = Field(
+        default="", max_length=100, description="name of a model from /v1/models; default: the service's first"
+    )
+    sample_rate: int = Field(default=16000, ge=4000, le=192000)
     encoding: Literal["pcm_s16le", "pcm_f32le"] = "pcm_s16le"
-    latency_ms: float | None = Field(None, gt=0, le=60000)
+    latency_ms: float | None = Field(default=None, gt=0, le=60000)
     words: bool = True
 
 
 class Start(Audio):
     type: Literal["start"] = "start"
-    hotwords: dict[Annotated[str, Field(max_length=200)], float] | None = Field(None, max_length=1000)
+    hotwords: dict[Annotated[str, Field(max_length=200)], float] | None = Field(default=None, max_length=1000)
 
 
 class Flush(Message):
     type: Literal["flush"]
-    id: str = Field("", max_length=200)
+    id: str = Field(default="", max_length=200)
 
 
 class Ping(Message):

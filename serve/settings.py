@@ -63,9 +63,9 @@ def bounds() -> list[Field]:
     return [one for one in fields(Settings) if "help" in one.metadata]
 
 
-def from_outside(given: Mapping[str, float | None], environment: Mapping[str, str]) -> dict[str, float]:
+def from_outside(given: Mapping[str, float | None], environment: Mapping[str, str]) -> dict[str, Any]:
     """Return limits by name: given values (not None), else the environment's; UserError if one there is not a number."""
-    found: dict[str, float] = {}
+    found: dict[str, Any] = {}
     for one in bounds():
         kind, variable = type(one.default), f"SAMBA_ASR_{one.name.upper()}"
         if given.get(one.name) is not None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
-from samba_asr.engine import Done, Event, Failed, Final, Flushed, Full, Idle, Lag, LiveSession, Over, Partial, Quiet
+from samba_asr.engine import Done, Failed, Final, Flushed, Full, Idle, Lag, LiveSession, News, Over, Partial, Quiet
 from samba_asr.errors import UserError
 from samba_asr.recognizer import Phrases
 from samba_asr.serve import protocol
@@ -71,7 +71,13 @@ class Audio:
         self.seconds = 0.0
         self.outcome = "left"  # unless it ends otherwise
 
-    def hear(self, event: Event) -> None:
+    @property
+    def opened(self) -> LiveSession:
+        """The session, after `open`."""
+        assert self.live is not None
+        return self.live
+
+    def hear(self, event: News) -> None:
         """Called in the engine's thread."""
         raise NotImplementedError
 
@@ -95,25 +101,25 @@ class Audio:
         seconds = self.seconds + min(len(samples), room) / self.rate
         if len(samples):
             self.timing.received(seconds)
-        self.live.accept(samples[:room])
+        self.opened.accept(samples[:room])
         self.seconds = seconds
         if len(samples) > room:
             raise TooLong(f"a session is at most {self.settings.max_session_seconds:g} s of audio")
         # Uvicorn would go on reading; a client that sends faster than the model hears is made to wait here.
-        while self.live.backlog > self.settings.max_backlog_seconds and not self.live.over:
+        while self.opened.backlog > self.settings.max_backlog_seconds and not self.opened.over:
             await asyncio.sleep(0.05)
 
     def flush(self, name: str = "") -> None:
         """Ask for the text of what has come."""
         self.timing.ordered()
-        self.live.flush(name)
+        self.opened.flush(name)
 
     def finish(self) -> None:
         """The audio is over."""
         self.timing.ordered()
-        self.live.finish()
+        self.opened.finish()
 
-    def _hear_timed(self, event: Event) -> None:
+    def _hear_timed(self, event: News) -> None:
         self.timing.event(event, self.live)
         self.hear(event)
 
@@ -144,7 +150,7 @@ class Session(Audio):
         self._fault: dict[str, Any] | None = None
         self.code = 1001  # to close with when the engine ends the session unasked: the service goes down
 
-    def hear(self, event: Event) -> None:
+    def hear(self, event: News) -> None:
         match event:
             case Partial(text, stable, until):
                 self.out.put(

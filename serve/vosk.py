@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field, ValidationError
 from starlette.types import Message
 
 from samba_asr.decoding.transcript import Segment
-from samba_asr.engine import Done, Event, Failed, Final, Flushed, Full, Idle, Over, Partial
+from samba_asr.engine import Done, Failed, Final, Flushed, Full, Idle, News, Over, Partial
 from samba_asr.errors import UserError
 from samba_asr.serve import protocol
 from samba_asr.serve.lobby import Patience
@@ -33,10 +33,10 @@ router = APIRouter()
 class Asked(BaseModel):
     """Supported fields of vosk's configuration."""
 
-    sample_rate: float = Field(16000, ge=4000, le=192000)
+    sample_rate: float = Field(default=16000, ge=4000, le=192000)
     words: bool = True
-    model: str = Field("", max_length=100)
-    phrase_list: list[Annotated[str, Field(max_length=200)]] | None = Field(None, max_length=1000)
+    model: str = Field(default="", max_length=100)
+    phrase_list: list[Annotated[str, Field(max_length=200)]] | None = Field(default=None, max_length=1000)
 
     @property
     def hotwords(self) -> list[str] | None:
@@ -57,10 +57,10 @@ class VoskSession(Audio):
         self.end = 1001, "the service is going down"  # until the engine reports another reason
         self.over, self.flushed = asyncio.Event(), asyncio.Event()
 
-    def hear(self, event: Event) -> None:
+    def hear(self, event: News) -> None:
         self._loop.call_soon_threadsafe(self._hear, event)
 
-    def _hear(self, event: Event) -> None:
+    def _hear(self, event: News) -> None:
         match event:
             case Partial(text):
                 self.partial = text

@@ -7,6 +7,7 @@ cd "$root"
 
 ruff check .
 ruff format --check .
+pyright --level error
 # The processes share the cores, so each takes one thread.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 exec python -m pytest -n auto --maxprocesses 8 --dist worksteal "$@"

@@ -37,6 +37,14 @@ def test_every_package_has_an_init():
     assert [str(f) for f in at if not (f / "__init__.py").exists()] == []
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="git may write links as files")
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_type_checkers_find_the_packages_outside(name):
+    link = ROOT / ".typing/samba_asr" / name
+    assert link.is_symlink()
+    assert link.resolve() == ROOT / name
+
+
 def has_setuptools() -> bool:
     try:
         return int(version("setuptools").split(".")[0]) >= 77

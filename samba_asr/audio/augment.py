@@ -52,7 +52,7 @@ def augment_waveform(
     if rng.random() < config.reverb_prob:
         response = make_impulse_response(rng, rate, rng.uniform(*config.rt60), direct_db=rng.uniform(*DIRECT_DB))
         samples = reverberate(samples, response)
-    if config.channel_prob and rng.random() < config.channel_prob:
+    if config.channel_prob and channels is not None and rng.random() < config.channel_prob:
         samples = match(samples, rate, channels, rng)
     if config.pad_seconds:
         most = round(config.pad_seconds * rate)

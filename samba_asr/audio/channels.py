@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -61,7 +62,8 @@ class Channels:
             raise UserError(f"{path}: a file of channels holds speech_db and noise_db (k, {BANDS}) and snr_db (k,)")
         if not all(np.isfinite(x).all() for x in tables):
             raise UserError(f"{path}: its channels are not all finite: measure them again")
-        return cls(*tables, speaker)
+        speech, noise, snr = tables
+        return cls(speech, noise, snr, speaker)
 
     def write(self, path: Path | str) -> None:
         with Path(path).open("wb") as file:  # given a path, np.savez would add .npz
@@ -99,7 +101,8 @@ def measure(recordings: Iterable[np.ndarray], rate: int) -> tuple[np.ndarray, np
 
     Pauses are found in each recording separately, because levels differ.
     """
-    sums, counts = [0.0, 0.0], [0, 0]  # of speech, of pauses
+    sums: list[Any] = [0.0, 0.0]  # of speech, of pauses: arrays, once there is some
+    counts = [0, 0]
     for samples in recordings:
         for i, frames in enumerate(split_frames(samples, rate)):
             sums[i] = sums[i] + frames.sum(0)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import IO, Any
 
 import numpy as np
@@ -38,6 +39,7 @@ class Container:
 
     def __init__(self, name: str, file: IO[bytes]):
         import av
+        import av.error
 
         self.name, self._av = name, av
         self._position = 0  # samples emitted so far, silence included
@@ -45,7 +47,7 @@ class Container:
         try:
             self._broken, self._xing = _broken(file), _xing_frames(file)
             file.seek(0)
-            self._container = av.open(file, options={"format_whitelist": _DEMUXERS})
+            self._container = av.open(file, "r", options={"format_whitelist": _DEMUXERS})
         except (av.error.FFmpegError, ValueError) as error:
             log.debug("%s: FFmpeg: %s", name, error)
             if self._broken:
@@ -80,15 +82,22 @@ class Container:
             seconds = self.duration()
             raise Truncated(self.name, seconds, "before its outermost part does")
 
+    @property
+    def _time_base(self) -> Fraction:
+        """Seconds of a tick of the stream's clock."""
+        base = self._stream.time_base
+        assert base is not None  # FFmpeg gives one to every stream of sound
+        return base
+
     def duration(self) -> float:
         """Return seconds, from the header if reliable, else from all packets.  That reads the file but decodes nothing."""
         stream, header = self._stream, self._container.duration
         if self._header_knows and not self._broken:
             if stream.duration and stream.start_time is not None:
-                return float((stream.start_time + stream.duration) * stream.time_base)
+                return float((stream.start_time + stream.duration) * self._time_base)
             if len(self._container.streams) == 1 and header:  # a video may outlast its sound
                 return header / self._av.time_base
-        base, end, total, count = stream.time_base, 0.0, 0.0, 0
+        base, end, total, count = self._time_base, 0.0, 0.0, 0
         try:
             for packet in self._packets():
                 if packet.size:
@@ -167,7 +176,7 @@ class Container:
                 except (self._av.error.FFmpegError, ValueError) as error:
                     log.debug("%s: FFmpeg: %s", self.name, error)
                     bad = self._position / self.rate
-                    lost += float((packet.duration or 0) * self._stream.time_base)
+                    lost += float((packet.duration or 0) * self._time_base)
                     if lost > SLACK_SECONDS:
                         raise Truncated(self.name, bad, "or is damaged there") from None
                     continue

@@ -16,7 +16,7 @@ from torch import Tensor
 from samba_asr.audio.level import Level
 from samba_asr.config import FeatureConfig
 from samba_asr.errors import UserError
-from samba_asr.streaming import Step, StreamingModule, mask, tail, valid_mask
+from samba_asr.streaming import State, Step, StreamingModule, mask, tail, valid_mask
 
 FLOOR = 1e-8
 """Added to the mel power before the logarithm: about the quantization noise of 16-bit audio, so digital silence is quiet."""
@@ -24,6 +24,12 @@ FLOOR = 1e-8
 
 class LogMel(StreamingModule):
     """Waveform (b, s, 1) in [-1, 1] -> normalized log-mel (b, s / hop, m)."""
+
+    window: Tensor  # (window,)
+    bank: Tensor  # (m, f)
+    centres: Tensor  # (m,) Hz
+    mean: Tensor  # (m,)
+    std: Tensor  # (m,)
 
     def __init__(self, config: FeatureConfig):
         super().__init__()
@@ -49,7 +55,7 @@ class LogMel(StreamingModule):
         before = torch.zeros(batch, self.window_size - self.stride, 1, device=device, dtype=dtype)
         return before if self.level is None else (before, self.level.init_state(batch, device=device, dtype=dtype))
 
-    def step(self, x: Tensor, lengths: Tensor, state: Tensor | tuple) -> Step:
+    def step(self, x: Tensor, lengths: Tensor, state: State) -> Step:
         if self.level is None:
             return self._log_mel(x, lengths, state, None)
         before, level = state

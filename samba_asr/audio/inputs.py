@@ -24,7 +24,7 @@ def pieces(source: Any, rate: int, seconds: float) -> Iterator[tuple[int, np.nda
             f"no audio is in this {type(source).__name__}: give a path, bytes or a file object, an array of samples, or "
             "something that yields arrays"
         )
-    if hasattr(source, "__array__") or (isinstance(source, list | tuple) and source and np.isscalar(source[0])):
+    if _is_array(source):
         yield rate, source
     elif isinstance(source, str | bytes | Path) or hasattr(source, "read"):
         for audio in stream(source, seconds):
@@ -33,3 +33,8 @@ def pieces(source: Any, rate: int, seconds: float) -> Iterator[tuple[int, np.nda
         rate = getattr(source, "rate", rate)
         for samples in source:
             yield rate, samples
+
+
+def _is_array(source: Any) -> bool:
+    numbers = isinstance(source, list | tuple) and len(source) > 0 and np.isscalar(source[0])
+    return hasattr(source, "__array__") or numbers

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from samba_asr.errors import missing_extra
 
 
-def session(path: Path | str, extra: str):
+def session(path: Path | str, extra: str) -> Any:
     """Return an `onnxruntime.InferenceSession`.  UserError, with the extra to install, if the package is missing."""
     try:
         import onnxruntime

@@ -177,7 +177,7 @@ def _mixed(decoder: AudioDecoder, first: int, last: int | None, size: int) -> It
         except AudioError as error:
             block, broken = None, error
         more = block is not None
-        if more:
+        if block is not None:
             waiting.append(block)
         have = sum(map(len, waiting))
         ready = have - have % window if more else have

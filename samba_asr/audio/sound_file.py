@@ -36,7 +36,8 @@ def open_sound(name: str, file: Any, size: int, stack: contextlib.ExitStack) -> 
     if _begins_as_mpeg(file) or (ogg and ogg.for_ffmpeg):
         return None
     try:
-        sound = stack.enter_context(_Sequential(os.fsencode(file) if isinstance(file, str) else _Seekable(file)))
+        opened: Any = os.fsencode(file) if isinstance(file, str) else _Seekable(file)
+        sound = stack.enter_context(_Sequential(opened))
     except soundfile.LibsndfileError as error:
         log.debug("%s: libsndfile: %s", name, error)
         return None

@@ -96,7 +96,7 @@ def _silero():
     if find_spec("silero_vad") is None:
         raise missing_extra("silero-vad", "vad")
     return onnx.session(
-        resources.files("silero_vad") / "data" / "silero_vad.onnx", "vad"
+        str(resources.files("silero_vad") / "data" / "silero_vad.onnx"), "vad"
     )  # too small a network to gain from more cores
 
 

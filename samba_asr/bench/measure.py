@@ -43,12 +43,20 @@ def answer(work: Callable[..., dict[str, Any]]) -> None:
     print(json.dumps(said))
 
 
+def _search(pattern: str, file: str) -> str:
+    """The group of the pattern in a file of the system; OSError where it has none."""
+    found = re.search(pattern, Path(file).read_text())
+    if found is None:
+        raise OSError(f"{file}: no {pattern}")
+    return found[1]
+
+
 def peak_memory() -> dict[str, float]:
     """Return this process's peak memory in MiB: resident `memory`, and torch's `gpu_memory`, 0 without CUDA."""
     # Not getrusage if avoidable: on Linux its maximum survives exec, so it would be that of the parent.
     try:
-        peak = float(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
-    except (OSError, TypeError):
+        peak = float(_search(r"VmHWM:\s+(\d+) kB", "/proc/self/status")) / 1024
+    except OSError:
         import resource
 
         unit = 2**20 if sys.platform == "darwin" else 2**10
@@ -64,8 +72,8 @@ def resident_memory(device: Any) -> float:
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device) / 2**20
     try:
-        return float(re.search(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
-    except (OSError, TypeError):
+        return float(_search(r"VmRSS:\s+(\d+) kB", "/proc/self/status")) / 1024
+    except OSError:
         return peak_memory()["memory"]
 
 
@@ -76,6 +84,6 @@ def hardware(device: str) -> str:
 
         return torch.cuda.get_device_name(device)
     try:
-        return re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())[1]
-    except (OSError, TypeError):
+        return _search(r"model name\s*:\s*(.+)", "/proc/cpuinfo")
+    except OSError:
         return platform.processor() or platform.machine()

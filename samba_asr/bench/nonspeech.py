@@ -35,4 +35,4 @@ def _music(n: int, rate: int, rng: np.random.Generator) -> np.ndarray:
 def _note(hertz: float, n: int, rate: int) -> np.ndarray:
     """Make a tone of six decaying harmonics, like a plucked string."""
     t = np.arange(n) / rate
-    return sum(np.sin(2 * np.pi * hertz * k * t) * np.exp(-3 * k * t) / k for k in range(1, 7))
+    return sum((np.sin(2 * np.pi * hertz * k * t) * np.exp(-3 * k * t) / k for k in range(1, 7)), np.zeros(n))

@@ -8,6 +8,8 @@ Shapes: b batch, t time, d d_inner, n state, h heads, p channels of a head.
 
 from __future__ import annotations
 
+import functools
+import operator
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -162,11 +164,12 @@ def _mixer(op: str, backend: str, b: int, t: int, d_model: int, dtype: torch.dty
     return Case(run, leaves, states, 2 * x.nbytes + sum(p.nbytes for p in mixer.parameters()))
 
 
-def _train(work: Case) -> tuple[Tensor, list[Tensor | None]]:
+def _train(work: Case) -> tuple[Tensor, list[Tensor]]:
     """Return the first output, and the gradients of the sum of all outputs by all inputs."""
     found = work.run()
     found = found if isinstance(found, tuple) else (found,)
-    total = sum(v.float().sum() if v.dtype != torch.float64 else v.sum() for v in found)
+    sums = [v.float().sum() if v.dtype != torch.float64 else v.sum() for v in found]
+    total = functools.reduce(operator.add, sums)
     return found[0], list(torch.autograd.grad(total, list(work.inputs.values()), allow_unused=True))
 
 

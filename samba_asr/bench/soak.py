@@ -177,7 +177,8 @@ class Soak:
                 if reading:
                     reading.cancel()
                     await asyncio.wait({reading})
-                    reading.cancelled() or reading.exception()  # seen
+                    if not reading.cancelled():
+                        reading.exception()  # seen
 
     def _post(self, n: int) -> str | None:
         query = f"sample_rate={self.rate}&encoding=pcm_f32le&latency_ms={self.latency_ms:g}"

@@ -6,9 +6,9 @@ import dataclasses
 import itertools
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,9 @@ from samba_asr.bench.measure import answer
 from samba_asr.config import Config
 from samba_asr.data.bucketing import derive_seed
 from samba_asr.data.manifest import Utterance, read_manifest
+
+if TYPE_CHECKING:
+    from samba_asr.data.dataset import Batch, TrainingSet
 
 WARM_UP = 2  # steps before the clock starts
 SYNTHETIC = 48  # utterances of 2 to 16 s, about 7 minutes
@@ -96,7 +99,7 @@ def _measure(config: Config, utterances: list[Utterance], folder: Path, seconds:
     }
 
 
-def _batches(data, config: Config) -> Iterator:
+def _batches(data: TrainingSet, config: Config) -> Generator[Batch, None, None]:
     """Yield batches of one epoch after another."""
     from samba_asr.data.dataset import load_batches
 

@@ -101,7 +101,7 @@ def run_label(args: argparse.Namespace) -> int:
             "give lower values"
         )
     write_manifest(args.out, [replace(u, text=found[u.id].text) for u in kept])
-    hours, whole = (sum(u.duration for u in some) / 3600 for some in (kept, utterances))
+    hours, whole = (sum(u.seconds for u in some) / 3600 for some in (kept, utterances))
     print(f"{len(kept)} of {len(utterances)} utterances, {hours:.2f} of {whole:.2f} hours: {args.out}")
     if known := {u.id: u.text for u in kept if u.text}:
         report = score(known, {name: found[name].text for name in known})

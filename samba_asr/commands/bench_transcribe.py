@@ -158,14 +158,14 @@ def _run(args: argparse.Namespace, scratch: Path) -> int:
     if args.nonspeech:
         sounds = _nonspeech(scratch, 60 * args.nonspeech)
         question = {"audio": [[str(path), 0.0, None] for path in sounds.values()], "rounds": 1}
-        for row in (ours(), *theirs()):
-            words = {sound: len(text.split()) for sound, text in zip(sounds, row.found["texts"], strict=True)}
+        for one in (ours(), *theirs()):
+            words = {sound: len(text.split()) for sound, text in zip(sounds, one.found["texts"], strict=True)}
             counts = ", ".join(f"{sound} {count}" for sound, count in words.items())
-            notes.append(f"{row.name}: words recognized in {args.nonspeech:g} minutes of {counts}")
+            notes.append(f"{one.name}: words recognized in {args.nonspeech:g} minutes of {counts}")
 
-    for row in rows:
-        row.found.update(_errors(utterances, row.found.pop("texts")))
-        row.found["ratio"] = row.found["times_real_time"] / base.found["times_real_time"]
+    for one in rows:
+        one.found.update(_errors(utterances, one.found.pop("texts")))
+        one.found["ratio"] = one.found["times_real_time"] / base.found["times_real_time"]
     report = {
         "model": str(model),
         "data": str(args.data) if args.data else "files" if files else "noise",
@@ -228,7 +228,7 @@ def _utterances(data: Path | None, files: Sequence[str], seconds: float):
         if total >= seconds:
             break
         chosen.append(utterance)
-        total += utterance.duration
+        total += utterance.seconds
     if not chosen and (data or files):
         raise UserError(f"{data or files[0]}: none of its audio can be read")
     return chosen

@@ -60,7 +60,7 @@ def _summary(curves: Curves) -> str:
     if not curves.validation:
         return ", not validated"
     metric, curve = next(iter(curves.validation.items()))
-    best = min(curve, key=curve.get)
+    best = min(curve, key=curve.__getitem__)
     return f", validation {metric}: best {curve[best]:g} at step {best}, last {curve[max(curve)]:g}"
 
 

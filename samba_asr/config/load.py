@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from samba_asr.config.decode import SEARCH_FILES, DecodeConfig, is_search_file
 from samba_asr.config.model import DERIVED, MIXERS, LmConfig, ModelConfig, PronouncerConfig, mixer_config
@@ -145,7 +145,7 @@ def _read(name: str, act: Callable[[], Any]) -> dict[str, Any]:
         raise UserError(f"{name}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise UserError(f"{name}: the file must be a mapping of keys to values")
-    return tree
+    return cast("dict[str, Any]", tree)
 
 
 def _override(text: str) -> Any:
@@ -186,8 +186,7 @@ def _with_mixer(part: dict[str, Any], name: str, whole: bool, tree: Any) -> dict
     from omegaconf import OmegaConf, read_write
 
     model = part.get("model")
-    mixer = model.get("mixer") if isinstance(model, dict) else None
-    if not isinstance(mixer, dict):
+    if not isinstance(model, dict) or not isinstance(mixer := model.get("mixer"), dict):
         return part
     kind = mixer.get("name", tree.model.mixer.name)
     if kind not in MIXERS:
@@ -196,7 +195,8 @@ def _with_mixer(part: dict[str, Any], name: str, whole: bool, tree: Any) -> dict
         raise UserError(f"{name}: unknown mixer {kind!r}{hint}; there are: {', '.join(MIXERS)}")
     known = {f.name for f in fields(MIXERS[kind])}
     if kind != tree.model.mixer.name:
-        kept = {k: v for k, v in OmegaConf.to_container(tree.model.mixer).items() if k in known and k != "name"}
+        before = cast("dict[str, Any]", OmegaConf.to_container(tree.model.mixer))
+        kept = {k: v for k, v in before.items() if k in known and k != "name"}
         with read_write(tree.model):
             tree.model.mixer = OmegaConf.structured(mixer_config(kind, **kept))
     if whole:
@@ -223,7 +223,9 @@ def _frame_ms(part: dict[str, Any], tree: Any) -> float:
 def _without_derived(part: dict[str, Any], name: str, whole: bool) -> dict[str, Any]:
     """Remove derived keys from a part; UserError if a user sets one."""
     model = part.get("model")
-    found = [key for key in DERIVED if isinstance(model, dict) and key.removeprefix("model.") in model]
+    if not isinstance(model, dict):
+        return part
+    found = [key for key in DERIVED if key.removeprefix("model.") in model]
     if found and not whole:
         raise UserError(f"{name}: {found[0]} follows from {DERIVED[found[0]]}, and cannot be set")
     names = {key.removeprefix("model.") for key in found}

@@ -14,7 +14,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -35,8 +35,14 @@ from samba_asr.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 
-U = TypeVar("U")
-FRAME = 640  # samples of an encoder frame (of 40 ms) at 16 kHz; audio is padded to a multiple of it
+
+class _Named(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+U = TypeVar("U", bound=_Named)
+FRAME = 640  # samples of an encoder frame (of 40 ms) at 16 kHz, audio is padded to a multiple of it
 
 
 class Batch(NamedTuple):
@@ -52,7 +58,7 @@ class Batch(NamedTuple):
     frames: Tensor | None = None  # (b,) long, only without texts: encoder frames as recorded; 0 for background
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(*(x.to(device, non_blocking=True) if isinstance(x, Tensor) else x for x in self))
+        return Batch._make(x.to(device, non_blocking=True) if isinstance(x, Tensor) else x for x in self)
 
     def rows(self, start: int, stop: int) -> Batch:
         """Return rows start to stop, with no more padding than they need."""
@@ -165,7 +171,9 @@ class AudioStore:
 
     def fill(self, utterances: Iterable[Utterance]) -> None:
         """Fill the cache, if there is one, so that loader processes share it instead of filling one each."""
-        for utterance in utterances if self._cache is not None else ():
+        if self._cache is None:
+            return
+        for utterance in utterances:
             if _key(utterance) not in self._cache:
                 with contextlib.suppress(AudioError):  # logged when a batch needs it
                     self.load(utterance)
@@ -275,20 +283,20 @@ class TrainingSet:
 
     def frames(self, utterance: Utterance) -> int:
         """Return the number of encoder frames of an utterance as recorded, before its speed is changed."""
-        return int(utterance.duration * self.store.rate / self.frame)
+        return int(utterance.seconds * self.store.rate / self.frame)
 
     def _unusable(self, utterance: Utterance, tokens: list[int] | None) -> str:
         """Return why training cannot use an utterance, "" if it can.  tokens: None without a tokenizer."""
         data, features = self.config.data, self.config.model.features
-        if utterance.duration < data.min_seconds:
+        if utterance.seconds < data.min_seconds:
             return f"shorter than data.min_seconds={data.min_seconds}"
-        if utterance.duration > data.max_seconds:
+        if utterance.seconds > data.max_seconds:
             return f"longer than data.max_seconds={data.max_seconds}"
         if tokens is None:
             return "" if self.frames(utterance) else "without a frame"
         if not tokens:
             return "without text"
-        samples = utterance.duration * features.sample_rate / max(self.config.augment.speed)
+        samples = utterance.seconds * features.sample_rate / max(self.config.augment.speed)
         frames = int(samples / self.frame)
         repeats = sum(a == b for a, b in itertools.pairwise(tokens))
         return "with more tokens than encoder frames" if len(tokens) + repeats > frames else ""
@@ -348,6 +356,7 @@ class Epoch:
 
     def _taught(self, draw: Draw, samples: int) -> np.ndarray:
         """Return the teacher's frames (t, w); (0, w) for background alone."""
+        assert self.data.teacher is not None
         frames = self.data.teacher.load(draw.utterance, samples // self.data.frame)
         return frames[:0] if self._silent(draw) else frames
 
@@ -390,17 +399,28 @@ def measured(utterances: Iterable[Utterance]) -> list[Utterance]:
     return [u for u in with_durations(utterances, headers=headers) if u.duration is not None]
 
 
-def load_batches(epoch: Epoch, positions: Sequence[int], workers: int) -> Generator[Batch, None, None]:
+class Batches(Protocol):
+    """An epoch: batches by number."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, k: int) -> Batch: ...
+
+
+def load_batches(epoch: Batches, positions: Sequence[int], workers: int) -> Generator[Batch, None, None]:
     """epoch[k] for k in positions, in order, read ahead: by one thread, or by `workers` processes."""
     if workers == 0:
         yield from prefetch(epoch.__getitem__, positions)
         return
     from torch.utils.data import DataLoader
 
-    epoch.data.store.fill(epoch.data.utterances)
+    if isinstance(epoch, Epoch):
+        epoch.data.store.fill(epoch.data.utterances)
     pinned = torch.cuda.is_available()
+    dataset: Any = epoch  # DataLoader asks for nothing but __getitem__
+    collate: Any = _as_it_is
     yield from DataLoader(
-        epoch, batch_size=None, sampler=positions, num_workers=workers, collate_fn=_as_it_is, pin_memory=pinned
+        dataset, batch_size=None, sampler=positions, num_workers=workers, collate_fn=collate, pin_memory=pinned
     )
 
 
@@ -417,7 +437,7 @@ def evaluation_batches(
         encode = tokenizer.encode if tokenizer else lambda text: []
         return make_batch(((utterances[i], encode(utterances[i].text)) for i in members), store.load)
 
-    for batch in prefetch(load, sorted_batches([u.duration for u in utterances], batch_seconds=batch_seconds)):
+    for batch in prefetch(load, sorted_batches([u.seconds for u in utterances], batch_seconds=batch_seconds)):
         if batch.ids:
             yield batch
 

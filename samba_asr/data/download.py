@@ -235,6 +235,6 @@ def _unpack_entry(tar: tarfile.TarFile, entry: tarfile.TarInfo, folder: Path) ->
     if not (entry.isfile() or entry.isdir()) or ".." in target.parts or not target.is_relative_to(folder):
         raise UserError(f"{tar.name}: not unpacked, {entry.name!r} is a link or would write outside its folder")
     (target if entry.isdir() else target.parent).mkdir(parents=True, exist_ok=True)
-    if entry.isfile():
-        with tar.extractfile(entry) as source, target.open("wb") as file:
+    if entry.isfile() and (source := tar.extractfile(entry)) is not None:
+        with source, target.open("wb") as file:
             shutil.copyfileobj(source, file)

@@ -40,6 +40,13 @@ class Utterance:
     split: str = ""
     weight: float = 1.0
 
+    @property
+    def seconds(self) -> float:
+        """The duration, of an utterance that was measured (`samba_asr.data.dataset.measured`); ValueError of another."""
+        if self.duration is None:
+            raise ValueError(f"utterance {self.id}: its duration is not measured yet")
+        return self.duration
+
 
 _DEFAULTS = {field.name: field.default for field in fields(Utterance)}
 _TEXTS = ("id", "audio", "text", "speaker", "split")

@@ -140,7 +140,9 @@ def read_fsdd(path: Path) -> list[Utterance]:
     """Read the Free Spoken Digit Dataset: `{digit}_{speaker}_{n}.wav`; text ZERO to NINE, split test for n < 5 (its rule)."""
     utterances = []
     for file in _digit_files(path):
-        digit, speaker, n = _FSDD.fullmatch(file.stem).groups()
+        if (named := _FSDD.fullmatch(file.stem)) is None:
+            continue
+        digit, speaker, n = named.groups()
         split = "test" if int(n) < 5 else "train"
         utterances.append(Utterance(file.stem, os.path.abspath(file), DIGITS[int(digit)], speaker, split=split))
     return utterances

@@ -142,7 +142,7 @@ def speak(
             soundfile.write(folder / said.audio, wave, RATE)
             log.write(_entry(said))
             log.flush()
-            seconds += said.duration
+            seconds += duration
     return seconds / 3600
 
 

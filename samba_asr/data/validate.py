@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from samba_asr.audio.read import AudioError
+from samba_asr.audio.read import AudioError, AudioInfo
 from samba_asr.data.durations import Headers, read_headers
 from samba_asr.data.manifest import Utterance
 from samba_asr.errors import UserError
@@ -124,7 +124,9 @@ def fix(splits: Splits, report: Report) -> tuple[Splits, list[tuple[str, str]]]:
     return fixed, [(splits[name][index].id, "; ".join(text)) for (name, index), text in faults.items()]
 
 
-def _audio_problems(utterance: Utterance, header: object, shortest: float, longest: float) -> Iterable[tuple[str, str]]:
+def _audio_problems(
+    utterance: Utterance, header: AudioInfo | AudioError | None, shortest: float, longest: float
+) -> Iterable[tuple[str, str]]:
     if header is None or isinstance(header, AudioError):
         missing = header is None or not os.path.exists(utterance.audio)
         return [("missing file", utterance.audio) if missing else ("unreadable audio", str(header))]

@@ -95,7 +95,7 @@ class Search(Protocol[State]):
         ...
 
 
-def take(state: State, rows: Sequence[int]) -> State:
+def take(state: State, rows: Sequence[int] | np.ndarray) -> State:
     """Return the state of `rows`, in that order; a row may be taken twice, and both copies are then independent."""
     index = np.asarray(rows, dtype=np.int64)
     return type(state)(*(field[index] for field in state))

@@ -61,7 +61,7 @@ def two_pass(loaded: LoadedModel, config: DecodeConfig, decoder: SecondPass | No
         path = search_file(config.hotwords.path, loaded, "hotwords.path")
         phrases = Hotwords(tokenizer_of(loaded, config), read_hotwords(path, config.hotwords.weight))
     neural, reader = neural_lm(loaded, config, alone=words is None)
-    guides = [guide for guide in (words, neural, hotwords) if guide]
+    guides: list[Guide] = [guide for guide in (words, neural, hotwords) if guide]
     guide = Guides(guides) if len(guides) > 1 else guides[0] if guides else None
     return TwoPass(
         method.from_config(config.search, guide, counts_words=words is not None),
@@ -95,7 +95,7 @@ def tokenizer_of(loaded: LoadedModel, config: DecodeConfig) -> Tokenizer:
     return with_lexicon(loaded.tokenizer, search_file(config.lm.lexicon, loaded, "lm.lexicon"))
 
 
-def word_guide(loaded: LoadedModel, config: DecodeConfig) -> Guide | None:
+def word_guide(loaded: LoadedModel, config: DecodeConfig) -> WordGuide | None:
     """Load the n-gram language model and its words; None without one."""
     lm = config.lm
     if not lm.path:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -23,13 +23,24 @@ if TYPE_CHECKING:
     from samba_asr.decoding.hotwords import Hotwords
 
 
+View = TypeVar("View")  # a guide's `GuidedPrefix`
+Tokens = Sequence[int] | np.ndarray  # (n,) one for each prefix
+
+
 class GuidedPrefix(Protocol):
     """A guide's view of a prefix; the head of this file explains the fields."""
 
-    bonus: float
-    credit: float
-    label: int
-    recombination: int
+    @property
+    def bonus(self) -> float: ...
+
+    @property
+    def credit(self) -> float: ...
+
+    @property
+    def label(self) -> int: ...
+
+    @property
+    def recombination(self) -> int: ...
 
 
 class Extensions(NamedTuple):
@@ -39,7 +50,7 @@ class Extensions(NamedTuple):
     bonus: np.ndarray  # (m,)
     label: np.ndarray  # (m,)
     recombination: np.ndarray  # (m,) uint64
-    view: Callable[[int], GuidedPrefix]  # of an extension, by its index
+    view: Callable[[int], Any]  # the `GuidedPrefix` of an extension, by its index
     credit: np.ndarray | None = None  # (m,); None: there is none
 
     @classmethod
@@ -76,22 +87,22 @@ class Extensions(NamedTuple):
         return np.zeros(len(self.of)) if self.credit is None else self.credit
 
 
-class Guide(Protocol):
+class Guide(Protocol[View]):
     """Scorer of prefixes; see the head of this file."""
 
-    def start(self, hotwords: Hotwords | None = None) -> GuidedPrefix | None:
+    def start(self, hotwords: Hotwords | None = None) -> View | None:
         """Make the view of the empty prefix in a session with `hotwords`; None if this guide scores nothing there."""
         ...
 
-    def extend(self, prefixes: Sequence[GuidedPrefix], tokens: Sequence[int]) -> Extensions:
+    def extend(self, prefixes: Sequence[View], tokens: Tokens) -> Extensions:
         """Extend each prefix by its token.  One call has all extensions of a frame, of all beams and sessions."""
         ...
 
-    def finish(self, prefixes: Sequence[GuidedPrefix]) -> list[GuidedPrefix]:
+    def finish(self, prefixes: Sequence[View]) -> list[View]:
         """Make the views of prefixes that are whole texts."""
         ...
 
-    def words(self, prefix: GuidedPrefix) -> tuple[str, ...] | None:
+    def words(self, prefix: View) -> tuple[str, ...] | None:
         """Return the words read so far; None if the tokens spell them."""
         ...
 
@@ -104,7 +115,7 @@ class JointPrefix:
     credit: float
     label: int
     recombination: int
-    views: tuple[GuidedPrefix, ...]
+    views: tuple[Any, ...]
 
 
 class Guides:
@@ -117,22 +128,22 @@ class Guides:
     def __init__(self, guides: Sequence[Guide]):
         self.guides = tuple(guides)
 
-    def start(self, hotwords: Hotwords | None = None) -> GuidedPrefix:
+    def start(self, hotwords: Hotwords | None = None) -> GuidedPrefix | None:
         first, *others = (guide.start(hotwords) for guide in self.guides)
         return _joint([first, *others]) if any(view is not None for view in others) else first
 
-    def extend(self, prefixes: Sequence[GuidedPrefix], tokens: Sequence[int]) -> Extensions:
+    def extend(self, prefixes: Sequence[GuidedPrefix], tokens: Tokens) -> Extensions:
         first, *others = self.guides
-        shared = [n for n, prefix in enumerate(prefixes) if isinstance(prefix, JointPrefix)]
+        shared = {n: prefix for n, prefix in enumerate(prefixes) if isinstance(prefix, JointPrefix)}
         if not shared:
             return first.extend(prefixes, tokens)
         extensions = first.extend([_first_view(prefix) for prefix in prefixes], tokens)
         there = np.zeros(len(prefixes), dtype=bool)
         there[extensions.of] = True
-        shared = [n for n in shared if there[n]]
+        shared = {n: prefix for n, prefix in shared.items() if there[n]}
         asked = [tokens[n] for n in shared]
         more = [
-            _map_present(_views_of(guide), [prefixes[n].views[g] for n in shared], asked)
+            _map_present(_views_of(guide), [prefix.views[g] for prefix in shared.values()], asked)
             for g, guide in enumerate(others, 1)
         ]
         other_views = {n: views for n, *views in zip(shared, *more, strict=True)}
@@ -140,7 +151,7 @@ class Guides:
         for n, views in other_views.items():
             bonus[n] = sum(view.bonus for view in views if view is not None)
             credit[n] = sum(view.credit for view in views if view is not None)
-        for i in np.flatnonzero(np.isin(extensions.of, shared)).tolist():
+        for i in np.flatnonzero(np.isin(extensions.of, list(shared))).tolist():
             recombination[i] = _recombination_key(
                 [
                     int(recombination[i]),
@@ -165,8 +176,11 @@ class Guides:
     def finish(self, prefixes: Sequence[GuidedPrefix]) -> list[GuidedPrefix]:
         first, *others = self.guides
         whole = first.finish([_first_view(prefix) for prefix in prefixes])
-        shared = [n for n, prefix in enumerate(prefixes) if isinstance(prefix, JointPrefix)]
-        more = [_map_present(guide.finish, [prefixes[n].views[g] for n in shared]) for g, guide in enumerate(others, 1)]
+        shared = {n: prefix for n, prefix in enumerate(prefixes) if isinstance(prefix, JointPrefix)}
+        more = [
+            _map_present(guide.finish, [prefix.views[g] for prefix in shared.values()])
+            for g, guide in enumerate(others, 1)
+        ]
         for n, *views in zip(shared, *more, strict=True):
             whole[n] = _joint([whole[n], *views])
         return whole
@@ -175,10 +189,10 @@ class Guides:
         return self.guides[0].words(_first_view(prefix))
 
 
-def _views_of(guide: Guide) -> Callable[[Sequence[GuidedPrefix], Sequence[int]], list[GuidedPrefix]]:
+def _views_of(guide: Guide) -> Callable[[Sequence[Any], Tokens], list[Any]]:
     """Make a function that gives the views of a guide with one extension for every prefix."""
 
-    def extend(prefixes: Sequence[GuidedPrefix], tokens: Sequence[int]) -> list[GuidedPrefix]:
+    def extend(prefixes: Sequence[Any], tokens: Tokens) -> list[Any]:
         extensions = guide.extend(prefixes, tokens)
         return [extensions.view(i) for i in range(len(prefixes))]
 
@@ -189,7 +203,7 @@ def _first_view(prefix: GuidedPrefix) -> GuidedPrefix:
     return prefix.views[0] if isinstance(prefix, JointPrefix) else prefix
 
 
-def _joint(views: Sequence[GuidedPrefix | None]) -> JointPrefix:
+def _joint(views: Sequence[Any]) -> JointPrefix:
     there = [view for view in views if view is not None]
     bonus, credit = sum(view.bonus for view in there), sum(view.credit for view in there)
     return JointPrefix(

@@ -23,8 +23,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from samba_asr.decoding.guide import Extensions
+from samba_asr.decoding.guide import Extensions, Tokens
 from samba_asr.errors import UserError
+from samba_asr.text.lexicon import Pronunciation
 from samba_asr.text.lines import read_lines
 from samba_asr.text.pronunciation import Guess, Speller, Spelt
 from samba_asr.text.units import SPACE, Tokenizer
@@ -201,7 +202,7 @@ class HotwordGuide:
         node = hotwords.start
         return Heard(hotwords, node, 0.0, hotwords.worth(node), hotwords.credit(node))
 
-    def extend(self, prefixes: Sequence[Heard], tokens: Sequence[int]) -> Extensions:
+    def extend(self, prefixes: Sequence[Heard], tokens: Tokens) -> Extensions:
         return Extensions.each([_next(prefix, token) for prefix, token in zip(prefixes, tokens, strict=True)])
 
     def finish(self, prefixes: Sequence[Heard]) -> list[Heard]:
@@ -222,7 +223,7 @@ def _finished(heard: Heard) -> Heard:
     return Heard(heard.hotwords, ROOT, kept, kept)
 
 
-def guess_pronunciations(words: Sequence[str]) -> Mapping[str, Sequence[Sequence[str]]]:
+def guess_pronunciations(words: Sequence[str]) -> Mapping[str, Sequence[Pronunciation]]:
     """By the model in the box; nothing, and a warning, where there is none."""
     from samba_asr.models.pronouncer import load_pronouncer
 

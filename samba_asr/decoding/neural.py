@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from samba_asr.decoding.base import Hypothesis, text_of
-from samba_asr.decoding.guide import Extensions
+from samba_asr.decoding.guide import Extensions, Tokens
 from samba_asr.decoding.hotwords import Hotwords
 from samba_asr.models.decoder import BOUNDARY
 from samba_asr.models.lm import MambaLm
@@ -39,6 +39,11 @@ class LmPrefix:
         self.state, self.token, self.bonus = state, token, bonus
         self.after: np.ndarray | None = None  # (v,) ln p of each next unit; once set, `state` is the one after `token`
 
+    def log_prob(self, unit: int) -> float:
+        """Return ln p of a next unit, once `after` is set."""
+        assert self.after is not None
+        return float(self.after[unit])
+
 
 class MambaGuide:
     """Guide by a Mamba language model (`samba_asr.decoding.guide.Guide`); it forbids nothing."""
@@ -54,18 +59,18 @@ class MambaGuide:
     def start(self, hotwords: Hotwords | None = None) -> LmPrefix:
         return LmPrefix(self._start, BOUNDARY, 0.0)
 
-    def extend(self, prefixes: Sequence[LmPrefix], tokens: Sequence[int]) -> Extensions:
+    def extend(self, prefixes: Sequence[LmPrefix], tokens: Tokens) -> Extensions:
         self._resolve(prefixes)
         return Extensions.each(
             [
-                LmPrefix(p.state, token, p.bonus + self.weight * float(p.after[token]) + self._bonus[token])
+                LmPrefix(p.state, token, p.bonus + self.weight * p.log_prob(token) + self._bonus[token])
                 for p, token in zip(prefixes, tokens, strict=True)
             ]
         )
 
     def finish(self, prefixes: Sequence[LmPrefix]) -> list[LmPrefix]:
         self._resolve(prefixes)
-        return [LmPrefix(p.state, BOUNDARY, p.bonus + self.weight * float(p.after[BOUNDARY])) for p in prefixes]
+        return [LmPrefix(p.state, BOUNDARY, p.bonus + self.weight * p.log_prob(BOUNDARY)) for p in prefixes]
 
     def words(self, prefix: LmPrefix) -> None:
         return None

@@ -17,7 +17,7 @@ import lzma
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -46,7 +46,8 @@ def write(path: Path, words: Sequence[str], grams: Sequence[Grams]) -> None:
     likely = np.argsort(-grams[0].log_prob[np.argsort(grams[0].words[:, 0])], kind="stable")  # ids, the likeliest first
     new_ids = np.empty(len(words), dtype=np.int64)
     new_ids[likely] = np.arange(len(words))
-    arrays = {"words": np.frombuffer("\n".join(words[i] for i in likely).encode(), dtype=np.uint8)}
+    text = "\n".join(words[int(i)] for i in likely)
+    arrays: dict[str, Any] = {"words": np.frombuffer(text.encode(), dtype=np.uint8)}
     for order, some in enumerate(grams, 1):
         ids = new_ids[some.words]
         sort = np.lexsort(ids.T[::-1])

@@ -186,7 +186,7 @@ class PrefixBeam:
         ]
 
     def _words(self, guided: GuidedPrefix | None) -> tuple[str, ...] | None:
-        return None if guided is None else self.guide.words(guided)
+        return None if guided is None or self.guide is None else self.guide.words(guided)
 
     def _frame(
         self, s: BeamState, frame: np.ndarray, tokens: np.ndarray, best: np.ndarray, silent: np.ndarray
@@ -290,12 +290,12 @@ class PrefixBeam:
     def _extensions(self, prefixes: np.ndarray, tokens: np.ndarray) -> Extensions:
         """Extend prefixes (n,), views or None where the guide has none, by tokens (n,)."""
         guided = np.flatnonzero(prefixes != None)  # noqa: E711 (elementwise)
-        if len(guided) == len(prefixes) and self.guide:
+        if self.guide is not None and len(guided) == len(prefixes):
             return self.guide.extend(prefixes.tolist(), tokens)
         alone = np.flatnonzero(prefixes == None)  # noqa: E711 (elementwise)
         nothing = np.zeros(len(alone), dtype=np.int64)
         free = Extensions(alone, np.zeros(len(alone)), nothing, nothing.astype(np.uint64), lambda i: None)
-        if not len(guided):
+        if self.guide is None or not len(guided):
             return free
         extensions = self.guide.extend(prefixes[guided].tolist(), tokens[guided])
         return extensions._replace(of=guided[extensions.of]).merge(free)

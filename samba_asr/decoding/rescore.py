@@ -202,10 +202,10 @@ class TwoPass:
 
 def _each_without(ask: Callable[[Any], Any], without: tuple[Without | None, ...]) -> tuple[Without | None, ...]:
     """Apply `ask` to the states of all searches that are not None, joined into one."""
-    there = [row for row, beside in enumerate(without) if beside]
+    there = {row: beside for row, beside in enumerate(without) if beside}
     if not there:
         return without
-    answer, found = ask(stack([without[row].search for row in there])), list(without)
-    for n, row in enumerate(there):
-        found[row] = without[row]._replace(search=take(answer, [n]))
+    answer, found = ask(stack([beside.search for beside in there.values()])), list(without)
+    for n, (row, beside) in enumerate(there.items()):
+        found[row] = beside._replace(search=take(answer, [n]))
     return tuple(found)

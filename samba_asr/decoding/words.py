@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from samba_asr.decoding.guide import Extensions
+from samba_asr.decoding.guide import Extensions, Tokens
 from samba_asr.decoding.hotwords import Hotwords
 from samba_asr.decoding.ngram import BEGIN, END, UNKNOWN, Context, KenLmModel, LanguageModel, mix
 from samba_asr.errors import UserError
@@ -196,15 +196,14 @@ class WordGuide:
         Their score is at least `UNKNOWN_SCORE`, because some models give `<unk>` the probability 0.
         """
         more = None
-        new = [] if hotwords is None else sorted(set(hotwords.words) - (self._known - hotwords.pronounced))
-        if new:
+        if hotwords and (new := sorted(set(hotwords.words) - (self._known - hotwords.pronounced))):
             more = Vocabulary(dict(enumerate(new)), {n: hotwords.words[w] for n, w in enumerate(new)}, private=True)
             alone = UNKNOWN_SCORE if self._unknown is None else float(self.model.score([()], [self._unknown])[0][0])
             more.look_ahead(np.full(len(new), self.weight * max(alone, UNKNOWN_SCORE) + self.bonus))
         start = self.model.start
         return WordPrefix(self.vocabulary, ROOT, 0.0, 0.0, start, None, more, 0, _past(start))
 
-    def extend(self, prefixes: Sequence[WordPrefix], tokens: Sequence[int]) -> Extensions:
+    def extend(self, prefixes: Sequence[WordPrefix], tokens: Tokens) -> Extensions:
         tokens = np.asarray(tokens, dtype=np.int64)
         node = np.array([prefix.node for prefix in prefixes], dtype=np.int64)
         new = self._begins[tokens] | (node == ROOT)
@@ -298,7 +297,9 @@ class WordGuide:
                 else:
                     asked.append((ends, among, context, word))
         if asked:
-            ids = [self._unknown if among.private else word for _, among, _, word in asked]
+            ids = [
+                self._unknown if among.private and self._unknown is not None else word for _, among, _, word in asked
+            ]
             scores, after = self.model.score([context for _, _, context, _ in asked], ids)
             for (ends, among, _, word), score, context in zip(asked, scores.tolist(), after, strict=True):
                 ends.append(self._make_end(among, word, max(score, UNKNOWN_SCORE) if among.private else score, context))

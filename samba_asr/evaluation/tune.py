@@ -18,9 +18,9 @@ from samba_asr.config import Config, DecodeConfig
 from samba_asr.data.manifest import Utterance
 from samba_asr.decoding.base import Hypothesis, text_of
 from samba_asr.decoding.build import READ, neural_lm, word_guide
-from samba_asr.decoding.guide import Guide
 from samba_asr.decoding.neural import TextScorer
 from samba_asr.decoding.searches import refusal, searches
+from samba_asr.decoding.words import WordGuide
 from samba_asr.errors import UserError
 from samba_asr.evaluation.testset import frames
 from samba_asr.metrics.wer import WerReport, score
@@ -128,7 +128,7 @@ class FixedFrames:
         loaded: LoadedModel,
         utterances: Sequence[Utterance],
         decode: DecodeConfig,
-        guide: Guide,
+        guide: WordGuide,
         batch_seconds: float,
     ):
         self.decode, self.guide = decode, guide

@@ -9,6 +9,9 @@ Shapes: b batch, t encoder frames, u text positions, d d_model, v vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -55,7 +58,8 @@ class MambaDecoder(nn.Module):
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, config.d_model)
         self.dropout = Dropout(config.dropout)
-        self.layers = nn.ModuleList(DecoderLayer(config, d_memory) for _ in range(config.layers))
+        layers = nn.ModuleList(DecoderLayer(config, d_memory) for _ in range(config.layers))
+        self.layers = cast("Sequence[DecoderLayer]", layers)
         self.norm = nn.LayerNorm(config.d_model)
         self.output = nn.Linear(config.d_model, vocab_size)
 

@@ -8,8 +8,8 @@ Shapes: b batch, s samples, t encoder frames, d d_model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, MutableSequence, Sequence
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -118,7 +118,8 @@ class Encoder(StreamingModule):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.d_model, self.max_block = config.d_model, config.max_block
-        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
+        layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
+        self.layers = cast("MutableSequence[EncoderLayer]", layers)
         beyond = [i for i in config.self_conditioning if not 0 < i < config.layers]
         if beyond:
             raise UserError(
@@ -235,7 +236,7 @@ class Encoder(StreamingModule):
         """Run the layers in order.  lengths None: all of x is valid."""
         new, read = [], []
         for i, (layer, state) in enumerate(zip(self.layers, states, strict=True), 1):
-            x, _, state = layer.step(x, lengths, state, blocks)
+            x, _, state = layer.step(x, lengths, state, blocks)  # pyright: ignore[reportArgumentType]  (only handed on)
             new.append(state)
             if str(i) in self.conditioning:
                 x, log_probs = self.conditioning[str(i)](mask(x, blocks.ragged))
@@ -304,9 +305,9 @@ class AcousticModel(StreamingModule):
     @property
     def features(self) -> LogMel:
         """Waveform -> normalized log-mel."""
-        return self.front.layers[0]
+        return cast("LogMel", self.front.layers[0])
 
     @property
     def subsampling(self) -> Stack:
         """Log-mel at 100 frames per second -> frames of d_model, model.subsampling times fewer."""
-        return self.front.layers[1]
+        return cast("Stack", self.front.layers[1])

@@ -191,7 +191,7 @@ def check_version(path: Path) -> None:
 
     try:
         tree = OmegaConf.load(path)
-        version = tree.get("version")
+        version = tree.get("version")  # pyright: ignore[reportArgumentType]  (a list raises, too)
     except Exception as error:
         raise UserError(f"{path}: not readable as YAML: {' '.join(str(error).split())[:200]}") from None
     if version not in VERSIONS:

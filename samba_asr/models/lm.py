@@ -6,6 +6,9 @@ Shapes: b batch, u units, d d_model, v vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -42,7 +45,7 @@ class MambaLm(nn.Module):
         self.config = config
         self.embedding = nn.Embedding(vocab_size, config.d_model)
         self.dropout = Dropout(config.dropout)
-        self.layers = nn.ModuleList(LmLayer(config) for _ in range(config.layers))
+        self.layers = cast("Sequence[LmLayer]", nn.ModuleList(LmLayer(config) for _ in range(config.layers)))
         self.norm = nn.LayerNorm(config.d_model)
         self.output = nn.Linear(config.d_model, vocab_size)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -121,7 +122,7 @@ def load_pronouncer(path: Path | None = None) -> Pronouncer:
         with safe_open(path, "pt") as file:
             about = file.metadata() or {}
             weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (no mapping)
-        sizes = {f.name: type(f.default)(about[f.name]) for f in fields(PronouncerConfig)}
+        sizes: dict[str, Any] = {f.name: type(f.default)(about[f.name]) for f in fields(PronouncerConfig)}
         model = Pronouncer(PronouncerConfig(**sizes), about["phones"].split())
         model.load_state_dict(weights)
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:

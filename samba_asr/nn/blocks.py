@@ -38,7 +38,7 @@ class BlockModule(nn.Module):
 class Unidirectional(BlockModule):
     """A causal mixer as a block module.  It ignores the block boundaries."""
 
-    def __init__(self, mixer: StreamingModule):
+    def __init__(self, mixer: CausalMixer):
         super().__init__()
         self.mixer = mixer
 

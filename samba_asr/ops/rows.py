@@ -32,12 +32,14 @@ def run(
         return op(**in_time, **others, lengths=lengths)
     if lengths is not None:
         raise ValueError("give lengths of padded rows or offsets of packed rows, not both")
-    _check_offsets(offsets, in_time["x"])
+    x = in_time["x"]
+    assert x is not None
+    _check_offsets(offsets, x)
     if takes_offsets:
         return op(**in_time, **others, offsets=offsets)
     lengths = offsets.diff()  # (r,)
     step = torch.arange(int(lengths.max()) if len(lengths) else 0, device=offsets.device)  # (t,)
-    last = max(in_time["x"].shape[1] - 1, 0)
+    last = max(x.shape[1] - 1, 0)
     index = (offsets[:-1, None] + step).clamp(max=last)  # (r, t), steps of the next rows after a row's own
     side_by_side = {name: None if v is None else v[0][index] for name, v in in_time.items()}
     y, state = op(**side_by_side, **others, lengths=lengths)

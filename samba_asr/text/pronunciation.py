@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from samba_asr.errors import UserError
 from samba_asr.text.lexicon import Pronunciation
@@ -50,7 +50,8 @@ class Speller:
     def __init__(self, tokenizer: Tokenizer, guess: Guess | None = None):
         """guess: for words that the lexicon of a phone tokenizer lacks; None: those cannot be written."""
         self.tokenizer, self.guess = tokenizer, guess if tokenizer.KIND == "phone" else None
-        self._lower = tokenizer.KIND == "phone" and not any(w.isupper() for w in list(tokenizer.lexicon)[:100])
+        self._phones: Any = tokenizer  # a PhoneTokenizer, where KIND says so
+        self._lower = tokenizer.KIND == "phone" and not any(w.isupper() for w in list(self._phones.lexicon)[:100])
 
     def spell(self, words: Iterable[str]) -> dict[str, tuple[Spelt, ...]]:
         """Of each word, as typed, what the model writes: mostly one word.  Those that it cannot write are left out."""
@@ -60,8 +61,8 @@ class Speller:
             forms = list(_forms(word))
             for form in forms:
                 parts = [self._known(part) for part in form.split()]
-                if parts and all(parts):
-                    found[word] = tuple(parts)
+                if (known := [part for part in parts if part]) and len(known) == len(parts):
+                    found[word] = tuple(known)
                     break
             else:
                 if self.guess and forms and (parts := forms[-1].split()):
@@ -69,8 +70,8 @@ class Speller:
         unknown = list(dict.fromkeys(part for parts in asked.values() for part in parts if not self._known(part)))
         guessed = self._guessed(unknown)
         for word, parts in asked.items():
-            spelt = [self._known(part) or guessed.get(part) for part in parts]
-            if all(spelt):
+            spelt = [some for part in parts if (some := self._known(part) or guessed.get(part))]
+            if len(spelt) == len(parts):
                 found[word] = tuple(spelt)
         return found
 
@@ -82,11 +83,11 @@ class Speller:
         if len(word.split()) != 1 or not phones:
             raise UserError("write WORD = PHONE PHONE ..., one word")
         said = tuple(re.sub(r"\d$", "", phone.upper()) for phone in phones.split())
-        strange = sorted(set(said) - set(self.tokenizer.lexicon.phones))
+        strange = sorted(set(said) - set(self._phones.lexicon.phones))
         if strange:
-            raise UserError(f"no phones {', '.join(strange)}; there are {', '.join(self.tokenizer.lexicon.phones)}")
+            raise UserError(f"no phones {', '.join(strange)}; there are {', '.join(self._phones.lexicon.phones)}")
         word = word.translate(_APOSTROPHES)
-        return Spelt(word.lower() if self._lower else word.upper(), [self.tokenizer.units_of(said)])
+        return Spelt(word.lower() if self._lower else word.upper(), [self._phones.units_of(said)])
 
     def _known(self, part: str) -> Spelt | None:
         for form in (part, part.upper(), part.lower()):
@@ -95,9 +96,9 @@ class Speller:
         return None
 
     def _guessed(self, words: Sequence[str]) -> dict[str, Spelt]:
-        if not words:
+        if not words or self.guess is None:
             return {}
-        lexicon, found = self.tokenizer.lexicon, {}
+        lexicon, found = self._phones.lexicon, {}
         guessed = self.guess(words)
         phones = set(lexicon.phones)
         for word in words:
@@ -106,7 +107,7 @@ class Speller:
                 some: Sequence[Pronunciation] = [tuple(phone for letter in letters for phone in letter[0])]
             else:
                 some = guessed.get(word, ())
-            if ways := [self.tokenizer.units_of(one) for one in some if phones.issuperset(one)]:
+            if ways := [self._phones.units_of(one) for one in some if phones.issuperset(one)]:
                 found[word] = Spelt(word, ways)
         return found
 

@@ -23,8 +23,15 @@ UNK_SURFACE = "⁇"  # shown for <unk>; as in sentencepiece, without its spaces
 class Tokenizer(Protocol):
     """Conversion of text to ids and back.  The ids are defined at the top of this file."""
 
-    KIND: str  # as in the configuration
-    vocab_size: int  # v, with the blank and <unk>: the width of a CTC head
+    @property
+    def KIND(self) -> str:
+        """As in the configuration."""
+        ...
+
+    @property
+    def vocab_size(self) -> int:
+        """v, with the blank and <unk>: the width of a CTC head."""
+        ...
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of `text`, each in 1 .. v-1; [] for an empty text."""

@@ -130,7 +130,7 @@ def _from_version_1(path: Path, content: dict[str, Any]) -> dict[str, Any]:
 def config_dict(config: Config) -> dict[str, Any]:
     """The config as dicts, lists and scalars, which `load` accepts."""
 
-    def plain(value):
+    def plain(value: Any) -> Any:
         if isinstance(value, dict):
             return {k: plain(v) for k, v in value.items()}
         return [plain(v) for v in value] if isinstance(value, (tuple, list)) else value

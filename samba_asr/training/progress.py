@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from samba_asr.training.step import StepResult
 
@@ -50,7 +51,7 @@ class Signals:
 
     def __init__(self) -> None:
         self.received = 0
-        self._old: dict[int, object] = {}
+        self._old: dict[int, Any] = {}
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
@@ -137,7 +138,7 @@ class Progress:
                 self._board.close()
 
     def _left(self, now: float, done: float) -> str:
-        began, first = self._first
+        began, first = self._first or (now, done)
         if done <= first:
             return "?"
         seconds = int((now - began) * (1 - done) / (done - first))

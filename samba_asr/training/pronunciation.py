@@ -7,7 +7,7 @@ import logging
 import time
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -117,7 +117,7 @@ class PronunciationTask:
         return Validated(Score("phone error rate", phones, "%"), {"phones": phones, "words": words})
 
 
-def error_rates(model: Pronouncer, words: dict[str, Sequence[Pronunciation]]) -> tuple[float, float]:
+def error_rates(model: Pronouncer, words: Mapping[str, Sequence[Pronunciation]]) -> tuple[float, float]:
     """Percent of phones that are wrong (insertions, deletions and substitutions), and of words that are not all right."""
     guessed = model.pronounce(words)
     guesses = {word: guessed.get(word, ((),))[0] for word in words}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import random
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +77,7 @@ class Stepper:
         """Divide the summed gradients by `units`, clip, move the weights; returns the norm before clipping."""
         self.ranks.sum_gradients(self.parameters)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        torch._foreach_div_(gradients, units)
+        torch._foreach_div_(gradients, units)  # pyright: ignore[reportPrivateImportUsage]
         norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.optim.clip or math.inf))
         if math.isfinite(norm):
             for group in self.optimizer.param_groups:
@@ -116,7 +116,7 @@ class Stepper:
             else:
                 return sums, samples / self.config.model.features.sample_rate, bad
 
-    def _forward_backward(self, work: Work, number: int) -> list[float] | str | None:
+    def _forward_backward(self, work: Work, number: int) -> list[float] | Literal["out of memory"] | None:
         """The batch's sums, after backward; None, without backward, if its loss is not finite."""
         seed = derive_seed("block", self.config.train.seed, number)  # all batches of a step have one block size
         block = WHOLE if work.easy else self.objective.draw_block(random.Random(seed))

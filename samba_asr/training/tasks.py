@@ -11,7 +11,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
@@ -20,9 +20,9 @@ from torch import nn
 from samba_asr.audio.features import LogMel, Statistics
 from samba_asr.config import Config
 from samba_asr.data.bucketing import derive_seed
-from samba_asr.data.dataset import Epoch, TrainingSet, evaluation_batches
+from samba_asr.data.dataset import Batches, TrainingSet, evaluation_batches
 from samba_asr.data.manifest import Utterance
-from samba_asr.data.text import TextEpoch, TextSet
+from samba_asr.data.text import TextSet
 from samba_asr.data.unknown import unknown_words
 from samba_asr.errors import UserError
 from samba_asr.models.asr import AsrModel
@@ -49,10 +49,17 @@ def validation_block(config: Config) -> int:
 
 
 class Data(Protocol):
-    left_out: Counter[str]  # how many, by reason
-    fingerprint: int  # changes with the data: a resumed run must find its batches again
+    @property
+    def left_out(self) -> Counter[str]:
+        """How many, by reason."""
+        ...
 
-    def epoch(self, epoch: int, *, ranks: int = 1) -> Epoch | TextEpoch:
+    @property
+    def fingerprint(self) -> int:
+        """A number that changes with the data: a resumed run must find its batches again."""
+        ...
+
+    def epoch(self, epoch: int, *, ranks: int = 1) -> Batches:
         """The batches of an epoch, by number."""
         ...
 
@@ -65,7 +72,10 @@ class Validated(NamedTuple):
 
 
 class Task(Protocol):
-    data: Data
+    @property
+    def data(self) -> Data:
+        """All that there is to train on."""
+        ...
 
     def describe(self) -> str:
         """What there is to train on and to validate on."""
@@ -144,7 +154,7 @@ class SpeechTask:
 
     def begin(self, objective: Objective, device: torch.device, new: bool) -> None:
         if new:
-            set_statistics(objective.net.features, self.data, device)
+            set_statistics(cast("LogMel", objective.net.features), self.data, device)
 
     def validate(self, objective, ranks, dtype, check, where):
         if not self.valid:
@@ -218,7 +228,7 @@ class PretrainTask:
 
     def begin(self, objective: Objective, device: torch.device, new: bool) -> None:
         if new:
-            set_statistics(objective.net.features, self.data, device)
+            set_statistics(cast("LogMel", objective.net.features), self.data, device)
 
     def validate(self, objective, ranks, dtype, check, where):
         if not self.valid:

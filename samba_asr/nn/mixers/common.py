@@ -15,9 +15,9 @@ from samba_asr.ops.conv1d import block_conv1d
 
 def no_weight_decay(parameter: Tensor) -> nn.Parameter:
     """Return a parameter without weight decay, marked as state-spaces/mamba marks it."""
-    parameter = nn.Parameter(parameter)
-    parameter._no_weight_decay = True
-    return parameter
+    marked = nn.Parameter(parameter)
+    setattr(marked, "_no_weight_decay", True)  # noqa: B010  (no attribute that type checkers know)
+    return marked
 
 
 def initial_dt_bias(n: int, dt_min: float, dt_max: float) -> Tensor:

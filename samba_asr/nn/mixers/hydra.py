@@ -25,6 +25,9 @@ from samba_asr.ops.quasiseparable import join_and_gate
 from samba_asr.ops.ssd import ssd_both_ways
 from samba_asr.streaming import Step, mask, tail
 
+EPS = 1e-5
+"""Of the norm."""
+
 
 class HydraState(NamedTuple):
     conv: Tensor  # (b, d_conv - 1, d_inner + 4 n) last inputs of the short convolution
@@ -48,7 +51,7 @@ class Hydra(BlockModule):
         self.A_log = no_weight_decay(initial_a_log(heads, config.a_max))
         self.D = no_weight_decay(torch.ones(heads))
         self.fc_D = nn.Linear(d_inner, heads, bias=False)
-        self.norm = nn.RMSNorm(d_inner, eps=1e-5)  # its weight; `join_and_gate` normalizes
+        self.norm = nn.RMSNorm(d_inner, eps=EPS)  # its weight; `join_and_gate` normalizes
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
 
     def init_state(self, batch, *, device=None, dtype=None):
@@ -72,6 +75,6 @@ class Hydra(BlockModule):
         forward, backward, ssm = ssd_both_ways(heads, dt, -self.A_log.exp(), B, C, blocks, initial_state=state.ssm)
         forward, backward = forward.flatten(-2), backward.flatten(-2)
         skip = F.linear(u, self.fc_D.weight) + self.D.to(u.dtype)  # (b, t, h)
-        y = join_and_gate(forward, backward, state.last, u, skip, z, self.norm.weight, blocks, eps=self.norm.eps)
+        y = join_and_gate(forward, backward, state.last, u, skip, z, self.norm.weight, blocks, eps=EPS)
         last = tail(torch.cat([state.last.to(forward.dtype), forward], dim=1), blocks.kept, 1).to(state.last.dtype)
         return Step(self.out_proj(y), lengths, HydraState(conv, ssm, last))

@@ -6,7 +6,7 @@ Shapes: b batch, t time, d d_model, n state.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -75,7 +75,8 @@ class Mamba(CausalMixer):
             lengths=lengths,
             reset=reset,
         )
-        return Step(self.out_proj(y), lengths, MambaState(conv.to(state.conv.dtype), ssm))
+        after = MambaState(conv.to(state.conv.dtype), ssm)
+        return Step(self.out_proj(y), lengths, after)  # pyright: ignore[reportArgumentType]  (None where all steps count)
 
     def both_ways(self, back: Mamba, x: Tensor, state: MambaState, blocks: Blocks) -> tuple[Tensor, MambaState]:
         """See `CausalMixer.both_ways`.  One launch for the convolutions, one for the scans, one product per projection."""
@@ -84,8 +85,8 @@ class Mamba(CausalMixer):
         u, z = F.linear(mask(x, blocks.ragged), torch.cat(halves)).unflatten(-1, (2, 2, -1)).unbind(2)  # (b, t, 2, d)
         u, conv = conv_both_ways(
             u,
-            tuple(way.conv1d.weight[:, 0] for way in ways),
-            tuple(way.conv1d.bias for way in ways),
+            (self.conv1d.weight[:, 0], back.conv1d.weight[:, 0]),
+            cast("tuple[Tensor, Tensor]", (self.conv1d.bias, back.conv1d.bias)),
             state.conv,
             blocks,
         )

@@ -6,7 +6,7 @@ Shapes: b batch, t time, d d_model, h heads, p channels of a head, n state.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -76,7 +76,8 @@ class Mamba2(CausalMixer):
             reset=reset,
         )
         y = (y + self.D.to(u.dtype)[:, None] * u).flatten(-2)  # (b, t, d_inner)
-        return Step(self.out_proj(self.norm(y, z)), lengths, Mamba2State(conv.to(state.conv.dtype), ssm))
+        after = Mamba2State(conv.to(state.conv.dtype), ssm)
+        return Step(self.out_proj(self.norm(y, z)), lengths, after)  # pyright: ignore[reportArgumentType]  (None where all steps count)
 
     def both_ways(self, back: Mamba2, x: Tensor, state: Mamba2State, blocks: Blocks) -> tuple[Tensor, Mamba2State]:
         """See `CausalMixer.both_ways`.  One launch for the convolutions, one for the scans, one product per projection."""
@@ -89,8 +90,8 @@ class Mamba2(CausalMixer):
         )  # (b, t, 2, .)
         u, conv = conv_both_ways(
             u,
-            tuple(way.conv1d.weight[:, 0] for way in ways),
-            tuple(way.conv1d.bias for way in ways),
+            (self.conv1d.weight[:, 0], back.conv1d.weight[:, 0]),
+            cast("tuple[Tensor, Tensor]", (self.conv1d.bias, back.conv1d.bias)),
             state.conv,
             blocks,
         )

@@ -40,26 +40,28 @@ def selective_scan_both_ways(
     if backend == "triton":
         where = {"initial_state": initial_state, "lengths": blocks.ragged, "sizes": blocks.sizes}
         return BACKENDS["triton"](x, dt, A, B, C, D=D, z=z, dt_bias=dt_bias, **where)
-    x, dt, B, C, z = (v.unbind(2) for v in (x, dt, B, C, z))
+    (x, x_back), (dt, dt_back), (B, B_back), (C, C_back), (z, z_back) = (v.unbind(2) for v in (x, dt, B, C, z))
     forward, state = selective_scan(
-        x[0],
-        dt[0],
+        x,
+        dt,
         A[0],
-        B[0],
-        C[0],
+        B,
+        C,
         D=D[0],
-        z=z[0],
+        z=z,
         dt_bias=dt_bias[0],
         initial_state=initial_state,
         lengths=blocks.ragged,
         backend=backend,
     )
     backward, _ = selective_scan(
-        *(flip(v[1], blocks) for v in (x, dt)),
+        flip(x_back, blocks),
+        flip(dt_back, blocks),
         A[1],
-        *(flip(v[1], blocks) for v in (B, C)),
+        flip(B_back, blocks),
+        flip(C_back, blocks),
         D=D[1],
-        z=flip(z[1], blocks),
+        z=flip(z_back, blocks),
         dt_bias=dt_bias[1],
         lengths=blocks.ragged,
         reset=blocks.start,

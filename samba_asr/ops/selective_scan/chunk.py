@@ -130,7 +130,7 @@ class _Block:
         torch.mul(self.u[i:j, :, None], self.B[i:j, :, :, None], out=h[1:])
         before = h[0]
         for k, decay, here in zip(range(i, j), a, h[1:], strict=True):
-            if self.resets[k]:
+            if self.resets[k] and self.reset is not None:
                 before = before.masked_fill(self.reset[k, :, None, None], 0)
             before = here.addcmul_(decay, before)
         return a, h
@@ -138,7 +138,7 @@ class _Block:
     def forget(self, i: int, j: int) -> None:
         """Zero the decays and the states before resets, in the buffers of `scan`, so that no gradient passes a reset."""
         for k in range(i, j):
-            if self.resets[k]:
+            if self.resets[k] and self.reset is not None:
                 forgotten = self.reset[k, :, None, None]
                 self.a[k - i].masked_fill_(forgotten, 0)
                 self.h[k - i].masked_fill_(forgotten, 0)

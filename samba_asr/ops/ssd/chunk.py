@@ -72,7 +72,7 @@ def ssd_chunk(
     from_start = a.exp()  # (b, c, q, h)
     if reset is not None:
         to_end = to_end * (resets == resets[..., -1:])[..., None]  # steps that reach the chunk's last state
-        from_start = from_start * (resets == 0)[..., None]  # steps that the chunk's first state reaches
+        from_start = from_start * resets.eq(0)[..., None]  # steps that the chunk's first state reaches
     columns = (
         (x * to_end.to(x.dtype)[..., None]).view(b, c, q, g, h // g * p).transpose(2, 3)
     )  # (b, c, g, q, h / g * p)

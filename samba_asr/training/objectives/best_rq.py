@@ -31,6 +31,9 @@ NOISE = 0.1  # standard deviation of the noise in the place of a frame, that of 
 class BestRq(Pretraining):
     """The codes of hidden frames, in nats a hidden frame times the encoder frames of the utterance."""
 
+    projection: Tensor  # (subsampling m, dim)
+    codebook: Tensor  # (codes, dim), of length 1
+
     def __init__(self, net: AcousticModel, config: Config):
         super().__init__(net)
         pretrain, model = config.pretrain, config.model

@@ -64,6 +64,7 @@ class CrfTerm(Term):
     """CTC-CRF: -log p(text | x) where all texts compete (`samba_asr.ops.crf`)."""
 
     part = "crf"
+    trigram: Tensor  # (v, v, v)
 
     def __init__(self, trigram: Tensor):
         super().__init__()

@@ -6,8 +6,9 @@ Shapes: n views of b utterances, view by view; s samples, t frames, d d_model, v
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +19,7 @@ from samba_asr.models.asr import AsrModel
 from samba_asr.training.objectives import transforms
 from samba_asr.training.objectives.base import Batch, Objective, Outcome, draw_block, mean_of_views, objectives
 from samba_asr.training.objectives.crf import CrfTerm
-from samba_asr.training.objectives.terms import Encoded, terms
+from samba_asr.training.objectives.terms import Encoded, Term, terms
 
 
 @objectives.register("speech")
@@ -27,6 +28,8 @@ class SpeechObjective(Objective):
 
     With `loss.cr_ctc` an augmented batch is encoded twice, under two draws of the transforms.
     """
+
+    net: AsrModel
 
     def __init__(
         self,
@@ -45,7 +48,8 @@ class SpeechObjective(Objective):
         # In the order of `loss.*`, which must not depend on who was imported first.
         wanted = [f.name for f in fields(config.loss) if f.name in terms and getattr(config.loss, f.name) > 0]
         found = {name: terms[name].build(net, config, trigram) for name in wanted}
-        self.terms = nn.ModuleDict({name: term for name, term in found.items() if term is not None})
+        kept = nn.ModuleDict({name: term for name, term in found.items() if term is not None})
+        self.terms = cast("Mapping[str, Term]", kept)
         if feature_transforms is None:
             feature_transforms = transforms.speech_transforms(config.augment)
         self.transforms = list(feature_transforms)
@@ -57,7 +61,7 @@ class SpeechObjective(Objective):
     @property
     def crf(self) -> CrfTerm | None:
         """The CTC-CRF loss, if it is trained by."""
-        return self.terms["crf"] if "crf" in self.terms else None  # noqa: SIM401  (a ModuleDict has no get)
+        return cast("CrfTerm", self.terms["crf"]) if "crf" in self.terms else None
 
     def draw_block(self, rng: random.Random) -> int:
         return draw_block(self.config.blocks, self.config.full_block, rng)
@@ -72,9 +76,8 @@ class SpeechObjective(Objective):
             tokens, token_lengths = torch.cat([tokens, tokens]), torch.cat([token_lengths, token_lengths])
         if augment:
             features = transforms.apply(self.transforms, features, lengths, generator, front)
-        frames, lengths, middle = net.acoustic.encoder.read(
-            *net.acoustic.subsampling(features, lengths), block
-        )  # (n b, t, d)
+        x, lengths = net.acoustic.subsampling(features, lengths)
+        frames, lengths, middle = net.acoustic.encoder.read(x, lengths, block)  # (n b, t, d)
         log_probs, _ = net.ctc(frames, lengths)
         ctc, *lower = (_ctc_loss(v, tokens, lengths, token_lengths) for v in (log_probs, *middle))
         together = ctc.lerp(torch.stack(lower).mean(0), self.weights.intermediate) if lower else ctc

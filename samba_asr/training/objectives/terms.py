@@ -67,6 +67,7 @@ class DecoderTerm(Term):
 
     def forward(self, net: AsrModel, given: Encoded) -> Tensor:
         b, decoder = len(given.batch.lengths), net.decoder
+        assert decoder is not None  # see build
         start = decoder.init_memory(b, device=given.frames.device, dtype=given.frames.dtype)
         memory = decoder.absorb(given.frames[:b], given.lengths[:b], start)
         return decoder.loss(given.tokens[:b], given.token_lengths[:b], memory, self.label_smoothing)
@@ -119,7 +120,7 @@ class TeacherTerm(Term):
     def forward(self, net: AsrModel, given: Encoded) -> Tensor:
         """(n b,): the mean over channels, summed over the frames that both have."""
         frames, batch = given.frames, given.batch
-        if batch.teacher is None:
+        if batch.teacher is None or batch.teacher_lengths is None:
             raise UserError("loss.teacher needs batches with a teacher's frames: set data.teacher")
         views = frames.shape[0] // batch.teacher.shape[0]
         t = min(frames.shape[1], batch.teacher.shape[1])
