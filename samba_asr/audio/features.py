@@ -27,7 +27,7 @@ class LogMel(StreamingModule):
 
     window: Tensor  # (window,)
     bank: Tensor  # (m, f)
-    centres: Tensor  # (m,) Hz
+    centers: Tensor  # (m,) Hz
     mean: Tensor  # (m,)
     std: Tensor  # (m,)
 

@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
         confidences = {"now": words.confidence}
     else:
         calibration, after = fit(words)
+        assert recognizer.folder is not None  # it was just loaded from there
         calibration.write(recognizer.folder)
         confidences = {"before": words.confidence, "after": after}
     for name, confidence in confidences.items():
