@@ -30,8 +30,8 @@ from samba_asr.metrics.wer import score
 from samba_asr.recognizer import Recognizer
 from samba_asr.session import Final, Quiet, advance
 from tests.audio.sounds import encode_av
-from tests.commands.test_train import SMALL
 from tests.shared import needs_shared, shared
+from tests.support.model_folder import SMALL_TRAINING as SMALL
 from tests.training.toy import make_corpus
 
 pytestmark = needs_shared("cases")
