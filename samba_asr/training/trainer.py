@@ -229,11 +229,11 @@ class Trainer:
 
     def _end_epoch(self) -> None:
         """Validate, keep the weights, and go to the next epoch.  Killed before the end, a resumed run does it again."""
-        if 0 < self._epoch_steps <= self.bad_steps:
-            raise UserError(self._hopeless(f"no step of epoch {self.epoch} was finite"))
-        self._save()
         limits = self.config.train
         last = self.epoch >= limits.epochs or self._out_of_time()
+        if last and 0 < self._epoch_steps <= self.bad_steps:  # a short run ends before MAX_BAD_STEPS
+            raise UserError(self._hopeless(f"no step of epoch {self.epoch}, the last one, was finite"))
+        self._save()
         if self.stepper.average:
             self.stepper.average.swap(self.objective)
         try:
