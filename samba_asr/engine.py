@@ -5,15 +5,15 @@
     session.accept(samples); session.flush("a"); session.finish()
     engine.close()
 
-Each tick is one step of the model for all sessions that are due, at most `SHARE` seconds of each, so that a file that was sent
-at once does not keep live ones waiting.  A session's events go to its listener, a function that is called in the engine's
-thread and must return at once.  Beside the events of `samba_asr.session` there are
+Each tick is one step of the model for all sessions that are due, with at most `SHARE` seconds of each.  So a file that was sent
+at once does not make live sessions wait.  A session's events go to its listener, a function that is called in the engine's
+thread and must return at once.  In addition to the events of `samba_asr.session` there are
 
-    Lag(seconds)            so much of its audio waits for the model; the first of two may be dropped
-    Idle(seconds)           no audio and no order came for so long: the engine ends the session, and its last events follow
-    Failed(reason)          the session is over, by an error in it; the others go on
+    Lag(seconds)            so many seconds of the session's audio wait for the model
+    Idle(seconds)           no audio or command came for so long: the engine ends the session, and its last events follow
+    Failed(reason)          an error ended the session; the others continue
 
-Of two `Partial` or `Quiet` that follow each other the first may be dropped, too; a `Final` never.
+Of two successive `Lag`, `Partial` or `Quiet` the first may be dropped; a `Final` is never dropped.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ import numpy as np
 from samba_asr import session as sessions
 from samba_asr.errors import UserError
 from samba_asr.recognizer import Phrases, Recognizer
-from samba_asr.session import Done, Event, Final, Flushed, Over, Partial, Quiet, Session, Work
+from samba_asr.session import Done, Event, Final, Flushed, Over, Partial, Quiet, Session, SessionWork
 
 __all__ = [  # those of samba_asr.session too: a client of the engine needs no other module
-    "Counts",
     "Done",
     "Engine",
+    "EngineCounts",
     "Event",
     "Failed",
     "Final",
@@ -52,26 +52,32 @@ __all__ = [  # those of samba_asr.session too: a client of the engine needs no o
 logger = logging.getLogger(__name__)
 
 SHARE = 2.0  # seconds of one session's audio in one tick, at most
-LATE = 2.0  # seconds of a session's audio that may wait for the model before its client is told so
-GATHER = 0.02  # seconds that the engine waits for others when one session is due
+LATE = 2.0  # seconds of a session's audio that may wait for the model before `Lag` is emitted
+GATHER = 0.02  # seconds that the engine waits for further sessions when one is due
 
 
 class Full(UserError):
-    """There is no room for another session now."""
+    """Error: there is no room for another session now."""
 
 
 @dataclass(frozen=True)
 class Lag:
+    """Notice that a session's audio waits for the model."""
+
     seconds: float
 
 
 @dataclass(frozen=True)
 class Idle:
+    """Notice that a session is ended because nothing came for so long."""
+
     seconds: float
 
 
 @dataclass(frozen=True)
 class Failed:
+    """The last event of a session that an error ended."""
+
     reason: str
 
 
@@ -81,7 +87,7 @@ Listener = Callable[[News], None]
 
 
 @dataclass
-class Counts:
+class EngineCounts:
     """Totals of an engine, for metrics."""
 
     opened: int = 0
@@ -94,7 +100,7 @@ class Counts:
     last: float = field(default_factory=time.monotonic)  # when the last tick ended
 
     def stepped(self, seconds: float, rows: int) -> None:
-        """A tick of so many sessions has ended.  Called in the engine's thread."""
+        """Count a finished tick of `rows` sessions.  Called in the engine's thread."""
         self.ticks += 1
         self.rows += rows
         self.busy += seconds
@@ -106,32 +112,35 @@ class LiveSession:
 
     def __init__(self, engine: Engine, listener: Listener, session: Session):
         self.engine, self.listener, self.session = engine, listener, session
-        self.active = time.monotonic()  # when audio or an order last came, or was last worked on
+        self.active = time.monotonic()  # time of the last audio, command or step
 
     @property
     def over(self) -> bool:
-        """Whether it has ended, or was forgotten."""
+        """Whether the session has ended or was canceled."""
         return self.session.over
 
     @property
     def backlog(self) -> float:
-        """Seconds of audio that wait for the model."""
+        """Seconds of queued audio."""
         return self.session.backlog
 
     def accept(self, samples: np.ndarray) -> None:
-        """The next chunk: float32 (s,) in [-1, 1], any length.  UserError, and nothing taken, if a sample is not finite; Over."""
+        """Queue the next chunk: float32 (s,) in [-1, 1], any length.
+
+        UserError if a sample is not finite; then nothing is queued.  Over after the end.
+        """
         with self.engine.lock:
             self.session.feed(samples)
             self._touch()
 
     def flush(self, name: str = "") -> None:
-        """Make all audio so far final, as if it ended here; `Flushed(name)` follows."""
+        """Finalize all audio so far, as if it ended here; `Flushed(name)` follows."""
         with self.engine.lock:
             self.session.flush(name)
             self._touch()
 
     def finish(self) -> None:
-        """The end of the audio; once is enough, and the service may have come before the client."""
+        """End the audio.  Further calls do nothing; the engine may have ended the session already."""
         with self.engine.lock:
             self.session.end()
             self._touch()
@@ -141,7 +150,7 @@ class LiveSession:
         self.engine.wake.notify()
 
     def cancel(self) -> None:
-        """Forget it: nobody listens any more."""
+        """End the session at once, without further events."""
         with self.engine.lock:
             self.engine.forget(self)
 
@@ -155,19 +164,19 @@ class Engine:
         *,
         max_sessions: int = 64,
         idle_seconds: float = math.inf,
-        counts: Counts | None = None,
+        counts: EngineCounts | None = None,
     ):
-        """idle_seconds: a session that brings no audio and no order for so long is ended, whatever transport holds it.
+        """idle_seconds: a session without audio or a command for so long is ended.
 
-        counts: of an engine that this one takes over from.
+        counts: totals of an engine that this one replaces.
         """
         if max_sessions < 1:
-            raise UserError(f"an engine for {max_sessions} sessions: give 1 or more")
+            raise UserError(f"max_sessions={max_sessions}: give 1 or more")
         self.recognizer, self.max_sessions, self.idle_seconds = recognizer, max_sessions, idle_seconds
         self.lock = threading.RLock()
         self.wake = threading.Condition(self.lock)
         self.sessions: list[LiveSession] = []
-        self.counts = counts or Counts()
+        self.counts = counts or EngineCounts()
         self.closing = self._ended = False
         self._thread = threading.Thread(target=self._run, name="samba_asr-engine", daemon=True)
         self._thread.start()
@@ -175,7 +184,7 @@ class Engine:
     def open(
         self, listener: Listener, rate: int, *, latency_ms: float | None = None, hotwords: Phrases = None
     ) -> LiveSession:
-        """A new session; Full if there are `max_sessions`, UserError for what the recognizer does not do."""
+        """Open a session; Full if there are `max_sessions`, UserError for settings that the recognizer does not support."""
         session = LiveSession(self, listener, self.recognizer.session(rate, latency_ms=latency_ms, hotwords=hotwords))
         with self.lock:
             if self.closing:
@@ -188,14 +197,14 @@ class Engine:
             return session
 
     def retire(self) -> None:
-        """Take no new sessions; the engine ends when its last session is over."""
+        """Take no new sessions; the engine ends with its last session."""
         with self.lock:
             self.closing = True
             self._ended = not self.sessions
             self.wake.notify()
 
     def close(self, grace: float = 10.0) -> None:
-        """Take no new sessions, and end the active ones: they receive their last results within `grace` seconds."""
+        """Take no new sessions, and end the active ones, which receive their last results within `grace` seconds."""
         until = time.monotonic() + grace
         with self.lock:
             self.closing = True
@@ -212,7 +221,7 @@ class Engine:
         self._thread.join(timeout=30)
 
     def forget(self, session: LiveSession) -> None:
-        """End a session at once; what waits is dropped."""
+        """End a session at once and drop its queue."""
         session.session.drop()
         if session in self.sessions:
             self.sessions.remove(session)
@@ -242,33 +251,36 @@ class Engine:
             self.counts.stepped(time.monotonic() - began, len(work))
 
     def _end_idle(self) -> None:
-        """End sessions that nobody feeds: a transport that failed to let go of one would keep its place for ever."""
+        """End idle sessions.  Otherwise a transport that fails to close one would hold its place forever."""
         now = time.monotonic()
         for live in list(self.sessions):
             if now - live.active > self.idle_seconds and not live.session.ended and not live.session.due(SHARE):
                 self._emit(live, Idle(self.idle_seconds))
                 live.finish()
 
-    def _tick(self, due: Sequence[tuple[LiveSession, Work]]) -> None:
-        """One step of `due` together; a session that fails is tried alone, and ends there if it fails again."""
+    def _tick(self, due: Sequence[tuple[LiveSession, SessionWork]]) -> None:
+        """Run one step of all `due` sessions.  If it fails, each session runs alone, and those that fail again are ended."""
         owners = {work.session: live for live, work in due}
         for group in sessions.by_block(work for _, work in due):
             self._all_or_each(owners, group, sessions.step)
             self._all_or_each(owners, [w for w in group if not w.session.over], sessions.drain)
-            for work in group:  # each receives its events before the next one is concluded: ends take time
+            for work in group:  # events are sent before the next session is concluded, as finishing segments takes time
                 if not work.session.over:
                     self._guarded(owners[work.session], lambda work=work: sessions.conclude(self.recognizer, work))
                     self._emit_new(owners[work.session], work)
 
     def _all_or_each(
-        self, owners: dict[Session, LiveSession], work: list[Work], act: Callable[[Recognizer, Sequence[Work]], None]
+        self,
+        owners: dict[Session, LiveSession],
+        work: list[SessionWork],
+        act: Callable[[Recognizer, Sequence[SessionWork]], None],
     ) -> None:
-        """Do it for all at once; where that fails, for each by itself, from where it was before."""
+        """Run `act` for all at once; if that fails, for each alone, from its state before."""
         before = [one.session.snapshot() for one in work]
         try:
             act(self.recognizer, work)
         except Exception:
-            logger.exception("a step of %d sessions failed; each is tried by itself", len(work))
+            logger.exception("a step of %d sessions failed; each runs alone now", len(work))
             for one, state in zip(work, before, strict=True):
                 one.session.restore(state)
                 self._guarded(owners[one.session], lambda one=one: act(self.recognizer, [one]))
@@ -283,7 +295,7 @@ class Engine:
             with self.lock:
                 self.forget(session)
 
-    def _emit_new(self, live: LiveSession, work: Work) -> None:
+    def _emit_new(self, live: LiveSession, work: SessionWork) -> None:
         self.counts.audio += len(work.samples) / self.recognizer.rate
         for event in live.session.events():
             self._emit(live, event)
@@ -297,6 +309,6 @@ class Engine:
         try:
             session.listener(event)
         except Exception:
-            logger.exception("a listener failed; its session is forgotten")
+            logger.exception("a listener failed; its session is canceled")
             with self.lock:
                 self.forget(session)

@@ -110,7 +110,7 @@ class Cut:
     seconds: float = 0.0
 
 
-class Work(NamedTuple):
+class SessionWork(NamedTuple):
     """A session's share of one step: samples (s,), then a cut."""
 
     session: Session
@@ -233,7 +233,7 @@ class Session:
         missing = hop - beyond % hop if beyond >= 0 else -beyond
         return self._waiting >= min(missing, self._most(most)) * self._stride
 
-    def take(self, most: float = MAX_STEP) -> Work:
+    def take(self, most: float = MAX_STEP) -> SessionWork:
         """Take the next audio from the queue, at most `most` seconds, and the cut after it if one was reached."""
         room, parts, begin = self._most(most) * self._stride, [], 0.0
         while self._queue and room and not isinstance(chunk := self._queue[0], Cut):
@@ -252,7 +252,7 @@ class Session:
             self._queue.popleft()
             self._cuts -= 1
             cut = first
-        return Work(self, begin, samples, cut)
+        return SessionWork(self, begin, samples, cut)
 
     def drop(self) -> None:
         """End the session at once and drop its queue."""
@@ -328,16 +328,16 @@ def advance(
             ready(work.session)
 
 
-def by_block(work: Iterable[Work]) -> list[list[Work]]:
+def by_block(work: Iterable[SessionWork]) -> list[list[SessionWork]]:
     """Group work by block size: one group can share a step."""
-    groups: dict[int, list[Work]] = {}
+    groups: dict[int, list[SessionWork]] = {}
     for one in work:
         groups.setdefault(one.session.latency.block, []).append(one)
     return list(groups.values())
 
 
 @torch.inference_mode()
-def step(recognizer: Parts, work: Sequence[Work]) -> None:
+def step(recognizer: Parts, work: Sequence[SessionWork]) -> None:
     """Process the samples of all sessions in one step of model and search."""
     work = [one for one in work if len(one.samples)]
     if not work:
@@ -355,7 +355,7 @@ def step(recognizer: Parts, work: Sequence[Work]) -> None:
 
 
 @torch.inference_mode()
-def drain(recognizer: Parts, work: Sequence[Work]) -> None:
+def drain(recognizer: Parts, work: Sequence[SessionWork]) -> None:
     """Search the last frames of the sessions that are cut."""
     ended = [one.session for one in work if one.cut is not None and one.session.state is not None]
     if not ended:
@@ -366,6 +366,6 @@ def drain(recognizer: Parts, work: Sequence[Work]) -> None:
 
 
 @torch.inference_mode()
-def conclude(recognizer: Parts, work: Work) -> None:
+def conclude(recognizer: Parts, work: SessionWork) -> None:
     """Apply the cut, if there is one, and queue the session's new events."""
     work.session._conclude(recognizer.segmenter, work.cut)

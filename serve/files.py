@@ -1,4 +1,4 @@
-"""`POST /v1/audio/transcriptions`, as OpenAI's clients send it: a file in, its text out."""
+"""`POST /v1/audio/transcriptions`, OpenAI's call: a file in, its text out."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from samba_asr.serve.settings import Settings
 
 
 class Placed(APIRoute):
-    """A route whose requests take their place before anything of the body is read."""
+    """Route whose requests take an upload place before their body is read."""
 
     def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:
         handle = super().get_route_handler()
@@ -68,18 +68,17 @@ async def transcriptions(
     request: Request,
     file: Annotated[UploadFile, File(description="audio of any format")],
     model: Annotated[
-        str, Form(description="as /v1/models names it; others, such as whisper-1, are the service's first")
+        str,
+        Form(description="name of a model from /v1/models; other names, such as whisper-1, give the service's first"),
     ] = "",
     response_format: Annotated[Literal["json", "text", "verbose_json", "srt", "vtt"], Form()] = "json",
-    latency_ms: Annotated[
-        float | None, Form(gt=0, description="encoder latency; the longest if it is not given")
-    ] = None,
-    stream: Annotated[bool, Form(description="server-sent events, a segment each")] = False,
+    latency_ms: Annotated[float | None, Form(gt=0, description="encoder latency; default: the longest")] = None,
+    stream: Annotated[bool, Form(description="send server-sent events, one for each segment")] = False,
     prompt: Annotated[str, Form(description="ignored", max_length=10_000)] = "",
     language: Annotated[str, Form(description="ignored", max_length=20)] = "",
     temperature: Annotated[float, Form(description="ignored")] = 0.0,
 ) -> Response:
-    """OpenAI's transcription call.  The text is that of `samba-asr transcribe`."""
+    """Transcribe a file, by OpenAI's call.  The text is that of `samba-asr transcribe`."""
     settings: Settings = request.app.state.settings
     models: Models = request.app.state.models
     recognizer = models.engine(model if model in models.names else "").recognizer
@@ -94,7 +93,7 @@ async def transcriptions(
     except AudioError as error:
         raise errors.Refusal(400, f"the file cannot be read: {error}", param="file") from None
     except Gone:
-        return Response(status_code=499)  # which nobody receives
+        return Response(status_code=499)  # the client has disconnected
     except UserError as error:
         raise errors.Refusal(400, str(error)) from None
     finally:
@@ -103,25 +102,25 @@ async def transcriptions(
 
 
 def _spool(file: UploadFile) -> IO[bytes]:
-    """The uploaded bytes, on disk: memory is not for them.  It outlives the request, at whose end FastAPI closes `file`."""
+    """Open the uploaded bytes on disk, to save memory.  The result outlives `file`, which FastAPI closes with the request."""
     descriptor = os.dup(file.file.fileno())
     file.file.flush()
     return open(descriptor, "rb")
 
 
 async def _watch(request: Request, job: Job) -> None:
-    """End the work when the client leaves."""
+    """Cancel the work when the client disconnects."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
     job.gone = True
 
 
 class Gone(UserError):
-    """Nobody waits for the text any more."""
+    """Error: the client has disconnected, or the service shuts down."""
 
 
 class Uploads:
-    """Places for files: from before its body is read until its text is there, an upload holds one.  Used in the event loop."""
+    """Places for uploads; each holds one from before its body is read until its text is done.  Used in the event loop."""
 
     def __init__(self, places: int):
         self.pool, self.places = ThreadPoolExecutor(places, "samba_asr-upload"), places
@@ -143,7 +142,7 @@ class Uploads:
 
 
 class Place:
-    """One of the places, free again when its request is over and no thread works for it any more."""
+    """A place of an upload, free again when its request has ended and its thread has finished."""
 
     def __init__(self, uploads: Uploads):
         self.uploads, self._holders = uploads, 1
@@ -158,14 +157,14 @@ class Place:
 
 
 class Job:
-    """A file that is being transcribed in a thread; it begins at once.
+    """Transcription of a file in a thread; it begins at once.
 
-    work: `Recognizer.transcribe`.  Set `gone` to end it after the block that it is at.  The file is closed when that is over.
+    work: `Recognizer.transcribe`.  Set `gone` to end it after the current block.  The file is closed at the end.
     """
 
     def __init__(self, place: Place, file: IO[bytes], work: Callable[..., Result]):
         self.gone, self._uploads = False, place.uploads
-        self._loop, self._told = asyncio.get_running_loop(), asyncio.Queue()
+        self._loop, self._found = asyncio.get_running_loop(), asyncio.Queue()
         self._first: Segment | None = None
         place.hold()
         future = place.uploads.pool.submit(work, file, on_segment=self._segment, on_block=self._block)
@@ -173,31 +172,31 @@ class Job:
         future.add_done_callback(lambda _: self._call(place.leave))
         self._task = asyncio.wrap_future(future)
         self._task.add_done_callback(lambda task: task.cancelled() or task.exception())  # seen
-        self._task.add_done_callback(lambda _: self._told.put_nowait(None))
+        self._task.add_done_callback(lambda _: self._found.put_nowait(None))
 
     async def result(self) -> Result:
-        """All of it, or what `transcribe` raises; Gone."""
+        """Wait for the result; raise errors of `transcribe`, or Gone."""
         return await asyncio.shield(self._task)
 
     async def begun(self) -> None:
-        """Return when there is a first segment; raise what `transcribe` does before that."""
-        self._first = await self._told.get()
+        """Wait for the first segment; raise an error of `transcribe` before it."""
+        self._first = await self._found.get()
         if self._first is None:
             await self.result()
 
     async def segments(self) -> AsyncIterator[Segment]:
-        """All of them, as they are found; `begun` comes first."""
+        """Yield all segments as they are found; call `begun` first."""
         segment = self._first
         while segment is not None:
             yield segment
-            segment = await self._told.get()
+            segment = await self._found.get()
 
     def _segment(self, segment: Segment) -> None:
-        self._call(self._told.put_nowait, segment)
+        self._call(self._found.put_nowait, segment)
 
     def _block(self, _: float) -> None:
         if self.gone or self._uploads.closing:
-            raise Gone("nobody waits for the text any more")
+            raise Gone("request canceled")
 
     def _call(self, act: Callable[..., None], *arguments: Any) -> None:
         with suppress(RuntimeError):  # the loop has ended
@@ -205,7 +204,7 @@ class Job:
 
 
 class Events(Response):
-    """OpenAI's events: a delta for each segment as soon as it is over, then the text.  The work ends with the response."""
+    """OpenAI's events: a delta for each finished segment, then the whole text.  The work ends with the response."""
 
     media_type = "text/event-stream"
 
@@ -244,6 +243,7 @@ def _event(content: dict[str, Any]) -> str:
 
 
 def answer(result: Result, name: str, form: str) -> Response:
+    """Make the response in one of OpenAI's formats."""
     if form in MEDIA:
         return PlainTextResponse(render(result, name, form) + "\n", media_type=MEDIA[form])
     if form == "json":

@@ -21,12 +21,12 @@ from samba_asr.errors import UserError
 from samba_asr.serve import errors, protocol
 from samba_asr.serve.access import drain
 from samba_asr.serve.settings import Settings
-from samba_asr.serve.stream import Session, TooLong
+from samba_asr.serve.stream import MessageSession, TooLong
 
 router = APIRouter()
 
 
-class Upload(Session):
+class Upload(MessageSession):
     KIND = "lines"
 
 
@@ -43,7 +43,7 @@ class NdJson(Response):
         "requestBody": {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
     },
 )
-async def lines(request: Request, asked: Annotated[protocol.Audio, Query()]) -> Response:
+async def lines(request: Request, asked: Annotated[protocol.AudioFormat, Query()]) -> Response:
     """Receive raw audio, and send messages as JSON lines."""
     settings: Settings = request.app.state.settings
     session = Upload(request.app.state.models, settings)
@@ -65,7 +65,7 @@ class Lines(NdJson):
     The session ends with the response, however that ends: after a malformed chunk not even its head can be sent.
     """
 
-    def __init__(self, request: Request, session: Session):
+    def __init__(self, request: Request, session: MessageSession):
         super().__init__()
         del self.headers["content-length"]
         self.request, self.session = request, session
@@ -93,7 +93,7 @@ class Lines(NdJson):
         await asyncio.wait_for(send(message), self.session.settings.idle_seconds)
 
 
-async def _read(request: Request, session: Session) -> None:
+async def _read(request: Request, session: MessageSession) -> None:
     """Pass the body to the session, and its errors to the client."""
     chunks = request.stream().__aiter__()
     try:
@@ -108,7 +108,7 @@ async def _read(request: Request, session: Session) -> None:
     except Over:
         return
     except TimeoutError:
-        session.tell_idle()
+        session.report_idle()
     except TooLong as error:
         session.fault("limit", str(error))
     except UserError as error:

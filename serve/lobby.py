@@ -19,17 +19,17 @@ class Lobby:
     def __init__(self, most: int):
         self.most, self._waiting = most, {}
 
-    def enter(self, patience: Patience) -> None:
+    def enter(self, idle_timer: IdleTimer) -> None:
         """Add a WebSocket; if there are more than `most`, end the one that has waited longest."""
-        self._waiting[patience] = None
+        self._waiting[idle_timer] = None
         if len(self._waiting) > self.most:
             next(iter(self._waiting)).end()
 
-    def leave(self, patience: Patience) -> None:
-        self._waiting.pop(patience, None)
+    def leave(self, idle_timer: IdleTimer) -> None:
+        self._waiting.pop(idle_timer, None)
 
 
-class Patience:
+class IdleTimer:
     """Idle timer of one WebSocket; as a context it enters and leaves the lobby."""
 
     def __init__(self, seconds: float, lobby: Lobby):
@@ -38,7 +38,7 @@ class Patience:
         self._clock: asyncio.Timeout | None = None
         self.renew()
 
-    def __enter__(self) -> Patience:
+    def __enter__(self) -> IdleTimer:
         self.lobby.enter(self)
         return self
 

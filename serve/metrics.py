@@ -1,7 +1,8 @@
-"""What operators see at `/metrics`, in Prometheus' text format: counts of the engines, and how long clients wait.
+"""Metrics for operators at `/metrics`, in Prometheus' text format: counts of the engines, and waiting times of clients.
 
-Two latencies of a final are kept apart: from the client's order (flush, commit, stop) to the text, which is what a push-to-talk
-client waits; and from the arrival of the last sound that belongs to it, which holds the pause that ends a segment too.
+A final has two latencies.  One is from the client's command (flush, commit, stop) to the text: the waiting time of a
+push-to-talk client.  The other is from the arrival of the segment's last sound to the text; it includes the pause that ends the
+segment.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from samba_asr.engine import Counts, Done, Engine, Final, Flushed, LiveSession, News, Partial, Quiet
+from samba_asr.engine import Done, Engine, EngineCounts, Final, Flushed, LiveSession, News, Partial, Quiet
 
 if TYPE_CHECKING:
     from samba_asr.serve.models import Models
@@ -24,7 +25,7 @@ BUCKETS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 
 ENGINE: list[tuple[type[GaugeMetricFamily | CounterMetricFamily], str, str, Callable[[list[Engine]], float]]] = [
     (GaugeMetricFamily, "sessions_active", "live sessions", lambda es: sum(len(e.sessions) for e in es)),
     (CounterMetricFamily, "sessions", "sessions opened", lambda es: es[0].counts.opened),
-    (CounterMetricFamily, "sessions_failed", "sessions ended by an error of ours", lambda es: es[0].counts.failed),
+    (CounterMetricFamily, "sessions_failed", "sessions ended by an internal error", lambda es: es[0].counts.failed),
     (CounterMetricFamily, "audio_seconds", "audio through the model", lambda es: round(es[0].counts.audio, 3)),
     (CounterMetricFamily, "steps", "steps of the model", lambda es: es[0].counts.ticks),
     (CounterMetricFamily, "step_rows", "sessions in those steps", lambda es: es[0].counts.rows),
@@ -32,54 +33,57 @@ ENGINE: list[tuple[type[GaugeMetricFamily | CounterMetricFamily], str, str, Call
     (
         GaugeMetricFamily,
         "lag_seconds",
-        "most audio that waits in a session",
+        "longest queue of a session, in seconds of audio",
         lambda es: max((s.backlog for e in es for s in e.sessions[:]), default=0),
     ),
 ]
-"""Kind, name, help, and the value of a model's engines: those of old weights share the counts of the first."""
+"""Kind, name, help, and value of a model's engines; engines of replaced weights share the counts of the first."""
 
 
 class Metrics:
-    """Those of one service."""
+    """Metrics of one service."""
 
     def __init__(self, models: Models):
         self._models, self._registry = models, CollectorRegistry()
         self._registry.register(self)
 
-        def seconds(name: str, told: str) -> Histogram:
+        def seconds(name: str, help: str) -> Histogram:
             name = f"samba_asr_{name}_seconds"
-            return Histogram(name, told, ["model"], buckets=BUCKETS, registry=self._registry)
+            return Histogram(name, help, ["model"], buckets=BUCKETS, registry=self._registry)
 
         self.step = seconds("step_duration", "time of one step of the model")
-        self.lag = seconds("audio_lag", "audio of a session that waits for the model, when there is news of it")
+        self.lag = seconds("audio_lag", "queued audio of a session, observed at each of its results")
         self.first_partial = seconds("first_partial", "from a session's first audio to its first partial")
         self.final_after_order = seconds("final_after_order", "from flush, commit or stop to the final")
         self.final_after_speech = seconds("final_after_speech", "from the arrival of a final's last sound to the final")
 
     def watch_uploads(self, taken: Callable[[], int]) -> None:
-        """taken: the places for files that are taken now."""
-        name, told = "samba_asr_uploads_active", "files that hold a place"
-        Gauge(name, told, registry=self._registry).set_function(taken)
+        """Export the number of taken upload places.  taken: returns it."""
+        name, help = "samba_asr_uploads_active", "upload places in use"
+        Gauge(name, help, registry=self._registry).set_function(taken)
 
     def collect(self) -> Iterator[Metric]:
-        """Called by the registry."""
+        """Yield the metrics of the engines; called by the registry."""
         models = self._models
         if not models.names:  # while it is being set up
             return
         refused = models.refused + sum(models.engine(name).counts.refused for name in models.names)
-        yield CounterMetricFamily("samba_asr_sessions_rejected", "sessions refused for want of room", refused)
-        for kind, name, told, value in ENGINE:
-            family = kind(f"samba_asr_{name}", told, labels=["model"])
+        yield CounterMetricFamily(
+            "samba_asr_sessions_rejected", "sessions refused because the service was full", refused
+        )
+        for kind, name, help, value in ENGINE:
+            family = kind(f"samba_asr_{name}", help, labels=["model"])
             for model in models.names:
                 family.add_metric([model], value(models.engines(model)))
             yield family
 
     def text(self) -> bytes:
+        """Render all metrics."""
         return generate_latest(self._registry)
 
 
-class StepCounts(Counts):
-    """An engine's counts, whose steps are a histogram too."""
+class StepCounts(EngineCounts):
+    """EngineCounts of an engine, with a histogram of step times."""
 
     def __init__(self, histogram: Histogram):
         super().__init__()
@@ -91,27 +95,31 @@ class StepCounts(Counts):
 
 
 class Timing:
-    """How long the client of one session waits.  `received` and `ordered` in the event loop, `event` in the engine's thread."""
+    """Waiting times of one session's client.
+
+    `received` and `ordered` are called in the event loop, `event` in the engine's thread.
+    """
 
     def __init__(self, metrics: Metrics, model: str):
         self._metrics, self._model = metrics, model
-        self._begun: float | None = None  # when audio first came
-        self._shown = False  # a partial
-        self._arrivals: deque[tuple[float, float]] = deque()  # seconds of audio, and when they had come
-        self._orders: deque[float] = deque()
-        self._final = 0.0  # when the last one came
+        self._begun: float | None = None  # time of the first audio
+        self._shown = False  # whether a partial was sent
+        self._arrivals: deque[tuple[float, float]] = deque()  # seconds of audio, and the times of their arrival
+        self._orders: deque[float] = deque()  # times of commands without an answer
+        self._final = 0.0  # time of the last final
 
     def received(self, seconds: float) -> None:
-        """So much audio has come in all."""
+        """Note that so many seconds of audio have arrived in all."""
         now = time.monotonic()
         self._begun = self._begun or now
         self._arrivals.append((seconds, now))
 
     def ordered(self) -> None:
-        """The client asks for the text of what it has sent."""
+        """Note a command that asks for the text of the audio so far."""
         self._orders.append(time.monotonic())
 
     def event(self, event: News, live: LiveSession | None) -> None:
+        """Note an event of the session, and observe its latencies."""
         now = time.monotonic()
         match event:
             case Partial():
@@ -131,7 +139,7 @@ class Timing:
             self._observe(self._metrics.lag, live.backlog)
 
     def _arrival(self, seconds: float) -> float | None:
-        """When the audio up to there had come; what came before is forgotten."""
+        """Return the time when the audio up to `seconds` had arrived, and drop earlier times."""
         while self._arrivals and self._arrivals[0][0] < seconds:
             self._arrivals.popleft()
         return self._arrivals[0][1] if self._arrivals else None

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from samba_asr import collector
-from samba_asr.engine import Counts, Engine, Full, Listener, LiveSession
+from samba_asr.engine import Engine, EngineCounts, Full, Listener, LiveSession
 from samba_asr.errors import UserError
 from samba_asr.recognizer import Phrases, Recognizer
 from samba_asr.serve.metrics import Metrics, StepCounts
@@ -53,7 +53,7 @@ class Models:
         self.refused = 0
         collector.settle()
 
-    def _start(self, recognizer: Recognizer, counts: Counts) -> Engine:
+    def _start(self, recognizer: Recognizer, counts: EngineCounts) -> Engine:
         bounds = {"max_sessions": self.settings.max_sessions, "idle_seconds": self.settings.idle_seconds}
         return Engine(recognizer, **bounds, counts=counts)
 

@@ -30,7 +30,7 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Audio(Message):
+class AudioFormat(Message):
     model: str = Field(
         default="", max_length=100, description="name of a model from /v1/models; default: the service's first"
     )
@@ -40,7 +40,7 @@ class Audio(Message):
     words: bool = True
 
 
-class Start(Audio):
+class Start(AudioFormat):
     type: Literal["start"] = "start"
     hotwords: dict[Annotated[str, Field(max_length=200)], float] | None = Field(default=None, max_length=1000)
 

@@ -30,7 +30,7 @@ class Settings:
     origins: tuple[str, ...] = ()  # origins of other sites' pages that may connect
     local: bool = False  # accept only host names of this machine (against DNS rebinding)
     latency_ms: float = bound(640.0, "default latency of live sessions")
-    max_sessions: int = bound(64, "live sessions at a time, of all models; further clients are told when to retry")
+    max_sessions: int = bound(64, "live sessions at a time, of all models; further clients receive a time to retry")
     max_session_seconds: float = bound(4 * 3600.0, "seconds of audio in a live session")
     max_backlog_seconds: float = bound(30.0, "seconds of a live session's audio that may wait; beyond, reading pauses")
     max_connections: int = bound(1000, "connections of all kinds; fewer if the process may not open so many files")

@@ -1,4 +1,4 @@
-"""`WS /v1/stream`: a microphone in, words out; see `samba_asr.serve.protocol`."""
+"""`WS /v1/stream`: live audio in, words out; the messages are those of `samba_asr.serve.protocol`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from samba_asr.engine import Done, Failed, Final, Flushed, Full, Idle, Lag, Live
 from samba_asr.errors import UserError
 from samba_asr.recognizer import Phrases
 from samba_asr.serve import protocol
-from samba_asr.serve.lobby import Patience
+from samba_asr.serve.lobby import IdleTimer
 from samba_asr.serve.metrics import Timing
 from samba_asr.serve.models import Models
 from samba_asr.serve.settings import Settings
@@ -28,8 +28,10 @@ IDLE, BUDGET = 4408, 4413  # close codes of our own
 
 
 class Outbox:
-    """What the client is owed.  For a slow reader, of messages in `LATEST` that follow each other only the newest of each type
-    is kept; nothing else is dropped."""
+    """Messages to send to a client.
+
+    For a slow reader, of successive messages in `LATEST` only the newest of each type is kept.  No other message is dropped.
+    """
 
     LATEST = ("partial", "lag", "quiet")
 
@@ -38,7 +40,7 @@ class Outbox:
         self._filled = asyncio.Event()
 
     def put(self, message: dict[str, Any]) -> None:
-        """From any thread."""
+        """Queue a message, from any thread."""
         self._loop.call_soon_threadsafe(self._put, message)
 
     def _put(self, message: dict[str, Any]) -> None:
@@ -59,43 +61,43 @@ class Outbox:
         return self._messages.popleft()
 
 
-class Audio:
-    """A client's audio on its way to a session of the engine, within bounds; `hear` is told what comes of it."""
+class BoundedSession:
+    """A client's session in the engine, with limits on its audio; `on_event` receives its events."""
 
-    KIND = ""  # of client, for the log
+    KIND = ""  # kind of client, for the log
 
     def __init__(self, models: Models, settings: Settings):
         self.models, self.settings = models, settings
         self.live: LiveSession | None = None
         self.id = uuid.uuid4().hex[:12]
         self.seconds = 0.0
-        self.outcome = "left"  # unless it ends otherwise
+        self.outcome = "left"  # until it ends otherwise
 
     @property
     def opened(self) -> LiveSession:
-        """The session, after `open`."""
+        """The live session, after `open`."""
         assert self.live is not None
         return self.live
 
-    def hear(self, event: News) -> None:
-        """Called in the engine's thread."""
+    def on_event(self, event: News) -> None:
+        """Handle an event; called in the engine's thread."""
         raise NotImplementedError
 
-    def open(self, asked: protocol.Audio, hotwords: Phrases = None) -> float:
-        """The session's latency in ms.  UserError (Full among them) if that cannot be."""
+    def open(self, asked: protocol.AudioFormat, hotwords: Phrases = None) -> float:
+        """Open the session; return its latency in ms.  Full, or another UserError, if that is impossible."""
         latency = asked.latency_ms or self.settings.latency_ms
         hotwords = asked.hotwords if isinstance(asked, protocol.Start) else hotwords
         self.model = asked.model or self.models.names[0]
         self.timing = Timing(self.models.metrics, self.model)
         self.live = self.models.open(
-            self._hear_timed, asked.sample_rate, name=asked.model, latency_ms=latency, hotwords=hotwords
+            self._on_timed_event, asked.sample_rate, name=asked.model, latency_ms=latency, hotwords=hotwords
         )
         self.began = time.monotonic()
         self.rate, self.samples = asked.sample_rate, protocol.Samples(asked.encoding)
         return latency
 
     async def audio(self, data: bytes) -> None:
-        """Hear it.  UserError for samples that are none, and for more than a session may hold."""
+        """Pass audio to the session.  UserError for samples that are not finite, and beyond the limit of a session."""
         samples = self.samples.read(data)
         room = round((self.settings.max_session_seconds - self.seconds) * self.rate)
         seconds = self.seconds + min(len(samples), room) / self.rate
@@ -105,31 +107,31 @@ class Audio:
         self.seconds = seconds
         if len(samples) > room:
             raise TooLong(f"a session is at most {self.settings.max_session_seconds:g} s of audio")
-        # Uvicorn would go on reading; a client that sends faster than the model hears is made to wait here.
+        # Uvicorn would continue to read.  A client that sends faster than the model runs must wait here.
         while self.opened.backlog > self.settings.max_backlog_seconds and not self.opened.over:
             await asyncio.sleep(0.05)
 
     def flush(self, name: str = "") -> None:
-        """Ask for the text of what has come."""
+        """Finalize the audio so far."""
         self.timing.ordered()
         self.opened.flush(name)
 
     def finish(self) -> None:
-        """The audio is over."""
+        """End the audio."""
         self.timing.ordered()
         self.opened.finish()
 
-    def _hear_timed(self, event: News) -> None:
+    def _on_timed_event(self, event: News) -> None:
         self.timing.event(event, self.live)
-        self.hear(event)
+        self.on_event(event)
 
     def close(self) -> None:
-        """Nobody listens any more."""
-        live, self.live = self.live, None  # which knows us: a circle would outlive the session
+        """End the session at once, and log it."""
+        live, self.live = self.live, None  # the live session refers to this one, and a cycle would outlive both
         if live is None:
             return
         live.cancel()
-        told = {
+        fields = {
             "session": self.id,
             "kind": self.KIND,
             "model": self.model,
@@ -137,20 +139,20 @@ class Audio:
             "audio_seconds": round(self.seconds, 3),
             "seconds": round(time.monotonic() - self.began, 3),
         }
-        logger.info("session over", extra={"fields": told})
+        logger.info("session over", extra={"fields": fields})
 
 
-class Session(Audio):
-    """A session whose events become messages of our protocol."""
+class MessageSession(BoundedSession):
+    """A session whose events become messages of `samba_asr.serve.protocol`."""
 
     def __init__(self, models: Models, settings: Settings):
         super().__init__(models, settings)
         self.out = Outbox(asyncio.get_running_loop())
         self.words, self.segments = True, 0
         self._fault: dict[str, Any] | None = None
-        self.code = 1001  # to close with when the engine ends the session unasked: the service goes down
+        self.code = 1001  # close code if the engine ends the session because the service shuts down
 
-    def hear(self, event: News) -> None:
+    def on_event(self, event: News) -> None:
         match event:
             case Partial(text, stable, until):
                 self.out.put(
@@ -166,7 +168,7 @@ class Session(Audio):
             case Flushed(name):
                 self.out.put({"type": "flushed", "id": name})
             case Idle():
-                self.tell_idle()
+                self.report_idle()
             case Failed(reason):
                 self.outcome = "failed"
                 self.out.put(protocol.error("failed", reason))
@@ -174,24 +176,24 @@ class Session(Audio):
                 self.outcome = "done" if self.outcome == "left" else self.outcome
                 self.done(seconds)
 
-    def tell_idle(self) -> None:
-        """Tell a client that it brings nothing, once: both the engine and the transport see it."""
+    def report_idle(self) -> None:
+        """Tell a client once that it is idle; both the engine and the transport may notice it."""
         if self.code != IDLE:
             self.outcome, self.code = "idle", IDLE
-            self.fault("idle", f"no audio and no order for {self.settings.idle_seconds:g} s")
+            self.fault("idle", f"no audio and no command for {self.settings.idle_seconds:g} s")
 
     def fault(self, code: str, message: str, retry_after: int | None = None) -> None:
-        """Say why the session ends, but last: a client that stops at an error has all that was heard before."""
+        """Set the error that ends the session.  It is sent last, so a client that stops at an error has all earlier text."""
         self._fault = protocol.error(code, message, retry_after)
 
     def done(self, seconds: float = 0.0) -> None:
-        """All is said, but for what is at fault."""
+        """Send the last messages: the error, if there is one, and `done`."""
         if self._fault is not None:
             self.out.put(self._fault)
         self.out.put({"type": "done", "seconds": round(seconds, 3)})
 
-    def start(self, asked: protocol.Audio) -> None:
-        """Open it, and say so."""
+    def start(self, asked: protocol.AudioFormat) -> None:
+        """Open the session, and send `ready`."""
         self.words = asked.words
         latency = self.open(asked)
         self.out.put(
@@ -207,10 +209,10 @@ class Session(Audio):
 
 
 class TooLong(UserError):
-    """More audio than a session may hold."""
+    """Error: more audio than a session may have."""
 
 
-class Client(Session):
+class Connection(MessageSession):
     """A session over a WebSocket."""
 
     KIND = "stream"
@@ -218,19 +220,19 @@ class Client(Session):
     def __init__(self, socket: WebSocket, models: Models, settings: Settings):
         super().__init__(models, settings)
         self.reason = ""
-        self.socket, self.patience = socket, Patience(settings.idle_seconds, socket.app.state.lobby)
+        self.socket, self.idle_timer = socket, IdleTimer(settings.idle_seconds, socket.app.state.lobby)
 
     async def listen(self) -> int:
-        """Read messages to the end; the code to close with where the client is at fault, else 1000."""
-        with self.patience:
+        """Read messages to the end; return the close code: of the client's error, else 1000."""
+        with self.idle_timer:
             return await self._listen()
 
     async def _listen(self) -> int:
         while True:
             try:
-                message = await self.patience.receive(self.socket)
+                message = await self.idle_timer.receive(self.socket)
             except TimeoutError:
-                self.tell_idle()
+                self.report_idle()
                 return IDLE
             if message["type"] == "websocket.disconnect":
                 raise WebSocketDisconnect(message.get("code") or 1006)
@@ -240,7 +242,7 @@ class Client(Session):
                         self.start(protocol.Start())
                     await self.audio(data)
                     if data:
-                        self.patience.renew(session=True)
+                        self.idle_timer.renew(session=True)
                 elif self.command(protocol.parse(message.get("text") or "")):
                     return 1000
             except Full as error:
@@ -249,33 +251,33 @@ class Client(Session):
             except TooLong as error:
                 self.fault("limit", str(error))
                 return BUDGET
-            except Over:  # the service goes down, or the session failed: the client is told what it is owed
+            except Over:  # the service shuts down, or the session failed; the client receives its last messages
                 return 1001
             except UserError as error:
                 self.fault("bad_request", str(error))
                 return 1008
 
     def command(self, message) -> bool:
-        """Carry it out; True if it was the last."""
+        """Carry out a message; return True for the last one."""
         match message:
             case protocol.Start() if self.live is not None:
                 raise UserError("start comes once, before the first audio")
             case protocol.Start():
                 self.start(message)
-                self.patience.renew(session=True)
+                self.idle_timer.renew(session=True)
             case protocol.Ping():
                 self.out.put({"type": "pong"})
             case protocol.Flush():
                 if self.live is None:
                     self.start(protocol.Start())
                 self.flush(message.id)
-                self.patience.renew(session=True)
+                self.idle_timer.renew(session=True)
             case protocol.Stop():
                 return True
         return False
 
-    async def speak(self, code: int) -> None:
-        """Send what the client is owed to the end, and close."""
+    async def send_rest(self, code: int) -> None:
+        """Send all remaining messages, and close."""
         while True:
             message = await self.out.get()
             await self.send(message)
@@ -285,14 +287,14 @@ class Client(Session):
                 return await close(self.socket, 1011, self.reason)
 
     async def send(self, message: dict[str, Any]) -> None:
-        """Send it; an error is the reason that stands in the close frame.  TimeoutError for a client that does not read."""
+        """Send a message; an error also becomes the reason of the close frame.  TimeoutError if the client does not read."""
         if message["type"] == "error":
             self.reason = message["message"]
         await asyncio.wait_for(self.socket.send_json(message), self.settings.idle_seconds)
 
 
 async def close(socket: WebSocket, code: int, reason: str) -> None:
-    """Close it, with as much of the reason as a close frame holds."""
+    """Close a WebSocket, with as much of the reason as fits a close frame."""
     await socket.close(code, reason.encode()[:123].decode(errors="ignore"))
 
 
@@ -300,23 +302,21 @@ async def close(socket: WebSocket, code: int, reason: str) -> None:
 async def stream(socket: WebSocket) -> None:
     settings: Settings = socket.app.state.settings
     await socket.accept()
-    client = Client(socket, socket.app.state.models, settings)
+    client = Connection(socket, socket.app.state.models, settings)
     listening = asyncio.create_task(client.listen())
-    listening.add_done_callback(
-        lambda task: task.cancelled() or task.exception()
-    )  # that the client is gone is no error
-    speaking = asyncio.create_task(_until_over(client, listening))
+    listening.add_done_callback(lambda task: task.cancelled() or task.exception())  # a disconnect is not an error
+    sending = asyncio.create_task(_send_all(client, listening))
     try:
-        await speaking
+        await sending
     except (WebSocketDisconnect, TimeoutError, RuntimeError, OSError):
-        pass  # the client is gone, or reads nothing
+        pass  # the client has disconnected, or does not read
     finally:
         listening.cancel()
         client.close()
 
 
-async def _until_over(client: Client, listening: asyncio.Task[int]) -> None:
-    """Send while the client is heard; then what it is still owed."""
+async def _send_all(client: Connection, listening: asyncio.Task[int]) -> None:
+    """Send messages while the client is read, then the remaining ones."""
     getting: asyncio.Task | None = None
     while not listening.done():
         getting = getting or asyncio.create_task(client.out.get())
@@ -326,13 +326,13 @@ async def _until_over(client: Client, listening: asyncio.Task[int]) -> None:
             await client.send(message)
             if message["type"] == "error" and message["code"] == "failed":
                 return await close(client.socket, 1011, client.reason)
-            if message["type"] == "done":  # not asked for
+            if message["type"] == "done":  # without a stop
                 return await close(client.socket, client.code, client.reason or "the service is going down")
     if getting is not None:
         getting.cancel()
-    code = listening.result()  # raises if the client is gone
+    code = listening.result()  # raises if the client has disconnected
     if client.live is None or client.live.over:
         client.done()
     else:
         client.finish()
-    await client.speak(code)
+    await client.send_rest(code)

@@ -22,10 +22,10 @@ from samba_asr.decoding.transcript import Segment
 from samba_asr.engine import Done, Failed, Final, Flushed, Full, Idle, News, Over, Partial
 from samba_asr.errors import UserError
 from samba_asr.serve import protocol
-from samba_asr.serve.lobby import Patience
+from samba_asr.serve.lobby import IdleTimer
 from samba_asr.serve.models import Models
 from samba_asr.serve.settings import Settings
-from samba_asr.serve.stream import IDLE, Audio, close
+from samba_asr.serve.stream import IDLE, BoundedSession, close
 
 router = APIRouter()
 
@@ -44,7 +44,7 @@ class Asked(BaseModel):
         return [phrase for phrase in self.phrase_list or () if phrase != "[unk]"] or None
 
 
-class VoskSession(Audio):
+class VoskSession(BoundedSession):
     """Results of a session that have not been sent yet; used in the event loop."""
 
     KIND = "vosk"
@@ -57,10 +57,10 @@ class VoskSession(Audio):
         self.end = 1001, "the service is going down"  # until the engine reports another reason
         self.over, self.flushed = asyncio.Event(), asyncio.Event()
 
-    def hear(self, event: News) -> None:
-        self._loop.call_soon_threadsafe(self._hear, event)
+    def on_event(self, event: News) -> None:
+        self._loop.call_soon_threadsafe(self._on_event, event)
 
-    def _hear(self, event: News) -> None:
+    def _on_event(self, event: News) -> None:
         match event:
             case Partial(text):
                 self.partial = text
@@ -70,7 +70,7 @@ class VoskSession(Audio):
             case Flushed():
                 self.flushed.set()
             case Idle(seconds):
-                self.end = IDLE, f"no audio and no order for {seconds:g} s"
+                self.end = IDLE, f"no audio and no command for {seconds:g} s"
             case Failed() | Done():
                 self.outcome = "done" if isinstance(event, Done) else "failed"
                 if isinstance(event, Failed):
@@ -98,12 +98,12 @@ class Conversation:
     def __init__(self, socket: WebSocket):
         self.socket, self.settings = socket, socket.app.state.settings
         self.session, self.asked = VoskSession(socket.app.state.models, self.settings), Asked()
-        self.patience = Patience(self.settings.idle_seconds, socket.app.state.lobby)
+        self.idle_timer = IdleTimer(self.settings.idle_seconds, socket.app.state.lobby)
 
     async def hold(self) -> tuple[int, str]:
         """Answer every message; return the code and the reason to close with."""
         try:
-            with self.patience:
+            with self.idle_timer:
                 return await self._hold()
         except Over:
             await self._last()
@@ -121,10 +121,10 @@ class Conversation:
     async def _hold(self) -> tuple[int, str]:
         while True:
             try:
-                message = await self.patience.receive(self.socket)
+                message = await self.idle_timer.receive(self.socket)
             except TimeoutError:
                 await self._last()
-                return IDLE, "no audio and no order for too long"
+                return IDLE, "no audio and no command for too long"
             if not await self._answer(message):
                 return 1000, ""
 
@@ -141,12 +141,12 @@ class Conversation:
                 self.asked = Asked.model_validate(command["config"])
                 return True
         if self.session.live is None:
-            start = protocol.Audio(model=self.asked.model, sample_rate=int(self.asked.sample_rate))
+            start = protocol.AudioFormat(model=self.asked.model, sample_rate=int(self.asked.sample_rate))
             self.session.open(start, self.asked.hotwords)
         if data is not None:
             await self.session.audio(data)
         if data or command.get("reset") or command.get("eof"):
-            self.patience.renew(session=True)
+            self.idle_timer.renew(session=True)
         if command.get("eof"):
             await self._last()
             return False

@@ -65,7 +65,7 @@ def test_who_brings_nothing_has_what_was_heard_before(recognizer):
     try:
         with Client(service.url) as client:
             client.send(noise(1.5))
-            with pytest.raises(UserError, match="no audio and no order"):
+            with pytest.raises(UserError, match="no audio and no command"):
                 client._read(until="done")
             assert client.text == alone(recognizer, noise(1.5)) != ""
     finally:
@@ -109,7 +109,7 @@ def test_a_service_that_breaks_each_time(service, monkeypatch):
     def broken(*_):
         raise ConnectionError("planted")
 
-    monkeypatch.setattr("samba_asr.serve.stream.Client.audio", broken)
+    monkeypatch.setattr("samba_asr.serve.stream.Connection.audio", broken)
     with Client(service.url, retries=2) as client:
         client.send(noise(0.1))
         with pytest.raises(UserError, match="broke 2 times in a row"):

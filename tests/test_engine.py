@@ -12,7 +12,7 @@ import torch
 
 from samba_asr import session as sessions_
 from samba_asr.config import load
-from samba_asr.engine import Counts, Done, Engine, Failed, Final, Flushed, Full, Idle, Lag, Over, Partial
+from samba_asr.engine import Done, Engine, EngineCounts, Failed, Final, Flushed, Full, Idle, Lag, Over, Partial
 from samba_asr.errors import UserError
 from samba_asr.models.folder import LoadedModel
 from samba_asr.recognizer import Recognizer
@@ -310,7 +310,7 @@ def test_a_session_whose_audio_waits_is_not_idle(recognizer, monkeypatch):
 
 
 def test_counts_are_told_of_every_step(recognizer):
-    class Told(Counts):
+    class Told(EngineCounts):
         def __init__(self):
             super().__init__()
             self.steps = []

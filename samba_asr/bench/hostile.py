@@ -1,15 +1,15 @@
-"""Clients that speak bad HTTP to a service on this machine, and the answer that each must receive.
+"""Clients that send bad HTTP to a service on this machine, and the answers that they must receive.
 
-    half-open      heads of requests that never end
-    chunks         a chunked body that is malformed, at once or after good audio
-    gone upload    a file whose client leaves while it is sent or read
-    unread         answers that nobody reads
+    half-open      request heads that never end
+    chunks         a malformed chunked body, at once or after good audio
+    gone upload    a file whose client disconnects while it is sent or processed
+    unread         answers that the client does not read
     not UTF-8      a text message that is not UTF-8
     origin         a page of another site, a malformed origin, another host's name
     rubbish        bytes that are not HTTP
-    not audio      a file that holds no audio
+    not audio      a file without audio
 
-Each takes at most `HELD` connections and `HOLD` seconds, beside the time that the service takes to answer.
+Each uses at most `HELD` connections and `HOLD` seconds, plus the time that the service takes to answer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import numpy as np
 from samba_asr.errors import UserError
 
 HELD = 6  # connections of one act
-HOLD = 6.0  # seconds that one act waits of its own accord
+HOLD = 6.0  # seconds that one act waits
 ANSWER = 60.0  # seconds that the service may take to answer
 MOST = 1 << 20  # bytes of an answer that are read
 
@@ -45,36 +45,36 @@ STRANGERS = (
 
 
 def form(data: bytes, **fields: str) -> tuple[str, bytes]:
-    """Content type and body of an upload."""
+    """Make the content type and the body of an upload."""
     parts = [f'--b\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{value}\r\n' for key, value in fields.items()]
     head = '--b\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
     return "multipart/form-data; boundary=b", "".join(parts).encode() + head.encode() + data + b"\r\n--b--\r\n"
 
 
 class Hostile:
-    """Those clients.  They know no other service than one on a loopback address."""
+    """Hostile clients of a service on a loopback address; no other service is allowed."""
 
     def __init__(self, url: str):
-        """UserError for an address that is not this machine's."""
+        """url: of the service.  UserError for an address of another machine."""
         parts = urlsplit(url)
         self.host, self.port = parts.hostname or "", parts.port or 80
         if not _is_loopback(self.host):
-            raise UserError(f"{url}: bad HTTP is for a service on this machine alone: give ws://127.0.0.1:PORT")
+            raise UserError(f"{url}: bad HTTP is only for a service on this machine: give ws://127.0.0.1:PORT")
         self._silence = _flac(np.zeros(8000 * 1800, np.int16), 8000)  # half an hour, in some 40 kB
 
     async def act(self, name: str, draw: random.Random) -> bool:
-        """One of `ACTS`; False if it was not answered as it must be."""
+        """Run one of `ACTS`; return whether the answer was right."""
         try:
             async with asyncio.timeout(ANSWER + HOLD):
                 return await ACTS[name](self, draw)
         except TimeoutError:
             return False
-        except OSError:  # reset: the service may do that to such clients, and lives if the others are served
+        except OSError:  # a reset is allowed; other clients show whether the service still runs
             return True
 
     @contextlib.asynccontextmanager
     async def connected(self, data: bytes, buffer: int | None = None) -> AsyncIterator[_Connection]:
-        """A connection that has sent `data`, and is aborted at the end.  buffer: bytes that it takes unread."""
+        """Connect and send `data`; abort the connection at the end.  buffer: size of the receive buffer in bytes."""
         own = socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET)
         own.setblocking(False)
         if buffer:
@@ -92,7 +92,7 @@ class Hostile:
             writer.transport.abort()
 
     async def ask(self, data: bytes) -> bytes:
-        """What the service answers until it closes the connection."""
+        """Send `data`; return the answer up to the end of the connection."""
         async with self.connected(data) as connection:
             return await connection.answer()
 
@@ -110,7 +110,7 @@ class _Connection:
 
 
 async def half_open(service: Hostile, draw: random.Random) -> bool:
-    """Held for a while and left, or until the service closes them at its deadline."""
+    """Hold connections for a while, or until the service closes them at its deadline."""
     head = LIVE[: draw.randrange(1, len(LIVE) - 4)]
     async with contextlib.AsyncExitStack() as stack:
         held = [await stack.enter_async_context(service.connected(head)) for _ in range(HELD)]
@@ -135,7 +135,7 @@ async def gone_upload(service: Hostile, draw: random.Random) -> bool:
 
 
 async def unread(service: Hostile, draw: random.Random) -> bool:
-    """Many answers at once, or a live session's messages."""
+    """Ask for many answers, or a live session's messages, and read nothing."""
     second = b"%x\r\n%s\r\n" % (32000, draw.randbytes(32000))
     data = draw.choice((b"GET /page.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 500, LIVE + second * 3))
     async with service.connected(data, buffer=4096):

@@ -1,18 +1,18 @@
-"""Clients of every sort on a running service, for as long as one likes: what was heard is checked, and what leaks is seen.
+"""Endurance test: clients of all kinds on a running service, with a check of their texts and a search for leaks.
 
-    live      speaks in real time and reads to the end
+    live      sends in real time and reads to the end
     fast      sends all at once
-    stalling  stops in the middle, sends nothing for seconds, and goes on
-    slow      reads nothing until all is said
+    stalling  pauses in the middle for seconds, then continues
+    slow      reads nothing until all is sent
     leaving   closes the connection in the middle
-    dying     is gone in the middle, without a word
+    dying     aborts the connection in the middle
     lines     sends a body over HTTP and reads lines
     file      uploads a file
-    junk      sends what is no message, or what is no audio
-    http      speaks bad HTTP: `samba_asr.bench.hostile`
+    junk      sends invalid messages or invalid audio
+    http      sends bad HTTP: `samba_asr.bench.hostile`
 
-Of the first four, of lines and of files, the text must be that of the recogniser alone; the others must harm nobody.  When all
-have gone, every place must be free again.
+For live, fast, stalling, slow, lines and file the text must be that of the recognizer alone; the other kinds must not disturb
+them.  After all clients have left, every place must be free again.
 """
 
 from __future__ import annotations
@@ -39,22 +39,24 @@ from samba_asr.client import websockets
 SPEAKING = ("live", "live", "live", "fast", "stalling", "slow", "lines", "file")
 SORTS = (*SPEAKING, "leaving", "dying", "junk", "http", "http", "http", "http")
 WARM, FLAT = 600.0, 0.05
-SETTLE = 90.0  # seconds for the service to see that its clients have gone
+SETTLE = 90.0  # seconds for the service to notice that its clients have left
 JUNK = (b"\xff" * 999, "{", "[]", '{"type": "jump"}', '{"type": "start", "sample_rate": 1}', "x" * 5000)
 
 
 @dataclass
 class Tally:
-    ended: Counter[str] = field(default_factory=Counter)  # clients, by sort
-    refused: int = 0  # for want of room
-    lost: int = 0  # clients that were not told the end
-    differing: int = 0  # texts that are not the recogniser's
-    wrong: Counter[str] = field(default_factory=Counter)  # bad requests that were not answered as they must be, by kind
-    held: dict[str, int] = field(default_factory=dict)  # places that are taken though all clients have gone
+    """Results of an endurance test."""
+
+    ended: Counter[str] = field(default_factory=Counter)  # clients, by kind
+    refused: int = 0  # clients refused because the service was full
+    lost: int = 0  # clients that did not receive the end
+    differing: int = 0  # texts that differ from the recognizer's
+    wrong: Counter[str] = field(default_factory=Counter)  # bad requests with a wrong answer, by kind
+    held: dict[str, int] = field(default_factory=dict)  # places still taken after all clients have left
     memory: list[tuple[float, float]] = field(default_factory=list)  # seconds since the beginning, MiB
 
     def growth(self) -> float:
-        """MiB an hour, by least squares over the second half, when all caches are full."""
+        """Return the growth of memory in MiB an hour, by least squares over the second half, when all caches are full."""
         half = [(t, m) for t, m in self.memory if t >= self.memory[-1][0] / 2] if self.memory else []
         if len(half) < 3:
             return 0.0
@@ -62,14 +64,16 @@ class Tally:
 
     @property
     def flat(self) -> bool:
-        """Whether memory over the second half grew by less than `FLAT` of it; before `WARM` seconds nobody can tell."""
+        """Whether memory grew by less than `FLAT` of it over the second half; True before `WARM` seconds, as it is unknown."""
         seconds, mib = self.memory[-1] if self.memory else (0.0, 0.0)
         return seconds < WARM or self.growth() * seconds / 2 / 3600 < FLAT * mib
 
 
 class Soak:
+    """Clients of all kinds on one service."""
+
     def __init__(self, url: str, pid: int, clips: list[np.ndarray], texts: list[str], rate: int, latency_ms: float):
-        """texts: of each clip, by the recogniser alone."""
+        """pid: process of the service.  texts: of each clip, by the recognizer alone."""
         library = websockets()
         self._connect, self._broken = library.asyncio.client.connect, (library.exceptions.WebSocketException, OSError)
         self.url, self.pid, self.clips, self.texts, self.rate, self.latency_ms = (
@@ -82,16 +86,16 @@ class Soak:
         )
         self.tally, self.hostile, self._sockets = Tally(), Hostile(url), 0
 
-    async def run(self, clients: int, seconds: float, every: float, tell: Callable[[Tally], None]) -> Tally:
-        """`clients` at a time, one after another; tell: called each `every` seconds."""
-        await asyncio.sleep(0.5)  # until who asked whether the service is there has gone
+    async def run(self, clients: int, seconds: float, every: float, report: Callable[[Tally], None]) -> Tally:
+        """Run `clients` at a time for `seconds`.  report: called every `every` seconds."""
+        await asyncio.sleep(0.5)  # until the connection of the start-up check is closed
         self._sockets, began = sockets(self.pid), time.monotonic()
         tasks = [asyncio.create_task(self._client(random.Random(n), began + seconds)) for n in range(clients)]
         waiting = asyncio.gather(*tasks)
         while not waiting.done():
             await asyncio.wait({waiting}, timeout=every)
             self.tally.memory.append((time.monotonic() - began, memory(self.pid)))
-            tell(self.tally)
+            report(self.tally)
         waiting.result()
         until = time.monotonic() + SETTLE
         while any((await self.held()).values()) and time.monotonic() < until:
@@ -99,10 +103,10 @@ class Soak:
         return self.tally
 
     async def held(self) -> dict[str, int]:
-        """The places that are taken now, by kind."""
+        """Return the number of taken places, by kind."""
         with await asyncio.to_thread(urllib.request.urlopen, f"{self._http}/metrics", timeout=60) as answer:
             text = answer.read().decode()
-        await asyncio.sleep(0.2)  # until the service has seen that we have gone
+        await asyncio.sleep(0.2)  # until the service has closed this connection
         self.tally.held = {
             "sessions": _sum(text, "samba_asr_sessions_active"),
             "uploads": _sum(text, "samba_asr_uploads_active"),
@@ -145,7 +149,7 @@ class Soak:
                 self.tally.differing += 1
 
     async def _speak(self, sort: str, n: int, draw: random.Random) -> str | None:
-        """The text; None if the end was not told."""
+        """Send a clip over a WebSocket; return the text, or None without the end."""
         data, size = self.clips[n].astype("<f4").tobytes(), int(STEP * self.rate) * 4
         pieces = [data[at : at + size] for at in range(0, len(data), size)]
         middle = draw.randrange(1, len(pieces))
@@ -153,7 +157,7 @@ class Soak:
         async with self._connect(f"{self.url}/v1/stream", compression=None, open_timeout=60) as socket:
             if sort == "junk":
                 await socket.send(draw.choice(JUNK))
-                await socket.send(json.dumps({"type": "stop"}))  # if it was taken for audio
+                await socket.send(json.dumps({"type": "stop"}))  # in case it was accepted as audio
                 return await _read(socket)
             await socket.send(json.dumps(start))
             reading = None if sort == "slow" else asyncio.create_task(_read(socket))
@@ -171,7 +175,7 @@ class Soak:
                 await socket.send(json.dumps({"type": "stop"}))
                 return await (reading or _read(socket))
             except self._broken:
-                await (reading or _read(socket))  # raises _Busy if that is why it was closed while we spoke
+                await (reading or _read(socket))  # raises _Busy if the service was full
                 raise
             finally:
                 if reading:
@@ -200,11 +204,11 @@ class Soak:
 
 
 class _Busy(Exception):
-    """There was no room."""
+    """Error: the service is full."""
 
 
 def _answer(request: urllib.request.Request) -> bytes:
-    """_Busy, and OSError for other refusals."""
+    """Send a request and return the answer's body; _Busy if the service is full, OSError for other refusals."""
     try:
         with urllib.request.urlopen(request, timeout=120) as answer:
             return answer.read()
@@ -215,7 +219,7 @@ def _answer(request: urllib.request.Request) -> bytes:
 
 
 def sockets(pid: int) -> int:
-    """Those that a process has open.  0 where there is no /proc."""
+    """Count the open sockets of a process; 0 without /proc."""
     try:
         with os.scandir(f"/proc/{pid}/fd") as entries:
             return sum(_target(entry.path).startswith("socket:") for entry in entries)
@@ -231,7 +235,7 @@ def _target(path: str) -> str:
 
 
 def _sum(metrics: str, name: str) -> int:
-    """Of all models."""
+    """Sum a metric over all models."""
     return round(sum(float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", metrics, re.MULTILINE)))
 
 

@@ -1,4 +1,4 @@
-"""`samba-asr bench soak`: a service under clients of every sort, for an hour or as long as one likes."""
+"""`samba-asr bench soak`: test a service with clients of all kinds, for an hour or any other time."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ HEAD = ("minutes", "clients ended", "refused", "lost", "differing", "wrong", "Mi
 def add_parser(kinds) -> None:
     parser = kinds.add_parser(
         "soak",
-        help="the service, for long",
-        description="Start a service and let clients join, leave, stall and die on it, and speak bad HTTP, as many at a time as "
-        "one likes; check every text and the answers to what is bad, watch memory and the log.  Status 1 if a text was lost or "
-        "is not the recogniser's, if something bad was answered wrongly, if a place is not free when all have gone, if the log "
-        "holds an error, or if memory still grows after ten minutes.",
+        help="endurance test of the service",
+        description="Start a service with many clients that join, leave, stall, crash or send bad HTTP.  Check all texts and all "
+        "answers to bad requests, and watch memory and the log.  The status is 1 if a text was lost or differs from the "
+        "recognizer's, if a bad request was answered wrongly, if a place is not free after all clients have left, if the log has "
+        "an error, or if memory still grows after ten minutes.",
     )
     add_service(parser)
-    parser.add_argument("--minutes", type=float, default=60.0, metavar="M", help="default: 60")
-    parser.add_argument("--clients", type=int, default=12, metavar="N", help="at a time (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=60.0, metavar="M", help="duration (default: 60)")
+    parser.add_argument("--clients", type=int, default=12, metavar="N", help="clients at a time (default: %(default)s)")
     parser.add_argument(
         "--max-sessions",
         type=int,
         default=10,
         metavar="N",
-        help="of the service; below --clients, some are refused (default: %(default)s)",
+        help="limit of the service; below --clients some are refused (default: %(default)s)",
     )
     parser.set_defaults(run=run)
 
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     with tempfile.NamedTemporaryFile("w+", suffix=".jsonl") as log:
         print("  ".join(HEAD))
 
-        def tell(tally: Tally) -> None:
+        def report(tally: Tally) -> None:
             minutes, mib = tally.memory[-1][0] / 60, tally.memory[-1][1]
             cells = [f"{minutes:.1f}", tally.ended.total(), tally.refused, tally.lost, tally.differing]
             cells += [tally.wrong.total(), f"{mib:.0f}", len(_errors(log.name))]
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
 
         with running(args.model, args.device, args.overrides, args.max_sessions, log) as service:
             soak = Soak(service.url, service.pid, speech, expected, rate, args.latency_ms)
-            tally = asyncio.run(soak.run(args.clients, 60 * args.minutes, min(60.0, 6 * args.minutes), tell))
+            tally = asyncio.run(soak.run(args.clients, 60 * args.minutes, min(60.0, 6 * args.minutes), report))
         errors = _errors(log.name)
     print(", ".join(f"{sort} {count}" for sort, count in sorted(tally.ended.items())))
     print(f"memory over the second half: {tally.growth():+.1f} MiB an hour")
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _errors(path: str) -> list[str]:
-    """Lines of the log that tell of an error: whatever clients did, there should be none."""
+    """Return the lines of the log with errors; no client's behavior should cause one."""
     with open(path, encoding="utf-8", errors="replace") as file:
         lines = [line.strip() for line in file]
     return [line for line in lines if line and not _harmless(line)]

@@ -1,4 +1,4 @@
-"""`samba-asr doctor`: what is installed, what this machine would run on, and why."""
+"""`samba-asr doctor`: check the installation, and report device, dtype and backends with the reasons."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ REQUIRED = {
 
 
 class Optional(NamedTuple):
+    """An optional package, the extra that installs it, and its purpose."""
+
     distribution: str
     extra: str
     gives: str
@@ -66,16 +68,18 @@ LONG, SHORT = 500, 1  # steps of a scan: training on 20 s, and one frame live
 
 
 class Package(NamedTuple):
-    version: str  # "" where it is not installed
-    problem: str = ""  # why it cannot be imported
+    """State of a package."""
+
+    version: str  # "" if it is not installed
+    problem: str = ""  # reason why it cannot be imported
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "doctor",
         help="check the installation",
-        description="Show versions, optional packages and the extra that brings each, the device, dtype and backends "
-        "that would be chosen and why, and the model in the box.  Status 1 if something required is broken.",
+        description="Show versions, optional packages and the extra that installs each, the chosen device, dtype and backends "
+        "with the reasons, and the shipped model.  The status is 1 if something required is broken.",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
@@ -83,14 +87,14 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0; 1 if a required package or the model in the box is broken."""
+    """Print the report; return 0, or 1 if a required package or the shipped model is broken."""
     found = examine()
     print(json.dumps(found, indent=2) if args.json else "\n".join(_lines(found)))
     return int(bool(found["problems"]))
 
 
 def examine() -> dict[str, Any]:
-    """All that the command shows; `problems` are the lines about what is required and broken."""
+    """Collect all that the command shows; `problems` has the lines about broken requirements."""
     required = {name: package(name, dist) for name, dist in REQUIRED.items()}
     optional = {name: package(name, want.distribution) for name, want in OPTIONAL.items()}
     problems = [
@@ -112,25 +116,25 @@ def examine() -> dict[str, Any]:
     if not problems:
         found |= {"device": device(), "threads": threads(), "ops": ops(), "box": box()}
         if found["box"].get("problem"):
-            problems.append(f"the model in the box is broken: {found['box']['problem']}: install samba_asr again")
+            problems.append(f"the shipped model is broken: {found['box']['problem']}: install samba_asr again")
     return {**found, "problems": problems}
 
 
 def package(module: str, distribution: str) -> Package:
-    """Its version, after an import: installed and importable are two things, most of all for torchaudio."""
+    """Return the version of a package after importing it: an installed package, such as torchaudio, may fail to load."""
     try:
         version = importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return Package("")
     try:
         importlib.import_module(module)
-    except Exception as error:  # a library that fails to load raises what it likes
+    except Exception as error:  # a library that fails to load may raise anything
         return Package(version, " ".join(f"{type(error).__name__}: {error}".split())[:200])
     return Package(version)
 
 
 def device() -> dict[str, str]:
-    """What `auto` means here, for device and dtype, and why."""
+    """Return the device and dtype that `auto` chooses here, with the reasons."""
     import torch
 
     from samba_asr.device import compute_dtype
@@ -170,7 +174,7 @@ def threads() -> dict[str, Any]:
 
 
 def ops() -> dict[str, dict[str, dict[str, str]]]:
-    """For each scan the backend that `auto` takes on the chosen device, for long and short input."""
+    """Return for each scan the backend that `auto` chooses on the chosen device, for long and short input."""
     import torch
 
     chosen = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -183,7 +187,7 @@ def ops() -> dict[str, dict[str, dict[str, str]]]:
 
 
 def box() -> dict[str, Any]:
-    """The model that commands take where none is named, loaded."""
+    """Load the default model, and describe it."""
     from samba_asr.models.box import box_folder
     from samba_asr.models.folder import load_model
 
@@ -229,6 +233,6 @@ def _machine_lines(found: dict[str, Any]):
             yield f"op       {name}, {steps} step{'s' if steps != '1' else ''}: {pick['backend']}: {pick['why']}"
     b = found["box"]
     if not b["model"]:
-        yield "model    none in the box: give --model FOLDER"
+        yield "model    no shipped model: give --model FOLDER"
     elif "parameters" in b:
         yield f"model    {b['model']}, {b['parameters'] / 1e6:.2f} M parameters"

@@ -1,4 +1,4 @@
-"""`samba-asr lm pronounce`: train the model that guesses how words are pronounced."""
+"""`samba-asr lm pronounce`: train a model that predicts pronunciations."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from samba_asr import config as configs
 def add_pronounce(kinds) -> None:
     parser = kinds.add_parser(
         "pronounce",
-        help="a model that guesses how words are pronounced",
-        description="Train the model that guesses pronunciations, in --exp, or continue the run that is there; and write it to "
-        "--out.  A tenth of the words is held out, for the phone error rate.  The settings that matter are pronouncer.*, optim.* "
-        "and train.max_minutes.",
+        help="train a model that predicts pronunciations",
+        description="Train a model that predicts pronunciations in --exp, or continue the run that is there, and write it to "
+        "--out.  A tenth of the words is held out for the phone error rate.  The main settings are pronouncer.*, optim.* and "
+        "train.max_minutes.",
     )
     parser.add_argument("--exp", type=Path, required=True, metavar="DIR", help="folder of the run")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="such as pronunciation.safetensors")
@@ -26,7 +26,7 @@ def add_pronounce(kinds) -> None:
 
 
 def run_pronounce(args: argparse.Namespace) -> int:
-    """0; 130 or 143 when SIGINT or SIGTERM ended training early, after saving."""
+    """Train; return 0, or 130 or 143 if SIGINT or SIGTERM ended training early, after saving."""
     from samba_asr.models.pronouncer import Pronouncer, save_pronouncer
     from samba_asr.text.lexicon import Lexicon, cmudict
     from samba_asr.training import checkpoint

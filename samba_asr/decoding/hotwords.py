@@ -1,16 +1,18 @@
-"""Hotwords: phrases that a session expects are worth more, in any search that keeps several prefixes.
+"""Hotwords: a score bonus for phrases that a session expects, in any search that keeps several prefixes.
 
 The phrases are an automaton over token ids (A. Aho, M. Corasick, "Efficient string matching", 1975; in speech recognition:
-G. Pundak et al., "Deep context", 2018, section 2.2, and k2's `ContextGraph`).  Each unit of a phrase that has been heard
-is worth `weight` nats at once, so that a phrase survives the beam before it is complete; if it then goes on otherwise, all of
-that is taken back.  A phrase counts as whole words alone: ANN gets nothing from ANNA.  What may be taken back is credit, and the
-search drops nothing for its sake: at 1.5 nats a unit JUSTINIAN has 13.5 of it, more than
-`decode.search.prune`, and all that went on as JUSTINIAN'S was dropped while it lasted, with up to 24 words after it.
+G. Pundak et al., "Deep context", 2018, section 2.2, and k2's `ContextGraph`).  Each recognized unit of a phrase adds `weight`
+nats at once, so that the phrase survives the beam before it is complete.  If the prefix then continues otherwise, all of that is
+taken back.  Only whole words match: ANNA adds nothing for ANN.
 
-    view: node      the longest end of the prefix that begins a phrase
-          kept      the worth of the phrases before that end
-          bonus     kept + the worth of the node: of what is complete in it, or of having come so far, whichever is more
-          credit    the worth of the node, but for the phrases that are over before its last word
+The bonus that may be taken back is credit, and the search drops nothing because of credit.  Without that rule, JUSTINIAN, with
+1.5 nats a unit, had 13.5 nats of it, more than `decode.search.prune`: all prefixes with JUSTINIAN'S were dropped meanwhile, with
+up to 24 words after it.
+
+    view: node      the longest suffix of the prefix that begins a phrase
+          kept      score of the phrases before that suffix
+          bonus     kept + score of the node: of its complete phrases or of its partial phrase, whichever is larger
+          credit    score of the node without the phrases that are complete before its last word
 """
 
 from __future__ import annotations
@@ -33,33 +35,34 @@ from samba_asr.text.units import SPACE, Tokenizer
 logger = logging.getLogger(__name__)
 
 ROOT = 0
-MOST_WAYS = 64  # ways to write a phrase, of pronunciations of its words; more are left out
+MOST_WAYS = 64  # spellings of a phrase, from pronunciations of its words; further ones are ignored
 MOST_WEIGHT = 20.0
 
 
 class Hotwords:
-    """Phrases as an automaton; made once a session, shared by its beams."""
+    """Automaton of phrases; made once for a session, and shared by its beams."""
 
     def __init__(self, tokenizer: Tokenizer, phrases: Mapping[str, float], guess: Guess | None = None):
-        """phrases: each with the worth of one of its units, in nats; below 0 the phrase is avoided, at 0 it is as if not given.
+        """phrases: with weights in nats a unit.  A weight below 0 avoids the phrase, a weight of 0 ignores it.
 
-        A phrase may be typed in any case and with any marks, and have its pronunciation behind it: `KUBERNETES = K UW B ...`.
-        guess: pronounces words that a phone tokenizer's lexicon lacks (default: `samba_asr.models.pronouncer`).
-        Phrases that this tokenizer cannot write are named in a warning and in `unusable`; the others work all the same.
-        UserError for a weight that is out of bounds.
+        A phrase may have any case and punctuation, and its pronunciation after it: `KUBERNETES = K UW B ...`.
+        guess: predicts pronunciations of words that a phone tokenizer's lexicon lacks (default:
+            `samba_asr.models.pronouncer`).
+        Phrases that this tokenizer cannot write are ignored, with a warning, and listed in `unusable`.
+        UserError for a weight out of range.
         """
-        self.words: dict[str, list[list[int]]] = {}  # of the phrases, and their spellings
-        self.texts: dict[str, float] = {}  # the phrases as the model writes them, and their weights
+        self.words: dict[str, list[list[int]]] = {}  # words of the phrases, and their spellings
+        self.texts: dict[str, float] = {}  # phrases as the model writes them, and their weights
         self._children: list[dict[int, int]] = [{}]
         self._parent, self._depth = [ROOT], [0]
-        self._partial = [0.0]  # by node: worth of having come this far
-        self._whole: list[float | None] = [None]  # by node: worth of the phrase that is the path to it
-        self._before = [0.0]  # by node: worth of the phrases in the path that are over before its last word
+        self._partial = [0.0]  # by node: score of the partial phrase
+        self._whole: list[float | None] = [None]  # by node: score of the phrase that is its path
+        self._before = [0.0]  # by node: score of the phrases in its path that are complete before its last word
         self._complete = [0.0]  # by node: the same if its last word ends here
         pieces = tokenizer.pieces(range(tokenizer.vocab_size))
         self.begins = [piece.startswith(SPACE) for piece in pieces]
-        self.pronounced: set[str] = set()  # of the words, those that came with a pronunciation
-        self.unusable: dict[str, str] = {}  # phrases that are left out, and why
+        self.pronounced: set[str] = set()  # words that came with a pronunciation
+        self.unusable: dict[str, str] = {}  # ignored phrases, and the reasons
         for phrase, weight in phrases.items():
             if not abs(weight) <= MOST_WEIGHT:
                 limits = f"from {-MOST_WEIGHT:g} to {MOST_WEIGHT:g} nats a unit"
@@ -74,11 +77,11 @@ class Hotwords:
             logger.warning("hotword %r is left out: %s", phrase, why)
         self._fail = self._failures()
         self._moves: dict[tuple[int, int], tuple[int, float]] = {}
-        # Where units are characters the space is one by itself, and no text begins with it.
+        # Where units are characters, the space is a unit by itself, and no text begins with it.
         self.start = self._children[ROOT].get(pieces.index(SPACE), ROOT) if SPACE in pieces else ROOT
 
     def _written(self, speller: Speller, phrases: Iterable[str]) -> dict[str, tuple[Spelt, ...]]:
-        """What the model writes for each phrase; those that it cannot write are noted."""
+        """Spell each phrase in the model's units; phrases that it cannot write go to `unusable`."""
         found: dict[str, tuple[Spelt, ...]] = {}
         spelt = speller.spell(word for phrase in phrases if "=" not in phrase for word in phrase.split())
         for phrase in phrases:
@@ -113,7 +116,7 @@ class Hotwords:
         self._whole[node] = len(tokens) * weight
 
     def _failures(self) -> list[int]:
-        """For each node the longest proper end of its path that is a node, too; and what is complete in it."""
+        """Return, for each node, the longest proper suffix of its path that is a node; also score complete phrases."""
         fail, queue = [ROOT] * len(self._children), deque([ROOT])
         while queue:  # shorter paths first
             node = queue.popleft()
@@ -128,59 +131,63 @@ class Hotwords:
         return fail
 
     def _best(self, node: int, fail: Sequence[int]) -> float:
-        """The best sum of phrases in the path to `node` that do not overlap."""
+        """Return the best sum of phrases in the path to `node` that do not overlap."""
         ends, end = [], node
         while end != ROOT:
-            if (worth := self._whole[end]) is not None:
+            if (score := self._whole[end]) is not None:
                 start = node
                 for _ in range(self._depth[end]):
                     start = self._parent[start]
-                ends.append(worth + self._complete[start])
+                ends.append(score + self._complete[start])
             end = fail[end]
         return (
             max([*ends, self._before[node]]) if not ends or max(ends) > 0 else max(ends)
-        )  # what is avoided is not overlooked
+        )  # phrases with negative weights must be matched too
 
     def _done(self, node: int, token: int) -> float:
-        """What is complete in the path to `node` when `token` comes next."""
+        """Return the score of the complete phrases in the path to `node` if `token` comes next."""
         return self._complete[node] if self.begins[token] else self._before[node]
 
-    def worth(self, node: int) -> float:
+    def score(self, node: int) -> float:
+        """Return the score of a node: of its complete phrases or of its partial phrase, whichever is larger."""
         return max(self._partial[node], self._before[node], key=abs)
 
     def credit(self, node: int) -> float:
-        """The part of `worth` that goes if the prefix goes on otherwise."""
-        return self.worth(node) - self._before[node]
+        """Return the part of the score that is taken back if the prefix continues otherwise."""
+        return self.score(node) - self._before[node]
 
-    def worth_of(self, tokens: Sequence[int], words: Sequence[str] | None) -> float:
-        """What the phrases in a whole text are worth; by its words, where it has some: what sounds like a phrase is none."""
+    def text_score(self, tokens: Sequence[int], words: Sequence[str] | None) -> float:
+        """Return the score of the phrases in a whole text; by its words, if it has words, so homophones do not match."""
         if words is not None:
             said = f" {' '.join(words)} "
             return sum(weight * said.count(f" {phrase} ") for phrase, weight in self.texts.items())
-        node, worth = self.start, 0.0
+        node, score = self.start, 0.0
         for token in tokens:
             node, left = self.move(node, token)
-            worth += left
-        worth += self.complete(node)
-        return worth if abs(worth) > 1e-6 else 0.0  # what was added and taken back leaves a rounding error
+            score += left
+        score += self.complete(node)
+        return score if abs(score) > 1e-6 else 0.0  # a bonus that was taken back leaves a rounding error
 
     def complete(self, node: int) -> float:
+        """Return the score of the complete phrases in the path to `node` at the end of a text."""
         return self._complete[node]
 
     def move(self, node: int, token: int) -> tuple[int, float]:
-        """The next node, and the worth of what is left behind on the way to it."""
+        """Return the next node, and the score of the complete phrases that are no longer in its path."""
         key = (node, token)
         if key not in self._moves:
             end = node
             while end != ROOT and token not in self._children[end]:
                 end = self._fail[end]
-            # What the end shares with the path counts as part of the end alone.
+            # Phrases in the new path count with the new node.
             self._moves[key] = self._children[end].get(token, ROOT), self._done(node, token) - self._done(end, token)
         return self._moves[key]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Heard:
+class HotwordPrefix:
+    """View of a prefix; the head of this file explains the fields."""
+
     hotwords: Hotwords
     node: int
     kept: float
@@ -194,50 +201,50 @@ class Heard:
 
 
 class HotwordGuide:
-    """As `samba_asr.decoding.guide.Guide`, for sessions with phrases of their own; those without are not guided."""
+    """Guide for sessions with hotwords (`samba_asr.decoding.guide.Guide`); other sessions are not guided."""
 
-    def start(self, hotwords: Hotwords | None = None) -> Heard | None:
+    def start(self, hotwords: Hotwords | None = None) -> HotwordPrefix | None:
         if hotwords is None or not hotwords.words:
             return None
         node = hotwords.start
-        return Heard(hotwords, node, 0.0, hotwords.worth(node), hotwords.credit(node))
+        return HotwordPrefix(hotwords, node, 0.0, hotwords.score(node), hotwords.credit(node))
 
-    def extend(self, prefixes: Sequence[Heard], tokens: Tokens) -> Extensions:
+    def extend(self, prefixes: Sequence[HotwordPrefix], tokens: Tokens) -> Extensions:
         return Extensions.each([_next(prefix, token) for prefix, token in zip(prefixes, tokens, strict=True)])
 
-    def finish(self, prefixes: Sequence[Heard]) -> list[Heard]:
+    def finish(self, prefixes: Sequence[HotwordPrefix]) -> list[HotwordPrefix]:
         return [_finished(prefix) for prefix in prefixes]
 
-    def words(self, prefix: Heard) -> None:
+    def words(self, prefix: HotwordPrefix) -> None:
         return None
 
 
-def _next(heard: Heard, token: int) -> Heard:
-    node, left = heard.hotwords.move(heard.node, token)
-    kept = heard.kept + left
-    return Heard(heard.hotwords, node, kept, kept + heard.hotwords.worth(node), heard.hotwords.credit(node))
+def _next(prefix: HotwordPrefix, token: int) -> HotwordPrefix:
+    node, left = prefix.hotwords.move(prefix.node, token)
+    kept = prefix.kept + left
+    return HotwordPrefix(prefix.hotwords, node, kept, kept + prefix.hotwords.score(node), prefix.hotwords.credit(node))
 
 
-def _finished(heard: Heard) -> Heard:
-    kept = heard.kept + heard.hotwords.complete(heard.node)
-    return Heard(heard.hotwords, ROOT, kept, kept)
+def _finished(prefix: HotwordPrefix) -> HotwordPrefix:
+    kept = prefix.kept + prefix.hotwords.complete(prefix.node)
+    return HotwordPrefix(prefix.hotwords, ROOT, kept, kept)
 
 
 def guess_pronunciations(words: Sequence[str]) -> Mapping[str, Sequence[Pronunciation]]:
-    """By the model in the box; nothing, and a warning, where there is none."""
+    """Predict pronunciations by the shipped model; without it return none, with a warning."""
     from samba_asr.models.pronouncer import load_pronouncer
 
     try:
         return load_pronouncer().pronounce(words)
     except UserError as error:  # an installation without it
-        logger.warning("no pronunciations can be guessed: %s", error)
+        logger.warning("no pronunciations can be predicted: %s", error)
         return {}
 
 
 def parse(lines: Iterable[str], weight: float) -> dict[str, float]:
-    """Phrases, one a line, each with a weight of its own behind a colon (`ANNE BRONTE :3`), or else with `weight`.
+    """Parse phrases, one a line, each with its weight after a colon (`ANNE BRONTE :3`), or with `weight`.
 
-    Empty lines, and those that begin with #, are none.  UserError for a weight that is not a number.
+    Empty lines and lines that begin with # are ignored.  UserError for a weight that is not a number.
     """
     phrases = {}
     for line in lines:
@@ -254,5 +261,5 @@ def parse(lines: Iterable[str], weight: float) -> dict[str, float]:
 
 
 def read(path: Path, weight: float) -> dict[str, float]:
-    """The phrases of a file, as `parse` has them."""
+    """Read the phrases of a file; see `parse`."""
     return parse(read_lines(path, "hotwords"), weight)

@@ -193,9 +193,9 @@ class TwoPass:
         """Return the first pass's hypotheses: without hotwords for rows in which no phrase was said or avoided."""
         found = self.search.hypotheses(state.search, nbest)
         for row, beside in enumerate(state.without):
-            if beside and not beside.hotwords.worth_of(found[row][0].tokens, found[row][0].words):
+            if beside and not beside.hotwords.text_score(found[row][0].tokens, found[row][0].words):
                 plain = self.search.hypotheses(beside.search, nbest)[0]
-                if beside.hotwords.worth_of(plain[0].tokens, plain[0].words) >= 0:
+                if beside.hotwords.text_score(plain[0].tokens, plain[0].words) >= 0:
                     found[row] = plain
         return found
 

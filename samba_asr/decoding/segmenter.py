@@ -1,20 +1,20 @@
-"""Endpoints: sessions that may last for hours become segments, each final as soon as it is over.
+"""Endpointing: sessions of any length are cut into segments, each final as soon as it is finished.
 
-Three rules, those of Kaldi's online decoder (`OnlineEndpointConfig`), end a segment
+Three rules end a segment, those of Kaldi's online decoder (`OnlineEndpointConfig`):
 
-    silence   after so much of it, where nothing was said
-    pause     after so much silence behind words
-    longest   where a segment grows this long: it is cut between two words
+    silence   seconds of silence without a word
+    pause     seconds of silence after words
+    longest   seconds of a segment: it is cut between two words
 
-A frame is silent where blank is the most probable unit, so the rules need nothing but the CTC head's frames, and are asked
-at every frame: segments do not depend on how the audio was cut into chunks.  The encoder's state goes on through all of
-this.  So no frame is lost, none is heard twice, and with the greedy search the segments' tokens joined are exactly those
-of the session as one (by test).  Memory is bounded: only the frames of the open segment are kept.
+A frame is silent if blank is its most probable unit, so the rules need only the CTC head's frames.  They are checked at every
+frame, so segments do not depend on how the audio was cut into chunks.  The encoder's state is not reset.  So no frame is lost or
+processed twice, and with greedy search the joined tokens of the segments are exactly those of the whole session (by test).
+Memory is bounded: only the frames of the open segment are kept.
 
-A segment that grows too long is cut behind the longest silence of its second half: the search as it stood there is kept, so only
-the frames behind it are searched again, as the beginning of the next segment.  (All of them at once took seconds, where many
-sessions came to their longest together.)  Where nothing there is silent for long enough it is cut in the widest gap by the
-alignment of the best hypothesis, and both parts are searched again.
+A segment that grows too long is cut after the longest silence of its second half.  The search state there is kept, so only the
+later frames are searched again, for the next segment.  (Searching all frames again took seconds if many sessions reached their
+longest segment together.)  If no silence is long enough, the cut is in the widest gap of the best hypothesis's alignment, and
+both parts are searched again.
 
     b  sessions     t  frames     d  channels     v  ids
 """
@@ -41,26 +41,26 @@ from samba_asr.runtime.base import Frames
 from samba_asr.text.units import SPACE, Tokenizer
 
 NEVER = 1 << 60  # frames
-GAP = 4  # the share of `pause` that has to be silent for a cut: 0.3 s of 1.2
-NBEST = 8  # hypotheses that words' confidences are taken from
+GAP = 4  # a cut needs a silence of 1 / GAP of `pause`: 0.3 s of 1.2
+NBEST = 8  # hypotheses for the confidences of words
 ALONE = 0.4
-"""Words of no confidence that count with those of a segment when it is asked whether it is speech: the fewer words, the surer
-they have to be.  A click now and then is heard as IT or BUT, with up to 0.87 (egs/mini_librispeech/RESULTS.md)."""
+"""Words of confidence 0 that are added to a segment before its mean confidence is tested, so that few words need more confidence.
+Clicks are sometimes recognized as IT or BUT, with confidences up to 0.87 (egs/mini_librispeech/RESULTS.md)."""
 
 
 def speech(confidences: Sequence[float], least: float) -> list[int]:
-    """The words of a segment that are speech, by number: all of them, or the runs that are sure by themselves.
+    """Return the indices of a segment's words that are speech: all of them, or the runs that are confident enough.
 
-    Words are speech where their mean confidence, with ALONE words of none beside them, is `least` or more.  Where that does not
-    hold of the whole segment it may hold of a part: a clip that is cut in a word ends in words that are none.  Each maximal
-    run is kept for which it holds, and the words around it are withheld.
+    Words are speech if their mean confidence, with ALONE words of confidence 0 added, is at least `least`.  If that is false for
+    the whole segment, it may be true for a part: a clip that is cut within a word ends in wrong words.  Each maximal run for
+    which it is true is kept, and the other words are dropped.
     """
-    worth = [confidence - least for confidence in confidences]
+    margins = [confidence - least for confidence in confidences]
 
     def within(first: int, end: int) -> list[int]:
         best, at, total, run = 0.0, (first, first), 0.0, first
         for n in range(first, end):
-            total += worth[n]
+            total += margins[n]
             if total > best:
                 best, at = total, (run, n + 1)
             if total <= 0:
@@ -70,12 +70,12 @@ def speech(confidences: Sequence[float], least: float) -> list[int]:
         return [*within(first, at[0]), *range(*at), *within(at[1], end)]
 
     everything = list(range(len(confidences)))
-    return everything if sum(worth) >= least * ALONE else within(0, len(confidences))
+    return everything if sum(margins) >= least * ALONE else within(0, len(confidences))
 
 
 @dataclass(frozen=True)
 class Silence:
-    """Where a segment may be cut: the search behind so many of its frames, the last `silent` of which are."""
+    """Possible cut of a segment: search state after `length` frames, of which the last `silent` are silent."""
 
     state: TwoPassState
     length: int
@@ -84,28 +84,28 @@ class Silence:
 
 @dataclass
 class SegmentState:
-    """The search of one session; made by `Segmenter.open`."""
+    """State of one session's search; made by `Segmenter.open`."""
 
-    state: TwoPassState  # of one row: over the open segment
+    state: TwoPassState  # of one row, over the open segment
     hotwords: Hotwords | None = None
-    segments: list[Segment] = field(default_factory=list)  # those that are over; the caller may take them away
-    begin: float = 0  # the frame where the open segment begins; not whole where a gate opened between frames
+    segments: list[Segment] = field(default_factory=list)  # finished segments; the caller may remove them
+    begin: float = 0  # frame where the open segment begins; fractional if a gate opened between frames
     frames: list[Tensor] = field(default_factory=list)  # of the open segment, (t, d) each
     log_probs: list[np.ndarray] = field(default_factory=list)  # of the same frames, (t, v) each
     length: int = 0  # frames of the open segment
-    silent: int = 0  # of these, the last that are silent
-    spoken: bool = False  # whether any is not
-    gap: Silence | None = None  # the longest in the second half of what a segment may last
-    withheld: int = 0  # words of segments that are over, too unsure to be speech; the caller may set it back
+    silent: int = 0  # number of silent frames at its end
+    spoken: bool = False  # whether any frame is not silent
+    gap: Silence | None = None  # longest silence in the second half of the longest possible segment
+    withheld: int = 0  # words dropped from finished segments for low confidence; the caller may reset it
 
     def copy(self) -> SegmentState:
-        """A state that goes on from here independently."""
+        """Return an independent copy."""
         lists = {name: list(getattr(self, name)) for name in ("segments", "frames", "log_probs")}
         return replace(self, **lists)
 
 
 class Segmenter:
-    """Drives the search of any number of sessions; holds none of their state."""
+    """Searches and segments any number of sessions; it holds none of their states."""
 
     def __init__(
         self,
@@ -115,10 +115,10 @@ class Segmenter:
         frame: float,
         sure: Callable[[Evidence], float] = raw,
     ):
-        """rules: None: the whole session is one segment, and none of it is withheld.
-        frame: seconds of an encoder frame.  sure: makes words' confidences.
+        """rules: None: the whole session is one segment, which is never dropped.
+        frame: seconds of an encoder frame.  sure: maps evidence to confidence.
 
-        UserError for rules that would never end a segment, or at once.
+        UserError for rules that would never end a segment, or would end it at once.
         """
         self.search, self.tokenizer, self.frame, self.sure = search, tokenizer, frame, sure
         self.rules = rules
@@ -127,28 +127,28 @@ class Segmenter:
             return
         for name in ("silence", "pause"):
             if not getattr(rules, name) >= frame:
-                raise UserError(f"decode.endpoint.{name}={getattr(rules, name)}: seconds, at least {frame:g}")
+                raise UserError(f"decode.endpoint.{name}={getattr(rules, name)}: give at least {frame:g} seconds")
         if not 2 <= rules.longest <= 120:
-            raise UserError(f"decode.endpoint.longest={rules.longest}: seconds, from 2 to 120")
+            raise UserError(f"decode.endpoint.longest={rules.longest}: give 2 to 120 seconds")
         if not 0 <= rules.confidence <= 1:
-            raise UserError(f"decode.endpoint.confidence={rules.confidence}: from 0 (all segments are told) to 1")
+            raise UserError(f"decode.endpoint.confidence={rules.confidence}: give 0 (keep all segments) to 1")
         self.least = rules.confidence
         self.silence, self.pause, self.longest = (
             round(seconds / frame) for seconds in (rules.silence, rules.pause, rules.longest)
         )
 
     def without_endpoints(self) -> Segmenter:
-        """The same without rules; itself if it has none."""
+        """Return a segmenter without rules; itself if it has none."""
         if self.rules is None:
             return self
         return Segmenter(self.search, self.tokenizer, None, self.frame, self.sure)
 
     def open(self, hotwords: Hotwords | None = None) -> SegmentState:
-        """A new session, with its own phrases or those of the search."""
+        """Open a session, with its own hotwords or those of the search."""
         return SegmentState(self.search.init_state(1, hotwords), hotwords)
 
     def step(self, sessions: Sequence[SegmentState], found: Frames) -> None:
-        """Read the next frames, a row a session; segments that are over appear in `segments`."""
+        """Process the next frames, one row for each session; finished segments appear in `segments`."""
         frames, lengths, log_probs = found.encoder, found.lengths, found.log_probs.cpu()
         silent = (log_probs.argmax(-1) == BLANK).numpy()  # (b, t)
         at, ends = np.zeros(len(sessions), dtype=np.int64), lengths.cpu().numpy()
@@ -167,25 +167,25 @@ class Segmenter:
                 self._end(s)
 
     def finish(self, session: SegmentState) -> None:
-        """The end of the session's audio."""
+        """End the session's audio."""
         self._close(session)
 
     def text(self, session: SegmentState) -> str:
-        """The text of the open segment, by the first pass."""
+        """Return the text of the open segment, by the first pass."""
         return text_of(self.search.first_pass(session.state)[0][0], self.tokenizer)
 
     def stable(self, session: SegmentState) -> str:
-        """The beginning of `text` that cannot change any more."""
+        """Return the beginning of `text` that cannot change any more."""
         found = self.search.still_possible(session.state)
         words = [h.words or text_of(h, self.tokenizer).split() for h in found]
         same = 0
-        # A last word may still grow, so it is not certain.
+        # The last word may still grow, so it is not stable.
         while all(same + 1 < len(some) and some[same] == words[0][same] for some in words):
             same += 1
         return " ".join(words[0][:same])
 
     def _until_end(self, s: SegmentState, silent: np.ndarray) -> int:
-        """How many frames, up to the one at which a rule holds or a cut may come to be; notes what they are."""
+        """Count frames up to the next endpoint or possible cut, and update the session's counters."""
         for n, quiet in enumerate(silent.tolist(), 1):
             s.length += 1
             s.silent = s.silent + 1 if quiet else 0
@@ -195,8 +195,10 @@ class Segmenter:
         return len(silent)
 
     def _longest_yet(self, s: SegmentState) -> bool:
-        """Whether this frame ends the longest silence so far: of `pause` frames of a segment at most, so it hardly holds up the
-        search."""
+        """Return whether this frame ends the longest silence so far.
+
+        That holds for at most `pause` frames of a segment, so the search is rarely interrupted.
+        """
         least = s.gap.silent + 1 if s.gap else max(2, self.pause // GAP)
         return s.length >= self.longest // 2 and s.silent >= least
 
@@ -210,7 +212,7 @@ class Segmenter:
         states = self.search.step(Frames(padded, rated, lengths), states)
         for row, s in enumerate(sessions):
             s.state = self.search.take(states, [row])
-            # Copies: a view would hold the frames of all sessions of this step as long as this one's segment is open.
+            # Copies, because a view would keep the frames of all sessions of this step alive while this segment is open.
             s.frames.append(frames[row].clone())
             s.log_probs.append(log_probs[row].numpy().copy())
 
@@ -223,23 +225,21 @@ class Segmenter:
             self._split(s)
 
     def _close(self, s: SegmentState) -> None:
-        """The open segment is over; a new one begins with the next frame."""
+        """Finish the open segment; a new one begins with the next frame."""
         state = self.search.finish(s.state)
         segment, withheld = self._segment(s, self.search.hypotheses(state, NBEST)[0])
         if segment is None and (plain := self.search.without_hotwords(state, NBEST)):
-            segment, withheld = self._segment(
-                s, plain
-            )  # what is only expected makes no speech of noise, nor noise of speech
+            segment, withheld = self._segment(s, plain)  # hotwords neither turn noise into speech nor drop speech
         if segment:
             s.segments.append(segment)
         s.withheld += withheld
         self._restart(s)
 
     def _segment(self, s: SegmentState, nbest: list[Hypothesis]) -> tuple[Segment | None, int]:
-        """What the best hypothesis says, and how many words of it are withheld; None where none is sure enough to be speech."""
-        best, heard = nbest[0], [self._heard(h) for h in nbest]
+        """Make a segment of the best hypothesis, and count its dropped words; None if no word is confident enough."""
+        best, timed = nbest[0], [self._timed_words(h) for h in nbest]
         spans = align(np.concatenate(s.log_probs), best.tokens) if best.tokens else []
-        agreed = agreement(heard[0], heard, [h.score for h in nbest])
+        agreed = agreement(timed[0], timed, [h.score for h in nbest])
         words = words_of(
             best.tokens, spans, self.tokenizer, self.frame, best.words, begin=s.begin, agreed=agreed, sure=self.sure
         )
@@ -275,8 +275,10 @@ class Segmenter:
             self._search([s], [frames], [log_probs])
 
     def _gap(self, best: Hypothesis, spans: Sequence[Span]) -> int | None:
-        """The frame in the middle of the widest gap before a word, in the second half if there is one; before any unit
-        where there is but one word; None where there is but one unit."""
+        """Return the frame in the middle of the widest gap before a word, in the second half if possible.
+
+        With one word only, the gap may be before any unit.  None with one unit only.
+        """
         gaps = [(before.end, after.first) for before, after in itertools.pairwise(spans)]
         starts = [piece.startswith(SPACE) for piece in self.tokenizer.pieces(best.tokens)[1:]]
         gaps = [gap for gap, start in zip(gaps, starts, strict=True) if start] or gaps
@@ -286,8 +288,8 @@ class Segmenter:
         end, first = max(gaps, key=lambda gap: gap[1] - gap[0])
         return (end + first + 1) // 2
 
-    def _heard(self, h: Hypothesis) -> list[tuple[str, int]]:
-        """Words with their first frames."""
+    def _timed_words(self, h: Hypothesis) -> list[tuple[str, int]]:
+        """Return words with their first frames."""
         return [(text, times[0]) for text, times in grouped(h.tokens, h.times, self.tokenizer, h.words)]
 
     def _restart(self, s: SegmentState) -> None:

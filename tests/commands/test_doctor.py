@@ -75,4 +75,4 @@ def test_a_broken_model_in_the_box_fails(capsys, monkeypatch, tmp_path):
     (tmp_path / "box/english/model.safetensors").touch()
     monkeypatch.setattr(box.resources, "files", lambda package: tmp_path)
     assert call() == 1
-    assert "model in the box is broken" in capsys.readouterr().out
+    assert "shipped model is broken" in capsys.readouterr().out

@@ -157,7 +157,7 @@ class TestHotwords:
         hotwords = Hotwords(CHARS, {"ab a": weight, "bb": weight})
         found, state = self.run(passes, [None, hotwords, None], x, (cut, 9 - cut))
         (plain,), _ = self.run(passes, [None], x[1:2])
-        said = [hotwords.worth_of(h.tokens, h.words) for h in (found[1][0], plain[0])]
+        said = [hotwords.text_score(h.tokens, h.words) for h in (found[1][0], plain[0])]
         if said == [0, 0]:
             assert found[1] == plain
         assert passes.without_hotwords(passes.take(state, [1]), 3) is not None
@@ -176,7 +176,7 @@ class TestHotwords:
 
 def test_a_phrase_counts_by_the_words_where_there_are_some():
     hotwords = Hotwords(CHARS, {"a b": 2.0, "ba": -1.0})
-    assert hotwords.worth_of((), ("b", "a", "b", "a")) == 2
-    assert hotwords.worth_of((), ("ba", "ab", "a")) == -1
-    assert hotwords.worth_of(CHARS.encode("b a b"), None) == 8
-    assert hotwords.worth_of(CHARS.encode("ab bab"), None) == 0
+    assert hotwords.text_score((), ("b", "a", "b", "a")) == 2
+    assert hotwords.text_score((), ("ba", "ab", "a")) == -1
+    assert hotwords.text_score(CHARS.encode("b a b"), None) == 8
+    assert hotwords.text_score(CHARS.encode("ab bab"), None) == 0

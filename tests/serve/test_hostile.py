@@ -57,7 +57,7 @@ class TestPlacesAreFreed:
             assert b'"type": "done"' in answer
 
     def test_when_a_transport_does_not_let_go(self, recognizer, monkeypatch):
-        monkeypatch.setattr("samba_asr.serve.stream.Audio.close", lambda self: None)
+        monkeypatch.setattr("samba_asr.serve.stream.BoundedSession.close", lambda self: None)
         with serving(recognizer, max_sessions=1, idle_seconds=0.5) as service:
             for _ in range(3):
                 with connect(f"{service.url}/v1/stream") as live:

@@ -324,7 +324,7 @@ class TestVosk:
             with pytest.raises(WebSocketDisconnect) as closed:
                 socket.receive_json()
         assert " ".join(filter(None, texts)) == expected(recognizer, heard(data)).text
-        assert (closed.value.code, "no audio and no order" in closed.value.reason) == (4408, True)
+        assert (closed.value.code, "no audio and no command" in closed.value.reason) == (4408, True)
 
     def test_no_room_says_so(self, start):
         client = start(max_sessions=1)
