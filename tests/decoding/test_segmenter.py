@@ -85,7 +85,7 @@ def test_of_a_segment_that_is_not_sure_enough_nothing_is_told():
     least = (sure[1] + min(sure[0], sure[2])) / 2
     rules = replace(RULES, confidence=least)
     assert heard(segmenter(rules=rules), x) == [told[0], told[2]]
-    with pytest.raises(UserError, match=r"decode.endpoint.confidence=1.5: from 0"):
+    with pytest.raises(UserError, match=r"decode.endpoint.confidence=1.5: give a value from 0"):
         segmenter(rules=replace(RULES, confidence=1.5))
 
 
