@@ -65,7 +65,7 @@ class Result:
 
     segments: tuple[Segment, ...]
     duration: float  # seconds of audio received
-    withheld: int = 0  # words that were not sure enough to be speech (decode.endpoint.confidence)
+    withheld: int = 0  # words dropped for low confidence (decode.endpoint.confidence)
 
     @classmethod
     def of(cls, events: Iterable[Event], on_segment: Callable[[Segment], None] = lambda segment: None) -> Result:
@@ -327,7 +327,7 @@ class Recognizer:
     # ---- settings ----------------------------------------------------------------------------------------------------
 
     def hotwords(self, phrases: Phrases) -> Hotwords | None:
-        """Prepare a phrase or several for sessions, each with its weight in nats a unit, or with decode.hotwords.weight.
+        """Prepare one or more phrases for sessions, each with its weight in nats a unit, or with decode.hotwords.weight.
 
         Phrases that the model cannot write are ignored, with a warning.  UserError if the search takes no hotwords.
         """
@@ -341,7 +341,7 @@ class Recognizer:
             phrases = list(phrases)
         if not isinstance(phrases, Iterable) or not all(isinstance(phrase, str) for phrase in phrases):
             raise UserError(
-                f"hotwords={phrases!r}: a phrase, a list of phrases, or phrases with their weights, {{'ANNE BRONTE': 3}}"
+                f"hotwords={phrases!r}: give a phrase, a list of phrases, or phrases with weights, {{'ANNE BRONTE': 3}}"
             )
         if not isinstance(phrases, Mapping):
             phrases = dict.fromkeys(phrases, self.decode.hotwords.weight)

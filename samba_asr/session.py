@@ -11,7 +11,7 @@ thread, no socket and no file: `Stream`, `Recognizer.listen` and the engine of t
 
     Partial(text, stable, until)   text of the open segment so far
     Final(segment)                 a finished segment
-    Quiet(until, withheld)         all audio before `until` is done; its new part gave no segment, or words were withheld
+    Quiet(until, withheld)         all audio before `until` is done; its new part gave no segment, or words were dropped
     Flushed(name)                  all audio from before `flush(name)` is done
     Done(seconds)                  the session is over
 """
@@ -57,10 +57,10 @@ class Final:
 
 @dataclass(frozen=True)
 class Quiet:
-    """Notice that all audio before `until` is done, and that its new part gave no segment or had words withheld."""
+    """Notice that all audio before `until` is done, and that its new part gave no segment, or words were dropped."""
 
     until: float  # seconds
-    withheld: int = 0  # words of it that were not sure enough to be speech (decode.endpoint.confidence)
+    withheld: int = 0  # words dropped for low confidence (decode.endpoint.confidence)
 
 
 @dataclass(frozen=True)

@@ -226,5 +226,5 @@ def test_one_hotword_may_be_a_string(recognizer):
     assert one.words == beam.hotwords(["CAB DAB"]).words == beam.hotwords(iter(["CAB DAB"])).words
     assert set(one.words) == {"CAB", "DAB"}
     for wrong in (5, [1, 2], b"CAB", {3: 1.0}, [None]):
-        with pytest.raises(UserError, match=r"hotwords=.*: a phrase, a list of phrases, or"):
+        with pytest.raises(UserError, match=r"hotwords=.*: give a phrase, a list of phrases, or"):
             beam.hotwords(wrong)

@@ -12,7 +12,7 @@ BEAT = 0.5  # seconds
 
 
 def signals(seconds: float, rate: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Silence, noise of three colors, the hum of the mains, clicks, and music: chords with a tune above them."""
+    """Make silence, noise of three colors, mains hum, clicks, and music: chords with a tune above them."""
     rng, n = np.random.default_rng(seed), int(seconds * rate)
     t = np.arange(n) / rate
     hum = sum(np.sin(2 * np.pi * 50 * k * t) / k for k in (1, 2, 3, 5))

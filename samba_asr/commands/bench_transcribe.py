@@ -87,7 +87,7 @@ def _add(kinds, name: str, *, help: str, description: str, seconds: float, round
     )
     parser.add_argument("--no-peers", action="store_true", help="measure only our model")
     parser.add_argument(
-        "--whisper", type=Path, metavar="DIR", help="a Whisper in CTranslate2's format to measure in place of tiny.en"
+        "--whisper", type=Path, metavar="DIR", help="measure this Whisper, in CTranslate2's format, in place of tiny.en"
     )
     add_common(parser)
     parser.add_argument(

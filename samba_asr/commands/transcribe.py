@@ -101,15 +101,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def nothing(result: Result, recognizer: Recognizer) -> str:
-    """Why there is no text."""
+    """Explain why there is no text."""
     if result.withheld:
         bound = recognizer.decode.endpoint.confidence
         return (
-            f"{result.withheld} words were recognized, none of them sure enough to be speech: "
+            f"{result.withheld} words were recognized, but with too little confidence to be speech: "
             f"--set decode.endpoint.confidence=0 shows them (it is {bound:g})"
         )
     if not result.duration:
-        return "it holds no audio"
+        return "it has no audio"
     gate = f" (decode.vad={recognizer.decode.vad.method})" if recognizer.decode.vad.method else ""
     return f"no speech was recognized in {result.duration:.1f} s of audio{gate}"
 

@@ -87,7 +87,7 @@ def raw(evidence: Evidence) -> float:
 
 
 def ungated(bound: float, folder: Path | None) -> str:
-    """Why a bound on the confidence does nothing in a model that has no calibration, and what to do."""
+    """Explain why a bound on the confidence is ignored for a model without a calibration, and what to do."""
     where = folder or "a model in memory"
     return (
         f"{where} is not calibrated, so decode.endpoint.confidence={bound:g} is ignored: "
