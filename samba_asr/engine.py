@@ -82,7 +82,7 @@ class Failed:
 
 
 News = Event | Lag | Idle | Failed
-"""What a live session emits."""
+"""Everything that a live session emits."""
 Listener = Callable[[News], None]
 
 

@@ -44,7 +44,7 @@ def answer(work: Callable[..., dict[str, Any]]) -> None:
 
 
 def _search(pattern: str, file: str) -> str:
-    """The group of the pattern in a file of the system; OSError where it has none."""
+    """Return the group of the pattern in a file of the system; OSError if it does not match."""
     found = re.search(pattern, Path(file).read_text())
     if found is None:
         raise OSError(f"{file}: no {pattern}")

@@ -162,7 +162,7 @@ class PrefixBeam:
         return state
 
     def finish(self, state: BeamState) -> BeamState:
-        """With a guide: score each beam as a whole text, and sort the beams again."""
+        """Score each beam as a whole text by the guide, if there is one, and sort the beams again."""
         if self.guide is None or not len(state.frames):
             return state
         guide, bonus, credit = state.guide.copy(), state.bonus.copy(), state.credit.copy()

@@ -56,7 +56,7 @@ def test_a_text_is_worth_its_phrases(words, phrase):
 )
 @settings(max_examples=100, deadline=None)
 def test_every_view_is_that_of_its_prefix(words, phrases):
-    """What a phrase that was not finished was worth is taken back: at the end only whole ones count."""
+    """The score of an incomplete phrase is taken back: at the end only whole phrases count."""
     hotwords, tokens = Hotwords(CHARS, phrases), CHARS.encode(" ".join(words))
     total = worth(hotwords, tokens)
     if not any(f" {p} " in f" {' '.join(words)} " for p in phrases):
@@ -218,7 +218,7 @@ def test_every_pronunciation_counts():
 
 
 class TestCredit:
-    """What a phrase that is not over is worth keeps it in the search; it drops nothing else."""
+    """The score of an incomplete phrase keeps it in the search; it drops nothing else."""
 
     def said(self, text: str) -> torch.Tensor:
         """Frames (t, v) that say it: each unit, then blank.  To miss or mistake a letter costs 9 nats; a space is certain."""

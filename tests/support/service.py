@@ -60,7 +60,7 @@ def sent(service, data: bytes) -> socket.socket:
 
 
 def read_all(connection: socket.socket) -> bytes:
-    """What comes until the service closes; TimeoutError if it does not within 10 s."""
+    """Read until the service closes; TimeoutError if it does not within 10 s."""
     data = b""
     try:
         while part := connection.recv(1 << 16):
