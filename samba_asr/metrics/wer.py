@@ -37,16 +37,16 @@ class Aligned:
         return tuple(hyp for _, hyp in self.pairs if hyp is not None)
 
     @cached_property
-    def counts(self) -> Counts:
+    def counts(self) -> ErrorCounts:
         ins = sum(ref is None for ref, _ in self.pairs)
         dels = sum(hyp is None for _, hyp in self.pairs)
         sub = sum(ref != hyp for ref, hyp in self.pairs) - ins - dels
-        return Counts(len(self.pairs) - ins, ins, dels, sub, 1, int(ins + dels + sub > 0))
+        return ErrorCounts(len(self.pairs) - ins, ins, dels, sub, 1, int(ins + dels + sub > 0))
 
 
 @dataclass(frozen=True)
-class Counts:
-    """Counts of reference units and errors.  `total` adds those of several utterances."""
+class ErrorCounts:
+    """ErrorCounts of reference units and errors.  `total` adds those of several utterances."""
 
     words: int = 0  # units of the reference
     insertions: int = 0
@@ -70,9 +70,9 @@ class Counts:
         return _ratio(self.wrong_sentences, self.sentences)
 
 
-def total(counts: Iterable[Counts]) -> Counts:
+def total(counts: Iterable[ErrorCounts]) -> ErrorCounts:
     rows = [(c.words, c.insertions, c.deletions, c.substitutions, c.sentences, c.wrong_sentences) for c in counts]
-    return Counts(*map(sum, zip(*rows, strict=True))) if rows else Counts()
+    return ErrorCounts(*map(sum, zip(*rows, strict=True))) if rows else ErrorCounts()
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class WerReport:
     unit: Unit = "word"
 
     @cached_property
-    def counts(self) -> Counts:
+    def counts(self) -> ErrorCounts:
         return total(u.counts for u in self.utterances)
 
     @property
@@ -100,7 +100,7 @@ class WerReport:
         """Ids of references without a hypothesis."""
         return tuple(u.id for u in self.utterances if u.missing)
 
-    def by_speaker(self) -> dict[str, Counts]:
+    def by_speaker(self) -> dict[str, ErrorCounts]:
         """Return the counts of each speaker, by name; {} if `score` was given no speakers."""
         names = sorted({u.speaker for u in self.utterances if u.speaker})
         return {name: total(u.counts for u in self.utterances if u.speaker == name) for name in names}

@@ -1,9 +1,9 @@
-"""The folder that a model travels in.
+"""The model folder.
 
 config.yaml         the whole configuration (samba_asr.config), with its version
-model.safetensors   weights, float32 or bfloat16; nothing in it can run
+model.safetensors   weights, float32 or bfloat16; it cannot contain code
 tokenizer.*         samba_asr.text.tokenizer
-README.md           what it is, what it was trained on, what to expect of it
+README.md           model card: description, training data, expected accuracy
 results.json        scores by name, each with its test set and decoding (`samba-asr decode --record NAME`)
 """
 
@@ -26,10 +26,12 @@ from samba_asr.models import weights
 from samba_asr.models.asr import AsrModel
 from samba_asr.text.tokenizer import Tokenizer, load_tokenizer
 
-NEURAL_LM = "mamba_lm"  # folder of a Mamba language model in that of a recogniser
+NEURAL_LM = "mamba_lm"  # folder of a Mamba language model in the folder of a recognizer
 
 
 class LoadedModel(NamedTuple):
+    """A model, as read from its folder."""
+
     model: AsrModel  # in evaluation mode
     tokenizer: Tokenizer
     config: Config
@@ -39,13 +41,13 @@ class LoadedModel(NamedTuple):
 def save_model(
     folder: Path, model: AsrModel, config: Config, tokenizer: Tokenizer, dtype: torch.dtype = torch.float32
 ) -> None:
-    """Write a model folder, without scores and calibration; files of the same name are replaced, but not README.md.
+    """Write a model folder, without scores and calibration.  Existing files are replaced, except README.md.
 
-    dtype: of matrices in the file; vectors stay as they are, for they are few, and decays and steps must be exact.
+    dtype: of matrices in the file.  Vectors keep their dtype: they are small, and decays and steps must be exact.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    # Whoever trains on from here chooses a teacher, weights of manifests and channels anew.
+    # A later training run from this model chooses its own teacher, weights of manifests and channels.
     model_config, data, augment, loss = config.model, config.data, config.augment, config.loss
     config = replace(
         config,
@@ -64,10 +66,10 @@ def save_model(
 
 
 def search_file(name: str, loaded: LoadedModel, key: str) -> Path:
-    """The file or folder that `decode.{key}` names.
+    """Return the file or folder named by `decode.{key}`.
 
-    A name in the model's own configuration is one in its folder, whatever the current folder holds.  Another relative name was
-    given by hand: it may also be a path from the current folder, which comes first.  UserError if there is no such file.
+    A name from the model's own configuration is looked up only in the model's folder.  Another relative name was given by the
+    user: it is looked up in the current folder first, then in the model's.  UserError if there is no such file.
     """
     own = loaded.folder is not None and name == loaded.config.decode.file(key)
     places = [] if own else [Path(name)]
@@ -81,10 +83,10 @@ def search_file(name: str, loaded: LoadedModel, key: str) -> Path:
 
 
 def copy_search_files(decode: DecodeConfig, source: Path, target: Path) -> DecodeConfig:
-    """Copy the files that `decode` names, language models say, into the folder `target`; returns `decode` with their names there.
+    """Copy the files named in `decode`, such as language models, into the folder `target`; return `decode` with the new names.
 
-    Relative names are of the folder `source`; what is not there is left out, and keeps its name.  An absolute path gets the name
-    of its file, but none that a model folder needs for itself, or that two different files would share.
+    Relative names are relative to `source`.  Missing files are skipped, and keep their names.  A file with an absolute path is
+    copied under its own name, unless a model folder needs that name for itself or another file has it.
     """
     names: dict[str, str] = {}
     for key in SEARCH_FILES:
@@ -115,7 +117,7 @@ def _local_name(key: str, path: Path, taken: Collection[str]) -> str:
 
 
 def save_encoder(folder: Path, acoustic: nn.Module, config: Config) -> None:
-    """Write what `samba-asr train --init-encoder` reads: config.yaml and encoder.safetensors."""
+    """Write config.yaml and encoder.safetensors for `samba-asr train --init-encoder`."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save(config, folder / "config.yaml")
@@ -123,13 +125,15 @@ def save_encoder(folder: Path, acoustic: nn.Module, config: Config) -> None:
 
 
 def read_encoder(folder: Path, model: AsrModel) -> list[str]:
-    """Give `model` the encoder of the folder; returns the names of the weights that it lacks, which stay as they are.
+    """Load the encoder of the folder into `model`; return the names of the weights that the file lacks, which do not change.
 
-    UserError if it is not there, or of other sizes.
+    UserError if there is none, or if its sizes differ.
     """
     path = Path(folder) / "encoder.safetensors"
     if not path.is_file():
-        raise UserError(f"{folder} holds no pretrained encoder: it has no {path.name} (samba-asr pretrain writes one)")
+        raise UserError(
+            f"{folder} holds no pretrained encoder: it has no {path.name}: write one with samba-asr pretrain"
+        )
     check_version(path.with_name("config.yaml"))
     shapes = weights.header(path)
     # What reads text is not pretrained.
@@ -140,7 +144,7 @@ def read_encoder(folder: Path, model: AsrModel) -> list[str]:
 
 
 def record_result(folder: Path, name: str, scores: dict[str, Any]) -> None:
-    """Put `scores` under `name` into the folder's results.json, in the place of older ones of that name."""
+    """Write `scores` under `name` to the folder's results.json.  Older scores of that name are replaced."""
     path = Path(folder) / "results.json"
     try:
         results = json.loads(path.read_text()) if path.exists() else {}
@@ -153,7 +157,7 @@ def record_result(folder: Path, name: str, scores: dict[str, Any]) -> None:
 
 
 def card(model: AsrModel, config: Config) -> str:
-    """A model card to be completed by hand."""
+    """Return a model card, to be completed by hand."""
     parameters = sum(p.numel() for p in model.parameters())
     m = config.model
     return f"""# A samba_asr model
@@ -167,7 +171,7 @@ Use: `samba-asr transcribe --model FOLDER FILE...`
 
 
 def load_model(folder: Path, device: torch.device | str = "cpu") -> LoadedModel:
-    """Read a model folder.  A missing file, another version or weights that do not fit are `UserError`s."""
+    """Read a model folder.  UserError for a missing file, another version, or weights that do not fit."""
     folder = Path(folder)
     for name in ("config.yaml", "model.safetensors"):
         if not (folder / name).is_file():
@@ -187,6 +191,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> LoadedModel:
 
 
 def check_version(path: Path) -> None:
+    """Raise UserError unless the config.yaml at `path` has a version that can be read."""
     from omegaconf import OmegaConf
 
     try:

@@ -1,8 +1,8 @@
-"""Letters to sounds: a small Hydra network that guesses how a word is pronounced, trained on CMUdict.
+"""Grapheme-to-phoneme conversion: a small Hydra network that guesses pronunciations, trained on CMUdict.
 
-Each letter becomes `REPEAT` steps, for a letter may be two phones (X) or none (the E of MADE).  Layers that read both ways say of
-each step which phone it is, or none, by CTC (A. Graves et al., 2006).  The guess is the most probable phone of each step, with
-blanks and repetitions left out.
+Each letter becomes `REPEAT` steps, because a letter may be two phones (X) or none (the E of MADE).  Bidirectional layers predict
+the phone of each step, or a blank, by CTC (A. Graves et al., 2006).  The guess is the most probable phone of each step, without
+blanks and repetitions.
 
     b words     l letters     t = REPEAT l steps     d d_model     v phones and the blank, 0
 """
@@ -27,11 +27,13 @@ from samba_asr.text.lexicon import Lexicon, Pronunciation
 
 LETTERS = "'ABCDEFGHIJKLMNOPQRSTUVWXYZ"  # ids from 1 on; 0 is padding
 REPEAT = 2
-FILE = "pronunciation.safetensors"  # beside this file
+FILE = "pronunciation.safetensors"  # in the folder of this file
 BATCH = 256  # words
 
 
 class PronouncerLayer(nn.Module):
+    """Hydra mixer and feed-forward, each with a residual connection."""
+
     def __init__(self, config: PronouncerConfig):
         super().__init__()
         mixer = HydraConfig(d_state=config.d_state, headdim=config.headdim, dt_min=0.01)
@@ -45,7 +47,7 @@ class PronouncerLayer(nn.Module):
 
 
 class Pronouncer(nn.Module):
-    """phones: by id from 1 on."""
+    """Network from letters to phones.  phones: those of ids 1, 2, ..."""
 
     def __init__(self, config: PronouncerConfig, phones: Sequence[str]):
         super().__init__()
@@ -58,7 +60,7 @@ class Pronouncer(nn.Module):
         self.output = nn.Linear(config.d_model, len(phones) + 1)
 
     def log_probs(self, letters: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """letters (b, l), lengths (b,) -> (b, t, v) float32, (b,) steps."""
+        """Return log-probabilities (b, t, v), float32, and steps (b,) of letters (b, l) with lengths (b,)."""
         steps = letters[:, :, None] * REPEAT + torch.arange(REPEAT, device=letters.device)  # (b, l, REPEAT)
         x, lengths = self.embedding(steps.flatten(1)), lengths * REPEAT  # (b, t, d)
         blocks = lay_blocks(lengths, x.shape[1], x.shape[1])
@@ -68,7 +70,7 @@ class Pronouncer(nn.Module):
 
     @torch.inference_mode()
     def pronounce(self, words: Iterable[str]) -> Lexicon:
-        """A guess for each of `words`, in capitals; none for those without a letter that it knows, or without a sound."""
+        """Guess a pronunciation for each of `words`.  Words without a known letter, or with an empty guess, are left out."""
         words = [word for word in dict.fromkeys(words) if spelt(word)]
         found: dict[str, tuple[Pronunciation, ...]] = {}
         for i in range(0, len(words), BATCH):
@@ -84,12 +86,12 @@ class Pronouncer(nn.Module):
 
 
 def spelt(word: str) -> list[int]:
-    """The ids of its letters; others are left out."""
+    """Return the ids of the letters of a word; other characters are left out."""
     return [LETTERS.index(letter) + 1 for letter in word.upper() if letter in LETTERS]
 
 
 def padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """(b, l) ids, padded with 0, and their (b,) lengths."""
+    """Return ids (b, l), padded with 0, and their lengths (b,)."""
     lengths = torch.tensor([len(row) for row in rows])
     x = torch.zeros(len(rows), max(map(len, rows), default=0), dtype=torch.long)
     for i, row in enumerate(rows):
@@ -98,7 +100,7 @@ def padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 
 
 def save_pronouncer(path: Path, model: Pronouncer) -> None:
-    """Weights in 16 bits, with sizes and phones beside them: one file."""
+    """Write the weights in 16 bits, with sizes and phones in the metadata, to one file."""
     from dataclasses import asdict
 
     from safetensors.torch import save_file
@@ -107,12 +109,12 @@ def save_pronouncer(path: Path, model: Pronouncer) -> None:
     weights = {name: x.detach().cpu().half().contiguous() for name, x in model.state_dict().items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(weights, path, about)
-    path.chmod(0o644)  # safetensors makes it readable by its owner alone; a server may run as another user
+    path.chmod(0o644)  # safetensors makes it readable only by its owner; a server may run as another user
 
 
 @functools.cache
 def load_pronouncer(path: Path | None = None) -> Pronouncer:
-    """The one that is shipped, or that of a file; UserError if it is not there, or something else."""
+    """Load the shipped network, or that of a file; UserError for a missing or other file."""
     from dataclasses import fields
 
     from safetensors import SafetensorError, safe_open
@@ -127,5 +129,7 @@ def load_pronouncer(path: Path | None = None) -> Pronouncer:
         model.load_state_dict(weights)
     except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path}: not a model of pronunciation ({reason}); samba-asr lm pronounce trains one") from None
+        raise UserError(
+            f"{path}: not a model of pronunciation ({reason}): train one with samba-asr lm pronounce"
+        ) from None
     return model.eval()

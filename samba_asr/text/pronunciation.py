@@ -1,8 +1,8 @@
-"""Words as people type them, in the way that a model writes them, and how they are pronounced.
+"""Spellings and pronunciations, as a model writes them, of words as people type them.
 
-`Speller` tries a word as it is, then without what this model cannot write: curly apostrophes, marks, accents, another case; full
-stops, hyphens and digits are read aloud (ST. JOHN is SAINT JOHN, COVID-19 is COVID NINETEEN).  What a model of phones has in no
-lexicon is guessed (`samba_asr.models.pronouncer`), or spelt letter by letter where no vowel is in it (GPT).
+`Speller` tries a word unchanged, then in forms that the model can write: without curly apostrophes, marks and accents, in another
+case, with abbreviations and digits read aloud (ST. JOHN is SAINT JOHN, COVID-19 is COVID NINETEEN).  For a model of phones,
+words that its lexicon lacks get a guess (`samba_asr.models.pronouncer`); words without a vowel (GPT) are spelled out.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from samba_asr.text.numbers import spoken
 from samba_asr.text.units import Tokenizer
 
 Guess = Callable[[Sequence[str]], Mapping[str, Sequence[Pronunciation]]]
-"""How words are probably pronounced; those that it knows nothing of are left out."""
+"""Function that guesses the pronunciations of words; words without a guess are left out."""
 
 LONG_FORMS = {
     "ST.": "SAINT",
@@ -40,12 +40,12 @@ _JOINS = re.compile(
 class Spelt(NamedTuple):
     """A word that a model can write."""
 
-    text: str  # as the model writes it
+    text: str  # in the model's spelling
     ways: list[list[int]]  # token ids of each pronunciation or spelling, the usual one first
 
 
 class Speller:
-    """Finds how a tokenizer writes words."""
+    """Finder of a tokenizer's spellings of words."""
 
     def __init__(self, tokenizer: Tokenizer, guess: Guess | None = None):
         """guess: for words that the lexicon of a phone tokenizer lacks; None: those cannot be written."""
@@ -54,7 +54,7 @@ class Speller:
         self._lower = tokenizer.KIND == "phone" and not any(w.isupper() for w in list(self._phones.lexicon)[:100])
 
     def spell(self, words: Iterable[str]) -> dict[str, tuple[Spelt, ...]]:
-        """Of each word, as typed, what the model writes: mostly one word.  Those that it cannot write are left out."""
+        """Return, for each typed word, the words that the model writes, usually one.  Words it cannot write are left out."""
         found: dict[str, tuple[Spelt, ...]] = {}
         asked: dict[str, list[str]] = {}
         for word in dict.fromkeys(words):
@@ -76,16 +76,16 @@ class Speller:
         return found
 
     def pronounced(self, text: str) -> Spelt:
-        """`WORD = PHONE PHONE ...`; UserError for what is no such thing, or not for this model."""
+        """Parse `WORD = PHONE PHONE ...`; UserError for another format, or if the model has no such phones."""
         word, _, phones = (part.strip() for part in text.partition("="))
         if self.tokenizer.KIND != "phone":
-            raise UserError(f"this model's units are {self.tokenizer.KIND}, and take no pronunciation")
+            raise UserError(f"this model's units are {self.tokenizer.KIND}: give the word without a pronunciation")
         if len(word.split()) != 1 or not phones:
-            raise UserError("write WORD = PHONE PHONE ..., one word")
+            raise UserError("write WORD = PHONE PHONE ..., with one word")
         said = tuple(re.sub(r"\d$", "", phone.upper()) for phone in phones.split())
         strange = sorted(set(said) - set(self._phones.lexicon.phones))
         if strange:
-            raise UserError(f"no phones {', '.join(strange)}; there are {', '.join(self._phones.lexicon.phones)}")
+            raise UserError(f"unknown phones {', '.join(strange)}: use {', '.join(self._phones.lexicon.phones)}")
         word = word.translate(_APOSTROPHES)
         return Spelt(word.lower() if self._lower else word.upper(), [self._phones.units_of(said)])
 
@@ -113,14 +113,14 @@ class Speller:
 
 
 def _forms(word: str) -> Iterator[str]:
-    """How a typed word may be written, the nearest first; some are several words."""
+    """Yield possible spellings of a typed word, the most similar first; some are several words."""
     word = word.translate(_APOSTROPHES)
     yield word
     if (long := LONG_FORMS.get(word.upper())) is not None:
         yield long
     said = spoken(_JOINS.sub(" ", word))
     if re.search(r"\d", said):
-        return  # to leave digits out would be another phrase
+        return  # without its digits it would be another phrase
     bare = "".join(c if c.isalpha() or c == "'" else "" if c == "." else " " for c in said)
     yield bare
     if plain := upper(bare):

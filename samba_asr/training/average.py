@@ -1,4 +1,4 @@
-"""From the checkpoints of a run to a model folder."""
+"""Averaging of a run's checkpoints into a model folder."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def average_run(
     models: Sequence[Path] = (),
     dtype: torch.dtype = torch.float32,
 ) -> list[str]:
-    """Write the mean of checkpoints of the run in folder `run` as the model folder `out`; returns the names of what it is of.
+    """Write the mean of checkpoints of the run in folder `run` as the model folder `out`; return the names of its parts.
 
-    best, last: the number of checkpoints, by validation score or by time; files: these.  Without any of them, as many of the
-    best as the run keeps.  models: model folders; then take the mean of them and of the run's mean (M. Wortsman et al.,
-    "Robust fine-tuning of zero-shot models", 2022).  dtype: of matrices in the file.
+    best, last: number of checkpoints, by validation score or by time.  files: checkpoints.  Default: as many of the best as
+    the run keeps.  models: model folders to average with the mean of the checkpoints (M. Wortsman et al., "Robust fine-tuning
+    of zero-shot models", 2022).  dtype: of matrices in the file.
     """
     path = Path(run) / "config.yaml"
     if not path.is_file():
-        raise UserError(f"{run}: no config.yaml here; is it the folder of a run?")
+        raise UserError(f"{run}: no config.yaml here: is it the folder of a run?")
     config = configs.load(folder=run)
     for name, value in (("best", best), ("last", last)):
         if value is not None and value < 1:
@@ -61,14 +61,14 @@ def average_run(
 
 
 def average_with(model: AsrModel, tokenizer: Tokenizer, folders: Sequence[Path]) -> None:
-    """Move `model` to the mean of itself and the models of `folders`.
+    """Replace the weights of `model` by the mean of them and those of `folders`.
 
-    UserError for one of another tokenizer or shape.
+    UserError for a model with another tokenizer or shape.
     """
     weights = [("the run", model.state_dict())]
     for folder in folders:
         other = load_model(folder)
         if not same_pieces(other.tokenizer, tokenizer):
-            raise UserError(f"{folder}: its tokenizer is another, so its weights mean other things")
+            raise UserError(f"{folder}: its tokenizer differs from the run's, so their weights cannot be averaged")
         weights.append((str(folder), other.model.state_dict()))
     model.load_state_dict(checkpoint.mean(weights))

@@ -1,14 +1,14 @@
 """Files of a run: `last.pt`, from which it resumes, and `epoch-NNN.pt`, weights to evaluate and to average.
 
-Both are plain trees of tensors, numbers, strings, lists and dicts, read with `torch.load(weights_only=True)`, and
-replaced atomically: whatever happens, a file is the old one or the new one.  Each is a zip archive, whose checksums are
+Both are plain trees of tensors, numbers, strings, lists and dicts, read with `torch.load(weights_only=True)`.  They are
+replaced atomically: at any time, a file is the old one or the new one.  Each is a zip archive, whose checksums are
 compared before it is read (torch itself does not).  `before-last.pt` is the `last.pt` before.
 
     last.pt        version, config, data, objective, optimizer, ema, epoch, batch, step, elapsed, bad_steps, kept
     epoch-NNN.pt   version, config, model, epoch, step, score
 
-`objective` are the weights of the whole objective, `model` those of its net alone, named as in a model folder.  `score` is a
-`Score` as a dict, None where an epoch was not validated.
+`objective` has the weights of the whole objective, `model` those of its net, named as in a model folder.  `score` is a
+`Score` as a dict, or None if the epoch was not validated.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ VERSION = 2
 LAST = "last.pt"
 BEFORE = "before-last.pt"  # the last.pt before it, to continue from where that is damaged
 
-# What may change when a run is continued: how long it goes on, and what leaves the numbers alone.
+# Settings that may change in a continued run: its length, and settings that do not affect the weights.
 MAY_CHANGE = (
     *("train.epochs", "train.max_steps", "train.max_minutes", "train.device", "train.save_minutes", "train.keep_best"),
     *("train.keep_last", "train.valid_every", "train.examples", "train.log_every", "data.workers", "data.cache"),
@@ -101,20 +101,20 @@ def load(path: Path) -> dict[str, Any]:
                 raise ValueError(f"the checksum of {bad} is another")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise Damaged(f"{path}: there is no such checkpoint") from None
-    except Exception as error:  # torch gives KeyError, EOFError, RuntimeError, UnpicklingError, ...
+        raise Damaged(f"{path}: there is no such checkpoint: check the name") from None
+    except Exception as error:  # torch raises KeyError, EOFError, RuntimeError, UnpicklingError, ...
         why = str(error) if isinstance(error, ValueError) else type(error).__name__
-        raise Damaged(f"{path}: not a checkpoint, or damaged ({why}); delete it") from error
+        raise Damaged(f"{path}: not a checkpoint, or damaged ({why}): delete it") from error
     version = content.get("version") if isinstance(content, dict) else None
     if version == 1:
         return _from_version_1(path, content)
     if version != VERSION:
-        raise UserError(f"{path}: a checkpoint of version {version}, this is version {VERSION}; train again")
+        raise UserError(f"{path}: a checkpoint of version {version}, this samba_asr reads {VERSION}: train again")
     return content
 
 
 def _from_version_1(path: Path, content: dict[str, Any]) -> dict[str, Any]:
-    """An epoch-NNN.pt of a run of before, whose model held a teacher's pupil too; UserError for its last.pt."""
+    """Convert an epoch-NNN.pt of version 1, whose model included a teacher's pupil; UserError for a last.pt."""
     if "optimizer" in content:
         raise UserError(
             f"{path}: a run of an older samba_asr (checkpoints of version 1, this is version {VERSION}) cannot continue; its "
@@ -128,7 +128,7 @@ def _from_version_1(path: Path, content: dict[str, Any]) -> dict[str, Any]:
 
 
 def config_dict(config: Config) -> dict[str, Any]:
-    """The config as dicts, lists and scalars, which `load` accepts."""
+    """Convert a configuration to dicts, lists and scalars, which `load` accepts."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
@@ -139,9 +139,9 @@ def config_dict(config: Config) -> dict[str, Any]:
 
 
 def check_same_config(saved: dict[str, Any], config: Config, folder: Path) -> None:
-    """UserError naming the first key whose value differs from the run's in `folder`, unless it is in MAY_CHANGE.
+    """Raise UserError with the first key, not in MAY_CHANGE, whose value differs from that of the run in `folder`.
 
-    A key that is younger than the run counts as at its default; one that is no longer known does not count.
+    A key that is newer than the run counts with its default.  A key that no longer exists is ignored.
     """
     old, new = {**_flat(config_dict(Config())), **_flat(saved)}, _flat(config_dict(config))
     for key in new:
@@ -155,19 +155,19 @@ def check_same_config(saved: dict[str, Any], config: Config, folder: Path) -> No
 
 
 class Kept(NamedTuple):
-    """An epoch-NNN.pt."""
+    """Entry for an epoch-NNN.pt file."""
 
     file: str  # its name
     epoch: int
-    score: Score | None  # None where it was not validated
+    score: Score | None  # None without validation
 
     def plain(self) -> dict[str, Any]:
-        """As dicts and scalars, which `load` accepts."""
+        """Convert to dicts and scalars, which `load` accepts."""
         return {**self._asdict(), "score": plain_score(self.score)}
 
     @classmethod
     def of(cls, content: dict[str, Any], file: str | None = None) -> Kept:
-        """From `plain`, or from the content of the `file`."""
+        """Make it from the result of `plain`, or from the content of `file`."""
         score = content["score"]
         return cls(file or content["file"], content["epoch"], Score(**score) if score else None)
 
@@ -177,33 +177,33 @@ def plain_score(score: Score | None) -> dict[str, Any] | None:
 
 
 def keep(kept: Sequence[Kept], best: int, last: int) -> list[Kept]:
-    """Those of `kept` to keep: the best and the last ones."""
+    """Return the best and the last checkpoints of `kept`."""
     ranked = rank(kept)[:best]
     recent = sorted(kept, key=lambda k: k.epoch)[-last:] if last > 0 else []
     return [k for k in kept if k in ranked or k in recent]
 
 
 def rank(kept: Sequence[Kept]) -> list[Kept]:
-    """The validated ones, best score first; of equals, the later first."""
+    """Return the validated checkpoints, best score first; of equal ones, the later first."""
     validated = [(k.score.rank, -k.epoch, k) for k in kept if k.score is not None]
     return [k for *_, k in sorted(validated, key=lambda v: v[:2])]
 
 
 def choose(folder: Path, *, best: int = 0, last: int = 0) -> list[Path]:
-    """The `best` checkpoints by validation score, or the `last` ones, of a run's folder; UserError if there are none."""
+    """Return the `best` checkpoints of a run's folder by validation score, or the `last` ones; UserError without any."""
     files = sorted(folder.glob("epoch-*.pt"))
     if not files:
-        raise UserError(f"{folder}: no epoch-*.pt here; is it the folder of a run that has finished an epoch?")
+        raise UserError(f"{folder}: no epoch-*.pt here: is it the folder of a run that has finished an epoch?")
     if last > 0:
         return files[-last:]
     ranked = rank([Kept.of(load(f), f.name) for f in files])
     if not ranked:
-        raise UserError(f"{folder}: no checkpoint has a validation score; use --last")
+        raise UserError(f"{folder}: no checkpoint has a validation score: use --last")
     return [folder / k.file for k in ranked[:best]]
 
 
 def average(files: Sequence[Path]) -> dict[str, Tensor]:
-    """The mean of the models in `files`."""
+    """Return the mean of the models in `files`."""
     if not files:
         raise UserError("give at least one checkpoint to average")
 
@@ -217,9 +217,9 @@ def average(files: Sequence[Path]) -> dict[str, Tensor]:
 
 
 def mean(models: Iterable[tuple[str, dict[str, Tensor]]]) -> dict[str, Tensor]:
-    """The mean of weights, each with the name of where they come from, summed in float64; whole numbers are the first's.
+    """Return the mean of (origin, weights) pairs, computed in float64.  Integer tensors are those of the first.
 
-    UserError for weights that are not of the first's names and shapes.
+    UserError for weights whose names or shapes differ from those of the first.
     """
     total: dict[str, Tensor] = {}
     first: dict[str, Tensor] = {}

@@ -1,6 +1,6 @@
-"""The learning curves of a run, out of its log.txt: what training and validation said at which step.
+"""Learning curves of a run, from its log.txt: losses and scores of training and validation by step.
 
-A run that was killed and went on says some steps twice: the last word counts.
+A killed and resumed run logs some steps twice: the last line counts.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from samba_asr.errors import UserError
 _NUMBER = r"(-?\d+(?:\.\d+)?(?:e[+-]?\d+)?|nan|inf)"
 _STEP = re.compile(r"epoch \d+(?:/\d+)? step (\d+)(:?) (.*)")
 _LOSS = re.compile(rf"(\w+) {_NUMBER}(?= |$)")
-_BEHIND = ("lr", "norm", "audio")  # of a step line, no losses
-_VALIDATION = (  # as the tasks log it (samba_asr.training.tasks); what each is called, and its unit
+_AFTER = ("lr", "norm", "audio")  # fields after the losses in a step line
+_VALIDATION = (  # as logged by the tasks (samba_asr.training.tasks): name with unit, pattern
     ("CTC-CRF loss, nats a token", re.compile(rf"CTC-CRF loss {_NUMBER}")),
     ("WER, %", re.compile(rf"validation WER {_NUMBER} %")),
     ("CTC loss, nats a token", re.compile(rf"CTC loss {_NUMBER} a token")),
@@ -29,7 +29,9 @@ Curve = dict[int, float]  # by step
 
 
 class Curves(NamedTuple):
-    training: dict[str, Curve]  # losses by name, `loss` the weighted sum, each the mean since the line before
+    """Curves of a run, by name."""
+
+    training: dict[str, Curve]  # losses; `loss` is the weighted sum; each the mean since the previous line
     validation: dict[str, Curve]  # the metric first
 
     @property
@@ -40,7 +42,7 @@ class Curves(NamedTuple):
 
 
 def read_curves(folder: Path) -> Curves:
-    """The curves of the run in `folder`; UserError if there is no log, or no step in it."""
+    """Read the curves of the run in `folder`; UserError without a log, or without a step in it."""
     try:
         lines = (Path(folder) / "log.txt").read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -56,9 +58,9 @@ def read_curves(folder: Path) -> Curves:
                     curves.validation.setdefault(name, {})[step] = float(value[1])
             continue
         for name, value in _LOSS.findall(rest):
-            if name in _BEHIND:
+            if name in _AFTER:
                 break
             curves.training.setdefault(name, {})[step] = float(value)
     if not curves.steps:
-        raise UserError(f"{folder}/log.txt: no step was logged yet (train.log_every says how often)")
+        raise UserError(f"{folder}/log.txt: no step was logged yet: train.log_every sets how often steps are logged")
     return curves

@@ -1,8 +1,8 @@
-"""One process or many (torchrun): a group of ranks with the few collectives that training needs.
+"""Distributed training: one process or many (torchrun), with the few collectives that training needs.
 
-Gradients are summed once a step, after every batch of the step has run backward, rather than during backward as
-DistributedDataParallel does.  A rank may thereby split a batch that is out of memory, skip one that is not finite, or
-leave parameters unused, without the others noticing; DDP would wait for gradients that never come.
+Gradients are summed once per step, after the backward pass of all its batches, not during backward as in
+DistributedDataParallel.  So a rank may split a batch that is out of memory, skip one that is not finite, or leave parameters
+unused, without the other ranks.  DDP would wait for gradients that never come.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ CHUNK = 1 << 25  # numbers in one all-reduce: 128 MiB of float32
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all of them; with `size` 1 every method is trivial."""
+    """This process in its group.  With `size` 1 every method is trivial."""
 
     device: torch.device
     rank: int = 0
     size: int = 1
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """Element-wise sum over ranks, in float64."""
+        """Return the element-wise sum over ranks, in float64."""
         if self.size == 1:
             return list(values)
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -37,7 +37,7 @@ class Ranks:
         return total.tolist()
 
     def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Sum .grad over ranks; a parameter that no rank used keeps None, one that some used counts as 0 elsewhere."""
+        """Sum .grad over ranks.  A parameter that no rank used keeps None; if some used it, it is 0 on the others."""
         if self.size == 1:
             return
         parameters = list(parameters)
@@ -56,13 +56,13 @@ class Ranks:
             _all_reduce(group)
 
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
-        """Give every rank the first rank's values, in place."""
+        """Copy the first rank's values to every rank, in place."""
         if self.size > 1:
             for x in tensors:
                 dist.broadcast(x, src=0)
 
     def gather(self, value) -> list:
-        """Every rank's picklable `value`, in the order of ranks."""
+        """Return every rank's picklable `value`, in the order of ranks."""
         if self.size == 1:
             return [value]
         values = [None] * self.size
@@ -75,9 +75,9 @@ class Ranks:
 
 
 def start(device: str) -> Ranks:
-    """Join the group that torchrun describes in RANK, LOCAL_RANK and WORLD_SIZE, if it does; nccl on CUDA, else gloo.
+    """Join the group given by torchrun in RANK, LOCAL_RANK and WORLD_SIZE, if there is one; nccl on CUDA, else gloo.
 
-    device: auto | cpu | cuda | cuda:N.  With several ranks, `cuda` and `auto` mean the one numbered LOCAL_RANK.
+    device: auto | cpu | cuda | cuda:N.  With several ranks, `cuda` and `auto` mean GPU number LOCAL_RANK.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if device == "cuda" or (device == "auto" and torch.cuda.is_available()):

@@ -1,4 +1,4 @@
-"""A net over the validation utterances: texts, WER and CTC loss."""
+"""Validation of a net: texts, WER and CTC loss of the validation utterances."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from samba_asr.training.objectives.crf import CrfTerm
 
 @dataclass(frozen=True)
 class Validation:
-    """wer in percent; loss: CTC's, crf: CTC-CRF's, natural logarithm per token; texts by utterance id.
+    """Result of a validation.  wer: percent.  loss: CTC, nats per token.  texts: by utterance id.
 
-    crf is None where it was not asked for.
+    crf: CTC-CRF loss, nats per token; None if not requested.
     """
 
     wer: float
@@ -33,14 +33,14 @@ class Validation:
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager:
-    """Matrix products in `dtype`; float32 leaves everything alone."""
+    """Compute matrix products in `dtype` within the block.  float32 changes nothing."""
     if dtype == torch.float32:
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=dtype)
 
 
 def greedy(log_probs: Tensor, lengths: Tensor, tokenizer: Tokenizer) -> list[str]:
-    """The text of each row of log_probs (b, t, v) by greedy CTC."""
+    """Return the text of each row of log_probs (b, t, v) by greedy CTC search."""
     search = Greedy()
     state = search.finish(search.step(log_probs, lengths, search.init_state(len(lengths))))
     return [tokenizer.decode(row[0].tokens) for row in search.hypotheses(state)]
@@ -59,12 +59,11 @@ def validate(
     gather: Callable[[object], list] = lambda value: [value],
     check: Callable[[], None] = lambda: None,
 ) -> Validation:
-    """Greedy WER and losses, whole utterances at once, the longest first; the net is in evaluation mode meanwhile.
+    """Measure greedy WER and losses of whole utterances, the longest first, with the net in evaluation mode.
 
-    crf: the CTC-CRF loss, to be measured too.
-    `utterances` are this rank's; `gather` collects every rank's value; `check` is called after each batch and may raise
-    to give up.  `store` reads the audio; without one, it is read at the model's rate and not kept.  An utterance that
-    cannot be read is reported in the log and counts as deleted.
+    utterances: those of this rank.  block: encoder frames per block.  crf: also measure this CTC-CRF loss.
+    store: reader of the audio; default: read at the model's rate, without cache.  gather: collects every rank's value.
+    check: called for each batch; may raise to stop.  Unreadable utterances are logged and count as deleted.
     """
     total, rival, tokens, texts = 0.0, 0.0, 0, {}
     device, training = next(net.parameters()).device, net.training

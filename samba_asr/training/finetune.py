@@ -1,4 +1,4 @@
-"""Training runs as `samba-asr train` starts them: from scratch, from a model folder, or from a pretrained encoder.
+"""Training runs of `samba-asr train`: from scratch, from a model folder, or from a pretrained encoder.
 
 config = config.load(["model/small"], ["data.train=[data/train.jsonl]", "data.valid=[data/dev.jsonl]"])
 result = finetune.run(config, Path("exp/tuned"), init=Path("models/english"))
@@ -42,23 +42,23 @@ def run(
     init_encoder: Path | None = None,
     new_tokenizer: bool = False,
 ) -> TrainResult:
-    """Train on the manifests that `config` names, in `folder`, or continue the run that is there.
+    """Train on the manifests in `config`, in `folder`, or continue the run in it.
 
-    init: a model folder whose weights the run begins with, and whose tokenizer it has.  init_encoder: a folder whose encoder
-    it begins with (`samba-asr pretrain` writes it).  new_tokenizer: with `init`, train a tokenizer as `config` has it; weights
-    that depend on the vocabulary start afresh.  UserError for what does not go together or does not fit.
+    init: model folder with the initial weights and the tokenizer.  init_encoder: folder with the initial encoder, written by
+    `samba-asr pretrain`.  new_tokenizer: with `init`, train a new tokenizer as in `config`, and initialize the weights that
+    depend on the vocabulary randomly.  UserError for arguments that exclude each other, and for weights that do not fit.
     """
     if new_tokenizer and not init:
         raise UserError(
-            "new_tokenizer (--new-tokenizer) needs init (--init): without it, every run makes its own tokenizer"
+            "new_tokenizer (--new-tokenizer) needs init (--init): without init, every run trains its own tokenizer"
         )
     if init and init_encoder:
-        raise UserError("init (--init) has an encoder: give no init_encoder (--init-encoder) beside it")
+        raise UserError("init (--init) has an encoder: leave init_encoder (--init-encoder) out")
     config, folder = with_teacher(config), Path(folder)
     sets = read_sets(config.data)
     ranks = distributed.start(config.train.device)
     with contextlib.ExitStack() as stack:
-        if ranks.rank == 0:  # it writes
+        if ranks.rank == 0:  # the rank that writes files
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(folder))
         return _run(config, folder, sets, ranks, init, init_encoder, new_tokenizer)
@@ -76,7 +76,7 @@ def _run(
     if ranks.rank == 0:
         if init and not new_tokenizer and not has_tokenizer(folder):
             load_tokenizer(init).save(folder)
-        # For the model that averaging makes; training itself reads none of them, so the other processes need not know.
+        # For the averaged model.  Training reads none of these files, so the other ranks do not need this configuration.
         config = dataclasses.replace(config, decode=copy_search_files(config.decode, init or folder, folder))
         prepare_tokenizer(folder, config.tokenizer, sets.train)
     ranks.barrier()
@@ -93,24 +93,27 @@ def _run(
 
 
 def with_teacher(config: Config) -> Config:
-    """The configuration with model.teacher as wide as the frames of data.teacher; UserError where one of both is missing."""
+    """Set model.teacher to the width of the frames in data.teacher.
+
+    UserError if only one of data.teacher and loss.teacher is set.
+    """
     if config.loss.teacher and not config.data.teacher:
         raise UserError(
-            f"loss.teacher={config.loss.teacher} needs data.teacher, a folder that samba-asr augment teach writes"
+            f"loss.teacher={config.loss.teacher} needs data.teacher, a folder written by samba-asr augment teach"
         )
     if config.data.teacher and not config.loss.teacher:
         raise UserError(
-            f"data.teacher={config.data.teacher} teaches nothing without a weight: set loss.teacher, such as 0.5"
+            f"data.teacher={config.data.teacher} has no effect without a weight: set loss.teacher, such as 0.5"
         )
     width = TeacherFrames(Path(config.data.teacher)).width if config.data.teacher else 0
     return dataclasses.replace(config, model=dataclasses.replace(config.model, teacher=width))
 
 
 def initial_model(folder: Path, config: Config, tokenizer: Tokenizer, new_tokenizer: bool = False) -> AsrModel:
-    """A model as `config` has it with the weights of the model folder; UserError if they do not fit it.
+    """Make the model of `config` with the weights of the model folder; UserError if they do not fit.
 
-    It may have more encoder layers than the folder's: those begin as nothing (samba_asr.models.deepen).
-    new_tokenizer: leave out, and name in the log, the weights that have a row for each unit of the vocabulary.
+    Encoder layers beyond those of the folder start as the identity (samba_asr.models.deepen).
+    new_tokenizer: do not load the weights with one row per unit of the vocabulary; the log names them.
     """
     loaded = load_model(folder)
     same = same_pieces(loaded.tokenizer, tokenizer)
@@ -120,13 +123,13 @@ def initial_model(folder: Path, config: Config, tokenizer: Tokenizer, new_tokeni
         )
     model = AsrModel(dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size))
     if config.model.layers > loaded.config.model.layers:
-        logger.info("layers %d to %d begin as nothing", loaded.config.model.layers + 1, config.model.layers)
+        logger.info("layers %d to %d start as the identity", loaded.config.model.layers + 1, config.model.layers)
         deepen(loaded.model.acoustic.encoder, config.model.layers)
     weights, own = loaded.model.state_dict(), model.state_dict()
     if not same:
-        afresh = sorted(_sized_by_vocabulary(config.model) & weights.keys())
-        logger.info("another tokenizer: these start afresh: %s", ", ".join(afresh))
-        weights |= {name: own[name] for name in afresh if name in own}
+        random = sorted(_sized_by_vocabulary(config.model) & weights.keys())
+        logger.info("another tokenizer: these weights are initialized randomly: %s", ", ".join(random))
+        weights |= {name: own[name] for name in random if name in own}
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
@@ -138,28 +141,30 @@ def initial_model(folder: Path, config: Config, tokenizer: Tokenizer, new_tokeni
 
 
 def with_encoder(folder: Path, config: Config, tokenizer: Tokenizer) -> AsrModel:
-    """A new model with the encoder of the folder; what that lacks is named in the log, and starts afresh."""
+    """Make a new model with the encoder of the folder.  Missing weights are initialized randomly; the log names them."""
     torch.manual_seed(derive_seed("model", config.train.seed))
     model = AsrModel(dataclasses.replace(config.model, vocab_size=tokenizer.vocab_size))
     missing = read_encoder(folder, model)
-    logger.info("the encoder is pretrained, the rest starts afresh%s", f", and {', '.join(missing)}" if missing else "")
+    logger.info(
+        "the encoder is pretrained, other weights are random%s", f", and {', '.join(missing)}" if missing else ""
+    )
     return model
 
 
 def _sized_by_vocabulary(config: ModelConfig) -> set[str]:
-    """Names of the weights whose shape depends on the vocabulary's size."""
+    """Return the names of the weights whose shape depends on the size of the vocabulary."""
     with torch.device("meta"):
         two, three = (AsrModel(dataclasses.replace(config, vocab_size=v)).state_dict() for v in (2, 3))
     return {name for name in two if two[name].shape != three[name].shape}
 
 
 def prepare_tokenizer(folder: Path, config: TokenizerConfig, train: list[Utterance]) -> Tokenizer:
-    """The tokenizer in `folder`, or a new one trained on the texts of `train` and saved there.
+    """Load the tokenizer in `folder`, or train one on the texts of `train` and save it there.
 
-    UserError if the one in `folder` is not what `config` asks for.
+    UserError if the tokenizer in `folder` differs from that of `config`.
     """
     if not has_tokenizer(folder):
-        # `vocab_size` is for bpe; characters and phones are as many as there are
+        # `vocab_size` is for bpe only: the texts determine the number of characters and phones
         size = config.vocab_size if config.kind == "bpe" else None
         texts = (u.text for u in train)
         return train_tokenizer(texts, config.kind, size, folder, lambda words: load_pronouncer().pronounce(words))

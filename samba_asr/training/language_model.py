@@ -1,4 +1,4 @@
-"""Training of a Mamba language model from text, as `samba-asr lm mamba` starts it.
+"""Training of a Mamba language model from text (`samba-asr lm mamba`).
 
 config = config.load(["lm/small"], [*DEFAULTS, "lm.layers=2"])
 result = train_language_model(config, [Path("text.txt.gz")], ["A LINE TO VALIDATE ON"], Path("exp/lm"))
@@ -29,8 +29,8 @@ from samba_asr.training.trainer import TrainResult, run
 
 logger = logging.getLogger(__name__)
 
-LINES = 500_000  # of the text, that a tokenizer is made of
-DEFAULTS = ("train.epochs=1000", "data.buckets=50")  # settings where a language model differs from a recognizer
+LINES = 500_000  # of the text, for training the tokenizer
+DEFAULTS = ("train.epochs=1000", "data.buckets=50")  # settings of a language model that differ from a recognizer's
 
 
 def train_language_model(
@@ -42,11 +42,11 @@ def train_language_model(
     tokenizer: Path | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> TrainResult:
-    """Train in `folder`, or continue the run that is there, and write the model to `folder`/model.
+    """Train in `folder`, or continue the run in it, and write the model to `folder`/model.
 
-    text: files, plain or compressed, a sentence a line.  valid: lines for the perplexity.
-    tokenizer: folder of the model whose units to take, default new ones made of the text.  dtype: of the matrices in the file.
-    Under torchrun, called on every process.
+    text: files, plain or compressed, one sentence per line.  valid: lines for the perplexity.
+    tokenizer: folder of a model whose units to use; default: train new ones on the text.  dtype: of matrices in the file.
+    Under torchrun, every process must call it.
     """
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=0))
     ranks = distributed.start(config.train.device)

@@ -1,4 +1,4 @@
-"""AdamW, its learning-rate schedules, and the exponential moving average of the weights."""
+"""AdamW, learning-rate schedules, and the exponential moving average of the weights."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ SCHEDULES = ("cosine", "noam", "constant")
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices alone.
+    """Make AdamW with weight decay on matrices only.
 
-    Vectors and scalars (norms, biases) never decay, nor does a parameter that carries `_no_weight_decay = True`, as in
-    state-spaces/mamba: A_log, D, dt_bias.  Frozen parameters are left out.
+    Vectors and scalars (norms, biases) have no weight decay, and neither have parameters with `_no_weight_decay = True`, as
+    in state-spaces/mamba: A_log, D, dt_bias.  Frozen parameters are left out.
     """
     decayed, others = [], []
     for p in model.parameters():
@@ -28,9 +28,9 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
 
 
 def learning_rate(config: OptimConfig, step: int, progress: float) -> float:
-    """The rate of step 1, 2, ... when `progress` (0 to 1) of the run is done, by whatever ends it.
+    """Return the learning rate of step 1, 2, ... at `progress` (0 to 1) of the run.
 
-    Each is multiplied by, or begins with, a linear warm-up over `warmup` steps to the peak `lr`:
+    Every schedule has a linear warm-up over `warmup` steps to the peak `lr`:
         constant   lr
         cosine     lr * (f + (1 - f) (1 + cos(pi progress)) / 2), f = final_lr
         noam       lr * sqrt(warmup / step) after the warm-up (Vaswani et al. 2017, scaled to peak at `lr`)
@@ -50,13 +50,13 @@ def learning_rate(config: OptimConfig, step: int, progress: float) -> float:
 class MovingAverage:
     """Exponential moving average of a model's parameters, for evaluation: average += (1 - decay) (weights - average).
 
-    The decay of step k is at most (1 + k) / (10 + k), so that the first weights are soon forgotten.  Buffers are not
-    averaged: they are constants in these models.
+    The decay of step k is at most (1 + k) / (10 + k), so that the initial weights soon lose influence.  Buffers are not
+    averaged, because they are constant in these models.
     """
 
     def __init__(self, model: nn.Module, decay: float):
         if not 0 < decay < 1:
-            raise UserError(f"train.ema={decay}: a decay lies between 0 (off) and 1, for instance 0.999")
+            raise UserError(f"train.ema={decay}: give a decay between 0 (off) and 1, for instance 0.999")
         self.decay = decay
         self.weights: dict[str, Tensor] = {n: p.detach().clone() for n, p in model.named_parameters()}
 
@@ -68,7 +68,7 @@ class MovingAverage:
 
     @torch.no_grad()
     def swap(self, model: nn.Module) -> None:
-        """Exchange the model's weights and the average; a second call puts them back."""
+        """Exchange the model's weights and the average.  A second call restores them."""
         for name, p in model.named_parameters():
             kept = p.detach().clone()
             p.copy_(self.weights[name])

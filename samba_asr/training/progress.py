@@ -1,4 +1,4 @@
-"""What a run tells: a line on the terminal, `log.txt`, TensorBoard; and what it is told: SIGINT and SIGTERM."""
+"""Progress output of a training run (terminal, `log.txt`, TensorBoard), and its handling of SIGINT and SIGTERM."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def log_file(path: Path, level: int = logging.INFO) -> Iterator[None]:
-    """What samba_asr logs from `level` up is appended to `path` (made when there is something); the rest is dropped."""
+    """Append the log of samba_asr from `level` up to `path`, which is created with its first line."""
     package = logging.getLogger("samba_asr")
     before = package.level
     handler = _LogFile(path, encoding="utf-8", delay=True)
@@ -44,9 +44,9 @@ class _LogFile(logging.FileHandler):
 
 
 class Signals:
-    """Notes SIGINT and SIGTERM instead of dying, so that the loop can save; the second one does what it always did.
+    """Handler that records SIGINT and SIGTERM instead of exiting, so that the loop can save.  A second signal exits.
 
-    `received` is the signal's number, 0 before.  Outside the main thread Python allows no handlers: nothing is noted.
+    received: number of the signal, 0 before.  Outside the main thread Python allows no handlers, so none is recorded.
     """
 
     def __init__(self) -> None:
@@ -69,11 +69,11 @@ class Signals:
         self.__exit__()
 
 
-class Progress:
+class TrainingProgress:
     """Step lines: on a terminal one line, rewritten in place; elsewhere logged every `every` steps, as in `log.txt`.
 
-    Losses are means per unit (a token, a frame), and the rate is hours of audio trained on in an hour, or of text the units a
-    second, since the last logged line.
+    Losses are means per unit (a token, a frame).  The rate, since the last logged line, is hours of audio per hour, or units
+    per second for text.
     """
 
     def __init__(self, every: int, tensorboard: Path | None, step: int = 0):
@@ -87,13 +87,13 @@ class Progress:
         self.restart()
 
     def restart(self) -> None:
-        """Begin to count again, after a time that was not training."""
+        """Restart the counters, after a time without training."""
         self._since, self._shown = time.monotonic(), 0.0
         self._seconds = self._units = 0.0
         self._sums: dict[str, float] = {}
 
     def step(self, step: int, where: str, lr: float, done: float, outcome: StepResult) -> None:
-        """After each step; `done` is the share of the run, 0 to 1."""
+        """Report a step.  where: the epoch.  done: share of the run, 0 to 1."""
         now = time.monotonic()
         self._first = self._first or (now, done)
         self._seconds += outcome.seconds
@@ -108,7 +108,7 @@ class Progress:
         losses = " ".join(f"{name} {value:.4f}" for name, value in means.items())
         hours = self._seconds / max(now - self._since, 1e-9)
         rate = f"audio {outcome.seconds:.0f} s, {hours:.0f} h/h"
-        if not self._seconds:  # a language model's
+        if not self._seconds:  # text: a language model
             rate = f"{self._units / max(now - self._since, 1e-9):.0f} units/s"
         line = f"{where} step {step} {losses} lr {lr:.2e} norm {outcome.norm:.2f} {rate}, left {self._left(now, done)}"
         if self.live:
@@ -121,7 +121,7 @@ class Progress:
             self.restart()
 
     def scalar(self, name: str, value: float, step: int) -> None:
-        """To TensorBoard, where there is one."""
+        """Write a value to TensorBoard, if it is on."""
         if self._board:
             try:
                 self._board.add_scalar(name, value, step)
@@ -155,7 +155,7 @@ class Progress:
 
 
 class _ClearLine(logging.Handler):
-    """Clears the live line before anything else is logged; the package's handlers run before the root's."""
+    """Handler that clears the live line before other log lines.  The package's handlers run before the root's."""
 
     def emit(self, record: logging.LogRecord | None) -> None:
         sys.stderr.write("\r\033[K")
@@ -163,7 +163,7 @@ class _ClearLine(logging.Handler):
 
 
 def _summary_writer(folder: Path, step: int):
-    """A writer that hides what a killed run wrote after `step`; None without the package."""
+    """Return a writer that hides what a killed run wrote after `step`; None without the package."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:

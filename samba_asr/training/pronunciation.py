@@ -1,4 +1,4 @@
-"""A dictionary as the one trainer wants it: words in batches, a tenth of them held out."""
+"""The training task of a pronunciation dictionary: words in batches, a tenth of them held out."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from samba_asr.config import Config
 from samba_asr.data.bucketing import bucket_batches, derive_seed
 from samba_asr.data.dataset import Batch
 from samba_asr.errors import UserError
-from samba_asr.metrics.wer import Counts, score, total
+from samba_asr.metrics.wer import ErrorCounts, score, total
 from samba_asr.models.pronouncer import REPEAT, Pronouncer, padded, spelt
 from samba_asr.text.lexicon import Lexicon, Pronunciation
 from samba_asr.training.objectives import Objective
@@ -28,15 +28,15 @@ logger = logging.getLogger(__name__)
 
 
 def held_out(word: str) -> bool:
-    """A tenth of all words, the same ones every time.  What is said of WALK is known of WALK'S: they go together."""
+    """Return whether `word` is in the fixed tenth of all words for validation.  WALK and WALK'S are always together."""
     return zlib.crc32(word.removesuffix("'S").removesuffix("S'").encode()) % 10 == 0
 
 
 class WordSet:
-    """Pronunciations to learn from, as batches: `audio` is letters, `tokens` are phones."""
+    """Training pronunciations as batches: `audio` has letters, `tokens` has phones."""
 
     def __init__(self, lexicon: Lexicon, config: Config):
-        """UserError if nothing remains."""
+        """UserError if no pronunciation remains."""
         self.config, self.phones = config, lexicon.phones
         self.left_out: Counter[str] = Counter()
         ids = {phone: i for i, phone in enumerate(self.phones, 1)}
@@ -50,7 +50,7 @@ class WordSet:
                 else:
                     self.items.append((word, letters, phones))
         if not self.items:
-            raise UserError("the lexicon to learn from is empty")
+            raise UserError("the training lexicon is empty")
 
     @property
     def fingerprint(self) -> int:
@@ -68,7 +68,7 @@ class WordSet:
 
 
 class WordEpoch:
-    """`epoch[k]` is batch k of all ranks'."""
+    """Batches of one epoch.  `epoch[k]` is batch k of all ranks' batches."""
 
     def __init__(self, data: WordSet, batches: list[list[int]]):
         self.data, self.batches = data, batches
@@ -83,7 +83,7 @@ class WordEpoch:
 
 
 class PronunciationTask:
-    """A lexicon; validated by the phone error rate on the words held out, against the nearest of each word's pronunciations."""
+    """Task of a lexicon.  Score: phone error rate on the held-out words, against each word's nearest pronunciation."""
 
     def __init__(self, config: Config, lexicon: Lexicon):
         self.config = config
@@ -118,13 +118,13 @@ class PronunciationTask:
 
 
 def error_rates(model: Pronouncer, words: Mapping[str, Sequence[Pronunciation]]) -> tuple[float, float]:
-    """Percent of phones that are wrong (insertions, deletions and substitutions), and of words that are not all right."""
+    """Return the percentage of wrong phones (insertions, deletions, substitutions), and of words with an error."""
     guessed = model.pronounce(words)
     guesses = {word: guessed.get(word, ((),))[0] for word in words}
     pairs = {(word, one): guesses[word] for word, some in words.items() for one in some}
     references = {f"{word} {n}": " ".join(one) for n, (word, one) in enumerate(pairs)}
     report = score(references, dict(zip(references, map(" ".join, pairs.values()), strict=True)))
-    nearest: dict[str, Counts] = {}
+    nearest: dict[str, ErrorCounts] = {}
     for (word, _), found in zip(pairs, report.utterances, strict=True):
         best = nearest.get(word)
         if best is None or found.counts.wer < best.wer:

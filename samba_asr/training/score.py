@@ -1,4 +1,4 @@
-"""The one number by which a run ranks its checkpoints."""
+"""The score by which a run ranks its checkpoints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Score:
 
     @property
     def rank(self) -> float:
-        """A number that is lower for a better score of the same name."""
+        """Sort key: lower for a better score of the same name."""
         return self.value if self.lower_is_better else -self.value
 
     def __str__(self) -> str:

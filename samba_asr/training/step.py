@@ -1,4 +1,4 @@
-"""One step of the optimizer: from batches to moved weights, whatever goes wrong with a batch."""
+"""One step of the optimizer: from batches to updated weights, robust against bad batches and lack of memory."""
 
 from __future__ import annotations
 
@@ -26,7 +26,9 @@ logger = logging.getLogger(__name__)
 WHOLE = -1  # block size: the whole utterance
 
 
-class Work(NamedTuple):
+class SeededBatch(NamedTuple):
+    """A batch and the seed of its random choices."""
+
     batch: Batch
     seed: int  # of its masks and its dropout
     easy: bool = False  # without augmentation of features, dropout and blocks
@@ -36,14 +38,14 @@ class StepResult(NamedTuple):
     """Sums over the batches of a step and over ranks."""
 
     losses: dict[str, float]  # `loss`, which is minimized, and its parts by name; sums over units
-    units: float  # tokens or frames: what the objective divides by
+    units: float  # tokens or frames, the divisor of the losses
     seconds: float  # of audio
     bad: float  # batches, or gradients, that were not finite
     norm: float  # of the gradient before clipping; 0 if there was none
 
 
 class Stepper:
-    """Objective, optimizer and moving average, on one rank of several."""
+    """Objective, optimizer and moving average on one rank."""
 
     def __init__(self, objective: Objective, config: Config, ranks: Ranks):
         self.objective, self.config, self.ranks = objective, config, ranks
@@ -55,11 +57,11 @@ class Stepper:
         self._before = [m for m in objective.modules() if isinstance(m, BeforeStep)]
         self._after = [m for m in objective.modules() if isinstance(m, AfterStep)]
 
-    def step(self, work: list[Work], *, number: int, lr: float) -> StepResult:
-        """Step `number` on this rank's `work`, together with the other ranks'.
+    def step(self, work: list[SeededBatch], *, number: int, lr: float) -> StepResult:
+        """Take step `number` on this rank's `work`, together with the other ranks.
 
-        The loss is the sum over all of it divided by all of its units.  A batch whose loss is not finite is left out
-        and reported; if none is left, or the gradient is not finite, the weights stay as they are.
+        The loss is the sum over all batches divided by all their units.  A batch whose loss is not finite is logged and
+        left out.  If none remains, or the gradient is not finite, the weights do not change.
         """
         sums, seconds, bad = self._backward(work, number)
         *sums, units, seconds, bad = self.ranks.sum([*sums, seconds, bad])
@@ -74,7 +76,7 @@ class Stepper:
         return StepResult(dict(zip(self.names, sums, strict=True)), units, seconds, bad, norm)
 
     def _update(self, units: float, number: int, lr: float) -> float:
-        """Divide the summed gradients by `units`, clip, move the weights; returns the norm before clipping."""
+        """Divide the summed gradients by `units`, clip, update the weights; return the norm before clipping."""
         self.ranks.sum_gradients(self.parameters)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         torch._foreach_div_(gradients, units)  # pyright: ignore[reportPrivateImportUsage]
@@ -89,13 +91,13 @@ class Stepper:
                 self.average.update(self.objective, number)
         return norm
 
-    def _backward(self, work: list[Work], number: int) -> tuple[list[float], float, int]:
-        """The gradient of the summed loss, left in .grad; returns sums, seconds of audio, batches not finite.
+    def _backward(self, work: list[SeededBatch], number: int) -> tuple[list[float], float, int]:
+        """Compute the gradient of the summed loss in .grad; return sums, seconds of audio, number of batches not finite.
 
         Sums are those of `names`, then the units.
 
-        A batch that is out of memory is cut in two and the whole step begun again, for backward may have left half a
-        gradient behind.  An utterance that does not fit even alone is left out and reported.
+        A batch that is out of memory is split in two, and the whole step restarts, because the failed backward may have
+        left a partial gradient.  An utterance that does not fit alone is logged and left out.
         """
         pending = [w for w in work if len(w.batch.ids)]
         while True:
@@ -116,8 +118,8 @@ class Stepper:
             else:
                 return sums, samples / self.config.model.features.sample_rate, bad
 
-    def _forward_backward(self, work: Work, number: int) -> list[float] | Literal["out of memory"] | None:
-        """The batch's sums, after backward; None, without backward, if its loss is not finite."""
+    def _forward_backward(self, work: SeededBatch, number: int) -> list[float] | Literal["out of memory"] | None:
+        """Run forward and backward; return the sums of the batch, or None, without backward, if its loss is not finite."""
         seed = derive_seed("block", self.config.train.seed, number)  # all batches of a step have one block size
         block = WHOLE if work.easy else self.objective.draw_block(random.Random(seed))
         generator = torch.Generator().manual_seed(derive_seed("masks", work.seed))
@@ -137,12 +139,12 @@ class Stepper:
         return None
 
     def _columns(self, outcome: Outcome) -> list[Tensor]:
-        """The loss, the parts in the order of `names` (zeros for those that this batch has not), the units."""
-        nothing = torch.zeros_like(outcome.loss)
-        parts = [outcome.parts.get(name, nothing) for name in self.names[1:]]
+        """Return the loss, the parts in the order of `names` (zeros for missing ones), and the units."""
+        zeros = torch.zeros_like(outcome.loss)
+        parts = [outcome.parts.get(name, zeros) for name in self.names[1:]]
         return [outcome.loss, *parts, outcome.units]
 
-    def _halves(self, work: Work, number: int) -> list[Work]:
+    def _halves(self, work: SeededBatch, number: int) -> list[SeededBatch]:
         if self.ranks.device.type == "cuda":
             torch.cuda.empty_cache()
         batch, seed, easy = work
@@ -161,6 +163,6 @@ class Stepper:
         )
         half = b // 2
         return [
-            Work(batch.rows(0, half), derive_seed(seed, 0), easy),
-            Work(batch.rows(half, b), derive_seed(seed, 1), easy),
+            SeededBatch(batch.rows(0, half), derive_seed(seed, 0), easy),
+            SeededBatch(batch.rows(half, b), derive_seed(seed, 1), easy),
         ]

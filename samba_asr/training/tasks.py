@@ -1,7 +1,6 @@
-"""Tasks of the one trainer: speech to text, by utterances; speech alone, for an encoder to begin with; text alone, for a
-language model.
+"""Training tasks: speech to text, speech without texts (pretraining of an encoder), and text (language models).
 
-A task makes the net, its objective and its batches, and validates the net.  The trainer knows no more of it than `Task`.
+A task makes the net, its objective and its batches, and validates the net.  The trainer uses only the interface `Task`.
 """
 
 from __future__ import annotations
@@ -39,56 +38,60 @@ from samba_asr.training.score import Score
 
 logger = logging.getLogger(__name__)
 
-STATISTICS = 200  # utterances that CMVN statistics are taken from
+STATISTICS = 200  # utterances for the CMVN statistics
 
 
 def validation_block(config: Config) -> int:
-    """Encoder frames in a block at the latency of the search, which validation uses."""
+    """Return the block size of validation, in encoder frames: that of `decode.runtime.latency_ms`."""
     ms, frame = config.decode.runtime.latency_ms, config.model.frame_ms / 1000
     return latency_of(ms, 0.0, frame, config.model.max_block).block
 
 
 class Data(Protocol):
+    """Training data of a task."""
+
     @property
     def left_out(self) -> Counter[str]:
-        """How many, by reason."""
+        """Number of items left out, by reason."""
         ...
 
     @property
     def fingerprint(self) -> int:
-        """A number that changes with the data: a resumed run must find its batches again."""
+        """Hash of the data: a resumed run must have the same batches."""
         ...
 
     def epoch(self, epoch: int, *, ranks: int = 1) -> Batches:
-        """The batches of an epoch, by number."""
+        """Return the batches of an epoch, by number."""
         ...
 
 
 class Validated(NamedTuple):
-    """What validation found: the score that checkpoints are ranked by, and all numbers by name, for TensorBoard."""
+    """Result of a validation: the score that ranks checkpoints, and all values by name, for TensorBoard."""
 
     score: Score
     values: dict[str, float]
 
 
 class Task(Protocol):
+    """Interface of a training task."""
+
     @property
     def data(self) -> Data:
-        """All that there is to train on."""
+        """The training data."""
         ...
 
     def describe(self) -> str:
-        """What there is to train on and to validate on."""
+        """Return the amounts of training and validation data as text."""
         ...
 
     def new_net(self) -> nn.Module: ...
 
     def objective(self, net: nn.Module) -> Objective:
-        """What `net` is trained for."""
+        """Make the objective of `net`."""
         ...
 
     def begin(self, objective: Objective, device: torch.device, new: bool) -> None:
-        """Prepare for a run's first step, a resumed one's too; `new`: the net has never learned anything."""
+        """Prepare the first step of a new or resumed run.  new: the net is untrained."""
         ...
 
     def validate(
@@ -99,10 +102,10 @@ class Task(Protocol):
 
 
 class SpeechTask:
-    """Utterances; validated by greedy WER, or where texts compete (`loss.crf`) by the CTC-CRF loss.
+    """Task of utterances with texts.  Score: greedy WER, or with `loss.crf` the CTC-CRF loss.
 
-    CTC-CRF makes a model that a search with a language model reads: its greedy WER and CTC loss rise while the WER with one
-    falls, and fall while it rises.  The CTC-CRF loss goes with it (egs/mini_librispeech/RESULTS.md, runs H and I).
+    CTC-CRF trains for a search with a language model.  The greedy WER and the CTC loss may rise while the WER of that search
+    falls, and fall while it rises.  The CTC-CRF loss agrees with it (egs/mini_librispeech/RESULTS.md, runs H and I).
     """
 
     def __init__(
@@ -191,7 +194,7 @@ class SpeechTask:
 
 
 def set_statistics(front: LogMel, data: TrainingSet, device: torch.device) -> None:
-    """Global CMVN: mean and standard deviation of each mel over some training utterances, unaugmented."""
+    """Set the global CMVN: mean and standard deviation of each mel over some training utterances, not augmented."""
     rng = np.random.default_rng(derive_seed("statistics", data.config.train.seed))
     chosen = rng.permutation(len(data.utterances))[:STATISTICS]
     sample = [data.utterances[i] for i in chosen]
@@ -204,7 +207,7 @@ def set_statistics(front: LogMel, data: TrainingSet, device: torch.device) -> No
 
 
 class PretrainTask:
-    """Utterances without their texts, for an encoder; the objective is the one that `pretrain.name` says."""
+    """Task of utterances without texts, for an encoder, with the objective `pretrain.name`."""
 
     def __init__(
         self, config: Config, train: Sequence[Utterance], valid: Sequence[Utterance], noise: Sequence[Utterance] = ()
@@ -223,7 +226,7 @@ class PretrainTask:
         name = self.config.pretrain.name
         if not issubclass(objectives[name], Pretraining):
             known = ", ".join(n for n in objectives if issubclass(objectives[n], Pretraining))
-            raise UserError(f"pretrain.name={name} is no objective of speech alone; there are: {known}")
+            raise UserError(f"pretrain.name={name} is not an objective for speech without texts; there are: {known}")
         return objectives.build(name, net, self.config)
 
     def begin(self, objective: Objective, device: torch.device, new: bool) -> None:
@@ -237,7 +240,7 @@ class PretrainTask:
         sums: Counter[str] = Counter()
         counts: Counter[str] = Counter()
         some, seconds = self.valid[ranks.rank :: ranks.size], self.config.data.batch_seconds
-        same = torch.Generator().manual_seed(0)  # frames are hidden every time
+        same = torch.Generator().manual_seed(0)  # frames are masked every time
         objective.eval()
         try:
             for batch in evaluation_batches(some, None, self.data.store, batch_seconds=seconds):
@@ -261,7 +264,7 @@ class PretrainTask:
 
 
 class TextTask:
-    """Lines of text; validated by perplexity a word."""
+    """Task of lines of text.  Score: perplexity per word."""
 
     def __init__(self, config: Config, tokenizer: Tokenizer, train: TextSet, valid: Sequence[str]):
         self.config, self.data = config, train

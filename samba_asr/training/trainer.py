@@ -1,8 +1,8 @@
 """The train loop.
 
-Every random choice of a step (its batches, masks, dropout, block size) is seeded by (seed, epoch, batch), so a run that
-is killed and resumed takes exactly the steps of one that was not, and several ranks take those of one process that
-accumulates the same batches.  There is no random state to save.
+Every random choice of a step (its batches, masks, dropout, block size) is seeded by (seed, epoch, batch).  So a killed and
+resumed run takes exactly the steps of an uninterrupted one, and several ranks take the steps of one process that accumulates
+the same batches.  There is no random state to save.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from samba_asr.training import checkpoint, distributed
 from samba_asr.training.distributed import Ranks
 from samba_asr.training.lock import locked
 from samba_asr.training.optim import MovingAverage, learning_rate
-from samba_asr.training.progress import Progress, Signals, log_file
+from samba_asr.training.progress import Signals, TrainingProgress, log_file
 from samba_asr.training.score import Score
-from samba_asr.training.step import Stepper, Work
+from samba_asr.training.step import SeededBatch, Stepper
 from samba_asr.training.tasks import SpeechTask, Task
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ MAX_BAD_STEPS = 20  # in a row, before training gives up
 
 @dataclasses.dataclass(frozen=True)
 class TrainResult:
-    """best: of the best checkpoint, None if none was validated; signal: the number of the one that ended the run."""
+    """Result of a run.  best: score of the best checkpoint, None without validation.  signal: its number if one ended the run."""
 
     best: Score | None
     steps: int
@@ -52,7 +52,7 @@ class TrainResult:
 
 
 class Interrupted(Exception):
-    """A signal asked the run to end; the state is saved."""
+    """Raised to end the run after a signal, when the state is saved."""
 
 
 def train(
@@ -65,10 +65,10 @@ def train(
     noise: Sequence[Utterance] = (),
     model: nn.Module | None = None,
 ) -> TrainResult:
-    """Train in `folder`, or continue the run that is there.
+    """Train in `folder`, or continue the run in it.
 
-    `model` is the net to train, by default a new AsrModel(config.model).  On SIGINT or SIGTERM the state is saved and
-    the result returned with `signal` set.  UserError if `folder` holds a run with another configuration or other data.
+    model: the net to train; default: a new AsrModel(config.model).  On SIGINT or SIGTERM the state is saved, and the result
+    is returned with `signal` set.  UserError if `folder` holds a run with another configuration or other data.
     """
     return run(
         config, folder, tokenizer, lambda config: SpeechTask(config, tokenizer, train, valid, noise), model=model
@@ -82,7 +82,7 @@ def run(
     task: Callable[[Config], Task],
     model: nn.Module | None = None,
 ) -> TrainResult:
-    """`train` for any task, which is made of the configuration with the tokenizer's size in it, if there is one."""
+    """Train as in `train`, for any task.  task: makes the task from the configuration, which has the tokenizer's size."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if tokenizer is not None:
@@ -95,14 +95,14 @@ def run(
     try:
         with lock, log, Signals() as signals:
             result = Trainer(config, folder, tokenizer, task(config), model, ranks, signals).run()
-            ranks.barrier()  # a rank that leaves while another still talks to it can abort that one (seen with gloo)
+            ranks.barrier()  # a rank that leaves early can abort another that still communicates (seen with gloo)
             return result
     finally:
         distributed.stop(ranks)
 
 
 class Trainer:
-    """The state of a run and its loop; `train` is the way in."""
+    """The state of a run, and its loop.  Start it with `train`."""
 
     def __init__(
         self,
@@ -122,20 +122,20 @@ class Trainer:
             model = task.new_net()
         self.objective = task.objective(model).to(ranks.device)
         self.stepper = Stepper(self.objective, config, ranks)
-        self.epoch, self.batch, self.step = 1, 0, 0  # batch: how many of the epoch are done, over all ranks
-        self.elapsed = 0.0  # seconds, of this run and those it continues
+        self.epoch, self.batch, self.step = 1, 0, 0  # batch: number of batches done in the epoch, over all ranks
+        self.elapsed = 0.0  # seconds, of this run and the runs that it continues
         self.bad_steps = 0  # in a row
         self._epoch_steps = 0  # of this epoch, in this process
         self.kept: list[checkpoint.Kept] = []
         self.fraction = 0.0  # of the epoch that is done
-        self._told = 0.0  # signals that the ranks had received when the step began, summed
+        self._signaled = 0.0  # sum over ranks of the signals received when the step began
 
     # ---- the run -----------------------------------------------------------------------------------------------------
 
     def run(self) -> TrainResult:
         self._begin()
         board = self.folder / "tensorboard" if self.ranks.rank == 0 else None
-        self.progress = Progress(self.config.train.log_every, board, self.step)
+        self.progress = TrainingProgress(self.config.train.log_every, board, self.step)
         self._clock = time.monotonic() - self.elapsed
         self._saved = time.monotonic()
         ended_by = 0
@@ -144,7 +144,7 @@ class Trainer:
                 self._run_epoch()
                 self._end_epoch()
         except Interrupted:
-            ended_by = self.signals.received or signal.SIGTERM  # 0: another rank was told
+            ended_by = self.signals.received or signal.SIGTERM  # 0: another rank received it
         finally:
             self.progress.close()
         ranked = checkpoint.rank(self.kept)
@@ -156,7 +156,7 @@ class Trainer:
         return TrainResult(best, self.step, self.folder, ended_by)
 
     def _begin(self) -> None:
-        """Resume from last.pt or start anew; log what is trained on what."""
+        """Resume from last.pt, or start a new run; log the task and the device."""
         state = checkpoint.load_last(self.folder)
         if state is not None:
             self._restore(state)
@@ -186,7 +186,7 @@ class Trainer:
             logger.info("resuming at epoch %d, batch %d, step %d", self.epoch, self.batch, self.step)
 
     def _finished(self) -> bool:
-        # Out of time amid an epoch, what was trained is yet to be validated.
+        # If time runs out within an epoch, the epoch must still be validated.
         return self.epoch > self.config.train.epochs or (self._out_of_time() and self.batch == 0)
 
     def _out_of_time(self) -> bool:
@@ -194,7 +194,7 @@ class Trainer:
         return 0 < limits.max_steps <= self.step or 0 < limits.max_minutes * 60 <= self.elapsed
 
     def _done(self) -> float:
-        """0 to 1: how much of the run is done, by whichever limit comes first."""
+        """Return the share of the run that is done, 0 to 1, by the limit that comes first."""
         limits = self.config.train
         shares = [(self.epoch - 1 + self.fraction) / max(limits.epochs, 1)]
         if limits.max_steps > 0:
@@ -219,7 +219,7 @@ class Trainer:
                 self._step(work)
                 self.batch = min(self.batch + len(work) * self.ranks.size, len(epoch))
                 self.fraction = self.batch / len(epoch)
-                if self._told_to_stop():
+                if self._must_stop():
                     self._save(needed=True)
                     raise Interrupted
                 if time.monotonic() - self._saved > self.config.train.save_minutes * 60:
@@ -228,7 +228,7 @@ class Trainer:
             batches.close()
 
     def _end_epoch(self) -> None:
-        """Validate, keep the weights, and go to the next epoch.  Killed before the end, a resumed run does it again."""
+        """Validate, keep the weights, and go to the next epoch.  If it is killed before the end, a resumed run repeats it."""
         limits = self.config.train
         last = self.epoch >= limits.epochs or self._out_of_time()
         if last and 0 < self._epoch_steps <= self.bad_steps:  # a short run ends before MAX_BAD_STEPS
@@ -253,15 +253,15 @@ class Trainer:
                     path.unlink()
 
     def _step(self, group: list[tuple[int, Batch]]) -> None:
-        """One step on [(number of the batch in the epoch, batch)]; how it went is shown."""
+        """Take one step on [(number of the batch in the epoch, batch)], and report it."""
         self.step += 1
         first = self.ranks.rank == 0
         elapsed = time.monotonic() - self._clock if first else 0.0  # the first rank's: all must agree on the time
-        self.elapsed, self._told = self.ranks.sum([elapsed, self.signals.received])
+        self.elapsed, self._signaled = self.ranks.sum([elapsed, self.signals.received])
         lr = learning_rate(self.config.optim, self.step, self._done())
         seeds = (derive_seed("batch", self.config.train.seed, self.epoch, number) for number, _ in group)
         easy = self.epoch <= self.config.train.easy_epochs
-        work = [Work(batch, seed, easy) for (_, batch), seed in zip(group, seeds, strict=True)]
+        work = [SeededBatch(batch, seed, easy) for (_, batch), seed in zip(group, seeds, strict=True)]
         outcome = self.stepper.step(work, number=self.step, lr=lr)
         self._epoch_steps += 1
         if outcome.units > 0 and math.isfinite(outcome.norm):
@@ -290,12 +290,12 @@ class Trainer:
             self.progress.scalar(f"valid/{name}", value, self.step)
         return found.score
 
-    def _told_to_stop(self) -> bool:
-        # One of several ranks may not stop alone, for the others would wait for it: it is what all knew in the step.
-        return bool(self.signals.received if self.ranks.size == 1 else self._told)
+    def _must_stop(self) -> bool:
+        # With several ranks, use the sum from the step: a rank must not stop alone, because the others would wait for it.
+        return bool(self.signals.received if self.ranks.size == 1 else self._signaled)
 
     def _check_signal(self) -> None:
-        if self._told_to_stop():
+        if self._must_stop():
             raise Interrupted
 
     # ---- files -------------------------------------------------------------------------------------------------------
@@ -349,7 +349,7 @@ class Trainer:
     def _restore(self, state: dict) -> None:
         checkpoint.check_same_config(state["config"], self.config, self.folder)
         if state["data"] != self.data.fingerprint:
-            raise UserError(f"{self.folder}: this run began with other training data: train in another folder")
+            raise UserError(f"{self.folder}: this run started with other training data: train in another folder")
         self.objective.load_state_dict(state["objective"])
         self.stepper.optimizer.load_state_dict(state["optimizer"])
         if state["ema"] is not None:
@@ -361,6 +361,6 @@ class Trainer:
 
 
 def _groups(items: Iterator, n: int) -> Iterator[list]:
-    """Lists of n successive items; the last may be shorter."""
+    """Yield lists of n successive items; the last may be shorter."""
     while group := list(islice(items, max(n, 1))):
         yield group

@@ -110,5 +110,5 @@ def test_what_cannot_be(place, tmp_path):
         start(place, tmp_path / "b3", "model.self_conditioning=[]", "--init-encoder", spoiled)
     with pytest.raises(UserError, match="holds no pretrained encoder"):
         start(place, tmp_path / "c", "--init-encoder", tmp_path)
-    with pytest.raises(UserError, match=r"give no init_encoder \(--init-encoder\) beside it"):
+    with pytest.raises(UserError, match=r"leave init_encoder \(--init-encoder\) out"):
         start(place, tmp_path / "d", "--init", "digits")

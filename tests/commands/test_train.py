@@ -102,7 +102,7 @@ def test_the_average_with_another_model(exp, tmp_path):
     assert call("average", "--exp", folder, "--out", tmp_path / "both", first, "--with", tmp_path / "2") == 0
     for name, x in load_model(tmp_path / "both").model.state_dict().items():
         torch.testing.assert_close(x, (one[name] + two[name]) / 2 if x.is_floating_point() else one[name])
-    with pytest.raises(UserError, match="its tokenizer is another"):
+    with pytest.raises(UserError, match="its tokenizer differs from the run"):
         call("average", "--exp", folder, "--out", tmp_path / "no", "--with", "digits")
 
 

@@ -165,7 +165,7 @@ class TestPhones:
         assert hotwords.pronounced == {"bab"}
         assert "'x = Q' is left out: no phones Q; there are A, B" in caplog.text
         assert "'a b = A B' is left out: write WORD = PHONE PHONE ..., one word" in caplog.text
-        assert "take no pronunciation" in Hotwords(CHARS, {"ab = A B": 1.0}).unusable["ab = A B"]
+        assert "give the word without a pronunciation" in Hotwords(CHARS, {"ab = A B": 1.0}).unusable["ab = A B"]
 
     def test_a_known_word_may_be_said_otherwise(self, tmp_path):
         words = WordGuide(PHONES, model(tmp_path), ["a", "ab"], weight=0.5, bonus=0.0)

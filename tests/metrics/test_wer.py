@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samba_asr.errors import UserError
-from samba_asr.metrics.wer import Aligned, Counts, WerReport, bootstrap, compare, score, total
+from samba_asr.metrics.wer import Aligned, ErrorCounts, WerReport, bootstrap, compare, score, total
 
 texts = st.lists(st.sampled_from(["A", "B", "C", "D"]), max_size=7).map(" ".join)
 
 
-def one(ref: str, hyp: str) -> Counts:
+def one(ref: str, hyp: str) -> ErrorCounts:
     return score({"u": ref}, {"u": hyp}).counts
 
 
@@ -31,15 +31,15 @@ def test_kaldi_lines_are_kaldis_to_the_letter():
 @pytest.mark.parametrize(
     ("ref", "hyp", "expected"),
     [
-        ("A B C", "A B C", Counts(3, 0, 0, 0, 1, 0)),
-        ("A B C", "A X C", Counts(3, 0, 0, 1, 1, 1)),
-        ("A B C", "A C", Counts(3, 0, 1, 0, 1, 1)),
-        ("A C", "A B C", Counts(2, 1, 0, 0, 1, 1)),
-        ("", "", Counts(0, 0, 0, 0, 1, 0)),
-        ("", "A B", Counts(0, 2, 0, 0, 1, 1)),
-        ("A B", "", Counts(2, 0, 2, 0, 1, 1)),
-        ("A\t B\n", " A  B", Counts(2, 0, 0, 0, 1, 0)),
-        ("a", "A", Counts(1, 0, 0, 1, 1, 1)),  # nothing is normalised
+        ("A B C", "A B C", ErrorCounts(3, 0, 0, 0, 1, 0)),
+        ("A B C", "A X C", ErrorCounts(3, 0, 0, 1, 1, 1)),
+        ("A B C", "A C", ErrorCounts(3, 0, 1, 0, 1, 1)),
+        ("A C", "A B C", ErrorCounts(2, 1, 0, 0, 1, 1)),
+        ("", "", ErrorCounts(0, 0, 0, 0, 1, 0)),
+        ("", "A B", ErrorCounts(0, 2, 0, 0, 1, 1)),
+        ("A B", "", ErrorCounts(2, 0, 2, 0, 1, 1)),
+        ("A\t B\n", " A  B", ErrorCounts(2, 0, 0, 0, 1, 0)),
+        ("a", "A", ErrorCounts(1, 0, 0, 1, 1, 1)),  # nothing is normalised
     ],
 )
 def test_counts(ref, hyp, expected):
@@ -49,7 +49,7 @@ def test_counts(ref, hyp, expected):
 def test_rates_without_words():
     assert one("", "").wer == 0.0
     assert one("", "A").wer == float("inf")
-    assert Counts().ser == 0.0
+    assert ErrorCounts().ser == 0.0
 
 
 @given(st.lists(st.tuples(texts, texts), min_size=1, max_size=6))
@@ -66,7 +66,7 @@ def test_the_edits_are_fewest_and_the_alignment_holds_both_texts(pairs):
 
 def test_missing_hypotheses_are_deletions_and_reported():
     report = score({"a": "A B", "b": "C", "c": ""}, {"a": "A B", "x": "E"})
-    assert report.counts == Counts(3, 0, 1, 0, 3, 1)
+    assert report.counts == ErrorCounts(3, 0, 1, 0, 3, 1)
     assert report.missing == ("b", "c")
     assert report.unknown == ("x",)
     assert report.kaldi_lines()[-1] == "Scored 3 sentences, 2 not present in hyp."
@@ -74,7 +74,7 @@ def test_missing_hypotheses_are_deletions_and_reported():
 
 def test_characters_count_spaces():
     report = score({"u": "AB C", "e": ""}, {"u": "ABC", "e": "X"}, unit="character")
-    assert report.counts == Counts(4, 1, 1, 0, 2, 2)
+    assert report.counts == ErrorCounts(4, 1, 1, 0, 2, 2)
     assert report.kaldi_lines()[0] == "%CER 50.00 [ 2 / 4, 1 ins, 1 del, 0 sub ]"
 
 
@@ -82,7 +82,7 @@ def test_speakers():
     report = score(
         {"a": "A", "b": "A B", "c": "A"}, {"a": "A", "b": "A", "c": "B"}, speakers={"a": "s1", "b": "s1", "c": "s2"}
     )
-    assert report.by_speaker() == {"s1": Counts(3, 0, 1, 0, 2, 1), "s2": Counts(1, 0, 0, 1, 1, 1)}
+    assert report.by_speaker() == {"s1": ErrorCounts(3, 0, 1, 0, 2, 1), "s2": ErrorCounts(1, 0, 0, 1, 1, 1)}
     assert score({"a": "A"}, {}).by_speaker() == {}
 
 

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from samba_asr.training.progress import Progress, Signals, log_file
+from samba_asr.training.progress import Signals, TrainingProgress, log_file
 from samba_asr.training.step import StepResult
 
 RESULT = StepResult(
@@ -21,7 +21,7 @@ class Terminal(io.StringIO):
 
 
 def test_lines_are_logged_with_means_per_unit(caplog, tmp_path):
-    progress = Progress(every=2, tensorboard=None)
+    progress = TrainingProgress(every=2, tensorboard=None)
     with caplog.at_level(logging.INFO):
         for step in range(1, 5):
             progress.step(step, "epoch 1/2", 0.001, step / 100, RESULT)
@@ -35,7 +35,7 @@ def test_a_terminal_gets_one_line_in_place_and_the_file_the_log(monkeypatch, tmp
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
     with log_file(tmp_path / "log.txt"):
-        progress = Progress(every=1, tensorboard=None)
+        progress = TrainingProgress(every=1, tensorboard=None)
         progress.step(1, "epoch 1/2", 0.001, 0.1, RESULT)
         progress.step(2, "epoch 1/2", 0.001, 0.2, RESULT)
         logging.getLogger("samba_asr.x").warning("careful")
@@ -50,7 +50,7 @@ def test_a_terminal_gets_one_line_in_place_and_the_file_the_log(monkeypatch, tmp
 
 def test_tensorboard_is_written(tmp_path):
     pytest.importorskip("tensorboard")
-    progress = Progress(every=1, tensorboard=tmp_path / "tensorboard")
+    progress = TrainingProgress(every=1, tensorboard=tmp_path / "tensorboard")
     progress.step(1, "epoch 1/2", 0.001, 0.1, RESULT)
     progress.close()
     assert list((tmp_path / "tensorboard").glob("events*"))
@@ -59,7 +59,7 @@ def test_tensorboard_is_written(tmp_path):
 def test_without_tensorboard_training_goes_on_and_says_so(tmp_path, monkeypatch, caplog):
     monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
     with caplog.at_level(logging.INFO):
-        progress = Progress(every=1, tensorboard=tmp_path)
+        progress = TrainingProgress(every=1, tensorboard=tmp_path)
         progress.step(1, "epoch 1/2", 0.001, 0.1, RESULT)
         progress.close()
     assert caplog.text.count("TensorBoard is off") == 1

@@ -12,7 +12,7 @@ from samba_asr.errors import UserError
 from samba_asr.models.asr import AsrModel
 from samba_asr.nn.dropout import Dropout
 from samba_asr.training.objectives.speech import SpeechObjective
-from samba_asr.training.step import Stepper, Work
+from samba_asr.training.step import SeededBatch, Stepper
 from tests.models.tiny import batch, tiny
 from tests.support.work import CPU, make_work
 from tests.training.toy import Toy, ToyObjective, ToyTask, toy_config
@@ -25,7 +25,7 @@ def make_stepper() -> Stepper:
     return Stepper(objective, config, CPU)
 
 
-def moved(stepper: Stepper, work: list[Work]) -> torch.Tensor:
+def moved(stepper: Stepper, work: list[SeededBatch]) -> torch.Tensor:
     head = stepper.objective.net.head
     before = head.weight.detach().clone()
     stepper.step(work, number=1, lr=0.01)
@@ -64,7 +64,7 @@ def test_training_in_bfloat16_follows_float32():
         config = replace(Config(), model=whole, loss=LossConfig(decoder=0.3), train=TrainConfig(dtype=dtype))
         stepper = Stepper(SpeechObjective(AsrModel(whole), config), config, CPU)
         assert stepper.dtype == getattr(torch, dtype)
-        work = [Work(batch(), seed=1, easy=True)]
+        work = [SeededBatch(batch(), seed=1, easy=True)]
         curves[dtype] = torch.tensor([stepper.step(work, number=i, lr=0.003).losses["loss"] for i in range(60)])
     single, half = curves.values()
     assert single[-1] < 0.3 * single[0]
@@ -176,7 +176,7 @@ def test_an_utterance_that_never_fits_is_left_out(caplog):
         change = moved(stepper, [make_work(4)])
     assert "u3 (0.7 s) is left out" in caplog.text
     rest = make_work(4).batch.rows(0, 3)
-    assert torch.allclose(change, moved(no_masks(make_stepper()), [Work(rest, 1)]), atol=1e-6)
+    assert torch.allclose(change, moved(no_masks(make_stepper()), [SeededBatch(rest, 1)]), atol=1e-6)
 
 
 def test_the_loss_is_divided_by_the_units_of_all_batches():
@@ -189,4 +189,4 @@ def test_the_loss_is_divided_by_the_units_of_all_batches():
         [[3, 4, 3]] * 4,
         list("abcd"),
     )
-    assert torch.allclose(moved(joined[0], [a, b]), moved(joined[1], [Work(both, 3)]), atol=1e-6)
+    assert torch.allclose(moved(joined[0], [a, b]), moved(joined[1], [SeededBatch(both, 3)]), atol=1e-6)

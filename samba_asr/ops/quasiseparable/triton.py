@@ -95,8 +95,8 @@ def _backward(
     lengths,
     sizes,
     gy,
-    g_forth,
-    g_back,
+    g_forward,
+    g_backward,
     g_last,
     gx,
     g_skip,
@@ -136,11 +136,11 @@ def _backward(
             gz_ = gu * v * gate * (1 + z_ * (1 - gate))
             gx_, g_skip_ = gv * skip_, gv * x_
         # Gradients of the neighbors that each step read.  A neighbor that no step reads gets a zero from its own step.
-        tl.store(g_forth + (row - 1) * D_ + d, gv, in_d & (step > 0))
+        tl.store(g_forward + (row - 1) * D_ + d, gv, in_d & (step > 0))
         tl.store(g_last + i_b * D_ + d, gv, in_d & (step == 0))
-        tl.store(g_forth + row * D_ + d, zero, in_d & (step == T - 1))
-        tl.store(g_back + (row + 1) * D_ + d, gv, in_d & (step + 1 < end))
-        tl.store(g_back + row * D_ + d, zero, in_d & ((step == begin) | (step >= length)))
+        tl.store(g_forward + row * D_ + d, zero, in_d & (step == T - 1))
+        tl.store(g_backward + (row + 1) * D_ + d, gv, in_d & (step + 1 < end))
+        tl.store(g_backward + row * D_ + d, zero, in_d & ((step == begin) | (step >= length)))
         tl.store(gx + row * D_ + d, gx_, in_d)
         tl.store(gz + row * D_ + d, gz_, in_d)
         tl.store(g_skip + row * D_ + d, g_skip_, in_d)
@@ -212,7 +212,7 @@ def _join_backward(
     (b, t, d), h = x.shape, skip.shape[2]
     new = lambda *shape: x.new_empty(shape, dtype=torch.float32)  # noqa: E731
     programs = triton.cdiv(t, STEPS_BACK)
-    g_forth, g_back, gx, g_skip, gz = (new(b, t, d) for _ in range(5))
+    g_forward, g_backward, gx, g_skip, gz = (new(b, t, d) for _ in range(5))
     g_last, gw = x.new_zeros(b, 1, d, dtype=torch.float32), new(b, programs, d)
     if x.numel():
         with on_device(x):
@@ -227,8 +227,8 @@ def _join_backward(
                 lengths,
                 sizes,
                 gy,
-                g_forth,
-                g_back,
+                g_forward,
+                g_backward,
                 g_last,
                 gx,
                 g_skip,
@@ -245,7 +245,7 @@ def _join_backward(
                 Q=STEPS_BACK,
                 BD=triton.next_power_of_2(d),
             )
-    return g_forth, g_back, g_last, gx, g_skip.unflatten(2, (h, -1)).sum(3), gz, gw.sum((0, 1))
+    return g_forward, g_backward, g_last, gx, g_skip.unflatten(2, (h, -1)).sum(3), gz, gw.sum((0, 1))
 
 
 @_join_backward.register_fake

@@ -1,10 +1,10 @@
-"""What nets are trained for: objectives by name.
+"""Training objectives of networks, by name.
 
     objective = objectives.build("speech", AsrModel(config.model), config)
     outcome = objective(batch, block=16, augment=True, generator=generator)
     (outcome.loss.sum() / outcome.units.sum()).backward()
 
-A new one is a file here that registers a subclass of `Objective`; a new loss of speech recognition registers a `Term`.
+A new objective is a file here that registers a subclass of `Objective`.  A new loss of speech recognition registers a `Term`.
 """
 
 from samba_asr.training.objectives import best_rq, crf, language_model, speech, terms  # noqa: F401  (they register)

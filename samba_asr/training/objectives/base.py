@@ -1,7 +1,7 @@
-"""The interface of objectives: a net, and the losses that it is trained by.
+"""The interface of objectives: a net and its training losses.
 
-Objectives go by name (`objectives`), as mixers do.  Each is a module that holds its net, and beside it what training alone
-needs: heads that no model folder has, codebooks, statistics of the texts.  The net knows nothing of it.
+Objectives are registered by name (`objectives`), like mixers.  Each is a module with its net and the parts that only training
+needs: heads that no model folder contains, codebooks, statistics of the texts.  The net does not depend on them.
 Shapes: b utterances (or lines of text), s samples, u tokens.
 """
 
@@ -26,24 +26,24 @@ class Outcome(NamedTuple):
     """
 
     loss: Tensor  # (b,) summed over the units of each utterance
-    parts: dict[str, Tensor]  # (b,) each; what `loss` is made of, without weights: for the log
-    units: Tensor  # (b,) what there is of each utterance to predict: tokens, frames
+    parts: dict[str, Tensor]  # (b,) each; the components of `loss`, without weights, for the log
+    units: Tensor  # (b,) number of predictions for each utterance: tokens, frames
 
 
-class Batch(Protocol):
-    """What an objective reads of a batch: see `samba_asr.data.dataset.Batch`."""
+class BatchFields(Protocol):
+    """The fields of `samba_asr.data.dataset.Batch` that objectives read."""
 
     audio: Tensor  # (b, s)
     lengths: Tensor  # (b,) samples
     tokens: Tensor  # (b, u)
     token_lengths: Tensor  # (b,)
-    frames: Tensor | None  # (b,) encoder frames as recorded, where there are no texts
+    frames: Tensor | None  # (b,) encoder frames as recorded, only without texts
     teacher: Tensor | None  # (b, t, w) frames of a teacher
     teacher_lengths: Tensor | None  # (b,)
 
 
 class Objective(nn.Module):
-    """A net and its losses.  A subclass defines `compute`, and names its parts."""
+    """A net and its losses.  A subclass defines `compute` and lists its `parts`."""
 
     parts: tuple[str, ...] = ()
 
@@ -54,26 +54,26 @@ class Objective(nn.Module):
 
     @property
     def part_names(self) -> tuple[str, ...]:
-        """All names that `Outcome.parts` may have: the same on every process, whatever its batches are."""
+        """All names that `Outcome.parts` may have, the same on every process and for every batch."""
         added = dict.fromkeys(loss.name for loss in self._auxiliary)
         if taken := added.keys() & {"loss", *self.parts}:
             raise ValueError(f"auxiliary loss {taken.pop()!r}: {type(self).__name__} has a part of that name")
         return *self.parts, *added
 
     def draw_block(self, rng: random.Random) -> int:
-        """The encoder's block size for one step of training; -1: the whole utterance."""
+        """Draw the encoder's block size for one training step; -1: the whole utterance."""
         return -1
 
-    def compute(self, batch: Batch, *, block: int, augment: bool, generator: torch.Generator | None) -> Outcome:
-        """The losses of a batch, those of the net's layers aside."""
+    def compute(self, batch: BatchFields, *, block: int, augment: bool, generator: torch.Generator | None) -> Outcome:
+        """Compute the losses of a batch, without the auxiliary losses of the net's layers."""
         raise NotImplementedError
 
     def forward(
-        self, batch: Batch, *, block: int = -1, augment: bool = False, generator: torch.Generator | None = None
+        self, batch: BatchFields, *, block: int = -1, augment: bool = False, generator: torch.Generator | None = None
     ) -> Outcome:
-        """The losses of a batch, with the auxiliary losses of the net's layers.
+        """Compute the losses of a batch, with the auxiliary losses of the net's layers.
 
-        block: of the encoder, in frames; -1: whole utterances.  augment: change the features, by draws of `generator`.
+        block: encoder frames per block; -1: whole utterances.  augment: augment the features, with draws from `generator`.
         """
         with collect(self._auxiliary):
             outcome = self.compute(batch, block=block, augment=augment, generator=generator)
@@ -90,12 +90,12 @@ class Objective(nn.Module):
 
 
 def mean_of_views(x: Tensor, b: int) -> Tensor:
-    """(b,) means of x (n b,): n views of b utterances, view by view."""
+    """Return (b,) means of x (n b,): n views of b utterances, view by view."""
     return x if len(x) == b else x.view(-1, b).mean(0)
 
 
 def draw_block(blocks: tuple[int, ...], full_block: float, rng: random.Random) -> int:
-    """One of `blocks`; -1, the whole utterance, with probability `full_block`, or if there are none."""
+    """Draw one of `blocks`, or -1, the whole utterance, with probability `full_block` or if `blocks` is empty."""
     if not blocks or rng.random() < full_block:
         return -1
     return rng.choice(blocks)

@@ -1,9 +1,9 @@
-"""BEST-RQ: the encoder guesses what was said where it may not listen.
+"""BEST-RQ: self-supervised pretraining by prediction of masked frames.
 
-C.-C. Chiu et al., "Self-supervised learning with random-projection quantizer", 2022: a projection and a codebook that are drawn
-once and never trained give every encoder frame a code; spans of frames are replaced by noise, and the encoder names the codes
-that lie beneath.  No teacher, no clusters, nothing that could collapse.  It helps even where the same speech is trained on later
-(I. Amos et al., "Never train from scratch", 2024).
+C.-C. Chiu et al., "Self-supervised learning with random-projection quantizer", 2022: a random projection and a random codebook,
+both fixed, give every encoder frame a code.  Spans of frames are replaced by noise, and the encoder predicts their codes.  There
+is no teacher and no clustering, so training cannot collapse.  It helps even if the same speech is trained on later (I. Amos
+et al., "Never train from scratch", 2024).
 Shapes: b batch, t feature frames, u encoder frames (t / model.subsampling), m mels, d d_model, c codes.
 """
 
@@ -20,16 +20,16 @@ from samba_asr.errors import UserError
 from samba_asr.models.encoder import AcousticModel
 from samba_asr.streaming import mask
 from samba_asr.training.objectives import transforms
-from samba_asr.training.objectives.base import Batch, Outcome, draw_block, objectives
+from samba_asr.training.objectives.base import BatchFields, Outcome, draw_block, objectives
 from samba_asr.training.objectives.pretraining import Pretraining, Sums
 from samba_asr.training.score import Score
 
-NOISE = 0.1  # standard deviation of the noise in the place of a frame, that of speech being 1
+NOISE = 0.1  # standard deviation of the noise in place of a frame; that of speech is 1
 
 
 @objectives.register("best_rq")
 class BestRq(Pretraining):
-    """The codes of hidden frames, in nats a hidden frame times the encoder frames of the utterance."""
+    """Cross-entropy of the codes of masked frames, in nats per masked frame times the encoder frames of the utterance."""
 
     projection: Tensor  # (subsampling m, dim)
     codebook: Tensor  # (codes, dim), of length 1
@@ -41,9 +41,9 @@ class BestRq(Pretraining):
             if getattr(pretrain, name) < 1:
                 raise UserError(f"pretrain.{name}={getattr(pretrain, name)}: give 1 or more")
         if not 0 < pretrain.share < 1:
-            raise UserError(f"pretrain.share={pretrain.share}: the share of frames that are hidden, between 0 and 1")
+            raise UserError(f"pretrain.share={pretrain.share}: give the share of masked frames, between 0 and 1")
         self.config, self.pretrain = model, pretrain
-        drawn = torch.Generator().manual_seed(0)  # the same codes whatever the seed of the run
+        drawn = torch.Generator().manual_seed(0)  # the same codes for every seed of a run
         projection = torch.empty(model.subsampling * model.features.mels, pretrain.dim)
         nn.init.xavier_uniform_(projection, generator=drawn)
         self.register_buffer("projection", projection)
@@ -55,7 +55,7 @@ class BestRq(Pretraining):
         return draw_block(self.config.blocks, self.config.full_block, rng)
 
     def codes(self, features: Tensor) -> Tensor:
-        """(b, t, m) normalised log-mel -> (b, u) codes."""
+        """Return the codes (b, u) of normalized log-mel (b, t, m)."""
         n = self.config.subsampling
         u = features.shape[1] // n
         stacked = features[:, : u * n].reshape(len(features), u, -1).float()
@@ -64,9 +64,9 @@ class BestRq(Pretraining):
         )  # the nearest on the sphere
 
     def hidden(self, lengths: Tensor, generator: torch.Generator | None) -> Tensor:
-        """(b, u) which of the `lengths` (b,) encoder frames are hidden: spans, so many of them that `share` would be if none met.
+        """Return (b, u) bool: which of the `lengths` (b,) encoder frames are masked, in spans.
 
-        At least one frame of every row that has any.
+        The share of masked frames is `share` if no spans overlap.  Every row with frames has at least one masked frame.
         """
         span, lengths = self.pretrain.span, lengths.cpu()
         u = int(lengths.max()) if len(lengths) else 0
@@ -78,9 +78,9 @@ class BestRq(Pretraining):
         return reached & valid
 
     def guess(
-        self, batch: Batch, *, block: int, generator: torch.Generator | None, augment: bool = False
+        self, batch: BatchFields, *, block: int, generator: torch.Generator | None, augment: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The rows of the n hidden frames (n,), logits (n, c) and their codes (n,)."""
+        """Return the rows (n,), logits (n, c) and codes (n,) of the n masked frames."""
         front = self.net.features
         with torch.no_grad():
             features, lengths = front(batch.audio.unsqueeze(-1), batch.lengths)  # (b, t, m)
@@ -97,7 +97,7 @@ class BestRq(Pretraining):
         rows, _ = hidden.nonzero(as_tuple=True)
         return rows, self.head(frames[:, : hidden.shape[1]][hidden]), truth[:, : hidden.shape[1]][hidden]
 
-    def compute(self, batch: Batch, *, block: int, augment: bool, generator: torch.Generator | None) -> Outcome:
+    def compute(self, batch: BatchFields, *, block: int, augment: bool, generator: torch.Generator | None) -> Outcome:
         rows, logits, truth = self.guess(batch, block=block, augment=augment, generator=generator)
         nats = F.cross_entropy(logits.float(), truth, reduction="none")
         zero = nats.new_zeros(len(batch.lengths))
@@ -105,7 +105,7 @@ class BestRq(Pretraining):
         units = batch.frames if batch.frames is not None else batch.lengths // self.net.stride
         return Outcome(zero.index_add(0, rows, nats) / count * units, {}, units)
 
-    def measure(self, batch: Batch, *, block: int, generator: torch.Generator) -> Sums:
+    def measure(self, batch: BatchFields, *, block: int, generator: torch.Generator) -> Sums:
         _, logits, truth = self.guess(batch, block=block, generator=generator)
         nats = float(F.cross_entropy(logits.float(), truth, reduction="sum"))
         wrong = int((logits.argmax(-1) != truth).sum())

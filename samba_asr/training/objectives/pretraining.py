@@ -1,4 +1,4 @@
-"""The interface of objectives that need speech alone and train the encoder that recognition begins with."""
+"""The interface of pretraining objectives: they train an encoder on speech without texts."""
 
 from __future__ import annotations
 
@@ -8,34 +8,34 @@ import torch
 
 from samba_asr.config import ModelConfig
 from samba_asr.models.encoder import AcousticModel
-from samba_asr.training.objectives.base import Batch, Objective
+from samba_asr.training.objectives.base import BatchFields, Objective
 from samba_asr.training.score import Score
 
 Sums = dict[str, tuple[float, int]]
-"""By name: a sum, and the number of frames (or of other things) that it is over."""
+"""By name: a sum, and the number of its terms (such as frames)."""
 
 
 def new_encoder(config: ModelConfig) -> AcousticModel:
-    """An encoder without self-conditioning, which has no text to learn from."""
+    """Make an encoder without self-conditioning, which would need texts."""
     return AcousticModel(dataclasses.replace(config, self_conditioning=()))
 
 
 class Pretraining(Objective):
-    """An objective of an `AcousticModel`, registered under a name that `pretrain.name` chooses.
+    """An objective of an `AcousticModel`, registered under a name for `pretrain.name`.
 
-    Validation adds what `measure` gives over all batches and divides.
+    Validation adds the results of `measure` over all batches, and computes means.
     """
 
     net: AcousticModel
 
-    def measure(self, batch: Batch, *, block: int, generator: torch.Generator) -> Sums:
-        """How well a batch is predicted, in evaluation; random choices are draws of `generator`."""
+    def measure(self, batch: BatchFields, *, block: int, generator: torch.Generator) -> Sums:
+        """Measure the predictions for a batch in evaluation mode, with random draws from `generator`."""
         raise NotImplementedError
 
     def score(self, means: dict[str, float]) -> Score:
-        """The one number that checkpoints are ranked by, of the means over all validation data."""
+        """Return the score that ranks checkpoints, from the means over all validation data."""
         raise NotImplementedError
 
     def describe(self, means: dict[str, float]) -> str:
-        """The means, for the log."""
+        """Return the means as text for the log."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""The objective of speech recognition: CTC, and what `loss.*` gives a weight beside it (samba_asr.training.objectives.terms).
+"""The objective of speech recognition: CTC, and terms with a weight in `loss.*` (samba_asr.training.objectives.terms).
 
 Shapes: n views of b utterances, view by view; s samples, t frames, d d_model, v vocabulary, u tokens.
 """
@@ -17,16 +17,16 @@ from torch import Tensor, nn
 from samba_asr.config import Config
 from samba_asr.models.asr import AsrModel
 from samba_asr.training.objectives import transforms
-from samba_asr.training.objectives.base import Batch, Objective, Outcome, draw_block, mean_of_views, objectives
+from samba_asr.training.objectives.base import BatchFields, Objective, Outcome, draw_block, mean_of_views, objectives
 from samba_asr.training.objectives.crf import CrfTerm
 from samba_asr.training.objectives.terms import Encoded, Term, terms
 
 
 @objectives.register("speech")
 class SpeechObjective(Objective):
-    """CTC of the net's head and of its self-conditioning layers, and the terms whose weight is above 0.
+    """CTC of the net's head and of its self-conditioning layers, and the terms with a weight above 0.
 
-    With `loss.cr_ctc` an augmented batch is encoded twice, under two draws of the transforms.
+    With `loss.cr_ctc` an augmented batch is encoded twice, with two draws of the transforms.
     """
 
     net: AsrModel
@@ -39,13 +39,13 @@ class SpeechObjective(Objective):
         trigram: Tensor | None = None,
         feature_transforms: Sequence[transforms.Transform] | None = None,
     ):
-        """trigram: of the training texts' units, which `loss.crf` needs.
+        """trigram: of the units of the training texts, needed for `loss.crf`.
 
-        feature_transforms: of the log-mel features in training; by default those of `config.augment`.
+        feature_transforms: of the log-mel features in training; default: those of `config.augment`.
         """
         super().__init__(net)
         self.config, self.weights = config.model, config.loss
-        # In the order of `loss.*`, which must not depend on who was imported first.
+        # In the order of `loss.*`: it must not depend on the order of imports.
         wanted = [f.name for f in fields(config.loss) if f.name in terms and getattr(config.loss, f.name) > 0]
         found = {name: terms[name].build(net, config, trigram) for name in wanted}
         kept = nn.ModuleDict({name: term for name, term in found.items() if term is not None})
@@ -60,18 +60,18 @@ class SpeechObjective(Objective):
 
     @property
     def crf(self) -> CrfTerm | None:
-        """The CTC-CRF loss, if it is trained by."""
+        """The CTC-CRF term, if it has a weight."""
         return cast("CrfTerm", self.terms["crf"]) if "crf" in self.terms else None
 
     def draw_block(self, rng: random.Random) -> int:
         return draw_block(self.config.blocks, self.config.full_block, rng)
 
-    def compute(self, batch: Batch, *, block: int, augment: bool, generator: torch.Generator | None) -> Outcome:
+    def compute(self, batch: BatchFields, *, block: int, augment: bool, generator: torch.Generator | None) -> Outcome:
         net, front, b = self.net, self.net.features, len(batch.lengths)
         with torch.no_grad():
             features, lengths = front(batch.audio.unsqueeze(-1), batch.lengths)  # (b, t, m)
         tokens, token_lengths = batch.tokens, batch.token_lengths
-        if augment and "cr_ctc" in self.terms:  # without augmentation two views would be equal
+        if augment and "cr_ctc" in self.terms:  # without augmentation both views would be equal
             features, lengths = torch.cat([features, features]), torch.cat([lengths, lengths])
             tokens, token_lengths = torch.cat([tokens, tokens]), torch.cat([token_lengths, token_lengths])
         if augment:
@@ -91,6 +91,6 @@ class SpeechObjective(Objective):
 
 
 def _ctc_loss(log_probs: Tensor, tokens: Tensor, lengths: Tensor, token_lengths: Tensor) -> Tensor:
-    """(n b,) in nats.  A text that its audio is too short for has no alignment: infinite loss, no gradient; it counts as 0."""
+    """Return the CTC loss (n b,) in nats; 0, without a gradient, if the audio is too short for its text."""
     log_probs = log_probs.transpose(0, 1)
     return F.ctc_loss(log_probs, tokens, lengths, token_lengths, reduction="none", zero_infinity=True)

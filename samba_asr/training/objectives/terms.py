@@ -1,6 +1,6 @@
-"""Terms of the speech objective beside CTC, by name: the name of a term is the key of `loss.*` that is its weight.
+"""Terms of the speech objective besides CTC, by name.  The weight of a term is the key of `loss.*` of the same name.
 
-Each reads one `Encoded`, so all share one pass through the encoder.  CTC-CRF has a file of its own (crf.py).
+All terms read the same `Encoded`, so they share one pass through the encoder.  CTC-CRF is in crf.py.
 Shapes: n views of b utterances, view by view; t encoder frames, d d_model, v vocabulary, u tokens, w a teacher's channels.
 """
 
@@ -16,7 +16,7 @@ from samba_asr.errors import UserError
 from samba_asr.models.asr import AsrModel
 from samba_asr.registry import Registry
 from samba_asr.streaming import mask, valid_mask
-from samba_asr.training.objectives.base import Batch
+from samba_asr.training.objectives.base import BatchFields
 
 terms = Registry("loss")
 
@@ -27,33 +27,33 @@ class Encoded(NamedTuple):
     frames: Tensor  # (n b, t, d)
     lengths: Tensor  # (n b,) frames
     log_probs: Tensor  # (n b, t, v) of CTC
-    ctc: Tensor  # (n b,) -log p(text | x) of CTC; 0 where the audio is too short for its text
+    ctc: Tensor  # (n b,) -log p(text | x) of CTC; 0 if the audio is too short for its text
     tokens: Tensor  # (n b, u)
     token_lengths: Tensor  # (n b,)
-    batch: Batch  # b utterances
+    batch: BatchFields  # b utterances
 
 
 class Term(nn.Module):
-    """A loss of the speech objective: made with `build`, called with the net and an `Encoded`."""
+    """A loss of the speech objective, made by `build` and called with the net and an `Encoded`."""
 
     part: str  # its name in the log
 
     @classmethod
     def build(cls, net: AsrModel, config: Config, trigram: Tensor | None) -> Term | None:
-        """The term as `config` has it; None where the net has nothing that it could train.
+        """Make the term of `config`; None if the net lacks the part that it trains.
 
-        trigram: (v, v, v) of the training texts' units (samba_asr.training.objectives.crf), if it was counted.
+        trigram: (v, v, v) of the units of the training texts (samba_asr.training.objectives.crf), if it was counted.
         """
         raise NotImplementedError
 
     def forward(self, net: AsrModel, given: Encoded) -> Tensor:
-        """(n b,) in nats, or (b,) for a term of the first view alone."""
+        """Return the loss (n b,) in nats, or (b,) if the term uses only the first view."""
         raise NotImplementedError
 
 
 @terms.register("decoder")
 class DecoderTerm(Term):
-    """The decoder's cross-entropy, of the first view: a second would cost more than it teaches."""
+    """Cross-entropy of the decoder on the first view.  The second would cost more than it helps."""
 
     part = "decoder"
 
@@ -75,7 +75,7 @@ class DecoderTerm(Term):
 
 @terms.register("cr_ctc")
 class ConsistencyTerm(Term):
-    """CR-CTC: two views of an utterance agree; 0 where there is one view."""
+    """CR-CTC: consistency of two views of an utterance; 0 with one view."""
 
     part = "cr"
 
@@ -90,9 +90,9 @@ class ConsistencyTerm(Term):
 
 
 def consistency(log_probs: Tensor, lengths: Tensor) -> Tensor:
-    """CR-CTC (arXiv 2410.05101, eq. 4): each view's posteriors learn from the other's, held fixed.
+    """Return the CR-CTC loss (arXiv 2410.05101, eq. 4): the other view's posteriors, without gradient, are the target.
 
-    log_probs (2b, t, v): the two views of b utterances.  Returns (2b,) KL divergences summed over valid frames.
+    log_probs (2b, t, v): the two views of b utterances.  The result is (2b,) KL divergences summed over valid frames.
     """
     target = log_probs.detach().roll(log_probs.shape[0] // 2, 0)
     kl = F.kl_div(log_probs, target, reduction="none", log_target=True).sum(-1)  # (2b, t)
@@ -101,7 +101,7 @@ def consistency(log_probs: Tensor, lengths: Tensor) -> Tensor:
 
 @terms.register("teacher")
 class TeacherTerm(Term):
-    """The squared distance from a teacher's frames, of a linear map of the encoder's (the pupil, which no model folder has)."""
+    """Squared distance of a linear map of the encoder's frames (the pupil, not in model folders) from a teacher's frames."""
 
     part = "teacher"
 
@@ -113,12 +113,12 @@ class TeacherTerm(Term):
     def build(cls, net, config, trigram):
         if not config.model.teacher:
             raise UserError(
-                "loss.teacher needs the frames of a teacher: set data.teacher (samba-asr augment teach writes them)"
+                "loss.teacher needs the frames of a teacher: set data.teacher (written by samba-asr augment teach)"
             )
         return cls(config.model.d_model, config.model.teacher)
 
     def forward(self, net: AsrModel, given: Encoded) -> Tensor:
-        """(n b,): the mean over channels, summed over the frames that both have."""
+        """Return (n b,), the mean over channels, summed over the frames that both have."""
         frames, batch = given.frames, given.batch
         if batch.teacher is None or batch.teacher_lengths is None:
             raise UserError("loss.teacher needs batches with a teacher's frames: set data.teacher")

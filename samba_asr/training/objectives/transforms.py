@@ -1,4 +1,4 @@
-"""Augmentation of features as lists of transforms, which an objective applies in their order.
+"""Augmentation of features as lists of transforms, which an objective applies in order.
 
 Shapes: b utterances, t frames, m mels.
 """
@@ -21,14 +21,14 @@ Transform = Callable[[Tensor, Tensor, "torch.Generator | None", LogMel], Tensor]
 def apply(
     transforms: Sequence[Transform], features: Tensor, lengths: Tensor, generator: torch.Generator | None, front: LogMel
 ) -> Tensor:
-    """The features after all transforms, in their order."""
+    """Apply all transforms in order."""
     for transform in transforms:
         features = transform(features, lengths, generator, front)
     return features
 
 
 def voice_transforms(config: AugmentConfig) -> list[Transform]:
-    """Other voices: nothing that hides a part of the speech."""
+    """Return transforms that imitate other voices.  None masks a part of the speech."""
 
     def vocal_tract(features, lengths, generator, front):
         return vocal_tract_length(features, generator, spread=config.vocal_tract, centers=front.centers)
@@ -37,7 +37,7 @@ def voice_transforms(config: AugmentConfig) -> list[Transform]:
 
 
 def speech_transforms(config: AugmentConfig) -> list[Transform]:
-    """Other voices, other microphones and rooms, then SpecAugment."""
+    """Return transforms that imitate other voices, microphones and rooms, then SpecAugment."""
 
     def equalizer(features, lengths, generator, front):
         return equalize(features, generator, most_db=config.equalizer_db, scale=front.std)

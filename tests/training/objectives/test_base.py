@@ -15,7 +15,7 @@ from samba_asr.models.lm import MambaLm
 from samba_asr.nn.auxiliary import AuxiliaryLoss
 from samba_asr.training.objectives import Objective, Outcome, objectives
 from samba_asr.training.objectives.pretraining import new_encoder
-from samba_asr.training.step import Stepper, Work
+from samba_asr.training.step import SeededBatch, Stepper
 from tests.models.tiny import batch, tiny
 from tests.support.work import CPU, make_work
 from tests.training.toy import Toy, ToyObjective, toy_config
@@ -254,5 +254,5 @@ def test_easy_work_is_not_augmented():
     stepper, _ = with_codebook()
     compute = stepper.objective.compute
     stepper.objective.compute = lambda batch, **how: seen.append(how["augment"]) or compute(batch, **how)
-    stepper.step([make_work(), Work(make_work().batch, 1, easy=True)], number=1, lr=0.01)
+    stepper.step([make_work(), SeededBatch(make_work().batch, 1, easy=True)], number=1, lr=0.01)
     assert seen == [True, False]

@@ -237,7 +237,7 @@ def test_a_teachers_frames_are_learned_where_both_are_valid_and_in_every_view():
 
 
 def test_a_teacher_that_is_not_there_is_an_error():
-    with pytest.raises(UserError, match=r"set data\.teacher \(samba-asr augment teach"):
+    with pytest.raises(UserError, match=r"set data\.teacher \(written by samba-asr augment teach"):
         objective(AsrModel(tiny()), LossConfig(teacher=1.0))
     with pytest.raises(UserError, match=r"batches with a teacher's frames"):
         objective(AsrModel(tiny()), LossConfig(teacher=1.0), config=tiny(teacher=2))(batch())
