@@ -148,7 +148,8 @@ def test_words_before_a_cut_are_not_withheld_with_what_the_cut_made(english, com
     final, quiet, _ = session.events()
     assert isinstance(final, Final)
     assert final.segment.text == "THESE PEOPLE"
-    assert quiet == Quiet(pytest.approx(1.875, abs=0.05), withheld=2)
+    assert isinstance(quiet, Quiet)
+    assert (quiet.until, quiet.withheld) == (pytest.approx(1.875, abs=0.05), 2)
 
 
 def test_a_model_that_is_not_calibrated_has_no_bound_on_its_confidence(english, tmp_path, caplog):

@@ -17,13 +17,7 @@ def pieces(source: Any, rate: int, seconds: float) -> Iterator[tuple[int, np.nda
 
     rate: of arrays whose source has no `rate`.  UserError for a source that is none of these.
     """
-    if isinstance(source, tuple) and len(source) == 2 and any(np.ndim(part) == 1 for part in source):
-        raise UserError("a pair of samples and their rate: give them apart, transcribe(samples, rate=rate)")
-    if isinstance(source, Mapping) or not (hasattr(source, "read") or isinstance(source, Iterable | Path)):
-        raise UserError(
-            f"no audio is in this {type(source).__name__}: give a path, bytes or a file object, an array of samples, or "
-            "something that yields arrays"
-        )
+    _check(source)
     if _is_array(source):
         yield rate, source
     elif isinstance(source, str | bytes | Path) or hasattr(source, "read"):
@@ -38,3 +32,13 @@ def pieces(source: Any, rate: int, seconds: float) -> Iterator[tuple[int, np.nda
 def _is_array(source: Any) -> bool:
     numbers = isinstance(source, list | tuple) and len(source) > 0 and np.isscalar(source[0])
     return hasattr(source, "__array__") or numbers
+
+
+def _check(source: Any) -> None:
+    if isinstance(source, tuple) and len(source) == 2 and any(np.ndim(part) == 1 for part in source):
+        raise UserError("a pair of samples and their rate: give them apart, transcribe(samples, rate=rate)")
+    if isinstance(source, Mapping) or not (hasattr(source, "read") or isinstance(source, Iterable | Path)):
+        raise UserError(
+            f"no audio is in this {type(source).__name__}: give a path, bytes or a file object, an array of samples, or "
+            "something that yields arrays"
+        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from samba_asr.errors import UserError
@@ -66,7 +68,7 @@ def as_samples(x: object, *, received: int = 0, rate: int | None = None) -> np.n
     return samples.astype(np.float32, copy=False)
 
 
-def as_rate(rate: object) -> int:
+def as_rate(rate: Any) -> int:
     """Samples a second as a whole number; UserError for what no audio has."""
     try:
         if (whole := int(rate)) == rate and whole in RATES:
