@@ -59,7 +59,7 @@ def test_a_service_that_takes_everything_is_found_out(name):
 
 @pytest.mark.parametrize("url", ["ws://192.0.2.1:8000", "wss://asr.example", "ws://0.0.0.0:80"])
 def test_no_service_but_one_of_this_machine(url):
-    with pytest.raises(UserError, match="this machine alone"):
+    with pytest.raises(UserError, match="bad HTTP is only for a service on this machine"):
         Hostile(url)
 
 

@@ -86,7 +86,7 @@ def test_what_depends_on_the_text_starts_afresh_and_is_named(place, tmp_path, ca
     with caplog.at_level(logging.INFO):
         assert call("pretrain", "--exp", tmp_path / "pre", *SMALL, *deeper, *sets, "train.epochs=1") == 0
         assert start(place, tmp_path / "exp", *deeper, "--init-encoder", tmp_path / "pre" / "model") == 0
-    assert "the rest starts afresh, and encoder.conditioning.1.head.weight" in caplog.text
+    assert "other weights are random, and encoder.conditioning.1.head.weight" in caplog.text
 
 
 def test_what_cannot_be(place, tmp_path):

@@ -203,7 +203,7 @@ def test_words_that_the_tokenizer_does_not_know_are_named(corpus, caplog):
     TrainingSet(
         [dataclasses.replace(u, text=text) for u, text in zip(corpus, texts, strict=False)], TOKENIZER, config()
     )
-    assert "knows no zebra, quiz, 3 words" in caplog.text
+    assert "cannot encode zebra, quiz, 3 words" in caplog.text
     caplog.clear()
     TrainingSet(corpus, TOKENIZER, config())
     assert "<unk>" not in caplog.text
