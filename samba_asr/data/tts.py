@@ -1,7 +1,7 @@
-"""Synthetic speech to train on, by text-to-speech models that come as packages, or Kokoro's as a folder.
+"""Synthetic training speech, by text-to-speech models from packages; Kokoro's may also be in a folder.
 
     Kokoro   Kokoro-82M (samba_asr.data.kokoro), any number of voices (samba_asr.data.voices); 1.5 times real time on a core
-    Hibari   one voice, distilled from the same, and many times as fast
+    Hibari   one voice, distilled from Kokoro, and many times as fast
 
 Its transcripts are correct by construction, but it is too clean and too uniform: mix it with real speech, and augment it
 (`augment.*`).
@@ -25,9 +25,9 @@ from samba_asr.errors import UserError, missing_extra
 from samba_asr.text.lm import read_lines
 from samba_asr.text.normalize import upper
 
-RATE = 16000  # samples a second, as written
-SPOKEN = kokoro.RATE  # samples a second, as both models speak
-LONGEST = 505  # phonemes of a sentence, at most
+RATE = 16000  # samples per second of the files
+SPOKEN = kokoro.RATE  # samples per second of both models
+LONGEST = 505  # phonemes per sentence
 EASY = re.compile(r"[A-Za-z' ,.;:!?\"-]+")
 """Lines that are read aloud in only one way.  Numbers and signs have several readings."""
 
@@ -41,11 +41,13 @@ class Speaker(Protocol):
 
 
 class Kokoro:
-    def __init__(self, styles: Path, speakers: Sequence[Voice] = (), folder: Path | None = None):
-        """styles: (510, 256) by name, a row for each number of phonemes; speakers: who are drawn from by `__call__`.
+    """Kokoro-82M with given voices."""
 
-        folder: of the network's files; None is that of the package.  UserError for a file that holds no styles, for a folder
-        that holds no network, and without the packages.
+    def __init__(self, styles: Path, speakers: Sequence[Voice] = (), folder: Path | None = None):
+        """styles: file of (510, 256) arrays by name, one row per number of phonemes.  speakers: `__call__` draws from them.
+
+        folder: of the network's files; None: the package.  UserError for a file without styles, a folder without a network,
+        and a missing package.
         """
         self._network: kokoro.Network = kokoro.Package() if folder is None else kokoro.Folder(folder)
         self._styles = np.stack([rows for _, rows in sorted(read_styles(styles).items())])  # (n, 510, 256)
@@ -57,7 +59,7 @@ class Kokoro:
         return f"kokoro{n:04d}", wave, rate
 
     def speak(self, phonemes: str, voice: Voice, hurry: float = 1.0) -> tuple[np.ndarray, float]:
-        """float32 (s,), and its samples a second: more than SPOKEN where the voice is warped up."""
+        """Return float32 (s,) and its samples per second, which is above SPOKEN if the voice is warped up."""
         count = self._network.count(phonemes)
         if not 0 < count <= LONGEST:
             return np.zeros(0, np.float32), SPOKEN

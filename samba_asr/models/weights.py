@@ -1,8 +1,8 @@
-"""Weights in files: written, and read back into a net that they are known to fit before it is built.
+"""Files of weights: writing, and reading with a check that they fit before the net is built.
 
-A model folder may come from anywhere.  The header of a safetensors file gives the names and shapes of all weights in a few
-kilobytes, and a net on torch's meta device has shapes and no memory.  So a configuration that would take gigabytes, or whose
-sizes are not those of the file, is refused at once.
+A model folder may come from an untrusted source.  The header of a safetensors file has the names and shapes of all weights in
+a few kilobytes, and a net on torch's meta device has shapes but takes no memory.  So a configuration that would take gigabytes,
+or whose sizes differ from the file's, is refused at once.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 def save_weights(model: nn.Module, path: Path, dtype: torch.dtype = torch.float32) -> None:
-    """dtype: of matrices; vectors stay as they are.  Readable by whoever may read config.yaml beside it."""
+    """Write the weights.  dtype: of matrices; vectors keep theirs.  The file gets the permissions of config.yaml next to it."""
     from safetensors.torch import save_file
 
     weights = model.state_dict()
     save_file({k: (v.to(dtype) if v.dim() > 1 else v).contiguous() for k, v in weights.items()}, path)
-    # safetensors makes it readable by its owner alone; a server may run as another user
+    # safetensors makes it readable only by its owner; a server may run as another user
     shutil.copymode(path.with_name("config.yaml"), path)
 
 
 def build_and_load(path: Path, build: Callable[[], Net], layers: int) -> Net:
-    """The net that `build` makes, with the weights of the file.
+    """Build a net by `build`, and load the weights of the file.
 
-    layers: how many the net has; nothing is built where the file has fewer weights than that.
-    UserError, before memory is taken, for weights of other names or shapes; and for some that are not finite.
+    layers: number of layers of the net; if the file has fewer weights, nothing is built.
+    UserError, before memory is taken, for weights of other names or shapes; and for weights that are not finite.
     """
     shapes = header(path)
     if layers > len(shapes):
@@ -46,8 +46,8 @@ def build_and_load(path: Path, build: Callable[[], Net], layers: int) -> Net:
             planned = build()
     except UserError:
         raise
-    except Exception as error:  # sizes below 0, or that overflow: whatever torch says of them
-        raise UserError(f"{path.with_name('config.yaml')}: no model can be built of this: {_short(error)}") from None
+    except Exception as error:  # torch raises various errors for sizes that are negative or overflow
+        raise UserError(f"{path.with_name('config.yaml')}: no model can be built from this: {_short(error)}") from None
     check(path, shapes, planned)
     net = build()
     load_into(path, net)
@@ -55,7 +55,7 @@ def build_and_load(path: Path, build: Callable[[], Net], layers: int) -> Net:
 
 
 def header(path: Path) -> Shapes:
-    """Names and shapes of the weights in the file, without reading them."""
+    """Return the names and shapes of the weights in the file, without reading the weights."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -66,14 +66,14 @@ def header(path: Path) -> Shapes:
 
 
 def check(path: Path, shapes: Shapes, net: nn.Module, may_lack: Callable[[str], bool] = lambda name: False) -> None:
-    """UserError unless the file has the weights of `net`, in their shapes, and no others.
+    """Raise UserError unless the file has exactly the weights of `net`, in their shapes.
 
-    may_lack: whether the file need not have the weight of this name.
+    may_lack: returns whether the file may lack the weight of a name.
     """
     own = {name: tuple(x.shape) for name, x in net.state_dict().items()}
     for name in shapes:
         if name not in own:
-            raise UserError(f"{_misfit(path)}: it has {name}, the model has not")
+            raise UserError(f"{_misfit(path)}: it has {name}, the model does not")
         if shapes[name] != own[name]:
             raise UserError(f"{_misfit(path)}: {name} has shape {shapes[name]}, config.yaml says {own[name]}")
     for name in own:
@@ -82,7 +82,7 @@ def check(path: Path, shapes: Shapes, net: nn.Module, may_lack: Callable[[str], 
 
 
 def load_into(path: Path, net: nn.Module, lacking: Collection[str] = ()) -> None:
-    """Give `net` the weights of the file, which `check` has passed; `lacking`: names of those that stay as they are."""
+    """Load the weights of a file that passed `check` into `net`.  lacking: names of the weights that do not change."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -101,7 +101,7 @@ def _check_values(path: Path, name: str, x: Tensor, own: Tensor) -> None:
         raise UserError(f"{_misfit(path)}: {name} is of type {x.dtype}, not {own.dtype}")
     if x.is_floating_point() and not x.isfinite().all():
         raise UserError(
-            f"{path}: {name} holds numbers that are not finite: the training that made it broke off, or the file is damaged"
+            f"{path}: {name} holds numbers that are not finite: its training failed, or the file is damaged"
         )
 
 

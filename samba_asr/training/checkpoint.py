@@ -43,13 +43,13 @@ MAY_CHANGE = (
 
 
 class Damaged(UserError):
-    """A file that is no checkpoint, or not whole."""
+    """Error for a file that is not a checkpoint, or is incomplete."""
 
 
 def save(path: Path, content: dict[str, Any], before: Path | None = None) -> None:
     """Write atomically and durably: a temporary file, fsync, rename, fsync of the folder.
 
-    before: where the file that is replaced goes.  OSError, and no trace is left, where the disk is full.
+    before: new place of the file that is replaced.  OSError if the disk is full; then no partial file is left.
     """
     part = path.with_name(f".{path.name}.part")
     try:
@@ -73,13 +73,13 @@ def save(path: Path, content: dict[str, Any], before: Path | None = None) -> Non
 def _write(content: dict[str, Any], file: BinaryIO) -> None:
     try:
         torch.save(content, file)
-    except RuntimeError as error:  # its writer does not say that the disk is full
+    except RuntimeError as error:  # torch's writer does not report a full disk
         file.flush()
         raise OSError(f"{file.name}: cannot be written ({' '.join(str(error).split())[:100]})") from error
 
 
 def load_last(folder: Path) -> dict[str, Any] | None:
-    """What a run resumes from: last.pt, or the one before if that is damaged; None in a folder without either."""
+    """Load the checkpoint to resume from: last.pt, or the previous one if it is damaged; None if there is neither."""
     last, before = folder / LAST, folder / BEFORE
     if not last.exists() and not before.exists():
         return None
@@ -94,7 +94,7 @@ def load_last(folder: Path) -> dict[str, Any] | None:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Tensors on the CPU; UserError if the file is not one of ours, or of another version; Damaged if it is not whole."""
+    """Load a checkpoint, with tensors on the CPU.  UserError for another file or an unknown version; Damaged if incomplete."""
     try:
         with zipfile.ZipFile(path) as archive:
             if bad := archive.testzip():

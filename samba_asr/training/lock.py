@@ -1,7 +1,8 @@
-"""One run at a time in a folder: two would write over each other's checkpoints.
+"""Lock of a run's folder: two runs in one folder would overwrite each other's checkpoints.
 
-The file `lock` names the process that trains there.  The kernel's lock on it ends with the process, however that dies, so
-a file that is left over keeps nobody out on the same machine.  Where another machine made it, nobody here can know.
+The file `lock` names the process that trains in the folder.  The kernel releases its lock on the file when the process ends in
+any way, so a leftover file blocks no run on the same machine.  If another machine made the file, it is not known whether its
+process still runs.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from samba_asr.errors import UserError
 
 FILE = "lock"
 
-_held: set[Path] = set()  # by this process, whose runs may begin in one function and go on in another
+_held: set[Path] = set()  # locks of this process, which may take one in two nested functions
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder, which exists, as long as the context lasts.
+    """Lock the existing folder within the block.
 
-    UserError, with the other's process id and machine, if a run is in it.
+    UserError, with the process id and machine of the other run, if it is locked.
     """
     path = Path(folder).resolve() / FILE
     if path in _held:
@@ -43,13 +44,13 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _take(path: Path) -> int:
-    """The open file, locked and with our name in it."""
+    """Open and lock the file, write this process into it, and return its descriptor."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             if not _flock(descriptor):
                 raise UserError(_taken(path, _owner(descriptor)))
-            if not _is_at(descriptor, path):  # its owner deleted it between our two steps
+            if not _is_at(descriptor, path):  # its owner deleted it between opening and locking
                 os.close(descriptor)
                 continue
             owner = _owner(descriptor)
@@ -65,7 +66,7 @@ def _take(path: Path) -> int:
 
 
 def _flock(descriptor: int) -> bool:
-    """Whether the kernel's lock is ours; also where the file system has none."""
+    """Take the kernel's lock; return whether it is ours.  True if the file system has no locks."""
     try:
         import fcntl
     except ImportError:  # not on Windows

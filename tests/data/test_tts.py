@@ -308,13 +308,13 @@ def test_what_a_folder_lacks_is_named(hibari, folder, text, tmp_path, monkeypatc
         tts.Kokoro(path / "voices-v1.0.bin", folder=path)
     (path / "kokoro-v1.0.int8.onnx").unlink()
     (path / "kokoro-v1.0.onnx").write_bytes(b"half a netw")
-    with pytest.raises(UserError, match=r"no network in ONNX's format \(INVALID_PROTOBUF"):
+    with pytest.raises(UserError, match=r"not a network in ONNX format \(INVALID_PROTOBUF"):
         tts.Kokoro(path / "voices-v1.0.bin", folder=path)
     monkeypatch.setitem(sys.modules, "kokoro_onnx", None)
     with pytest.raises(UserError, match=r"pip install kokoro-onnx"):
         tts.Kokoro(path / "voices-v1.0.bin", folder=path)
     (path / "voices-v1.0.bin").unlink()
-    with pytest.raises(UserError, match=r"one file voices\*\.bin or voices\*\.npz is wanted, there are 0"):
+    with pytest.raises(UserError, match=r"there must be one file voices\*\.bin or voices\*\.npz, there are 0"):
         call(text, tmp_path / "out", "--kokoro", path)
 
 

@@ -40,5 +40,5 @@ def test_texts_that_fit_or_that_no_case_helps_stay(caplog):
 
 def test_texts_of_which_hardly_a_word_can_be_written_stop():
     check_known(["THE привет"], CAPITALS)
-    with pytest.raises(UserError, match=r"can write only 0 of the 2 words of the training texts \(not привет, мир\)"):
+    with pytest.raises(UserError, match=r"can encode only 0 of the 2 words of the training texts \(not привет, мир\)"):
         check_known(["привет мир"], CAPITALS)

@@ -142,7 +142,10 @@ BREAKS = {
         lambda f: edit(f / "config.yaml", "window: 10", "window: 4000000000"),
         "model.features.window=4000000000: from 1 to 65536",
     ),
-    "a size below 0": (lambda f: edit(f / "config.yaml", "d_model: 8", "d_model: -8"), "no model can be built of this"),
+    "a size below 0": (
+        lambda f: edit(f / "config.yaml", "d_model: 8", "d_model: -8"),
+        "no model can be built from this",
+    ),
     "another version": (
         lambda f: edit(f / "config.yaml", "version: 2", "version: 99"),
         r"m is a model folder of version 99; this samba_asr reads versions 1 to 2: install",
