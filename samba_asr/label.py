@@ -26,14 +26,18 @@ from samba_asr.whisper import RATE, TINY, Whisper
 
 
 class Label(NamedTuple):
+    """A pseudo-label of one utterance."""
+
     text: str
     confidence: float  # mean over words, or over tokens; 0 if nothing was recognized
 
 
 class Teacher(Protocol):
+    """Interface of a model that labels utterances."""
+
     @property
     def rate(self) -> int:
-        """Samples a second."""
+        """Samples per second of its input."""
         ...
 
     @property

@@ -33,6 +33,8 @@ Ragged = tuple[Tensor, Tensor]
 
 
 class Step(NamedTuple):
+    """Result of a streaming step."""
+
     x: Tensor  # (b, t', d') outputs, left-aligned
     lengths: Tensor  # (b,) valid outputs
     state: State

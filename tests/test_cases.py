@@ -211,7 +211,7 @@ def test_samples_of_any_type_and_what_is_meant_by_them(english):
     assert english.recognize(whole).text == english.transcribe(whole).text == TEXT
     with pytest.raises(UserError, match="divide them by the full scale"):
         english.recognize(whole.astype(np.float32))
-    with pytest.raises(UserError, match="rate=0: samples a second"):
+    with pytest.raises(UserError, match="rate=0: give samples per second"):
         english.stream(rate=0)
     with pytest.raises(UserError, match="give them apart"):
         english.transcribe((samples, 16000))

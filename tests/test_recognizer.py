@@ -208,7 +208,7 @@ def test_a_rate_that_no_audio_has_is_refused_everywhere(recognizer, rate):
         lambda: recognizer.transcribe(samples, rate=rate),
         lambda: list(recognizer.listen(iter([]), rate=rate)),
     ):
-        with pytest.raises(UserError, match=r"rate=.*: samples a second"):
+        with pytest.raises(UserError, match=r"rate=.*: give samples per second"):
             call()
 
 

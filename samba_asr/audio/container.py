@@ -161,7 +161,7 @@ class Container:
             yield block
 
     def _decoded(self) -> Iterator[tuple[int | None, np.ndarray]]:
-        """(time in samples, if the container gives it; samples (s, c)) of each frame.
+        """Yield each frame: (time in samples, None if the container has none; samples (s, c)).
 
         A packet that cannot be decoded is passed over while all such are shorter than SLACK_SECONDS.
         """
@@ -189,7 +189,7 @@ class Container:
                 raise
             log.debug("%s: FFmpeg: %s", self.name, error)
             raise Truncated(self.name, self._position / self.rate, "or is damaged there") from None
-        if bad is not None and not self._mp3:  # what follows an MP3 is often a tag
+        if bad is not None and not self._mp3:  # bad packets at the end of an MP3 are often a tag
             raise Truncated(self.name, bad, "in the middle of a packet")
         if self._broken:
             raise Truncated(self.name, self._position / self.rate, "before its outermost part does")

@@ -64,7 +64,7 @@ class LogMel(StreamingModule):
         return Step(features, lengths, (before, level))
 
     def _log_mel(self, x: Tensor, lengths: Tensor, state: Tensor, gain: Tensor | None) -> Step:
-        """gain: (b, t, 1), decibels per frame."""
+        """Compute features.  gain: (b, t, 1), decibels per frame; None: no gain."""
         x = torch.cat([state, mask(x, lengths)], dim=1)  # (b, window - hop + s, 1)
         t = (x.shape[1] - self.window_size) // self.stride + 1 if x.shape[1] >= self.window_size else 0
         state = tail(x, lengths, self.window_size - self.stride)

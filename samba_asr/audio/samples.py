@@ -75,7 +75,7 @@ def as_rate(rate: Any) -> int:
             return whole
     except (TypeError, ValueError, OverflowError):
         pass
-    raise UserError(f"rate={rate!r}: samples a second, a whole number from {RATES.start} to {RATES.stop - 1}")
+    raise UserError(f"rate={rate!r}: give samples per second, a whole number from {RATES.start} to {RATES.stop - 1}")
 
 
 def _short(error: Exception) -> str:

@@ -58,7 +58,7 @@ def _measure(config: Config, utterances: list[Utterance], folder: Path, seconds:
     from samba_asr.text.tokenizer import train_tokenizer
     from samba_asr.training import distributed
     from samba_asr.training.optim import learning_rate
-    from samba_asr.training.step import Stepper, Work
+    from samba_asr.training.step import SeededBatch, Stepper
     from samba_asr.training.tasks import SpeechTask
 
     wanted = config.tokenizer
@@ -75,7 +75,7 @@ def _measure(config: Config, utterances: list[Utterance], folder: Path, seconds:
     batches = _batches(task.data, config)
     for number in itertools.count(1):
         group = itertools.islice(batches, max(config.optim.accumulate, 1))
-        work = [Work(batch, derive_seed(number, i)) for i, batch in enumerate(group)]
+        work = [SeededBatch(batch, derive_seed(number, i)) for i, batch in enumerate(group)]
         outcome = stepper.step(work, number=number, lr=learning_rate(config.optim, number, 0.0))
         if number == WARM_UP:
             began = time.perf_counter()

@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 
 class _Named(Protocol):
+    """Any object with an id."""
+
     @property
     def id(self) -> str: ...
 
@@ -408,7 +410,7 @@ class Batches(Protocol):
 
 
 def load_batches(epoch: Batches, positions: Sequence[int], workers: int) -> Generator[Batch, None, None]:
-    """epoch[k] for k in positions, in order, read ahead: by one thread, or by `workers` processes."""
+    """Yield epoch[k] for k in positions, in order, prefetched by one thread or by `workers` processes."""
     if workers == 0:
         yield from prefetch(epoch.__getitem__, positions)
         return
@@ -427,9 +429,9 @@ def load_batches(epoch: Batches, positions: Sequence[int], workers: int) -> Gene
 def evaluation_batches(
     utterances: Sequence[Utterance], tokenizer: Tokenizer | None, store: AudioStore, *, batch_seconds: float
 ) -> Generator[Batch, None, None]:
-    """Every utterance once, unchanged, the longest first, read ahead by a thread.
+    """Yield batches of every utterance once, without augmentation, the longest first, prefetched by a thread.
 
-    Those that cannot be read are reported and left out.  Without a tokenizer there are no tokens.
+    Unreadable utterances are logged and left out.  Without a tokenizer there are no tokens.
     """
     utterances = measured(utterances)
 
@@ -443,7 +445,7 @@ def evaluation_batches(
 
 
 def prefetch(load: Callable, items: Iterable, depth: int = 4) -> Generator[Any, None, None]:
-    """load(item) for each item, in order, up to `depth` ahead in a background thread; what it raises is raised here."""
+    """Yield load(item) for each item, in order, up to `depth` ahead in a background thread.  Its exceptions are raised here."""
     ready: queue.Queue = queue.Queue(depth)
     stopped = threading.Event()
 

@@ -61,7 +61,7 @@ class DownloadProgress:
         return (self.total - self.done) / self.rate if self.total is not None and self.rate else None
 
     def line(self) -> str:
-        """`train-clean-5.tar.gz 120 of 333 MB, 11.2 MB/s, 19 s left`."""
+        """Return a line such as `train-clean-5.tar.gz 120 of 333 MB, 11.2 MB/s, 19 s left`."""
         size = f"{self.done / 1e6:.0f}" + (f" of {self.total / 1e6:.0f} MB" if self.total is not None else " MB")
         left = "" if self.left is None else f", {self.left:.0f} s left"
         return f"{self.name} {size}, {self.rate / 1e6:.1f} MB/s{left}"

@@ -61,6 +61,8 @@ class SelfConditioning(nn.Module):
 
 
 class LayerState(NamedTuple):
+    """State of one encoder layer."""
+
     mixer: State
     convolution: Tensor
 
@@ -98,6 +100,8 @@ class EncoderLayer(BlockModule):
 
 
 class EncoderState(NamedTuple):
+    """State of the encoder: its frame buffer and its layers."""
+
     waiting: Tensor  # (b, capacity, d) frames of a block that is not yet whole; zeros after them
     held: Tensor  # (b,) how many of them are valid
     size: Tensor  # (b,) frames per block
@@ -151,7 +155,10 @@ class Encoder(StreamingModule):
         device=None,
         dtype=None,
     ):
-        """capacity: size of the frame buffer; default: as these rows need.  States to be stacked need the same capacity."""
+        """Return the state before the first step.
+
+        capacity: size of the frame buffer; default: as these rows need.  States to be stacked need the same capacity.
+        """
         size = self.block_size(block, batch, device)
         if capacity is None:
             capacity = int(size.max()) - 1 if batch else 0
@@ -256,6 +263,8 @@ def _from(x: Tensor, begin: Tensor, t: int) -> Tensor:
 
 
 class AcousticState(NamedTuple):
+    """State of the acoustic model."""
+
     front: State  # of features and subsampling
     encoder: EncoderState
 

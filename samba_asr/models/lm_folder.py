@@ -18,6 +18,8 @@ FILE = "lm.safetensors"  # not model.safetensors, so that it is not mistaken for
 
 
 class LoadedLm(NamedTuple):
+    """A language model, as read from its folder."""
+
     model: MambaLm  # in evaluation mode
     tokenizer: Tokenizer
 

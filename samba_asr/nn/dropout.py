@@ -17,7 +17,7 @@ from samba_asr.errors import UserError
 
 
 class Dropout(nn.Module):
-    """As `torch.nn.Dropout`.  On a CPU the probability is rounded to a multiple of 1/256; the scale fits what was rounded."""
+    """Dropout as in torch.nn.  On a CPU the probability is rounded to a multiple of 1/256, and the scale fits it."""
 
     def __init__(self, p: float):
         super().__init__()

@@ -20,11 +20,15 @@ from torch import Tensor
 
 @runtime_checkable
 class BeforeStep(Protocol):
+    """A module with a hook before each optimizer step."""
+
     def before_step(self) -> None: ...
 
 
 @runtime_checkable
 class AfterStep(Protocol):
+    """A module with a hook after each optimizer step."""
+
     def after_step(self) -> None: ...
 
 

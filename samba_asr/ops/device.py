@@ -20,7 +20,7 @@ CAPABILITY = (8, 0)  # of the oldest NVIDIA GPUs (A100) that the kernels are com
 
 
 def require_triton(x: Tensor, op: str) -> None:
-    """Raise UserError, with the way out, if the Triton kernels of `op` cannot process `x`."""
+    """Raise UserError, with the fix, if the Triton kernels of `op` cannot process `x`."""
     if not HAS_TRITON:
         raise UserError(f"{op}: backend 'triton' needs the package triton: pip install 'samba_asr[gpu]'")
     if x.dtype == torch.float64:

@@ -87,7 +87,7 @@ class PhoneTokenizer:
         return cls(Lexicon.read(Path(folder) / cls.FILE))
 
     def units_of(self, pronunciation: Sequence[str]) -> list[int]:
-        """The ids of a word that is pronounced so, of phones that the lexicon has."""
+        """Return the ids of a word with this pronunciation, in phones of the lexicon."""
         first, *rest = pronunciation
         return [self._ids[SPACE + first], *(self._ids[phone] for phone in rest)]
 

@@ -50,7 +50,7 @@ class CharTokenizer:
             raise UserError("cannot train a character tokenizer: the text is empty")
         if vocab_size is not None and vocab_size < 4:
             raise UserError(
-                f"vocab_size {vocab_size} leaves no characters beside blank, <unk> and space: give 4 or more"
+                f"vocab_size {vocab_size} leaves no characters besides blank, <unk> and space: give 4 or more"
             )
         kept = sorted(counts, key=lambda c: (-counts[c], c))[: None if vocab_size is None else vocab_size - 3]
         return cls([SPACE, *sorted(kept)])
@@ -81,7 +81,7 @@ class CharTokenizer:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: not a character tokenizer ({error!r})") from error
         if not (isinstance(units, list) and all(isinstance(unit, str) for unit in units)):
-            raise UserError(f"{path}: not a character tokenizer (its units are no list of characters)")
+            raise UserError(f"{path}: not a character tokenizer (its units are not a list of characters)")
         if kind != "char":
             raise UserError(f"{path}: a tokenizer of type {kind!r}: this version of samba_asr reads 'char'")
         return cls(units)

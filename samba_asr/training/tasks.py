@@ -126,7 +126,7 @@ class SpeechTask:
         self._check_validation()
 
     def _check_validation(self) -> None:
-        """Say what validation cannot measure."""
+        """Log a warning if validation has no texts, or words that the tokenizer cannot encode."""
         unknown = unknown_words((u.text for u in self.valid), self.tokenizer)
         if not unknown.total:
             why = "their texts are empty" if self.valid else "there are none"
@@ -137,7 +137,7 @@ class SpeechTask:
             )
         elif unknown.words:
             logger.warning(
-                "the tokenizer cannot write %s, %d of the %d words of the validation texts: they count as errors",
+                "the tokenizer cannot encode %s, %d of the %d words of the validation texts: they count as errors",
                 unknown.names,
                 unknown.words.total(),
                 unknown.total,

@@ -94,5 +94,5 @@ def test_a_rate_is_a_whole_number_that_audio_has():
     assert [as_rate(rate) for rate in (16000, 44100.0, np.int64(8000))] == [16000, 44100, 8000]
     assert all(type(as_rate(rate)) is int for rate in (44100.0, np.int64(8000)))
     for rate in (0, -16000, 999, 768_001, 16000.5, float("nan"), float("inf"), "16000", None, [16000]):
-        with pytest.raises(UserError, match=r"rate=.*: samples a second, a whole number from 1000 to 768000"):
+        with pytest.raises(UserError, match=r"rate=.*: give samples per second, a whole number from 1000 to 768000"):
             as_rate(rate)

@@ -30,6 +30,8 @@ EPS = 1e-5
 
 
 class HydraState(NamedTuple):
+    """State of the Hydra mixer."""
+
     conv: Tensor  # (b, d_conv - 1, d_inner + 4 n) last inputs of the short convolution
     ssm: Tensor  # (b, h, p, n) float32, of the forward scan
     last: Tensor  # (b, 1, d_inner) last output of the forward scan, which the shift moves to the next step

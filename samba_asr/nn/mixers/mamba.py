@@ -22,6 +22,8 @@ from samba_asr.streaming import Step, mask
 
 
 class MambaState(NamedTuple):
+    """State of the Mamba mixer."""
+
     conv: Tensor  # (b, d_conv - 1, d_inner) last inputs of the short convolution
     ssm: Tensor  # (b, d_inner, n) float32
 

@@ -23,6 +23,8 @@ from samba_asr.streaming import Step, mask
 
 
 class Mamba2State(NamedTuple):
+    """State of the Mamba-2 mixer."""
+
     conv: Tensor  # (b, d_conv - 1, d_inner + 2 n) last inputs of the short convolution
     ssm: Tensor  # (b, h, p, n) float32
 

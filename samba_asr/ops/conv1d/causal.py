@@ -33,7 +33,7 @@ def causal_conv1d_naive(
     lengths: Tensor | None = None,
     reset: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The definition of `causal_conv1d`: a loop over time that keeps the last k - 1 inputs."""
+    """Definition of `causal_conv1d`: a loop over time that keeps the last k - 1 inputs."""
     b, t, d = x.shape
     k = weight.shape[1]
     state = x.new_zeros(b, k - 1, d) if initial_state is None else initial_state

@@ -20,7 +20,7 @@ def join_and_gate_torch(
     blocks: Blocks,
     eps: float,
 ) -> Tensor:
-    """The definition of `samba_asr.ops.quasiseparable.join_and_gate`."""
+    """Definition of `samba_asr.ops.quasiseparable.join_and_gate`."""
     before = torch.cat([last.to(forward.dtype), forward[:, :-1]], dim=1)[:, : forward.shape[1]]
     after = F.pad(backward, (0, 0, 0, 1))[:, 1:]
     if blocks.start is not None:

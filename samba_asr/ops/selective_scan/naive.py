@@ -29,7 +29,7 @@ def selective_scan_naive(
     valid = torch.ones(b, t, dtype=torch.bool, device=x.device)
     if lengths is not None:
         valid = torch.arange(t, device=x.device) < lengths[:, None]
-    hidden = ~valid[..., None]  # padding may hold NaN, and 0 * NaN is NaN, in gradients too: hide it before any product
+    hidden = ~valid[..., None]  # padding may hold NaN, and 0 * NaN is NaN, in gradients too: mask it before any product
     x_, dt_, B_, C_ = (v.to(dtype).masked_fill(hidden, 0) for v in (x, dt, B, C))
     A = A.to(dtype)
     h = x_.new_zeros(b, d, A.shape[1]) if initial_state is None else initial_state.to(dtype)

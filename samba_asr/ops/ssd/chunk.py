@@ -97,7 +97,7 @@ def ssd_chunk(
 
 
 def _split(x: Tensor, c: int, q: int) -> Tensor:
-    """(b, t, ...) -> (b, c, q, ...), padded with zeros."""
+    """Split (b, t, ...) into chunks (b, c, q, ...), padded with zeros."""
     padding = c * q - x.shape[1]
     if padding:
         x = F.pad(x, (0, 0) * (x.dim() - 2) + (0, padding))
