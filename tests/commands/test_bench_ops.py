@@ -87,7 +87,7 @@ def test_what_a_backend_cannot_do_is_said_in_its_row():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--backend", "chunky"], r"--backend chunky: .* there are: .*chunk"),
+        (["--backend", "chunky"], r"--backend chunky: .* choose from .*chunk"),
         (["--length", "0"], "--length 0: give 1 or more"),
         (["--d-model", "-1"], "--d-model -1"),
         (["--rounds", "0"], "--rounds 0"),

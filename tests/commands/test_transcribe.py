@@ -144,7 +144,7 @@ def test_where_nothing_was_recognized_stderr_says_why(clips, tmp_path, capsys):
     unsure, silent, empty = captured.err.strip().splitlines()
     assert captured.out == "\n\n\n"
     assert re.search(
-        r"\d words were recognized, none of them sure enough .* --set decode.endpoint.confidence=0 ", unsure
+        r"\d words were recognized, but with too little confidence .* --set decode.endpoint.confidence=0 ", unsure
     )
     assert "no speech was recognized in 5.0 s of audio" in silent
     assert "it has no audio" in empty
