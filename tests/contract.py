@@ -1,17 +1,17 @@
-"""The law of `samba_asr.streaming` as one function: the test of every streaming module calls `verify_streaming`.
+"""The contract of `samba_asr.streaming` as one function: the test of every streaming module calls `verify_streaming`.
 
-In float64, on rows that end early, idle, and never line up, with NaN behind every valid step:
+In float64, on rows that end early, idle, and never line up, with NaN after every valid step:
 
     length      n steps give n // stride outputs, no more and no less, once finish has released what waited
     chunks      the outputs of any steps, then of finish, are those of forward
-    padding     nothing behind the valid steps reaches an output, a state or a gradient; its own gradient is 0
+    padding     nothing after the valid steps reaches an output, a state or a gradient; its own gradient is 0
     idle        a row of length 0 releases nothing and keeps its state bit for bit
     state       keeps its shapes and dtypes, also in float32 and under bfloat16 autocast; no step changes one in place
     gradients   of the input and of the parameters are the same for the whole and for chunks
     rows        do not see each other; they can be split, stacked and reordered between steps
 
 A module with a block size becomes a streaming module by an adapter: `AtBlock` for those that buffer (Encoder),
-`InBlocks` for those that want whole blocks (BlockModule).  Each AssertionError begins with the name of the broken law.
+`InBlocks` for those that want whole blocks (BlockModule).  Each AssertionError begins with the name of the broken rule.
 Shapes: b rows, t time, d channels.
 """
 
@@ -37,7 +37,7 @@ Plan = list[list[int]]
 def verify_streaming(
     module: StreamingModule, x: Tensor, *, tolerance: float = 1e-9, seeds: Iterable[int] = range(3)
 ) -> None:
-    """Check the law on x (b, t, d), b at least 3 and t a multiple of module.stride.
+    """Check the streaming contract on x (b, t, d), b at least 3 and t a multiple of module.stride.
 
     Cuts fall on multiples of `module.unit` where there is one (InBlocks), else of `module.stride`; a row's last chunk
     may be shorter.  Every seed draws other cuts.  The module itself is left as it was.
@@ -201,23 +201,25 @@ def _equal(first: State, second: State) -> bool:
     return all(torch.equal(p, q) for p, q in zip(leaves(first), leaves(second), strict=True))
 
 
-def _same(got: Sequence[Tensor], want: Sequence[Tensor], tolerance: float, law: str) -> None:
+def _same(got: Sequence[Tensor], want: Sequence[Tensor], tolerance: float, rule: str) -> None:
     for i, (p, q) in enumerate(zip(got, want, strict=True)):
-        assert p.shape == q.shape, f"{law} (row or leaf {i}): shape {tuple(p.shape)}, expected {tuple(q.shape)}"
+        assert p.shape == q.shape, f"{rule} (row or leaf {i}): shape {tuple(p.shape)}, expected {tuple(q.shape)}"
         if p.is_floating_point() and p.numel():
             error = ((p - q).abs() / (1 + q.abs())).max().item()
-            assert error <= tolerance, f"{law} (row or leaf {i}): off by {error:.1e}, allowed {tolerance:.0e}"  # or NaN
+            assert error <= tolerance, (
+                f"{rule} (row or leaf {i}): off by {error:.1e}, allowed {tolerance:.0e}"
+            )  # or NaN
         else:
-            assert torch.equal(p, q), f"{law} (row or leaf {i})"
+            assert torch.equal(p, q), f"{rule} (row or leaf {i})"
 
 
-# ---- the laws --------------------------------------------------------------------------------------------------------
+# ---- the rules -------------------------------------------------------------------------------------------------------
 
 
 def _check_step(
     before: list[Tensor], state: State, after: State, sizes: Sequence[int], y: Tensor, lengths: Tensor
 ) -> None:
-    """What holds of every single step; `before` is a copy of `state` taken in front of it."""
+    """Check the rules of every single step; `before` is a copy of `state`, made before it."""
     spec = [(leaf.shape, leaf.dtype) for leaf in before]
     now = [(leaf.shape, leaf.dtype) for leaf in leaves(after)]
     assert now == spec, f"state: shapes or dtypes were {spec}, are {now}"

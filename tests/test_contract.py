@@ -1,4 +1,4 @@
-"""Does the verifier bite?  Modules that keep the law pass it; each of the usual bugs is caught, and named."""
+"""Does the verifier bite?  Modules that keep the contract pass; each of the usual bugs is caught, and named."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def x(d=3, t=12, b=4):
 @pytest.mark.parametrize(
     "module", [CausalConv(3, 2), CausalConv(3, 2, 5, 2), CausalConv(3, 2, 2, 2), LookAhead(3, 2)], ids=repr
 )
-def test_lawful_modules_pass(module):
+def test_correct_modules_pass(module):
     verify_streaming(module, x())
 
 
@@ -189,7 +189,7 @@ class TailOffByOne(CausalConv):
 
 
 @pytest.mark.parametrize(
-    ("bug", "law"),
+    ("bug", "rule"),
     [
         (IgnoresLengths, "padding: NaN in the state"),
         (StateFromPadding, "idle: the state of row . moved|chunks"),
@@ -206,14 +206,14 @@ class TailOffByOne(CausalConv):
         (TailOffByOne, "chunks"),
     ],
 )
-def test_planted_bugs_are_caught(bug, law):
-    with pytest.raises(AssertionError, match=rf"^({law})"):
+def test_planted_bugs_are_caught(bug, rule):
+    with pytest.raises(AssertionError, match=rf"^({rule})"):
         verify_streaming(bug(3, 2), x())
 
 
-@pytest.mark.parametrize(("bug", "law"), [(ForgetsFinish, "length"), (FeedsIdleRows, "idle: row . took nothing")])
-def test_planted_bugs_in_look_ahead_are_caught(bug, law):
-    with pytest.raises(AssertionError, match=rf"^({law})"):
+@pytest.mark.parametrize(("bug", "rule"), [(ForgetsFinish, "length"), (FeedsIdleRows, "idle: row . took nothing")])
+def test_planted_bugs_in_look_ahead_are_caught(bug, rule):
+    with pytest.raises(AssertionError, match=rf"^({rule})"):
         verify_streaming(bug(3, 2), x())
 
 
@@ -229,7 +229,7 @@ def test_a_poisoned_gradient_is_caught():
 
 @pytest.mark.parametrize("bug", [ForgetsReset, FlipsTheChunk])
 def test_planted_bugs_in_blocks_are_caught(bug):
-    lawful = BlockBidirectional(Mamba2(4, TINY), Mamba2(4, TINY))
-    verify_streaming(InBlocks(lawful, 3), x(d=4))
+    correct = BlockBidirectional(Mamba2(4, TINY), Mamba2(4, TINY))
+    verify_streaming(InBlocks(correct, 3), x(d=4))
     with pytest.raises(AssertionError, match=r"^chunks"):
-        verify_streaming(InBlocks(bug(lawful.forward_mixer, lawful.backward_mixer), 3), x(d=4))
+        verify_streaming(InBlocks(bug(correct.forward_mixer, correct.backward_mixer), 3), x(d=4))

@@ -33,7 +33,7 @@ LEVELS = (  # a room imports itself and rooms of lower levels, never one beside 
     {"commands"},
     {"cli"},
 )
-NO_MODELS = {"audio", "text", "data", "metrics", "recipes"}  # (audio.features knows the law)
+NO_MODELS = {"audio", "text", "data", "metrics", "recipes"}  # (audio.features imports the contract)
 MODELS = {"ops", "nn", "models", "runtime", "decoding", "training", "session", "recognizer", "engine"}
 PARTS = {"acoustic", "ctc", "decoder"}  # of a model, which only these rooms reach into
 INSIDE_MODELS = {"models", "training", "runtime"}

@@ -1,4 +1,4 @@
-"""The tools of the law: ragged time, trees of rows, and modules one after another."""
+"""Tools of the streaming contract: ragged time, trees of rows, and modules one after another."""
 
 from __future__ import annotations
 

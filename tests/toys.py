@@ -1,4 +1,4 @@
-"""Two small modules that keep the law: what tests of the law itself, and of what is built on it, are made of."""
+"""Two small modules that keep the streaming contract, for tests of the contract and of code built on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Log-mel: the law; the formulas of librosa, torch and torchaudio; the statistics of the training data."""
+"""Log-mel: the streaming contract; the formulas of librosa, torch and torchaudio; the statistics of the training data."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def spectrogram(x, config, n_fft):
     return torch.stft(x, n_fft, config.hop, config.window, window, center=False, return_complex=True).abs().square().mT
 
 
-# --- the law
+# --- the contract
 
 
 @pytest.mark.parametrize(("window", "hop"), [(10, 4), (8, 8), (9, 2)])

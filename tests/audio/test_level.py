@@ -1,4 +1,4 @@
-"""The gain: under the law, silent about silence, and the same features for speech of any level."""
+"""The gain: it keeps the streaming contract, does not raise silence, and the same features for speech of any level."""
 
 from __future__ import annotations
 

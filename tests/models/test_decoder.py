@@ -1,4 +1,4 @@
-"""The decoder: memory absorbed under the law, losses as by hand, and nothing from padding or from the text's future."""
+"""The decoder: memory absorbed in any chunks, losses as by hand, and nothing from padding or from the text's future."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def frames(b=4, t=11):
     return noise(b, t, 8).double()
 
 
-# --- the law
+# --- the contract
 
 
 @MIXERS

@@ -1,4 +1,4 @@
-"""Auxiliary losses of layers: collected by an objective, and by nobody else."""
+"""Auxiliary losses of layers: collected only by an objective."""
 
 from __future__ import annotations
 

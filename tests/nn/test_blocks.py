@@ -1,4 +1,4 @@
-"""Blocks: time reversed inside each of them, by row; and what reads both ways keeps the law at every block size."""
+"""Blocks: time reversed inside each of them, by row; and bidirectional layers keep the contract at every block size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Convolutions: each is torch's own where there is nothing to hide, and keeps the law."""
+"""Convolutions: each equals torch's own without blocks and padding, and keeps the contract."""
 
 from __future__ import annotations
 

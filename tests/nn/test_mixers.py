@@ -1,4 +1,4 @@
-"""Mixers: the law at every block size; the names, shapes and formulas of the papers and of state-spaces/mamba."""
+"""Mixers: the contract at every block size; the names, shapes and formulas of the papers and of state-spaces/mamba."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def whole(t=7):
     return x(1, t), lengths, lay_blocks(lengths, t, t)
 
 
-# --- the law
+# --- the contract
 
 
 @pytest.mark.parametrize("mixer", [Mamba, Mamba2])
@@ -239,7 +239,7 @@ OPS = (selective_scan, ssd, conv1d, quasiseparable)
 
 
 def backends(dtype=torch.float32) -> list[str]:
-    """What each op chooses for a CUDA tensor."""
+    """Return the backend of each op for a CUDA tensor."""
     return [op.choose(torch.device("cuda"), dtype, 100)[0] for op in OPS]
 
 

@@ -119,9 +119,11 @@ class _CallsOfBackward(TorchDispatchMode):
 def assert_is_a_good_custom_op(
     op: Callable, custom_op: str, inputs: dict[str, Tensor], where: dict[str, Tensor | None], **named: Tensor | tuple
 ) -> None:
-    """What torch asks of a custom op (opcheck; it takes the inputs, then `where`), that `op` with its Triton backend compiles
-    into one graph with the same values and gradients, and that these are those of finite differences; `named`: what `op` is
-    given beside the inputs."""
+    """Check a custom op by torch's opcheck; it takes the inputs, then `where`.
+
+    Also check that `op` with its Triton backend compiles into one graph with the same values and gradients, and that the
+    gradients equal finite differences.  named: the arguments of `op` besides the inputs.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     leaves = [v.detach().to(device).requires_grad_() for v in inputs.values()]
     where, named = ({name: _moved(v, device) for name, v in some.items()} for some in (where, named))

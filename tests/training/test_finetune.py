@@ -1,4 +1,4 @@
-"""What `samba-asr train` and `samba-asr average` do, from Python."""
+"""The work of `samba-asr train` and `samba-asr average`, from Python."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder holds one run at a time; a run that died keeps nobody out."""
+"""A folder holds one run at a time; a dead run blocks no other."""
 
 from __future__ import annotations
 

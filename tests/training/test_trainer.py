@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def losses(tmp_path, monkeypatch):
-    """What `record_losses` wrote in this process."""
+    """Return what `record_losses` wrote in this process."""
     monkeypatch.setattr(Stepper, "step", Stepper.step)  # put back at the end
     path = tmp_path / "losses"
     record_losses(path)

@@ -97,7 +97,7 @@ def uneven_speech(*weights: float) -> tuple[AsrModel, list[nn.Module]]:
 
 
 def inputs_of(layers) -> list[torch.Tensor]:
-    """What goes through the layers, filled by the next call."""
+    """Return a list of the layers' inputs, filled by the next call."""
     seen = []
     for layer in layers:
         layer.register_forward_hook(lambda _, inputs, y: seen.append(y.detach()))

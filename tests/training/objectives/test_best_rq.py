@@ -1,4 +1,4 @@
-"""Pretraining: what is hidden is not heard, and nothing but the hidden frames is asked about."""
+"""Pretraining: the encoder does not see masked frames, and only masked frames are predicted."""
 
 from __future__ import annotations
 
