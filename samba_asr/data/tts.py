@@ -49,7 +49,7 @@ class Kokoro:
         folder: of the network's files; None: the package.  UserError for a file without styles, a folder without a network,
         and a missing package.
         """
-        self._network: kokoro.Network = kokoro.Package() if folder is None else kokoro.Folder(folder)
+        self._network: kokoro.Network = kokoro.PackagedNetwork() if folder is None else kokoro.FolderNetwork(folder)
         self._styles = np.stack([rows for _, rows in sorted(read_styles(styles).items())])  # (n, 510, 256)
         self._speakers = speakers
 

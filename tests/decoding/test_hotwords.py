@@ -163,7 +163,7 @@ class TestPhones:
         hotwords = Hotwords(PHONES, {phrase: 2.0, "x = Q": 1.0, "a b = A B": 1.0}, lambda words: {})
         assert worth(hotwords, PHONES.units_of(("B", "A", "B"))) == 6
         assert hotwords.pronounced == {"bab"}
-        assert "'x = Q' is left out: no phones Q; there are A, B" in caplog.text
+        assert "'x = Q' is left out: unknown phones Q: use A, B" in caplog.text
         assert "'a b = A B' is left out: write WORD = PHONE PHONE ..., one word" in caplog.text
         assert "give the word without a pronunciation" in Hotwords(CHARS, {"ab = A B": 1.0}).unusable["ab = A B"]
 
