@@ -164,7 +164,7 @@ class TestPhones:
         assert worth(hotwords, PHONES.units_of(("B", "A", "B"))) == 6
         assert hotwords.pronounced == {"bab"}
         assert "'x = Q' is left out: unknown phones Q: use A, B" in caplog.text
-        assert "'a b = A B' is left out: write WORD = PHONE PHONE ..., one word" in caplog.text
+        assert "'a b = A B' is left out: write WORD = PHONE PHONE ..., with one word" in caplog.text
         assert "give the word without a pronunciation" in Hotwords(CHARS, {"ab = A B": 1.0}).unusable["ab = A B"]
 
     def test_a_known_word_may_be_said_otherwise(self, tmp_path):
