@@ -93,7 +93,9 @@ def test_what_cannot_be(place, tmp_path):
     with pytest.raises(UserError, match=r"data\.train is empty"):
         call("pretrain", "--exp", tmp_path / "a", *SMALL)
     speech = f"data.train=[{place / 'speech.jsonl'}]"
-    with pytest.raises(UserError, match=r"pretrain\.name=speech is no objective of speech alone; there are: best_rq"):
+    with pytest.raises(
+        UserError, match=r"pretrain\.name=speech is not an objective for speech without texts; there are: best_rq"
+    ):
         call("pretrain", "--exp", tmp_path / "e", *SMALL, speech, "pretrain.name=speech")
     with pytest.raises(UserError, match=r"unknown objective 'best_qr' \(did you mean 'best_rq'\?\)"):
         call("pretrain", "--exp", tmp_path / "e", *SMALL, speech, "pretrain.name=best_qr")
