@@ -66,7 +66,7 @@ def test_what_fails_later_is_an_exception_too(client, recognizer, monkeypatch):
 
     def broken(self, source, *, on_segment, **_):
         on_segment(segment)
-        raise UserError("planted") if source[:4] == b"RIFF" else ValueError("secret")
+        raise UserError("planted") if source.read(4) == b"RIFF" else ValueError("secret")
 
     monkeypatch.setattr(type(recognizer), "transcribe", broken)
     for file, message in ((encoded(noise(1.0)), "planted"), (b"other", "internal error")):
