@@ -136,7 +136,7 @@ def test_its_log_tells_where_it_listens_and_keeps_tokens_to_itself(model, tmp_pa
         with pytest.raises(urllib.error.HTTPError, match="401"):  # not a connection that is reset while it writes
             urllib.request.urlopen(address, data=bytes(8 << 20), timeout=30)
         process.send_signal(signal.SIGHUP)
-        assert json.loads(next(line for line in process.stderr if "anew" in line))["model"] == "m"
+        assert json.loads(next(line for line in process.stderr if "reloaded" in line))["model"] == "m"
         process.send_signal(signal.SIGTERM)
         rest = process.communicate(timeout=60)[1]
         assert "secret" not in rest
