@@ -69,7 +69,7 @@ def as_samples(x: object, *, received: int = 0, rate: int | None = None) -> np.n
 
 
 def as_rate(rate: Any) -> int:
-    """Samples a second as a whole number; UserError for what no audio has."""
+    """Return a sampling rate as an integer; UserError for a rate outside RATES."""
     try:
         if (whole := int(rate)) == rate and whole in RATES:
             return whole
