@@ -292,4 +292,4 @@ def test_what_validation_cannot_measure_is_said(run, corpus, tmp_path, caplog):
     assert "no utterances to validate on: there are none" in caplog.text
     caplog.clear()
     run(tmp_path / "foreign", "train.epochs=1", valid=[dataclasses.replace(corpus[0], text="ab z a")])
-    assert "the tokenizer cannot write z, 1 of the 3 words of the validation texts" in caplog.text
+    assert "the tokenizer cannot encode z, 1 of the 3 words of the validation texts" in caplog.text
