@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 
 import numpy as np
@@ -13,7 +14,7 @@ from samba_asr.audio.channels import BANDS, Channels
 from samba_asr.audio.read import read
 from samba_asr.commands import average, train
 from samba_asr.data import teacher
-from samba_asr.data.manifest import read_manifest
+from samba_asr.data.manifest import read_manifest, write_manifest
 from samba_asr.errors import UserError
 from samba_asr.models.folder import load_model
 from samba_asr.text.tokenizer import CharTokenizer
@@ -182,8 +183,10 @@ def test_a_model_may_become_deeper(exp, tmp_path):
 
 
 def test_a_model_of_the_box_goes_by_its_name(exp, tmp_path):
-    _, options = exp
-    few = [o for o in options if o.startswith("data.")]
+    folder, _ = exp
+    spoken = [dataclasses.replace(u, text="ONE TWO") for u in read_manifest(folder.parent / "corpus.jsonl")]
+    write_manifest(tmp_path / "corpus.jsonl", spoken)
+    few = [f"data.{name}=[{tmp_path / 'corpus.jsonl'}]" for name in ("train", "valid")]
     assert call("train", "--exp", tmp_path, "--init", "digits", *few, "train.epochs=0") == 0
     assert (tmp_path / "tokenizer.model").exists()
 
@@ -192,7 +195,7 @@ def test_a_model_to_begin_with_may_get_other_units(exp, tmp_path):
     folder, options = exp
     call("average", "--exp", folder, "--out", tmp_path / "model")
     (tmp_path / "tuned").mkdir()
-    CharTokenizer(["▁", "x", "y", "z"]).save(tmp_path / "tuned")  # made by an earlier stage
+    CharTokenizer(["▁", "a", "b", "x"]).save(tmp_path / "tuned")  # made by an earlier stage
     few = [o for o in options if o.startswith("data.")]
     tuned = ["--exp", tmp_path / "tuned", "--init", tmp_path / "model", "--new-tokenizer", *few]
     assert call("train", *tuned, "train.epochs=1", "optim.lr=1e-12") == 0
@@ -214,7 +217,7 @@ def test_a_model_to_begin_with_must_fit(exp, tmp_path):
     with pytest.raises(UserError, match=r"no configuration .*nowhere"):
         call("train", "--exp", tmp_path / "b", "--init", tmp_path / "nowhere", *options)
     (tmp_path / "c").mkdir()
-    CharTokenizer(["▁", "x", "y", "z"]).save(tmp_path / "c")
+    CharTokenizer(["▁", "a", "b", "x"]).save(tmp_path / "c")
     with pytest.raises(UserError, match="its tokenizer is not that of the run"):
         call("train", "--exp", tmp_path / "c", "--init", tmp_path / "model", *options)
 
