@@ -1,9 +1,12 @@
 #!/usr/bin/env bash
-# All tests, set-up included: tests/run.sh [arguments of pytest, such as tests/audio -k speed]
+# The tests, set-up included: tests/run.sh [--all] [arguments of pytest, such as tests/audio -k speed]
+#   --all  run the slow ones too, which take minutes
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 source "$root/egs/setup.sh" test
 cd "$root"
+
+if [ "${1:-}" = --all ]; then shift; else set -- -m "not slow" "$@"; fi
 
 ruff check .
 ruff format --check .
