@@ -60,9 +60,12 @@ class CausalMixer(StreamingModule):
     def both_ways(self, back: CausalMixer, x: Tensor, state: State, blocks: Blocks) -> tuple[Tensor, State]:
         """Run this mixer forward and `back` backward inside blocks; return the sum (b, t, d) and the forward state.
 
-        Equal to the two `step`s of `BlockBidirectional`, in as few launches as the Triton kernels allow.
+        Here they are two `step`s.  A mixer with Triton kernels overrides this with the same in as few launches as they allow.
         """
-        raise NotImplementedError
+        y, _, after = self.step(x, blocks.ragged, state)
+        nothing = back.init_state(x.shape[0], device=x.device, dtype=x.dtype)
+        backward = back.step(flip(x, blocks), blocks.ragged, nothing, reset=blocks.start).x
+        return y + flip(backward, blocks), after
 
 
 class BlockBidirectional(BlockModule):
@@ -76,11 +79,7 @@ class BlockBidirectional(BlockModule):
         return self.forward_mixer.init_state(batch, device=device, dtype=dtype)
 
     def step(self, x, lengths, state, blocks):
-        if choose_fused(x.device, x.dtype, x.shape[1])[0] == "triton":
-            y, after = self.forward_mixer.both_ways(self.backward_mixer, x, state, blocks._replace(keep=None))
-        else:
-            y, _, after = self.forward_mixer.step(x, blocks.ragged, state)
-            nothing = self.backward_mixer.init_state(x.shape[0], device=x.device, dtype=x.dtype)
-            back = self.backward_mixer.step(flip(x, blocks), blocks.ragged, nothing, reset=blocks.start).x
-            y = y + flip(back, blocks)
+        fused = choose_fused(x.device, x.dtype, x.shape[1])[0] == "triton"
+        both_ways = type(self.forward_mixer).both_ways if fused else CausalMixer.both_ways
+        y, after = both_ways(self.forward_mixer, self.backward_mixer, x, state, blocks._replace(keep=None))
         return Step(y, lengths, after if blocks.keep is None else self.forward_mixer.step(x, blocks.keep, state).state)

@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samba_asr.config import Mamba2Config
-from samba_asr.nn.blocks import BlockBidirectional, Unidirectional
+from samba_asr.nn.blocks import BlockBidirectional, CausalMixer, Unidirectional
 from samba_asr.nn.mixers import Mamba, Mamba2
 from samba_asr.ops.blocks import flip, lay_blocks
+from samba_asr.ops.device import KERNELS
+from samba_asr.streaming import Step, mask
 from tests.contract import InBlocks, verify_streaming
 
 TINY = Mamba2Config(d_state=3, headdim=4, d_conv=3)
@@ -89,6 +91,29 @@ def test_a_causal_mixer_does_not_see_blocks():
     y, _ = module(x, lengths, lay_blocks(lengths, 9, 2))
     z, _ = module.mixer(x, lengths)
     assert torch.equal(y, z)
+
+
+class Sum(CausalMixer):
+    """A causal mixer with `step` alone: the sum of its inputs since the last reset."""
+
+    def init_state(self, batch, *, device=None, dtype=None):
+        return torch.zeros(batch, 4, device=device, dtype=dtype)
+
+    def step(self, x, lengths, state, reset=None):
+        x, ys = mask(x, lengths), [x[:, :0]]
+        for i in range(x.shape[1]):
+            state = x[:, i] + (state if reset is None else state.masked_fill(reset[:, i, None], 0))
+            ys.append(state[:, None])
+        return Step(torch.cat(ys, 1), lengths, state)
+
+
+@pytest.mark.parametrize("kernels", ["none", "triton"])
+def test_step_is_all_that_a_causal_mixer_must_define(kernels, monkeypatch):
+    monkeypatch.setenv(KERNELS, kernels)
+    x, lengths = torch.arange(1.0, 8).view(1, 7, 1).expand(1, 7, 4), torch.tensor([7])
+    y, _ = BlockBidirectional(Sum(), Sum())(x, lengths, lay_blocks(lengths, 7, 3))
+    forward, backward = torch.tensor([1, 3, 6, 10, 15, 21, 28]), torch.tensor([6, 5, 3, 15, 11, 6, 7])
+    assert torch.equal(y[0, :, 0], (forward + backward).float())
 
 
 def test_backward_reads_its_block_and_nothing_else():
