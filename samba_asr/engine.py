@@ -13,7 +13,7 @@ thread and must return at once.  In addition to the events of `samba_asr.session
     Idle(seconds)           no audio or command came for so long: the engine ends the session, and its last events follow
     Failed(reason)          an error ended the session; the others continue
 
-Of two successive `Lag`, `Partial` or `Quiet` the first may be dropped; a `Final` is never dropped.
+No event is dropped.  For a slow client, the service drops the first of two successive `Lag` or `Partial`, and merges two `Quiet`.
 """
 
 from __future__ import annotations

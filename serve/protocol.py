@@ -5,7 +5,8 @@ up     start {model, sample_rate, encoding, latency_ms, words, hotwords}      op
 down   ready {session, model, sample_rate, encoding, latency_ms}
        partial {segment, text, stable, until}   text of the open segment; its beginning `stable` will not change
        final {segment, start, end, until, text, confidence, words}       a finished segment: all audio before `until` is done
-       quiet {until}            nothing was said since the last final: all audio before `until` is done
+       quiet {until, withheld}  all audio before `until` is done; since the last message no segment ended, or words were dropped:
+                                `withheld` words had too little confidence (decode.endpoint.confidence)
        lag {seconds}            seconds of the client's audio that wait for the model
        flushed {id} | pong | error {code, message, retry_after} | done {seconds}
 """

@@ -30,7 +30,8 @@ IDLE, BUDGET = 4408, 4413  # close codes of our own
 class Outbox:
     """Messages to send to a client.
 
-    For a slow reader, of successive messages in `LATEST` only the newest of each type is kept.  No other message is dropped.
+    For a slow reader, of successive messages in `LATEST` only the newest of each type is kept; the words that a `quiet` reports
+    as withheld are added to the next.  No other message is dropped.
     """
 
     LATEST = ("partial", "lag", "quiet")
@@ -49,6 +50,8 @@ class Outbox:
                 if older["type"] not in self.LATEST:
                     break
                 if older["type"] == message["type"]:
+                    if message["type"] == "quiet":
+                        message = {**message, "withheld": older["withheld"] + message["withheld"]}
                     del self._messages[-n]
                     break
         self._messages.append(message)
@@ -161,8 +164,8 @@ class MessageSession(BoundedSession):
             case Final(segment):
                 self.out.put(protocol.final(segment, self.segments, self.words))
                 self.segments += 1
-            case Quiet(until):
-                self.out.put({"type": "quiet", "until": until})
+            case Quiet(until, withheld):
+                self.out.put({"type": "quiet", "until": until, "withheld": withheld})
             case Lag(seconds):
                 self.out.put({"type": "lag", "seconds": seconds})
             case Flushed(name):

@@ -10,7 +10,7 @@ from tests.serve.front import LATENCY
 
 @pytest.fixture
 def start(recognizer):
-    """Starts it with other settings, and gives the client."""
+    """Starts it with other settings, or another model, and gives the client."""
     testclient = pytest.importorskip("fastapi.testclient", reason="the extra serve")
     from samba_asr.serve.app import create_app
     from samba_asr.serve.settings import Settings
@@ -18,9 +18,9 @@ def start(recognizer):
     torch.set_num_threads(1)
     clients = []
 
-    def start(**changes):
+    def start(model=recognizer, **changes):
         settings = Settings(**{"latency_ms": LATENCY, "grace_seconds": 0.2, **changes})
-        client = testclient.TestClient(create_app(settings, {"toy": recognizer}))
+        client = testclient.TestClient(create_app(settings, {"toy": model}))
         client.__enter__()
         clients.append(client)
         return client

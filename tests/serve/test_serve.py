@@ -17,6 +17,9 @@ pytest.importorskip("httpx")
 
 from starlette.websockets import WebSocketDisconnect
 
+from samba_asr.config import load
+from samba_asr.models.folder import LoadedModel
+from samba_asr.recognizer import Recognizer
 from samba_asr.serve.stream import Outbox
 from tests.serve.front import expected, heard, pcm, text_of, until
 from tests.support.sound import noise
@@ -72,6 +75,18 @@ class TestStream:
             thread.join()
         assert len(texts) == 8
         assert all(found == alone for found, alone in texts.values())
+
+    def test_words_of_too_little_confidence_are_counted(self, start, recognizer):
+        loaded = LoadedModel(recognizer.model, recognizer.tokenizer, recognizer.config)
+        unsure = Recognizer(loaded, load([], ["decode.endpoint.confidence=0.5"]).decode, sure=lambda evidence: 0.1)
+        samples = noise(2.0)
+        with start(model=unsure).websocket_connect("/v1/stream") as socket:
+            socket.send_bytes(pcm(samples))
+            socket.send_json({"type": "stop"})
+            messages = until(socket, "done")
+        words = expected(recognizer, heard(pcm(samples))).words
+        assert text_of(messages) == ""
+        assert sum(m["withheld"] for m in messages if m["type"] == "quiet") == len(words) > 0
 
     def test_flush_and_ping(self, start):
         with start().websocket_connect("/v1/stream") as socket:
@@ -223,7 +238,7 @@ class TestOutbox:
         async def read(*messages):
             out = Outbox(asyncio.get_running_loop())
             for kind, n in messages:
-                out._put({"type": kind, "n": n})
+                out._put({"type": kind, "n": n, **({"withheld": 0} if kind == "quiet" else {})})
             return [(m["type"], m["n"]) for m in [await out.get() for _ in range(len(out._messages))]]
 
         given = [
@@ -238,6 +253,17 @@ class TestOutbox:
         ]
         expected = [("partial", 2), ("lag", 2), ("quiet", 1), ("final", 1), ("partial", 3), ("lag", 3)]
         assert asyncio.run(read(*given)) == expected
+
+    def test_a_slow_reader_learns_of_all_words_that_were_withheld(self):
+        async def read():
+            out = Outbox(asyncio.get_running_loop())
+            for at, withheld in ((1.0, 2), (2.0, 0), (3.0, 3)):
+                out._put({"type": "quiet", "until": at, "withheld": withheld})
+                out._put({"type": "lag", "seconds": 1.0})
+            return [await out.get() for _ in range(len(out._messages))]
+
+        quiet = next(m for m in asyncio.run(read()) if m["type"] == "quiet")
+        assert quiet == {"type": "quiet", "until": 3.0, "withheld": 5}
 
 
 class TestVosk:
