@@ -6,6 +6,8 @@ import argparse
 import logging
 from pathlib import Path
 
+from samba_asr.errors import UserError
+
 logger = logging.getLogger(__name__)
 
 
@@ -33,6 +35,14 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "keeps what it forgets (M. Wortsman et al., Robust fine-tuning of zero-shot models, 2022)",
     )
     parser.add_argument("--bfloat16", action="store_true", help="write matrices as bfloat16, in half the bytes")
+    parser.add_argument(
+        "--calibrate",
+        type=Path,
+        metavar="MANIFEST",
+        help="utterances with texts for the confidences of the new model (default: the validation data of the run, if the "
+        "configuration withholds words of low confidence)",
+    )
+    parser.add_argument("--no-calibrate", action="store_true", help="leave the new model without calibration")
     parser.set_defaults(run=run)
     return parser
 
@@ -53,4 +63,28 @@ def run(args: argparse.Namespace) -> int:
         dtype=torch.bfloat16 if args.bfloat16 else torch.float32,
     )
     logger.info("%s: the mean of %s", args.out, ", ".join(of))
+    if not args.no_calibrate:
+        calibrated(args.out, args.calibrate)
     return 0
+
+
+def calibrated(model: Path, manifest: Path | None) -> None:
+    """Calibrate the new model on the manifest, or on the validation data of its run if it withholds words of low confidence."""
+    from samba_asr import config as configs
+    from samba_asr.data.manifest import read_manifest
+    from samba_asr.decoding.confidence import ungated
+    from samba_asr.evaluation.calibrate import calibrate
+
+    config = configs.load(folder=model)
+    bound = config.decode.endpoint.confidence
+    if manifest is None and not bound:
+        return
+    found = [manifest] if manifest else [Path(path) for path in config.data.valid if Path(path).is_file()]
+    try:
+        if not found:
+            raise UserError(f"its validation data are not there ({', '.join(config.data.valid) or 'none'})")
+        calibrate(model, [utterance for path in found for utterance in read_manifest(path)])
+    except UserError as error:
+        if manifest:
+            raise
+        logger.warning("not calibrated: %s.  %s", error, ungated(bound, model))

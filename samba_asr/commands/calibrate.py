@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 from samba_asr.commands.search_options import add_settings, load_recognizer
@@ -31,24 +32,22 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     from samba_asr import plot
     from samba_asr.data.manifest import read_manifest
-    from samba_asr.decoding.confidence import raw
-    from samba_asr.evaluation.calibrate import collect, draw, fit, measure
+    from samba_asr.evaluation.calibrate import calibrate, collect, draw, measure
+    from samba_asr.models.box import box_folder
 
     if args.plot:
         plot.check_suffix(args.plot)
     utterances = [u for u in read_manifest(args.data) if u.text]
     if not utterances:
         raise UserError(f"{args.data} has no texts to compare with")
-    recognizer = load_recognizer(args.model, args.device, args.overrides, None if args.test else raw)
-    words = collect(recognizer, utterances, args.latency_ms)
-    print(f"{len(words.right)} words, {100 * words.share:.1f} % of them right")
     if args.test:
+        words = collect(load_recognizer(args.model, args.device, args.overrides), utterances, args.latency_ms)
         confidences = {"now": words.confidence}
     else:
-        calibration, after = fit(words)
-        assert recognizer.folder is not None  # it was just loaded from there
-        calibration.write(recognizer.folder)
+        options = {"device": args.device, "settings": args.overrides, "latency_ms": args.latency_ms, "enough": math.inf}
+        words, after = calibrate(box_folder(args.model), utterances, **options)
         confidences = {"before": words.confidence, "after": after}
+    print(f"{len(words.right)} words, {100 * words.share:.1f} % of them right")
     for name, confidence in confidences.items():
         found = measure(confidence, words.right)
         near = f", of those with about 0.9: {100 * found.near_right:.0f} % right ({found.near})" if found.near else ""

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from samba_asr import plot
 from samba_asr.data.manifest import Utterance
-from samba_asr.decoding.confidence import Calibration, Evidence, expected_error, reliability
+from samba_asr.decoding.confidence import Calibration, Evidence, expected_error, raw, reliability
 from samba_asr.errors import UserError
 from samba_asr.evaluation.testset import recognized
 from samba_asr.metrics.wer import score
 from samba_asr.recognizer import Recognizer
 
 FOLDS = 5
+ENOUGH = 1800.0  # seconds of speech that calibrate a model: three weights are fitted
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,33 @@ class Reliability:
     error: float  # expected calibration error
     near: int  # number of words with a confidence of about 0.9
     near_right: float  # share of right words among these; NaN without any
+
+
+def calibrate(
+    folder: Path,
+    utterances: Sequence[Utterance],
+    *,
+    device: str = "auto",
+    settings: Sequence[str] = (),
+    latency_ms: float | None = None,
+    enough: float = ENOUGH,
+) -> tuple[CheckedWords, list[float]]:
+    """Calibrate the model in `folder`; return the words that it was fitted to, and their confidences by `cross_validated`.
+
+    settings: overrides of the search, those of later use.  enough: seconds.  Of longer sets, every n-th utterance is taken.
+    UserError without texts, or if no word is recognized.
+    """
+    utterances = [u for u in utterances if u.text]
+    if not utterances:
+        raise UserError("no utterance has a text, so there is nothing to calibrate on: use another set")
+    seconds = sum(u.duration or 0.0 for u in utterances)
+    utterances = utterances[:: max(1, round(seconds / enough))]
+    recognizer = Recognizer.load(folder, device=device, settings=settings, sure=raw)
+    words = collect(recognizer, utterances, latency_ms)
+    calibration, after = fit(words)
+    calibration.write(folder)
+    logger.info("%s: confidences calibrated on %d words of %d utterances", folder, len(words.right), len(utterances))
+    return words, after
 
 
 def collect(recognizer: Recognizer, utterances: Sequence[Utterance], latency_ms: float | None = None) -> CheckedWords:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from samba_asr import config as configs
-from samba_asr.decoding.confidence import ungated
 from samba_asr.errors import UserError
 from samba_asr.models.asr import AsrModel
 from samba_asr.models.folder import copy_search_files, load_model, save_model
 from samba_asr.text.tokenizer import Tokenizer, load_tokenizer
 from samba_asr.text.units import same_pieces
 from samba_asr.training import checkpoint
-
-logger = logging.getLogger(__name__)
 
 
 def average_run(
@@ -55,8 +51,6 @@ def average_run(
     Path(out).mkdir(parents=True, exist_ok=True)
     config = dataclasses.replace(config, decode=copy_search_files(config.decode, run, out))
     save_model(out, model, config, tokenizer, dtype)
-    if config.decode.endpoint.confidence:
-        logger.info("%s", ungated(config.decode.endpoint.confidence, Path(out)))
     return [*(f.name for f in files), *map(str, models)]
 
 

@@ -15,12 +15,14 @@ from samba_asr.audio.read import read
 from samba_asr.commands import average, train
 from samba_asr.data import teacher
 from samba_asr.data.manifest import read_manifest, write_manifest
+from samba_asr.decoding.confidence import Calibration
 from samba_asr.errors import UserError
 from samba_asr.models.folder import load_model
 from samba_asr.text.tokenizer import CharTokenizer
 from samba_asr.training import checkpoint
 from samba_asr.training.curves import read_curves
 from tests.support.model_folder import SMALL_TRAINING as SMALL
+from tests.support.model_folder import make_model
 from tests.training.toy import make_corpus
 
 
@@ -105,6 +107,25 @@ def test_the_average_with_another_model(exp, tmp_path):
         torch.testing.assert_close(x, (one[name] + two[name]) / 2 if x.is_floating_point() else one[name])
     with pytest.raises(UserError, match="its tokenizer differs from the run"):
         call("average", "--exp", folder, "--out", tmp_path / "no", "--with", "digits")
+
+
+def test_a_model_that_withholds_words_is_calibrated_on_the_validation_data_of_its_run(tmp_path, caplog):
+    make_corpus(tmp_path)
+    manifest = tmp_path / "corpus.jsonl"
+    make_model(tmp_path / "old", "decode.endpoint.confidence=0.5")
+    data = [f"data.train=[{manifest}]", f"data.valid=[{manifest}]", "train.device=cpu", "optim.lr=1e-6"]
+    assert call("train", "--exp", tmp_path / "exp", "--init", tmp_path / "old", *data, "train.epochs=1") == 0
+    for options, calibrated in (([], True), (["--no-calibrate"], False), (["--calibrate", manifest], True)):
+        assert call("average", "--exp", tmp_path / "exp", "--out", tmp_path / "new", *options) == 0
+        assert (Calibration.read(tmp_path / "new") is not None) == calibrated
+    manifest.unlink()
+    with caplog.at_level(logging.WARNING):
+        assert call("average", "--exp", tmp_path / "exp", "--out", tmp_path / "new") == 0
+    assert Calibration.read(tmp_path / "new") is None
+    assert f"not calibrated: its validation data are not there ({manifest})" in caplog.text
+    assert f"samba-asr calibrate --model {tmp_path / 'new'}" in caplog.text
+    with pytest.raises(UserError, match="corpus"):
+        call("average", "--exp", tmp_path / "exp", "--out", tmp_path / "new", "--calibrate", manifest)
 
 
 def test_a_teachers_frames_are_learned_and_leave_no_trace_in_the_model(exp, tmp_path, caplog):
