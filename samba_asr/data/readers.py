@@ -8,6 +8,7 @@ ljspeech       a folder with `metadata.csv` and `wavs/` (or `wav/`): id|text, or
 kaldi          a folder with `wav.scp`
 librispeech    a folder with `speaker/chapter/speaker-chapter.trans.txt`, or with such folders (splits)
 fsdd           a folder (or its `recordings/`) of `{digit}_{speaker}_{n}.wav|flac`
+shards         a file `.tar` or `.parquet`, or a folder with such files (`shards.py`)
 
 Texts are unchanged.  Durations are left open unless the corpus states them; `with_durations` (durations.py) reads them
 from the headers.
@@ -22,6 +23,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from samba_asr.data.manifest import Utterance, read_manifest
+from samba_asr.data.shards import is_shards, read_shards
 from samba_asr.data.tables import is_ljspeech, numbered_lines, read_ljspeech, read_table
 from samba_asr.errors import UserError
 
@@ -64,6 +66,8 @@ def detect_format(path: Path) -> str:
             return "jsonl"
         if name.endswith((".csv", ".tsv", ".txt")):
             return "table"
+        if is_shards(path):
+            return "shards"
     elif (path / "wav.scp").exists():
         return "kaldi"
     elif is_ljspeech(path):
@@ -76,6 +80,8 @@ def detect_format(path: Path) -> str:
         return "fsdd"
     elif len([*path.glob("*.csv"), *path.glob("*.tsv")]) == 1:
         return "table"
+    elif is_shards(path):
+        return "shards"
     raise UserError(f"{path}: the format of this corpus is not recognized: name it ({', '.join(FORMATS)})")
 
 
@@ -239,4 +245,5 @@ FORMATS: dict[str, Callable[[Path], list[Utterance]]] = {
     "kaldi": read_kaldi,
     "librispeech": read_librispeech,
     "fsdd": read_fsdd,
+    "shards": read_shards,
 }

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from samba_asr.audio.archive import container
 from samba_asr.audio.read import AudioError, AudioInfo
 from samba_asr.data.durations import Headers, read_headers
 from samba_asr.data.manifest import Utterance
@@ -128,7 +129,7 @@ def _audio_problems(
     utterance: Utterance, header: AudioInfo | AudioError | None, shortest: float, longest: float
 ) -> Iterable[tuple[str, str]]:
     if header is None or isinstance(header, AudioError):
-        missing = header is None or not os.path.exists(utterance.audio)
+        missing = header is None or not os.path.exists(container(utterance.audio))
         return [("missing file", utterance.audio) if missing else ("unreadable audio", str(header))]
     rest = header.duration - utterance.start
     duration = rest if utterance.duration is None else utterance.duration

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from samba_asr.data.manifest import read_manifest
+from samba_asr.data.shard_writer import write_shards
 from samba_asr.errors import UserError
 from samba_asr.training import checkpoint, tasks, trainer
 from samba_asr.training.score import Score
@@ -30,7 +32,8 @@ def losses(tmp_path, monkeypatch):
 
 
 def start(folder, corpus, *args, **environment):
-    manifest = Path(corpus[0].audio).with_name("corpus.jsonl")
+    path = Path(corpus[0].audio.partition("#")[0])
+    manifest = path.with_name("manifest.jsonl" if path.suffix == ".tar" else "corpus.jsonl")
     command = [sys.executable, "-m", "tests.training.toy", str(folder), str(manifest), *args]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment}
     return subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True)
@@ -130,6 +133,30 @@ def test_two_processes_are_one_that_accumulates(run, corpus, tmp_path, losses):
         assert torch.allclose(x, weights(tmp_path / "two")[name], atol=1e-5), name
     a, b = (checkpoint.load(tmp_path / folder / "epoch-002.pt") for folder in ("one", "two"))
     assert a["score"] == b["score"]
+
+
+@pytest.mark.parametrize("size", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
+def test_shards_give_the_steps_of_files_also_when_killed(corpus, tmp_path, size):
+    shards = read_manifest(write_shards(corpus, tmp_path / "shards", size=40_000).manifest)
+    assert len({u.audio.partition("#")[0] for u in shards}) > 1
+
+    def train(folder, data, *args):
+        """Train with `size` processes; return their statuses and the losses of each step."""
+        port = str(20000 + (os.getpid() + 2 + size) % 20000)
+        group = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port} if size > 1 else {}
+        ranks = [{"RANK": str(r), "LOCAL_RANK": str(r), **group} if group else {} for r in range(size)]
+        processes = [start(folder, data, *args, "data.batch_seconds=0.3", **rank) for rank in ranks]
+        for process in processes:
+            process.communicate(timeout=300)
+        return [p.returncode for p in processes], recorded(folder / "losses-0")
+
+    assert train(tmp_path / "files", corpus)[0] == [0] * size
+    whole = recorded(tmp_path / "files" / "losses-0")
+    statuses, killed = train(tmp_path / "exp", shards, "--die-at=3")
+    assert -signal.SIGKILL in statuses
+    statuses, resumed = train(tmp_path / "exp", shards)
+    assert statuses == [0] * size
+    assert {**killed, **resumed} == whole  # exactly
 
 
 def test_a_signal_to_one_of_two_processes_ends_both(corpus, tmp_path):
