@@ -32,6 +32,8 @@ from samba_asr.config.model import (
     MixerConfig,
     ModelConfig,
     PronouncerConfig,
+    S4Config,
+    S4dConfig,
     mixer_config,
 )
 from samba_asr.config.training import (
@@ -69,6 +71,8 @@ __all__ = [
     "PretrainConfig",
     "PronouncerConfig",
     "RuntimeConfig",
+    "S4Config",
+    "S4dConfig",
     "SearchConfig",
     "SearchLmConfig",
     "TokenizerConfig",

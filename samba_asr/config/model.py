@@ -59,6 +59,26 @@ class MambaConfig(CausalMixerConfig):
 
 
 @dataclass(frozen=True)
+class S4Config(CausalMixerConfig):
+    """S4, diagonal plus low rank (samba_asr.nn.mixers.s4)."""
+
+    name: str = "s4"
+    headdim: int = (
+        16  # channels that share a state matrix; the heads' steps are an even grid from dt_min to dt_max, 0.1 at most
+    )
+    init: str = ""  # initial state matrix: legs (also "") | legt | fout (samba_asr.ops.spectrum)
+
+
+@dataclass(frozen=True)
+class S4dConfig(CausalMixerConfig):
+    """S4D, diagonal (samba_asr.nn.mixers.s4)."""
+
+    name: str = "s4d"
+    headdim: int = 16  # as for s4
+    init: str = ""  # initial eigenvalues: lin (also "") | inv | legs | real (samba_asr.ops.spectrum)
+
+
+@dataclass(frozen=True)
 class Mamba2Config(CausalMixerConfig):
     """SSD (samba_asr.nn.mixers.mamba2)."""
 
@@ -81,7 +101,13 @@ class HydraConfig(MixerConfig):
     a_max: float = 16.0  # the heads' decays A are initialized between -1 and -a_max; Hydra's authors use 1
 
 
-MIXERS: dict[str, type[MixerConfig]] = {"hydra": HydraConfig, "mamba": MambaConfig, "mamba2": Mamba2Config}
+MIXERS: dict[str, type[MixerConfig]] = {
+    "hydra": HydraConfig,
+    "mamba": MambaConfig,
+    "mamba2": Mamba2Config,
+    "s4": S4Config,
+    "s4d": S4dConfig,
+}
 
 
 def mixer_config(name: str, **values: Any) -> MixerConfig:

@@ -7,12 +7,15 @@ from samba_asr.nn.blocks import BlockBidirectional, BlockModule, Unidirectional
 from samba_asr.nn.mixers.hydra import Hydra
 from samba_asr.nn.mixers.mamba import Mamba
 from samba_asr.nn.mixers.mamba2 import Mamba2
+from samba_asr.nn.mixers.s4 import S4, S4d
 from samba_asr.registry import Registry
 
 mixers = Registry("mixer")
 mixers.register("mamba")(Mamba)
 mixers.register("mamba2")(Mamba2)
 mixers.register("hydra")(Hydra)
+mixers.register("s4")(S4)
+mixers.register("s4d")(S4d)
 
 
 def build_mixer(d_model: int, config: MixerConfig) -> BlockModule:
@@ -28,4 +31,4 @@ def build_mixer(d_model: int, config: MixerConfig) -> BlockModule:
     return Unidirectional(mixer)
 
 
-__all__ = ["Hydra", "Mamba", "Mamba2", "build_mixer", "mixers"]
+__all__ = ["S4", "Hydra", "Mamba", "Mamba2", "S4d", "build_mixer", "mixers"]
