@@ -26,18 +26,30 @@ from samba_asr.device import choose_device
 from samba_asr.errors import UserError
 from samba_asr.nn.mixers import build_mixer
 from samba_asr.ops.blocks import lay_blocks
+from samba_asr.ops.lti import BACKENDS as LTI_BACKENDS
+from samba_asr.ops.lti import System, lti
 from samba_asr.ops.selective_scan import BACKENDS as S6_BACKENDS
 from samba_asr.ops.selective_scan import selective_scan
+from samba_asr.ops.spectrum import hippo
 from samba_asr.ops.ssd import BACKENDS as SSD_BACKENDS
 from samba_asr.ops.ssd import ssd
 
-HEADDIM = 32
-STATE = {"selective_scan": 16, "mamba": 16}  # others: 64; the sizes of their papers, except for SSD's 128
+HEADDIM = {"lti": 16, "s4": 16, "s4d": 16}  # others: 32
+STATE = {"selective_scan": 16, "mamba": 16, "lti": 32, "s4": 32, "s4d": 32}
+# others: 64; the sizes of their papers, except for SSD's 128 and for S4's 64, of complex numbers
 FRAMES = 8  # of a live step, one session: 320 ms
-SCANS = {"selective_scan": (selective_scan, S6_BACKENDS), "ssd": (ssd, SSD_BACKENDS)}
-MIXERS = ("mamba", "mamba2", "hydra")
-OPS = (*SCANS, *MIXERS)
+MIXERS = tuple(configs.MIXERS)
 NAIVE_LIMIT = 1 << 26  # most b t d n of the naive loop, which keeps everything for backward: 1 GB and more
+
+
+def _lti(x: Tensor, A: Tensor, B: Tensor, C: Tensor, dt: Tensor, P: Tensor, **named) -> tuple[Tensor, Tensor]:
+    """Run `lti` on parameters as real numbers: A, B (g, n, 2), C (d, n, 2), P (1, g, n, 2)."""
+    A, B, C, P = (torch.view_as_complex(v) for v in (A, B, C, P))
+    return lti(x, System(A, B, C, dt, P), **named)
+
+
+SCANS = {"selective_scan": (selective_scan, S6_BACKENDS), "ssd": (ssd, SSD_BACKENDS), "lti": (_lti, LTI_BACKENDS)}
+OPS = (*SCANS, *MIXERS)
 
 
 class Case(NamedTuple):
@@ -72,8 +84,9 @@ def main(
     chosen, kind = choose_device(device), getattr(torch, dtype)
     torch.manual_seed(1)
     d = 2 * d_model
-    if d % HEADDIM:
-        raise UserError(f"--d-model {d_model}: give a multiple of {HEADDIM // 2}")
+    headdim = HEADDIM.get(op, 32)
+    if d % headdim:
+        raise UserError(f"--d-model {d_model}: give a multiple of {headdim // 2}")
     if backend == "naive" and batch * length * d * STATE.get(op, 64) > NAIVE_LIMIT:
         return {"left_out": "a loop that keeps every state of so many"}
     make = _scan if op in SCANS else _mixer
@@ -104,9 +117,17 @@ def main(
 
 
 def scan_inputs(op: str, b: int, t: int, d: int, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
-    """Draw inputs of `selective_scan` or `ssd`, d channels in all, with the initial step sizes of our mixers."""
+    """Draw inputs of `selective_scan`, `ssd` or `lti`, d channels in all, with the initial step sizes of our mixers."""
     new = lambda *shape: torch.randn(shape, device=device)  # noqa: E731
-    heads, n = d // HEADDIM, STATE.get(op, 64)
+    headdim, n = HEADDIM.get(op, 32), STATE.get(op, 64)
+    heads = d // headdim
+    if op == "lti":
+        pairs = lambda v: torch.view_as_real(v.to(device, torch.complex64).resolve_conj().contiguous())  # noqa: E731
+        A, B, P, _ = (pairs(v) for v in hippo("legs", n))
+        each = lambda v: v.expand(heads, -1, -1).clone()  # noqa: E731
+        parts = {"A": each(A), "B": each(B), "C": new(d, n // 2, 2), "P": each(P[0])[None]}
+        steps = torch.logspace(-3, -1, heads, device=device)
+        return {"x": new(b, t, d).to(dtype), **parts, "dt": steps, "initial_state": new(b, d, n)}
     dt = F.softplus(new(b, t, d if op == "selective_scan" else heads) - 3)
     if op == "selective_scan":
         A = -torch.arange(1, n + 1, device=device).float().repeat(d, 1)
@@ -114,8 +135,8 @@ def scan_inputs(op: str, b: int, t: int, d: int, dtype: torch.dtype, device: tor
         state = new(b, d, n)
     else:
         A = -torch.empty(heads, device=device).uniform_(1, 16)
-        inputs = {"x": new(b, t, heads, HEADDIM), "dt": dt, "A": A, "B": new(b, t, 1, n), "C": new(b, t, 1, n)}
-        state = new(b, heads, HEADDIM, n)
+        inputs = {"x": new(b, t, heads, headdim), "dt": dt, "A": A, "B": new(b, t, 1, n), "C": new(b, t, 1, n)}
+        state = new(b, heads, headdim, n)
     keep = ("dt", "A")  # in float32, for the precision of the decays
     inputs = {name: v if name in keep else v.to(dtype) for name, v in inputs.items()}
     return {**inputs, "initial_state": state}
@@ -139,7 +160,7 @@ def _scan(op: str, backend: str, b: int, t: int, d_model: int, dtype: torch.dtyp
 
 def mixer_of(op: str) -> MixerConfig:
     """Return the configuration of a measured mixer: one direction, if it has a choice."""
-    values = {"bidirectional": False, "d_state": STATE.get(op, 64), "headdim": HEADDIM}
+    values = {"bidirectional": False, "d_state": STATE.get(op, 64), "headdim": HEADDIM.get(op, 32)}
     return mixer_config(
         op, **{name: value for name, value in values.items() if name in configs.MIXERS[op].__dataclass_fields__}
     )

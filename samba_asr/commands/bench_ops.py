@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from samba_asr import plot
+from samba_asr.config import MIXERS
 from samba_asr.errors import UserError
 
-OPS = ("selective_scan", "ssd", "mamba", "mamba2", "hydra")  # samba_asr.bench.ops.OPS, by test
+OPS = ("selective_scan", "ssd", "lti", *MIXERS)  # samba_asr.bench.ops.OPS, by test
 DTYPES = ("float32", "bfloat16")
 BASE = "naive"  # backend to whose time the ratios refer; all scans have it
 HEAD = (
