@@ -56,6 +56,7 @@ class MambaConfig(CausalMixerConfig):
     """S6 (samba_asr.nn.mixers.mamba)."""
 
     name: str = "mamba"
+    init: str = ""  # initial A: real (also "") | lin | inv | legs: d_state / 2 complex pairs (samba_asr.ops.spectrum)
 
 
 @dataclass(frozen=True)

@@ -45,9 +45,16 @@ def whole(t=7):
 # --- the contract
 
 
-@pytest.mark.parametrize("mixer", [Mamba, Mamba2])
-def test_causal_mixers_keep_the_law(mixer):
-    verify_streaming(mixer(D, TINY), x())
+@pytest.mark.parametrize("name", ["mamba", "mamba2"])
+def test_causal_mixers_keep_the_law(name):
+    verify_streaming(mixers.build(name, D, tiny(name)), x())
+
+
+@pytest.mark.parametrize("init", ["lin", "inv", "legs"])
+def test_mamba_with_complex_states_keeps_the_law(init):
+    verify_streaming(Mamba(D, tiny("mamba", init=init)), x(), seeds=[0])
+    for size in (3, (1, 2, 6, 3)):
+        verify_streaming(InBlocks(build_mixer(D, tiny("mamba", init=init)), size), x(), seeds=[0])
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 100, (1, 2, 6, 3)])
@@ -89,7 +96,7 @@ def test_inside_a_block_the_future_counts(name):
 
 
 def test_mambas_parameters():
-    assert parameter_shapes(Mamba(D, TINY)) == {
+    assert parameter_shapes(Mamba(D, tiny("mamba", d_state=3))) == {
         "in_proj.weight": (32, 8),
         "conv1d.weight": (16, 1, 4),
         "conv1d.bias": (16,),
@@ -134,7 +141,7 @@ def test_weight_decay_spares_what_state_spaces_mamba_spares(name):
 @pytest.mark.parametrize(("low", "high"), [(0.001, 0.1), (0.001, 1.0), (0.01, 0.01)])
 @pytest.mark.parametrize("name", ["mamba", "mamba2", "hydra"])
 def test_initial_steps_lie_in_their_range(name, low, high):
-    module = mixers.build(name, 256, Mamba2Config(dt_min=low, dt_max=high, headdim=1))
+    module = mixers.build(name, 256, tiny(name, dt_min=low, dt_max=high, headdim=1))
     dt = F.softplus((module.dt_proj.bias if name == "mamba" else module.dt_bias).detach())
     assert low * 0.999 <= dt.min() <= dt.max() <= high * 1.001
     if low < high:  # log-uniform: half of them below the geometric mean
@@ -143,7 +150,9 @@ def test_initial_steps_lie_in_their_range(name, low, high):
 
 
 def test_initial_decay_rates():
-    assert torch.equal(Mamba(D, TINY).A_log.exp().round(), torch.tensor([1.0, 2.0, 3.0]).expand(16, 3))  # S4D-real
+    assert torch.equal(
+        Mamba(D, tiny("mamba", d_state=3)).A_log.exp().round(), torch.tensor([1.0, 2.0, 3.0]).expand(16, 3)
+    )  # S4D-real
     for mixer in (Mamba2, Hydra):
         A = mixer(D, dataclasses.replace(TINY, headdim=1)).A_log.exp()
         assert 1 <= A.min() <= A.max() <= 16
@@ -164,7 +173,7 @@ def convolved(v, conv1d, past):
 
 
 def test_mamba_is_the_papers_recurrence():
-    m, (v, lengths, _) = Mamba(D, TINY).double(), whole()
+    m, (v, lengths, _) = Mamba(D, tiny("mamba", d_state=3)).double(), whole()
     u, z = m.in_proj(v[0]).chunk(2, -1)
     u = F.silu(convolved(u, m.conv1d, 3))
     h, ys = v.new_zeros(16, 3), []
@@ -174,6 +183,36 @@ def test_mamba_is_the_papers_recurrence():
         h = torch.exp(dt[:, None] * -m.A_log.exp()) * h + dt[:, None] * B * u_t[:, None]
         ys.append(m.out_proj((h @ C + m.D * u_t) * F.silu(z_t)))
     torch.testing.assert_close(m(v, lengths)[0][0], torch.stack(ys))
+
+
+def test_mamba_with_complex_states_is_the_recurrence_of_complex_numbers():
+    m, (v, lengths, _) = Mamba(D, tiny("mamba", init="lin")).double(), whole()
+    u, z = m.in_proj(v[0]).chunk(2, -1)
+    u = F.silu(convolved(u, m.conv1d, 3))
+    A, h, ys = torch.complex(-m.A_log.exp(), m.A_imag), torch.zeros(16, 2, dtype=torch.complex128), []
+    for u_t, z_t in zip(u, z, strict=True):
+        dt, B, C = m.x_proj(u_t).split([1, 4, 4])
+        dt, B, C = F.softplus(m.dt_proj(dt))[:, None], torch.complex(*B.chunk(2)), torch.complex(*C.chunk(2))
+        h = torch.exp(dt * A) * h + dt * B * u_t[:, None]
+        ys.append(m.out_proj((2 * (h @ C).real + m.D * u_t) * F.silu(z_t)))
+    torch.testing.assert_close(m(v, lengths)[0][0], torch.stack(ys))
+
+
+def test_mamba_begins_with_the_spectrum_that_init_names():
+    assert parameter_shapes(Mamba(D, tiny("mamba"))).get("A_imag") is None
+    assert torch.equal(Mamba(D, tiny("mamba", init="real")).A_log, Mamba(D, tiny("mamba")).A_log)
+    m = Mamba(D, tiny("mamba", init="lin"))
+    assert (parameter_shapes(m)["A_log"], parameter_shapes(m)["A_imag"]) == ((16, 2), (16, 2))
+    torch.testing.assert_close(m.A_log.exp().detach(), torch.full((16, 2), 0.5))
+    torch.testing.assert_close(m.A_imag.detach(), torch.tensor([0, torch.pi]).expand(16, 2))
+    assert F.softplus(m.dt_proj.bias).max() <= 0.1001  # the fastest mode turns less than a half circle a step
+    spared = {n for n, p in m.named_parameters() if getattr(p, "_no_weight_decay", False)}
+    assert spared == {"A_log", "A_imag", "D", "dt_proj.bias"}
+    for init, known in (("legz", "lin, inv, legs, real"), ("legt", "lin, inv, legs, real")):
+        with pytest.raises(UserError, match=f"model.mixer.init={init}: there are {known}"):
+            Mamba(D, tiny("mamba", init=init))
+    with pytest.raises(UserError, match="d_state=3: complex states come in pairs"):
+        Mamba(D, tiny("mamba", init="lin", d_state=3))
 
 
 def rms_norm(y, weight):

@@ -1,6 +1,7 @@
 """Mamba mixer: short convolution, selective scan (S6), gate (Gu and Dao, arXiv 2312.00752, figure 3).
 
-Parameter names and initialization are those of `Mamba` in state-spaces/mamba, so its weights can be loaded.
+Parameter names and initialization are those of `Mamba` in state-spaces/mamba, so its weights can be loaded.  With `init` the
+states can be complex, n / 2 pairs that begin as S4D's (arXiv 2206.11893); x_proj's B and C are then real, then imaginary parts.
 Shapes: b batch, t time, d d_model, n state.
 """
 
@@ -18,6 +19,7 @@ from samba_asr.nn.mixers.common import conv_both_ways, initial_dt_bias, no_weigh
 from samba_asr.ops.blocks import Blocks
 from samba_asr.ops.conv1d import causal_conv1d
 from samba_asr.ops.selective_scan import selective_scan, selective_scan_both_ways
+from samba_asr.ops.spectrum import LARGEST_DT, diagonal
 from samba_asr.streaming import Step, mask
 
 
@@ -25,11 +27,13 @@ class MambaState(NamedTuple):
     """State of the Mamba mixer."""
 
     conv: Tensor  # (b, d_conv - 1, d_inner) last inputs of the short convolution
-    ssm: Tensor  # (b, d_inner, n) float32
+    ssm: Tensor  # (b, d_inner, n) float32; of complex states real parts, then imaginary parts
 
 
 class Mamba(CausalMixer):
     """Mamba mixer, forward in time."""
+
+    A_imag: nn.Parameter | None
 
     def __init__(self, d_model: int, config: MambaConfig):
         super().__init__()
@@ -41,8 +45,11 @@ class Mamba(CausalMixer):
         self.x_proj = nn.Linear(d_inner, dt_rank + 2 * n, bias=False)  # dt, B, C
         self.dt_proj = nn.Linear(dt_rank, d_inner)
         nn.init.uniform_(self.dt_proj.weight, -(dt_rank**-0.5), dt_rank**-0.5)
-        self.dt_proj.bias = no_weight_decay(initial_dt_bias(d_inner, config.dt_min, config.dt_max))
-        self.A_log = no_weight_decay(torch.arange(1, n + 1, dtype=torch.float32).log().repeat(d_inner, 1))  # S4D real
+        A, _ = diagonal(config.init or "real", n)
+        largest = min(config.dt_max, LARGEST_DT) if A.is_complex() else config.dt_max
+        self.dt_proj.bias = no_weight_decay(initial_dt_bias(d_inner, min(config.dt_min, largest), largest))
+        self.A_log = no_weight_decay((-A.real).float().log().repeat(d_inner, 1))
+        self.A_imag = no_weight_decay(A.imag.float().repeat(d_inner, 1)) if A.is_complex() else None
         self.D = no_weight_decay(torch.ones(d_inner))
         self.out_proj = nn.Linear(d_inner, d_model, bias=False)
 
@@ -70,6 +77,7 @@ class Mamba(CausalMixer):
             -self.A_log.exp(),
             B,
             C,
+            A_imag=self.A_imag,
             D=self.D,
             z=z,
             dt_bias=self.dt_proj.bias,
@@ -82,6 +90,8 @@ class Mamba(CausalMixer):
 
     def both_ways(self, back: Mamba, x: Tensor, state: MambaState, blocks: Blocks) -> tuple[Tensor, MambaState]:
         """See `CausalMixer.both_ways`.  One launch for the convolutions, one for the scans, one product per projection."""
+        if self.A_imag is not None:  # the kernels have no complex states
+            return super().both_ways(back, x, state, blocks)
         ways = (self, back)
         halves = [half for i in (0, 1) for half in (way.in_proj.weight.chunk(2)[i] for way in ways)]  # x, x, z, z
         u, z = F.linear(mask(x, blocks.ragged), torch.cat(halves)).unflatten(-1, (2, 2, -1)).unbind(2)  # (b, t, 2, d)

@@ -2,6 +2,7 @@
 
 naive.py      the definition: the recurrence as a loop over time
 chunk.py      blocks of time, hand-written backward that recomputes states; trains well on CPU
+complex.py    the same for complex states
 triton.py     one launch forward, one backward
 dispatch.py   chooses the backend
 both_ways.py  two scans, forward in time and backward inside blocks; one launch in Triton

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from samba_asr.ops.precision import accumulation_dtype
+from samba_asr.ops.selective_scan.complex import ComplexScan
 
 BLOCK_ELEMENTS = 1 << 19  # elements of one buffer of a block, (l, b, n, d); 2 MiB in float32 (2^18..2^20: within 10 %)
 
@@ -33,6 +34,7 @@ def selective_scan_chunk(
     B: Tensor,
     C: Tensor,
     *,
+    A_imag: Tensor | None = None,
     D: Tensor | None = None,
     initial_state: Tensor | None = None,
     lengths: Tensor | None = None,
@@ -40,7 +42,7 @@ def selective_scan_chunk(
 ) -> tuple[Tensor, Tensor]:
     """See `dispatch.selective_scan` for the contract.  First derivatives only."""
     b, t, d = x.shape
-    n = A.shape[1]
+    n = B.shape[-1]
     out_dtype, dtype = x.dtype, accumulation_dtype(x, dt, A, B, C, D, initial_state)
     x, dt, B, C = (v.to(dtype) for v in (x, dt, B, C))
     hidden = None
@@ -52,7 +54,12 @@ def selective_scan_chunk(
     state = x.new_zeros(b, n, d) if initial_state is None else initial_state.to(dtype).transpose(1, 2).contiguous()
     x_, dt_, B_, C_ = (v.transpose(0, 1).contiguous() for v in (x, dt, B, C))  # (t, b, .)
     reset_ = None if reset is None else reset.T.contiguous()
-    y, state = _Scan.apply(x_, dt_, A.to(dtype).T.contiguous(), B_, C_, state, reset_)
+    A_ = A.to(dtype).T.contiguous()
+    if A_imag is None:
+        y, state = _Scan.apply(x_, dt_, A_, B_, C_, state, reset_)
+    else:
+        A_im = A_imag.to(dtype).T.contiguous()
+        y, state = ComplexScan.apply(x_, dt_, A_, A_im, B_, C_, state, reset_, BLOCK_ELEMENTS)
     y = y.transpose(0, 1).contiguous()  # (b, t, d)
     if D is not None:
         y = y + D.to(dtype) * x

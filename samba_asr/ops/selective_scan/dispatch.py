@@ -31,6 +31,7 @@ def selective_scan(
     B: Tensor,
     C: Tensor,
     *,
+    A_imag: Tensor | None = None,
     D: Tensor | None = None,
     z: Tensor | None = None,
     dt_bias: Tensor | None = None,
@@ -47,6 +48,9 @@ def selective_scan(
     for b rows of t time steps (t may be 0), d channels, n states per channel.
 
     x (b, t, d), dt (b, t, d) positive, A (d, n) negative, B and C (b, t, n), D (d,).
+    A_imag (d, n / 2): the states are complex.  A and A_imag, (d, n / 2), are the parts of their exponents; the last axes of
+        B, C and the states hold n / 2 real parts, then as many imaginary ones; and y_t = 2 Re(C_t . h_t) + D x_t.
+        Not in Triton.
     dt_bias (d,): dt may have any sign, and softplus(dt + dt_bias) replaces it above.
     z (b, t, d): y is multiplied by silu(z).
     initial_state (b, d, n): h before the first step; zeros if None.
@@ -63,9 +67,10 @@ def selective_scan(
     Differentiable once in every float argument, and through the final state.
     """
     b, t, d = x.shape
-    n = A.shape[-1]
+    n = B.shape[-1]
     _check("dt", dt, (b, t, d))
-    _check("A", A, (d, n))
+    _check("A", A, (d, n if A_imag is None else n // 2))
+    _check("A_imag", A_imag, (d, n // 2))
     _check("B", B, (b, t, n))
     _check("C", C, (b, t, n))
     _check("D", D, (d,))
@@ -74,9 +79,11 @@ def selective_scan(
     _check("initial_state", initial_state, (b if offsets is None else len(offsets) - 1, d, n))
     _check("lengths", lengths, (b,))
     _check("reset", reset, (b, t))
-    name = choose(x.device, x.dtype, t)[0] if backend == "auto" else backend
+    name = choose(x.device, x.dtype, t, A_imag is not None)[0] if backend == "auto" else backend
     if name not in BACKENDS:
         raise UserError(f"selective scan has no backend {name!r}: use 'auto' or one of {', '.join(BACKENDS)}")
+    if name == "triton" and A_imag is not None:
+        raise UserError("selective scan: backend 'triton' has no complex states: use backend 'chunk'")
     others = {"A": A, "D": D, "initial_state": initial_state}
     if name == "triton":
         in_time = {"x": x, "dt": dt, "B": B, "C": C, "z": z, "reset": reset}
@@ -84,14 +91,15 @@ def selective_scan(
         return rows.run(_triton, in_time, **where, dt_bias=dt_bias, **others)
     if dt_bias is not None:
         dt = F.softplus(mask(dt, lengths).to(dt_bias.dtype) + dt_bias)
+    others["A_imag"] = A_imag
     in_time = {"x": x, "dt": dt, "B": B, "C": C, "reset": reset}
     y, state = rows.run(BACKENDS[name], in_time, lengths=lengths, offsets=offsets, takes_offsets=False, **others)
     return (y if z is None else y * F.silu(mask(z, lengths))), state
 
 
-def choose(device: torch.device, dtype: torch.dtype, t: int) -> tuple[str, str]:
-    """Return the backend for t steps of this dtype on this device, and the reason."""
-    if why := wants_triton(device, dtype):
+def choose(device: torch.device, dtype: torch.dtype, t: int, complex: bool = False) -> tuple[str, str]:
+    """Return the backend for t steps of this dtype on this device, with complex states or real ones, and the reason."""
+    if not complex and (why := wants_triton(device, dtype)):
         return "triton", why
     if t <= 2:
         return "naive", "one or two steps: a loop over them needs no setup"
