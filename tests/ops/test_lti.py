@@ -211,7 +211,8 @@ def test_gradients_match_finite_differences(kind):
 
 def options_of(t):
     lengths = torch.tensor([t, 0, t // 2])
-    return {}, {"lengths": lengths}, {"reset": some_resets(3, t), "lengths": lengths}
+    idle = torch.tensor([t, 0, t])
+    return {}, {"lengths": lengths}, {"lengths": idle}, {"reset": some_resets(3, t), "lengths": lengths}
 
 
 @pytest.mark.parametrize("t", [0, 1, 2, 3, 4, 5, 31, 32, 33])
@@ -224,8 +225,9 @@ def test_agrees_with_naive(kind, t, steps_of_a_chunk, poisoned_empty):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_agrees_with_naive_over_many_chunks(kind):
-    for options in options_of(400):
-        assert_agree(chunked, naive, make(kind, t=400, N=16), tolerance=1e-11, **options)
+    options = {"reset": torch.rand(3, 400, generator=torch.Generator().manual_seed(0)) < 0.01}
+    options["lengths"] = torch.tensor([400, 0, 201])
+    assert_agree(chunked, naive, make(kind, t=400, N=16), tolerance=1e-11, **options)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -287,7 +289,7 @@ def test_no_parameters_make_it_grow(seed, rank, real, low):
 
 @EVERY_BACKEND
 def test_an_hour_of_frames_stays_bounded(backend):
-    inputs = make("legs", b=1, t=100_000 if backend == "chunk" else 5000, g=1, h=1, N=8, dtype=torch.float32)
+    inputs = make("legs", b=1, t=100_000 if backend == "chunk" else 1000, g=1, h=1, N=8, dtype=torch.float32)
     inputs |= {"P": 30 * inputs["P"], "log_dt": torch.tensor([7.0])}  # dt = 1097
     y, state = on(backend)(**inputs)
     assert y.isfinite().all()
@@ -299,7 +301,7 @@ def test_an_hour_of_frames_stays_bounded(backend):
 
 
 @EVERY_BACKEND
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(cuts=st.lists(st.integers(0, 40), min_size=1, max_size=6), seed=st.integers(0, 99), kind=st.sampled_from(KINDS))
 def test_carrying_the_state_over_cuts_equals_the_whole(backend, cuts, seed, kind):
     t = sum(cuts)

@@ -64,7 +64,8 @@ def lti(
         initial_state = x.new_zeros(b, d, own.states, dtype=dtype)
     with torch.autocast(x.device.type, enabled=False):
         u, before = mask(x, lengths).to(dtype), initial_state.to(dtype)
-        y, state = BACKENDS[name](u, prepared, before, lengths=lengths, reset=reset)
+        ends = None if lengths is None or _whole_or_idle(lengths, t) else lengths
+        y, state = BACKENDS[name](u, prepared, before, lengths=ends, reset=reset)
         if lengths is not None:
             state = torch.where((lengths == 0)[:, None, None], before, state)
     return mask(y, lengths).to(x.dtype), state
@@ -72,9 +73,15 @@ def lti(
 
 def choose(device: torch.device, dtype: torch.dtype, t: int) -> tuple[str, str]:
     """Return the backend for t steps of this dtype on this device, and the reason."""
-    if t <= 2:
-        return "naive", "one or two steps: a loop over them needs no setup"
     return "chunk", "chunks of time as matrix products, a loop over chunks instead of over steps"
+
+
+def _whole_or_idle(lengths: Tensor, t: int) -> bool:
+    """Return whether each row has all t steps or none, as live rows do: it needs no state inside a chunk.
+
+    False on a GPU, where looking costs more than it saves.
+    """
+    return lengths.device.type == "cpu" and set(lengths.tolist()) <= {0, t}
 
 
 def _check(name: str, value: Tensor | None, shape: tuple[int, ...]) -> None:
