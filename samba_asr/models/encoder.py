@@ -22,7 +22,7 @@ from samba_asr.nn.blocks import BlockModule
 from samba_asr.nn.conv import ConvolutionModule, subsampling
 from samba_asr.nn.dropout import Dropout
 from samba_asr.nn.mixers import build_mixer
-from samba_asr.ops.blocks import Blocks, lay_blocks
+from samba_asr.ops.blocks import Blocks, elapse, lay_blocks
 from samba_asr.streaming import Stack, State, Step, StreamingModule, concat, mask, take_time
 
 
@@ -107,6 +107,7 @@ class EncoderState(NamedTuple):
     size: Tensor  # (b,) frames per block
     hop: Tensor  # (b,) frames from the start of one block to the next, and frames that each block emits
     layers: tuple[LayerState, ...]
+    gap: Tensor  # (b, capacity) frames of nothing before each waiting frame
 
 
 class Encoder(StreamingModule):
@@ -117,6 +118,9 @@ class Encoder(StreamingModule):
     only its first `hop` frames, which have all seen at least `block - hop` frames ahead, and the state is kept from where
     the next block begins.  The latency is still that of a block.  Overlap costs block / hop times the work.  It needs no
     training of its own, because each frame lies in a block as in training.
+
+    `gap` is elapsed time (samba_asr.ops.elapsed): frames of nothing before each frame, for audio that was lost or left out.
+    Gaps are relative, so the state has no clock.  Without gaps nothing is computed for them.
     """
 
     def __init__(self, config: ModelConfig):
@@ -168,76 +172,108 @@ class Encoder(StreamingModule):
             size,
             _hop_size(hop, size),
             tuple(layer.init_state(batch, device=device, dtype=dtype) for layer in self.layers),
+            torch.zeros(batch, capacity, device=device, dtype=dtype),
         )
 
-    def step(self, x: Tensor, lengths: Tensor, state: EncoderState) -> Step:
+    def step(self, x: Tensor, lengths: Tensor, state: EncoderState, gap: Tensor | None = None) -> Step:
+        """Process x (b, t, d).  gap: (b, t) frames of nothing before each frame, default none."""
+        gaps = _joined_gaps(state, gap, x, lengths)
         x, total = concat((state.waiting, state.held), (x.to(state.waiting.dtype), lengths))
         run = self._apart if bool((state.hop == state.size).all()) else self._overlapping
-        y, emitted, layers = run(x, total, state)
+        y, emitted, layers = run(x, total, state, gaps)
         held = total - emitted
-        waiting = state.waiting
+        waiting, waiting_gap = state.waiting, state.gap
         if waiting.shape[1]:
             waiting = mask(_from(x, emitted, waiting.shape[1]), held)
-        return Step(y, emitted, EncoderState(waiting, held, state.size, state.hop, layers))
+            if gaps is not None:
+                waiting_gap = mask(_from(gaps, emitted, waiting.shape[1]), held)
+        return Step(y, emitted, EncoderState(waiting, held, state.size, state.hop, layers, waiting_gap))
 
-    def _apart(self, x: Tensor, total: Tensor, state: EncoderState) -> tuple[Tensor, Tensor, tuple[LayerState, ...]]:
+    def _apart(
+        self, x: Tensor, total: Tensor, state: EncoderState, gap: Tensor | None
+    ) -> tuple[Tensor, Tensor, tuple[LayerState, ...]]:
         """Emit all whole blocks at once; return the frames, their number (b,), and the layers' states."""
         whole = total // state.size * state.size  # (b,) frames that form whole blocks
-        y, layers = self._live(x[:, : int(whole.max())], whole, state.layers, state.size)
+        y, layers = self._live(x[:, : int(whole.max())], whole, state.layers, state.size, gap=gap)
         return y, whole, layers
 
     def _overlapping(
-        self, x: Tensor, total: Tensor, state: EncoderState
+        self, x: Tensor, total: Tensor, state: EncoderState, gap: Tensor | None
     ) -> tuple[Tensor, Tensor, tuple[LayerState, ...]]:
         """Emit overlapping blocks one by one; return the same as `_apart`."""
         emitted, layers, longest = torch.zeros_like(total), state.layers, int(state.size.max())
         found = x[:, :0], emitted
         while bool((whole := total - emitted >= state.size).any()):
             keep = torch.where(whole, state.hop, 0)
-            block = _from(x, emitted, longest)
-            y, layers = self._live(block, torch.where(whole, state.size, 0), layers, state.size, keep)
+            block, gaps = (None if v is None else _from(v, emitted, longest) for v in (x, gap))
+            assert block is not None
+            y, layers = self._live(block, torch.where(whole, state.size, 0), layers, state.size, keep, gaps)
             found = concat(found, (y[:, : int(keep.max())], keep))
             emitted = emitted + keep
         return found[0], emitted, layers
 
-    def _live(self, x: Tensor, lengths: Tensor, layers, size: Tensor, keep: Tensor | None = None):
+    def _live(
+        self, x: Tensor, lengths: Tensor, layers, size: Tensor, keep: Tensor | None = None, gap: Tensor | None = None
+    ):
         """Run the layers, by `live_step` if each row is one whole block and all rows keep the state after the same step."""
         t = x.shape[1]
-        if self.live_step and t and not torch.is_grad_enabled():
+        if self.live_step and t and gap is None and not torch.is_grad_enabled():
             kept = size if keep is None else keep
             if bool(((lengths == t) & (size == t) & (kept == kept[0])).all()):
                 return self.live_step(x, layers, int(kept[0]))
-        return self._layers(x, lengths, layers, size, keep)[:2]
+        return self._layers(x, lengths, layers, size, keep, gap)[:2]
 
     def finish(self, state: EncoderState) -> tuple[Tensor, Tensor]:
-        y, _, _ = self._layers(state.waiting[:, : int(state.held.max())], state.held, state.layers, state.size)
-        return y, state.held
+        return self.pause(state)[:2]
+
+    def pause(self, state: EncoderState) -> Step:
+        """Emit the frames that wait for their block, as `finish` does, and return the state after them.
+
+        The next frame begins a block.  With its `gap` it may come much later.
+        """
+        t = int(state.held.max())
+        gap = state.gap[:, :t] if bool(state.gap.any()) else None
+        y, layers, _ = self._layers(state.waiting[:, :t], state.held, state.layers, state.size, gap=gap)
+        waiting, held, gap = (torch.zeros_like(v) for v in (state.waiting, state.held, state.gap))
+        return Step(y, state.held, EncoderState(waiting, held, state.size, state.hop, layers, gap))
 
     def forward(
-        self, x: Tensor, lengths: Tensor, block: int | Tensor = -1, hop: int | Tensor | None = None
+        self,
+        x: Tensor,
+        lengths: Tensor,
+        block: int | Tensor = -1,
+        hop: int | Tensor | None = None,
+        gap: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Process whole utterances at once, from the initial states and without buffering."""
+        """Process whole utterances at once, from the initial states and without buffering.  gap: (b, t), as in `step`."""
         size = self.block_size(block, x.shape[0], x.device)
         if bool((_hop_size(hop, size) < size).any()):  # a block starts from the states that the previous one kept
             start = self.init_state(x.shape[0], block=size, hop=hop, device=x.device, dtype=x.dtype)
-            y, emitted, state = self.step(x, lengths, start)
+            y, emitted, state = self.step(x, lengths, start, gap)
             return concat((y, emitted), self.finish(state))
-        y, lengths, _ = self.read(x, lengths, block)
+        y, lengths, _ = self.read(x, lengths, block, gap)
         return y, lengths
 
-    def read(self, x: Tensor, lengths: Tensor, block: int | Tensor = -1) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """Process utterances in blocks without overlap, as in training.
+    def read(
+        self, x: Tensor, lengths: Tensor, block: int | Tensor = -1, gap: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Process utterances in blocks without overlap, as in training.  gap: (b, t), as in `step`.
 
         Return y, lengths and the log-probabilities (b, t, v) of each intermediate CTC head, for its loss.
         """
         states = [layer.init_state(x.shape[0], device=x.device, dtype=x.dtype) for layer in self.layers]
-        y, _, log_probs = self._layers(x, lengths, states, self.block_size(block, x.shape[0], x.device))
+        size = self.block_size(block, x.shape[0], x.device)
+        y, _, log_probs = self._layers(x, lengths, states, size, gap=gap)
         return y, lengths, log_probs
 
-    def _layers(self, x, lengths, states, size, keep=None):
-        if x.shape[1] == 0:
+    def _layers(self, x, lengths, states, size, keep=None, gap=None):
+        t = x.shape[1]
+        if t == 0:
             return x, tuple(states), []
-        return self._through(x, states, lay_blocks(lengths, x.shape[1], size)._replace(keep=keep), lengths)
+        blocks = lay_blocks(lengths, t, size)._replace(keep=keep)
+        if gap is not None:
+            blocks = elapse(blocks, gap[:, :t])
+        return self._through(x, states, blocks, lengths)
 
     def _through(self, x: Tensor, states: Sequence[LayerState], blocks: Blocks, lengths: Tensor | None = None):
         """Run the layers in order.  lengths None: all of x is valid."""
@@ -254,6 +290,16 @@ class Encoder(StreamingModule):
 def _hop_size(hop: int | Tensor | None, size: Tensor) -> Tensor:
     """Return (b,) frames between the starts of blocks of `size` (b,) frames, from 1 to a whole block; None: a whole block."""
     return size if hop is None else torch.as_tensor(hop, device=size.device).expand_as(size).clamp(min=1).minimum(size)
+
+
+def _joined_gaps(state: EncoderState, gap: Tensor | None, x: Tensor, lengths: Tensor) -> Tensor | None:
+    """Return the gaps (b, t) before the waiting frames and those of x (b, t, d); None if there are none."""
+    waits = bool(state.gap.any())
+    if gap is None and not waits:
+        return None
+    gap = state.gap.new_zeros(x.shape[:2]) if gap is None else gap.to(state.gap.dtype)
+    (found, _) = concat((state.gap, state.held), (mask(gap, lengths), lengths))
+    return found
 
 
 def _from(x: Tensor, begin: Tensor, t: int) -> Tensor:
@@ -297,19 +343,37 @@ class AcousticModel(StreamingModule):
             self.encoder.init_state(batch, block=block, hop=hop, capacity=capacity, device=device, dtype=dtype),
         )
 
-    def step(self, x: Tensor, lengths: Tensor, state: AcousticState) -> Step:
-        """Process x (b, s, 1) with lengths (b,) in samples, multiples of `stride`, the samples per encoder frame."""
+    def step(self, x: Tensor, lengths: Tensor, state: AcousticState, gap: Tensor | None = None) -> Step:
+        """Process x (b, s, 1) with lengths (b,) in samples, multiples of `stride`, the samples per encoder frame.
+
+        gap: (b,) encoder frames of audio that is missing before x, default none; it is ignored for rows of length 0.  The front
+            end joins what lies around a gap.
+        """
         x, lengths, front = self.front.step(x, lengths, state.front)
-        x, lengths, encoder = self.encoder.step(x, lengths, state.encoder)
+        gaps = None
+        if gap is not None:
+            gaps = F.pad(gap[:, None].to(x.dtype), (0, x.shape[1]))[:, : x.shape[1]]  # (b, t)
+        x, lengths, encoder = self.encoder.step(x, lengths, state.encoder, gaps)
         return Step(x, lengths, AcousticState(front, encoder))
 
     def finish(self, state: AcousticState) -> tuple[Tensor, Tensor]:
         return self.encoder.finish(state.encoder)
 
+    def pause(self, state: AcousticState) -> Step:
+        """Emit the frames that wait for more audio, and return the state for the audio after a pause; see `Encoder.pause`."""
+        y, lengths, encoder = self.encoder.pause(state.encoder)
+        return Step(y, lengths, AcousticState(state.front, encoder))
+
     def forward(
-        self, x: Tensor, lengths: Tensor, block: int | Tensor = -1, hop: int | Tensor | None = None
+        self,
+        x: Tensor,
+        lengths: Tensor,
+        block: int | Tensor = -1,
+        hop: int | Tensor | None = None,
+        gap: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        return self.encoder(*self.front(x, lengths), block, hop)
+        """Process whole utterances x (b, s, 1).  gap: (b, t) encoder frames of audio that is missing before each frame."""
+        return self.encoder(*self.front(x, lengths), block, hop, gap)
 
     @property
     def features(self) -> LogMel:

@@ -15,8 +15,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from samba_asr.ops.blocks import Blocks, flip
+from samba_asr.ops.blocks import Blocks, backward_time, flip
 from samba_asr.ops.device import choose_fused
+from samba_asr.ops.elapsed import Elapsed
 from samba_asr.streaming import State, Step, StreamingModule
 
 
@@ -46,25 +47,39 @@ class Unidirectional(BlockModule):
         return self.mixer.init_state(batch, device=device, dtype=dtype)
 
     def step(self, x, lengths, state, blocks):
-        y, _, after = self.mixer.step(x, blocks.ragged, state)
-        return Step(y, lengths, after if blocks.keep is None else self.mixer.step(x, blocks.keep, state).state)
+        y, _, after = self.mixer.step(x, blocks.ragged, state, elapsed=blocks.before)
+        if blocks.keep is not None:
+            after = self.mixer.step(x, blocks.keep, state, elapsed=blocks.before).state
+        return Step(y, lengths, after)
 
 
 class CausalMixer(StreamingModule):
     """Interface of a causal mixer that `BlockBidirectional` can run in both directions."""
 
-    def step(self, x: Tensor, lengths: Tensor | None, state: State, reset: Tensor | None = None) -> Step:
-        """Process x (b, t, d).  reset (b, t) bool: clear the state before these steps.  lengths None: all steps are valid."""
+    def step(
+        self,
+        x: Tensor,
+        lengths: Tensor | None,
+        state: State,
+        reset: Tensor | None = None,
+        elapsed: Elapsed | None = None,
+    ) -> Step:
+        """Process x (b, t, d).  reset (b, t) bool: clear the state before these steps.  lengths None: all steps are valid.
+
+        elapsed: time that passes besides the steps (samba_asr.ops.elapsed).  A scan runs on `wait(x, dt, ...)`, a convolution
+        starts again at `elapsed.breaks`; a mixer whose state keeps no time ignores it.
+        """
         raise NotImplementedError
 
     def both_ways(self, back: CausalMixer, x: Tensor, state: State, blocks: Blocks) -> tuple[Tensor, State]:
         """Run this mixer forward and `back` backward inside blocks; return the sum (b, t, d) and the forward state.
 
-        Here they are two `step`s.  A mixer with Triton kernels overrides this with the same in as few launches as they allow.
+        Here they are two `step`s.  A mixer with Triton kernels overrides this with the same in as few launches as they allow,
+        for blocks without elapsed time.
         """
-        y, _, after = self.step(x, blocks.ragged, state)
-        nothing = back.init_state(x.shape[0], device=x.device, dtype=x.dtype)
-        backward = back.step(flip(x, blocks), blocks.ragged, nothing, reset=blocks.start).x
+        y, _, after = self.step(x, blocks.ragged, state, elapsed=blocks.before)
+        nothing, time = back.init_state(x.shape[0], device=x.device, dtype=x.dtype), backward_time(blocks)
+        backward = back.step(flip(x, blocks), blocks.ragged, nothing, reset=blocks.start, elapsed=time).x
         return y + flip(backward, blocks), after
 
 
@@ -79,7 +94,9 @@ class BlockBidirectional(BlockModule):
         return self.forward_mixer.init_state(batch, device=device, dtype=dtype)
 
     def step(self, x, lengths, state, blocks):
-        fused = choose_fused(x.device, x.dtype, x.shape[1])[0] == "triton"
+        fused = blocks.before is None and choose_fused(x.device, x.dtype, x.shape[1])[0] == "triton"
         both_ways = type(self.forward_mixer).both_ways if fused else CausalMixer.both_ways
         y, after = both_ways(self.forward_mixer, self.backward_mixer, x, state, blocks._replace(keep=None))
-        return Step(y, lengths, after if blocks.keep is None else self.forward_mixer.step(x, blocks.keep, state).state)
+        if blocks.keep is not None:
+            after = self.forward_mixer.step(x, blocks.keep, state, elapsed=blocks.before).state
+        return Step(y, lengths, after)

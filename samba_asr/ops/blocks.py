@@ -9,7 +9,10 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from samba_asr.ops.elapsed import Elapsed
 
 
 class Blocks(NamedTuple):
@@ -21,6 +24,12 @@ class Blocks(NamedTuple):
     sizes: Tensor  # (b,) steps per block of each row
     keep: Tensor | None = (
         None  # (b,) steps after which the state is taken; later steps come again.  None: all valid steps
+    )
+    before: Elapsed | None = (
+        None  # time before each step, for layers that run forward; None: no time but that of the steps
+    )
+    after: Elapsed | None = (
+        None  # time after each step inside its block, for layers that run backward, in forward order
     )
 
     @property
@@ -41,6 +50,33 @@ def lay_blocks(lengths: Tensor, t: int, size: Tensor | int) -> Blocks:
     flip = torch.where(valid, begin + end - 1 - i, i)  # (b, t), the identity after the valid steps
     rows = (flip + torch.arange(flip.shape[0], device=flip.device)[:, None] * t).flatten()
     return Blocks(rows, None if single else valid & (i == begin), None if full else lengths, size[:, 0])
+
+
+def elapse(blocks: Blocks, gap: Tensor | None, span: Tensor | None = None) -> Blocks:
+    """Add elapsed time (samba_asr.ops.elapsed) to blocks: gap (b, t) >= 0 before each step, span (b, t) > 0 of each step.
+
+    After the valid steps both may hold anything.  A backward scan meets the gap before step i + 1 as that before step i: shifted
+    by one, and none at the end of a block.
+    """
+    gap, span = (None if v is None else _valid(v, blocks.ragged) for v in (gap, span))
+    if gap is None:
+        time = Elapsed(None, span)
+        return blocks._replace(before=time, after=time)
+    after = F.pad(gap, (0, 1))[:, 1:]
+    if blocks.start is not None:
+        after = after.masked_fill(F.pad(blocks.start, (0, 1))[:, 1:], 0)
+    return blocks._replace(before=Elapsed(gap, span), after=Elapsed(after, span))
+
+
+def _valid(x: Tensor, lengths: Tensor | None) -> Tensor:
+    return x if lengths is None else x.masked_fill(torch.arange(x.shape[1], device=x.device) >= lengths[:, None], 0)
+
+
+def backward_time(blocks: Blocks) -> Elapsed | None:
+    """Return the elapsed time of blocks in reversed time, for a scan of `flip(x, blocks)`."""
+    if blocks.after is None:
+        return None
+    return Elapsed(*(None if v is None else flip(v, blocks) for v in blocks.after))
 
 
 class _Flip(torch.autograd.Function):

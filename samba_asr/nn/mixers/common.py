@@ -13,6 +13,13 @@ from samba_asr.ops.blocks import Blocks
 from samba_asr.ops.conv1d import block_conv1d
 
 
+def either(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    """Return `first | second`, where None is False everywhere."""
+    if first is None or second is None:
+        return second if first is None else first
+    return first | second
+
+
 def no_weight_decay(parameter: Tensor) -> nn.Parameter:
     """Return a parameter without weight decay, marked as state-spaces/mamba marks it."""
     marked = nn.Parameter(parameter)

@@ -21,6 +21,7 @@ from samba_asr.nn.blocks import BlockModule
 from samba_asr.nn.conv import BlockConv1d
 from samba_asr.nn.mixers.common import initial_a_log, initial_dt_bias, no_weight_decay
 from samba_asr.ops.blocks import Blocks
+from samba_asr.ops.elapsed import decay, wait
 from samba_asr.ops.quasiseparable import join_and_gate
 from samba_asr.ops.ssd import ssd_both_ways
 from samba_asr.streaming import Step, mask, tail
@@ -74,9 +75,35 @@ class Hydra(BlockModule):
         B, C = maps.unflatten(-1, (2, 2, 1, -1)).unbind(3)  # (b, t, 2, 1, n); forward, backward
         dt = F.softplus(dt.unflatten(-1, (2, -1)).to(self.dt_bias.dtype) + self.dt_bias)  # (b, t, 2, h)
         heads = u.unflatten(-1, (self.heads, -1))  # (b, t, h, p)
-        forward, backward, ssm = ssd_both_ways(heads, dt, -self.A_log.exp(), B, C, blocks, initial_state=state.ssm)
+        scan = self._scan if blocks.before is None else self._scan_with_time
+        forward, backward, ssm = scan(heads, dt, B, C, state.ssm, blocks)
         forward, backward = forward.flatten(-2), backward.flatten(-2)
         skip = F.linear(u, self.fc_D.weight) + self.D.to(u.dtype)  # (b, t, h)
-        y = join_and_gate(forward, backward, state.last, u, skip, z, self.norm.weight, blocks, eps=EPS)
+        reads = self._after_gaps(forward, backward, state.last, blocks)
+        y = join_and_gate(*reads, u, skip, z, self.norm.weight, blocks, eps=EPS)
         last = tail(torch.cat([state.last.to(forward.dtype), forward], dim=1), blocks.kept, 1).to(state.last.dtype)
         return Step(self.out_proj(y), lengths, HydraState(conv, ssm, last))
+
+    def _scan(self, x: Tensor, dt: Tensor, B: Tensor, C: Tensor, state: Tensor, blocks: Blocks):
+        return ssd_both_ways(x, dt, -self.A_log.exp(), B, C, blocks, initial_state=state)
+
+    def _scan_with_time(self, x: Tensor, dt: Tensor, B: Tensor, C: Tensor, state: Tensor, blocks: Blocks):
+        assert blocks.before is not None
+        assert blocks.after is not None
+        idle, A, ragged = F.softplus(self.dt_bias), -self.A_log.exp(), blocks.ragged
+        forward = wait(x, dt[:, :, 0], idle, blocks.before, ragged)
+        backward = wait(x, dt[:, :, 1], idle, blocks.after, ragged)
+        x, dt = (torch.stack(pair, 2) for pair in zip(forward, backward, strict=True))  # (b, t, 2, h, p), (b, t, 2, h)
+        return ssd_both_ways(x, dt, torch.stack([A, A]), B, C, blocks, initial_state=state)
+
+    def _after_gaps(
+        self, forward: Tensor, backward: Tensor, last: Tensor, blocks: Blocks
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what the shift reads from the steps before and after, decayed by the gap in between: (b, t, d) each."""
+        if blocks.before is None:
+            return forward, backward, last
+        left = decay(-self.A_log.exp(), F.softplus(self.dt_bias), blocks.before)
+        if left is None or not left.shape[1]:
+            return forward, backward, last
+        left = left.repeat_interleave(self.d_inner // self.heads, 2).to(forward.dtype)  # (b, t, d)
+        return forward * F.pad(left[:, 1:], (0, 0, 0, 1)), backward * left, last.to(forward.dtype) * left[:, :1]

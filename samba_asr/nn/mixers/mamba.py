@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from samba_asr.config import MambaConfig
 from samba_asr.nn.blocks import CausalMixer
-from samba_asr.nn.mixers.common import conv_both_ways, initial_dt_bias, no_weight_decay
+from samba_asr.nn.mixers.common import conv_both_ways, either, initial_dt_bias, no_weight_decay
 from samba_asr.ops.blocks import Blocks
 from samba_asr.ops.conv1d import causal_conv1d
+from samba_asr.ops.elapsed import Elapsed, wait
 from samba_asr.ops.selective_scan import selective_scan, selective_scan_both_ways
 from samba_asr.ops.spectrum import LARGEST_DT, diagonal
 from samba_asr.streaming import Step, mask
@@ -58,7 +59,14 @@ class Mamba(CausalMixer):
         accumulator = torch.float64 if dtype == torch.float64 else torch.float32
         return MambaState(conv, torch.zeros(batch, self.d_inner, self.d_state, device=device, dtype=accumulator))
 
-    def step(self, x: Tensor, lengths: Tensor | None, state: MambaState, reset: Tensor | None = None) -> Step:
+    def step(
+        self,
+        x: Tensor,
+        lengths: Tensor | None,
+        state: MambaState,
+        reset: Tensor | None = None,
+        elapsed: Elapsed | None = None,
+    ) -> Step:
         """Process x (b, t, d_model).  See `CausalMixer.step`."""
         u, z = self.in_proj(mask(x, lengths)).chunk(2, dim=-1)
         u, conv = causal_conv1d(
@@ -67,24 +75,34 @@ class Mamba(CausalMixer):
             self.conv1d.bias,
             initial_state=state.conv,
             lengths=lengths,
-            reset=reset,
+            reset=either(reset, elapsed.breaks) if elapsed else reset,
             silu=True,
         )
         dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
-        y, ssm = selective_scan(
-            u,
-            F.linear(dt, self.dt_proj.weight),
-            -self.A_log.exp(),
-            B,
-            C,
-            A_imag=self.A_imag,
-            D=self.D,
-            z=z,
-            dt_bias=self.dt_proj.bias,
-            initial_state=state.ssm,
-            lengths=lengths,
-            reset=reset,
-        )
+        dt, A = F.linear(dt, self.dt_proj.weight), -self.A_log.exp()
+        if elapsed:
+            bias = self.dt_proj.bias
+            dt = F.softplus(mask(dt, lengths).to(bias.dtype) + bias)
+            inputs, dt = wait(u, dt, F.softplus(bias), elapsed, lengths)
+            y, ssm = selective_scan(
+                inputs, dt, A, B, C, A_imag=self.A_imag, initial_state=state.ssm, lengths=lengths, reset=reset
+            )
+            y = (y + self.D.to(y.dtype) * mask(u, lengths)) * F.silu(z)  # they read the true input
+        else:
+            y, ssm = selective_scan(
+                u,
+                dt,
+                A,
+                B,
+                C,
+                A_imag=self.A_imag,
+                D=self.D,
+                z=z,
+                dt_bias=self.dt_proj.bias,
+                initial_state=state.ssm,
+                lengths=lengths,
+                reset=reset,
+            )
         after = MambaState(conv.to(state.conv.dtype), ssm)
         return Step(self.out_proj(y), lengths, after)  # pyright: ignore[reportArgumentType]  (None where all steps count)
 

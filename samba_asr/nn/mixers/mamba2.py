@@ -15,9 +15,17 @@ from torch import Tensor, nn
 from samba_asr.config import Mamba2Config
 from samba_asr.errors import UserError
 from samba_asr.nn.blocks import CausalMixer
-from samba_asr.nn.mixers.common import GatedRMSNorm, conv_both_ways, initial_a_log, initial_dt_bias, no_weight_decay
+from samba_asr.nn.mixers.common import (
+    GatedRMSNorm,
+    conv_both_ways,
+    either,
+    initial_a_log,
+    initial_dt_bias,
+    no_weight_decay,
+)
 from samba_asr.ops.blocks import Blocks
 from samba_asr.ops.conv1d import causal_conv1d
+from samba_asr.ops.elapsed import Elapsed, wait
 from samba_asr.ops.ssd import ssd, ssd_both_ways
 from samba_asr.streaming import Step, mask
 
@@ -53,7 +61,14 @@ class Mamba2(CausalMixer):
         shape = (batch, self.heads, self.d_inner // self.heads, self.d_state)
         return Mamba2State(conv, torch.zeros(shape, device=device, dtype=accumulator))
 
-    def step(self, x: Tensor, lengths: Tensor | None, state: Mamba2State, reset: Tensor | None = None) -> Step:
+    def step(
+        self,
+        x: Tensor,
+        lengths: Tensor | None,
+        state: Mamba2State,
+        reset: Tensor | None = None,
+        elapsed: Elapsed | None = None,
+    ) -> Step:
         """Process x (b, t, d_model).  See `CausalMixer.step`."""
         z, u, dt = self.in_proj(mask(x, lengths)).split([self.d_inner, self.conv1d.in_channels, self.heads], dim=-1)
         u, conv = causal_conv1d(
@@ -62,14 +77,16 @@ class Mamba2(CausalMixer):
             self.conv1d.bias,
             initial_state=state.conv,
             lengths=lengths,
-            reset=reset,
+            reset=either(reset, elapsed.breaks) if elapsed else reset,
             silu=True,
         )
         u, B, C = u.split([self.d_inner, self.d_state, self.d_state], dim=-1)
         u = u.unflatten(-1, (self.heads, -1))  # (b, t, h, p)
+        dt = F.softplus(dt.to(self.dt_bias.dtype) + self.dt_bias)
+        inputs, dt = wait(u, dt, F.softplus(self.dt_bias), elapsed, lengths) if elapsed else (u, dt)
         y, ssm = ssd(
-            u,
-            F.softplus(dt.to(self.dt_bias.dtype) + self.dt_bias),
+            inputs,
+            dt,
             -self.A_log.exp(),
             B.unsqueeze(2),
             C.unsqueeze(2),

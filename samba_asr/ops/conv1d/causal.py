@@ -123,9 +123,15 @@ def _causal_conv1d_torch(
     place = torch.cat([torch.arange(k - 1, device=x.device).expand(b, -1), at + k - 1], dim=1)
     spaced = spaced.scatter(1, place[..., None].expand(-1, -1, d), x)
     y = take_time(depthwise_conv1d(spaced, weight, bias), at)
-    since = torch.cat([passed.new_zeros(b, k - 1), passed], dim=1)  # (b, k - 1 + t) resets before or at each step of x
-    alive = tail(since[..., None], lengths, k - 1) == passed.gather(1, (lengths[:, None] - 1).clamp(min=0))[..., None]
-    return y, torch.where(alive | (lengths == 0)[:, None, None], state, 0)
+    return y, forget(state, reset, lengths)
+
+
+def forget(state: Tensor, reset: Tensor, lengths: Tensor) -> Tensor:
+    """Zero the inputs in a state (b, k - 1, d) after `lengths` (b,) steps that lie before the last reset (b, t) bool."""
+    width, passed = state.shape[1], reset.cumsum(1)  # (b, t) resets before or at each step
+    since = torch.cat([passed.new_zeros(len(passed), width), passed], dim=1)
+    alive = tail(since[..., None], lengths, width) == passed.gather(1, (lengths[:, None] - 1).clamp(min=0))[..., None]
+    return torch.where(alive | (lengths == 0)[:, None, None], state, 0)
 
 
 def depthwise_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
