@@ -104,6 +104,20 @@ class Client:
         except (self._errors.ConnectionClosed, OSError):
             self._recover()
 
+    def gap(self, seconds: float) -> None:
+        """Say that the next `seconds` of audio are missing, such as lost packets or silence that is not sent.  Times go on.
+
+        After a broken connection they are sent as silence.
+        """
+        if not 0 <= seconds <= 3600:
+            raise UserError(f"a gap of {seconds:g} s: it must be from 0 to 3600 s")
+        self._kept = np.concatenate([self._kept, np.zeros(round(seconds * self.rate), np.float32)])
+        try:
+            self._socket.send(json.dumps({"type": "gap", "seconds": seconds}))
+            self._read()
+        except (self._errors.ConnectionClosed, OSError):
+            self._recover()
+
     def flush(self) -> None:
         """Finalize all audio sent so far, and wait for its text."""
         self._ask({"type": "flush", "id": ""}, "flushed")

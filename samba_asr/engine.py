@@ -133,6 +133,12 @@ class LiveSession:
             self.session.feed(samples)
             self._touch()
 
+    def gap(self, seconds: float) -> None:
+        """Say that the next `seconds` of audio are missing (`samba_asr.session.Session.gap`)."""
+        with self.engine.lock:
+            self.session.gap(seconds)
+            self._touch()
+
     def flush(self, name: str = "") -> None:
         """Finalize all audio so far, as if it ended here; `Flushed(name)` follows."""
         with self.engine.lock:

@@ -378,9 +378,16 @@ class Stream:
         self._session.feed(samples)
         self._advance()
 
+    def gap(self, seconds: float) -> None:
+        """Say that the next `seconds` of audio are missing (`Session.gap`).  UserError unless 0 <= seconds <= 3600."""
+        if self._result is not None:
+            raise RuntimeError("gap after finish: the session has ended, make a new stream")
+        self._session.gap(seconds)
+        self._advance()
+
     @property
     def seconds(self) -> float:
-        """Seconds of audio received."""
+        """Seconds of audio received, with what is missing."""
         return self._session.seconds
 
     @property

@@ -32,7 +32,22 @@ from samba_asr.audio.vad import Gate
 from samba_asr.decoding.hotwords import Hotwords
 from samba_asr.decoding.segmenter import Segmenter, SegmentState
 from samba_asr.decoding.transcript import Segment
-from samba_asr.runtime.base import MAX_STEP, AcousticRuntime, Latency
+from samba_asr.errors import UserError
+from samba_asr.runtime.base import MAX_STEP, AcousticRuntime, Frames, Latency
+
+SILENCE = 0.2
+"""Seconds of missing audio below which it counts as silence.  A model that has no elapsed time hears silence up to `PAUSE`."""
+
+PAUSE = 1.0
+"""Seconds of missing audio that end a segment."""
+
+FORGET = 10.0
+"""Seconds of missing audio, or of a pause at the gate, after which the encoder starts again."""
+
+TOUCH = 0.01  # encoder frames; two chunks with less between them touch
+
+LONGEST_GAP = 3600.0
+"""Seconds of missing audio in one call of `gap`, at most."""
 
 
 class Over(RuntimeError):
@@ -92,7 +107,7 @@ class Parts(Protocol):
 
 @dataclass(frozen=True)
 class Chunk:
-    """Whole frames of samples.  begin: encoder frame of the session where they begin."""
+    """Whole frames of samples.  begin: encoder frame of the session where they begin, with all missing audio counted."""
 
     begin: float
     samples: np.ndarray
@@ -100,9 +115,10 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Cut:
-    """End of the encoder's input; the encoder starts again with the audio after it.
+    """End of a stretch of audio: the segment ends.
 
-    event: answer to the call that cuts (`flush` or `end`); None where the gate closes.
+    event: answer to the call that cuts (`flush` or `end`), after which the encoder starts again.  None where the gate closes, or
+        much audio is missing: the encoder goes on after a pause.
     seconds: of audio before the cut, for such a call.
     """
 
@@ -141,6 +157,7 @@ class Session:
         partials: whether to emit `Partial` events; each of them reads all hypotheses.
         """
         runtime = parts.runtime
+        self._takes_gaps = runtime.takes_gaps
         self.rate, self.latency, self.partials = as_rate(rate), latency, partials
         self._model_rate, self._stride, self._frame = runtime.rate, runtime.stride, runtime.frame
         self._vad = vad
@@ -152,8 +169,10 @@ class Session:
         # State that a step changes:
         self.state: Any = None  # of the runtime; None while it has no audio
         self.search: SegmentState = parts.segmenter.open(hotwords)
-        self._fed = 0  # encoder frames since the encoder started
-        self._began = 0.0  # frame where it started
+        self._fed = 0  # encoder frames since the encoder started, or since the last pause
+        self._began = 0.0  # frame where they started, and all missing audio since then
+        self._total = 0  # encoder frames of the session
+        self._paused = False  # whether the next audio comes after a pause
         self._open_at: float = 0  # frame where the open segment began after the last step
         self._shown = ""  # the last partial
         self._events: deque[Event] = deque()
@@ -167,6 +186,17 @@ class Session:
         UserError if a sample is not finite; then nothing is queued.  Over after `end`.
         """
         self._put(self._open_framer().accept(samples))
+
+    def gap(self, seconds: float) -> None:
+        """Say that the next `seconds` of audio are missing: lost packets, or silence that was not sent.  Times go on.
+
+        What the encoder remembers fades as it would in silence, and nothing is computed.  Less than `SILENCE` counts as silence;
+        `PAUSE` or more ends the segment.  UserError unless 0 <= seconds <= 3600; then nothing is queued.  Over after `end`.
+        """
+        framer = self._open_framer()
+        if not 0 <= seconds <= LONGEST_GAP:
+            raise UserError(f"a gap of {seconds:g} s: it must be from 0 to {LONGEST_GAP:g} s")
+        self._put(framer.skip(seconds, silence=SILENCE if self._takes_gaps else PAUSE, cut=PAUSE))
 
     def flush(self, name: str = "") -> None:
         """Finalize all audio so far, as if it ended here; `Flushed(name)` follows.  The session continues."""
@@ -186,7 +216,7 @@ class Session:
 
     @property
     def seconds(self) -> float:
-        """Seconds of audio received."""
+        """Seconds of audio received, with what is missing (`gap`)."""
         return self._offset + (self._framer.seconds if self._framer else 0.0)
 
     @property
@@ -234,9 +264,12 @@ class Session:
         return self._waiting >= min(missing, self._most(most)) * self._stride
 
     def take(self, most: float = MAX_STEP) -> SessionWork:
-        """Take the next audio from the queue, at most `most` seconds, and the cut after it if one was reached."""
+        """Take the next audio from the queue, at most `most` seconds and up to a gap, and the cut after it if one was reached."""
         room, parts, begin = self._most(most) * self._stride, [], 0.0
         while self._queue and room and not isinstance(chunk := self._queue[0], Cut):
+            taken = sum(map(len, parts)) / self._stride
+            if parts and chunk.begin - begin - taken > TOUCH:
+                break
             self._queue.popleft()
             if len(chunk.samples) > room:
                 rest = Chunk(chunk.begin + room / self._stride, chunk.samples[room:])
@@ -266,11 +299,13 @@ class Session:
 
     def snapshot(self) -> tuple[Any, ...]:
         """Save the state that steps change, for `restore`.  States are values, so only lists are copied."""
-        return self.state, self.search.copy(), self._fed, self._began, self._open_at
+        done = self._fed, self._began, self._open_at, self._total, self._paused
+        return self.state, self.search.copy(), done
 
     def restore(self, before: tuple[Any, ...]) -> None:
         """Undo the steps since a snapshot."""
-        self.state, self.search, self._fed, self._began, self._open_at = before
+        self.state, self.search, done = before
+        self._fed, self._began, self._open_at, self._total, self._paused = done
 
     # ---- events out --------------------------------------------------------------------------------------------------
 
@@ -282,8 +317,23 @@ class Session:
 
     def _begin(self, runtime: AcousticRuntime, begin: float) -> None:
         """Start the encoder at frame `begin`."""
-        self.state, self._fed, self._began = runtime.start(self.latency), 0, begin
+        self.state, self._fed, self._began, self._paused = runtime.start(self.latency), 0, begin, False
         self.search.begin = self._open_at = begin
+
+    def _enter(self, runtime: AcousticRuntime, begin: float) -> float:
+        """Prepare for audio that begins at frame `begin`; return the frames that are missing before it."""
+        gap = begin - self._began - self._fed
+        if self.state is None or gap * self._frame > FORGET:
+            self._begin(runtime, begin)
+            return 0.0
+        gap = gap if gap > TOUCH else 0.0
+        self._began += gap
+        if self._paused:
+            self.search.begin = self._open_at = begin
+            self._paused = False
+        elif gap:
+            self.search.missing[self._total] = gap
+        return gap
 
     def _conclude(self, segmenter: Segmenter, cut: Cut | None) -> None:
         """Apply the cut, and queue the new events."""
@@ -302,7 +352,12 @@ class Session:
                 until = round((self._began + self._fed) * self._frame, 3)
                 self._events.append(Partial(text, segmenter.stable(self.search), until))
             return
-        self.state, self._fed, self._shown = None, 0, ""
+        self._paused = cut.event is None and self._takes_gaps
+        if self._paused:
+            self._began += self._fed
+        else:
+            self.state = None
+        self._fed, self._shown = 0, ""
         if cut.event is not None:
             self.search.begin = self._open_at = self._began = cut.seconds / self._frame
             self._events.append(cut.event)
@@ -343,26 +398,35 @@ def step(recognizer: Parts, work: Sequence[SessionWork]) -> None:
     if not work:
         return
     runtime, sessions = recognizer.runtime, [one.session for one in work]
-    for one in work:
-        if one.session.state is None:
-            one.session._begin(runtime, one.begin)
-    frames, states = runtime.step([one.samples for one in work], [session.state for session in sessions])
-    if frames.log_probs.shape[1]:
-        recognizer.segmenter.step([session.search for session in sessions], frames)
+    gaps = [one.session._enter(runtime, one.begin) for one in work]
+    samples, states = [one.samples for one in work], [session.state for session in sessions]
+    frames, states = runtime.step(samples, states, gaps) if any(gaps) else runtime.step(samples, states)
+    _search(recognizer, sessions, frames)
     for one, state in zip(work, states, strict=True):
         one.session.state = state
         one.session._fed += len(one.samples) // runtime.stride
+        one.session._total += len(one.samples) // runtime.stride
 
 
 @torch.inference_mode()
 def drain(recognizer: Parts, work: Sequence[SessionWork]) -> None:
     """Search the last frames of the sessions that are cut."""
-    ended = [one.session for one in work if one.cut is not None and one.session.state is not None]
-    if not ended:
-        return
-    frames = recognizer.runtime.finish([session.state for session in ended])
+    runtime = recognizer.runtime
+    cut = [one for one in work if one.cut is not None and one.session.state is not None]
+    pausing = [one.session for one in cut if one.cut and one.cut.event is None and runtime.takes_gaps]
+    ending = [one.session for one in cut if one.session not in pausing]
+    if pausing:
+        frames, states = runtime.pause([session.state for session in pausing])
+        _search(recognizer, pausing, frames)
+        for session, state in zip(pausing, states, strict=True):
+            session.state = state
+    if ending:
+        _search(recognizer, ending, runtime.finish([session.state for session in ending]))
+
+
+def _search(recognizer: Parts, sessions: Sequence[Session], frames: Frames) -> None:
     if frames.log_probs.shape[1]:
-        recognizer.segmenter.step([session.search for session in ended], frames)
+        recognizer.segmenter.step([session.search for session in sessions], frames)
 
 
 @torch.inference_mode()

@@ -1,7 +1,7 @@
 """The messages of `WS /v1/stream`: audio is sent up as binary messages, everything else is JSON with a `type`.
 
 up     start {model, sample_rate, encoding, latency_ms, words, hotwords}      optional, before the first audio
-       flush {id} | ping | stop
+       gap {seconds} | flush {id} | ping | stop
 down   ready {session, model, sample_rate, encoding, latency_ms}
        partial {segment, text, stable, until}   text of the open segment; its beginning `stable` will not change
        final {segment, start, end, until, text, confidence, words}       a finished segment: all audio before `until` is done
@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from samba_asr.decoding.transcript import Segment
 from samba_asr.errors import UserError
+from samba_asr.session import LONGEST_GAP
 
 ENCODINGS = {"pcm_s16le": np.dtype("<i2"), "pcm_f32le": np.dtype("<f4")}
 
@@ -46,6 +47,11 @@ class Start(AudioFormat):
     hotwords: dict[Annotated[str, Field(max_length=200)], float] | None = Field(default=None, max_length=1000)
 
 
+class Gap(Message):
+    type: Literal["gap"]
+    seconds: float = Field(ge=0, le=LONGEST_GAP, allow_inf_nan=False)
+
+
 class Flush(Message):
     type: Literal["flush"]
     id: str = Field(default="", max_length=200)
@@ -59,10 +65,10 @@ class Stop(Message):
     type: Literal["stop"]
 
 
-_UP = TypeAdapter(Annotated[Start | Flush | Ping | Stop, Field(discriminator="type")])
+_UP = TypeAdapter(Annotated[Start | Gap | Flush | Ping | Stop, Field(discriminator="type")])
 
 
-def parse(text: str) -> Start | Flush | Ping | Stop:
+def parse(text: str) -> Start | Gap | Flush | Ping | Stop:
     """Parse a client's message; a UserError says what is wrong with it."""
     try:
         return _UP.validate_python(json.loads(text))

@@ -109,10 +109,20 @@ class BoundedSession:
         self.opened.accept(samples[:room])
         self.seconds = seconds
         if len(samples) > room:
-            raise TooLong(f"a session is at most {self.settings.max_session_seconds:g} s of audio")
+            raise self._too_long()
         # Uvicorn would continue to read.  A client that sends faster than the model runs must wait here.
         while self.opened.backlog > self.settings.max_backlog_seconds and not self.opened.over:
             await asyncio.sleep(0.05)
+
+    def gap(self, seconds: float) -> None:
+        """Leave out audio that is missing.  UserError beyond the limit of a session."""
+        if self.seconds + seconds > self.settings.max_session_seconds:
+            raise self._too_long()
+        self.opened.gap(seconds)
+        self.seconds += seconds
+
+    def _too_long(self) -> TooLong:
+        return TooLong(f"a session is at most {self.settings.max_session_seconds:g} s of audio")
 
     def flush(self, name: str = "") -> None:
         """Finalize the audio so far."""
@@ -270,10 +280,10 @@ class Connection(MessageSession):
                 self.idle_timer.renew(session=True)
             case protocol.Ping():
                 self.out.put({"type": "pong"})
-            case protocol.Flush():
+            case protocol.Gap() | protocol.Flush():
                 if self.live is None:
                     self.start(protocol.Start())
-                self.flush(message.id)
+                self.gap(message.seconds) if isinstance(message, protocol.Gap) else self.flush(message.id)
                 self.idle_timer.renew(session=True)
             case protocol.Stop():
                 return True

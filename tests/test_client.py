@@ -60,6 +60,22 @@ def test_a_broken_connection_loses_and_doubles_nothing(service, recognizer):
     assert client.finals[-1]["until"] == pytest.approx(3.0, abs=0.04)
 
 
+def test_missing_audio_is_missing_after_a_broken_connection_too(service, recognizer):
+    samples = noise(2.0)
+    with Client(service.url) as client:
+        client.send(samples[:16000])
+        client.flush()
+        client.gap(2.0)
+        client.send(samples[16000:24000])
+        client._socket.socket.shutdown(socket.SHUT_RDWR)
+        client.send(samples[24000:])
+        client.finish()
+        with pytest.raises(UserError, match="a gap of -1 s"):
+            client.gap(-1)
+    assert client.text.startswith(alone(recognizer, samples[:16000]))
+    assert client.finals[-1]["until"] == pytest.approx(4.0, abs=0.04)
+
+
 def test_who_brings_nothing_has_what_was_heard_before(recognizer):
     service = Service(recognizer, idle_seconds=0.5)
     try:

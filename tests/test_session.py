@@ -8,31 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samba_asr.config import load
-from samba_asr.decoding.transcript import Segment
 from samba_asr.errors import UserError
 from samba_asr.models.folder import LoadedModel
 from samba_asr.recognizer import Recognizer
 from samba_asr.runtime.base import Latency, latency_of
-from samba_asr.session import Done, Final, Flushed, Over, Partial, Quiet, Session, advance
+from samba_asr.session import Done, Flushed, Over, Partial, Quiet, advance
+from tests.support.sessions import alone, changed, finals
 from tests.support.sound import noise
-
-
-def changed(recognizer: Recognizer, **decode) -> Recognizer:
-    """Another recognizer on the same loaded model, with other search settings."""
-    loaded = LoadedModel(recognizer.model, recognizer.tokenizer, recognizer.config)
-    settings = [f"decode.{key.replace('__', '.')}={value}" for key, value in decode.items()]
-    return Recognizer(loaded, load([], settings).decode)
-
-
-def alone(recognizer: Recognizer, samples, rate=16000, latency_ms=None) -> list[Segment]:
-    stream = recognizer.stream(rate, latency_ms=latency_ms)
-    stream.accept(samples)
-    return list(stream.finish().segments)
-
-
-def finals(events) -> list[Segment]:
-    return [event.segment for event in events if isinstance(event, Final)]
-
 
 # --- latency belongs to a session
 
@@ -205,16 +187,3 @@ def test_listen_takes_arrays_blocks_and_files_alike(recognizer, tmp_path):
     want = alone(recognizer, samples, 8000, 320)
     for source, rate in ((tmp_path / "a.wav", None), (Blocks(), None), (samples, 8000), (list(Blocks()), 8000)):
         assert finals(recognizer.listen(source, rate=rate, latency_ms=320)) == want
-
-
-def test_behind_a_gate_a_session_holds_no_encoder_state_in_a_pause(recognizer):
-    session: Session = changed(recognizer, vad="energy").session(latency_ms=320)
-    for piece, inside in (
-        (np.zeros(32000, np.float32), False),
-        (noise(1.5), True),
-        (np.zeros(48000, np.float32), False),
-    ):
-        session.feed(piece)
-        while session.due():
-            advance(recognizer, [session])
-        assert (session.state is not None) == inside

@@ -17,20 +17,23 @@ class Framer:
     `accept` audio, then `finish` once.  Both return pieces of whole frames.  A piece has its start, in samples at the model's
     rate, and a flag: whether it ends a stretch of speech, after which the model starts from its initial state.  Without a
     gate all audio is one stretch.  The last frame of a stretch is padded with silence, so no sample is lost.
+
+    `skip` is for audio that is missing.  What follows has its true place in time, so the gap shows in the starts of the pieces.
     """
 
     def __init__(self, rate: int, target: int, stride: int, gate: Gate | None = None):
         """rate, target: samples per second of the input and of the model.  stride: samples per encoder frame."""
-        self.rate, self.stride = rate, stride
+        self.rate, self.stride, self._target = rate, stride, target
         self._resampler, self._gate = Resampler(rate, target), gate
         self._rest = np.zeros(0, np.float32)  # less than a frame
         self._at = 0  # its first sample
         self._received = 0  # samples at the input's rate
+        self._missing = 0.0  # seconds skipped
 
     @property
     def seconds(self) -> float:
-        """Seconds of audio received so far."""
-        return self._received / self.rate
+        """Seconds of audio so far, with what is missing."""
+        return self._received / self.rate + self._missing
 
     def accept(self, samples: np.ndarray) -> list[Piece]:
         """Accept the next chunk, (s,) of any length, float32 in [-1, 1] or integers.  UserError otherwise; it is not taken."""
@@ -38,12 +41,39 @@ class Framer:
         self._received += len(samples)
         return self._frames(self._open(self._resampler.step(samples)))
 
+    def skip(self, seconds: float, *, silence: float, cut: float) -> list[Piece]:
+        """Leave out so many seconds of missing audio; return the pieces that are ready.
+
+        silence: seconds below which the audio counts as silence instead.  cut: seconds from which a stretch of speech ends here.
+        """
+        pieces = self._frames(self._open(self._resampler.finish()))
+        self._resampler = Resampler(self.rate, self._target)
+        self._missing += seconds
+        lost = max(0, round(self.seconds * self._target) - self._next())
+        if seconds < silence:
+            return pieces + self._frames(self._open(np.zeros(lost, np.float32)))
+        passing = True
+        if self._gate is not None:
+            passing = self._gate.passes
+            pieces += self._frames(self._gate.skip(lost))
+        end = self._at + len(self._rest) + lost
+        fill = np.zeros(min(lost, -len(self._rest) % self.stride), np.float32)
+        pieces += self._frames([Piece(self._at, fill, False)] if len(self._rest) else [])
+        if seconds >= cut and passing and not (pieces and pieces[-1].last):
+            pieces.append(Piece(self._at, fill[:0], True))
+        self._at = end
+        return pieces
+
     def finish(self) -> list[Piece]:
         """End the audio; return the last pieces."""
         samples = self._resampler.finish()
         if self._gate is not None:
             return self._frames([*self._gate.accept(samples), *self._gate.finish()])
         return self._frames([Piece(self._at, samples, True)])
+
+    def _next(self) -> int:
+        """Return the place of the next sample, at the model's rate."""
+        return self._gate.position if self._gate is not None else self._at + len(self._rest)
 
     def _open(self, samples: np.ndarray) -> list[Piece]:
         return self._gate.accept(samples) if self._gate is not None else [Piece(self._at, samples, False)]

@@ -137,6 +137,27 @@ class Gate:
         self._rest = self._rest[count * block :]
         return pieces
 
+    @property
+    def position(self) -> int:
+        """Number of samples accepted or skipped."""
+        return self._at + len(self._rest)
+
+    @property
+    def passes(self) -> bool:
+        """Whether the gate is open."""
+        return self._open
+
+    def skip(self, n: int) -> list[Piece]:
+        """Leave out n samples that are missing, and no speech.  Return the rest of the audio before them, if it passes."""
+        before, self._rest = self._rest, self._rest[:0]
+        at, self._at = self._at, self._at + len(before) + n
+        self._kept = self._kept[:0]
+        if not self._open:
+            return []
+        self._quiet += n
+        self._open = self._quiet < self._after
+        return [Piece(at, before, not self._open)]
+
     def finish(self) -> list[Piece]:
         """End the audio; if the gate is open, return the rest, which does not fill a block."""
         if not self._open:

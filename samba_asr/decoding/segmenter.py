@@ -96,12 +96,26 @@ class SegmentState:
     silent: int = 0  # number of silent frames at its end
     spoken: bool = False  # whether any frame is not silent
     gap: Silence | None = None  # longest silence in the second half of the longest possible segment
+    count: int = 0  # frames of finished segments
+    missing: dict[int, float] = field(
+        default_factory=dict
+    )  # frames of missing audio before a frame, counted from the first
     withheld: int = 0  # words dropped from finished segments for low confidence; the caller may reset it
 
     def copy(self) -> SegmentState:
         """Return an independent copy."""
         lists = {name: list(getattr(self, name)) for name in ("segments", "frames", "log_probs")}
-        return replace(self, **lists)
+        return replace(self, missing=dict(self.missing), **lists)
+
+    def elapsed(self, frame: int) -> float:
+        """Return the frames from `begin` to the start of a frame of the open segment, with the missing ones between them."""
+        if not self.missing:
+            return frame
+        return frame + sum(gap for at, gap in self.missing.items() if at <= self.count + frame)
+
+    def until(self, frames: int) -> float:
+        """Return the frames from `begin` to the end of `frames` frames of the open segment."""
+        return self.elapsed(frames - 1) + 1 if frames else 0
 
 
 class Segmenter:
@@ -187,8 +201,9 @@ class Segmenter:
     def _until_end(self, s: SegmentState, silent: np.ndarray) -> int:
         """Count frames up to the next endpoint or possible cut, and update the session's counters."""
         for n, quiet in enumerate(silent.tolist(), 1):
+            lost = s.missing.get(s.count + s.length, 0.0) if s.missing else 0
             s.length += 1
-            s.silent = s.silent + 1 if quiet else 0
+            s.silent = s.silent + 1 + int(lost) if quiet else 0
             s.spoken |= not quiet
             if self._over(s) or self._longest_yet(s):
                 return n
@@ -241,13 +256,21 @@ class Segmenter:
         spans = align(np.concatenate(s.log_probs), best.tokens) if best.tokens else []
         agreed = agreement(timed[0], timed, [h.score for h in nbest])
         words = words_of(
-            best.tokens, spans, self.tokenizer, self.frame, best.words, begin=s.begin, agreed=agreed, sure=self.sure
+            best.tokens,
+            spans,
+            self.tokenizer,
+            self.frame,
+            best.words,
+            begin=s.begin,
+            elapsed=s.elapsed,
+            agreed=agreed,
+            sure=self.sure,
         )
         kept = tuple(words[n] for n in speech([word.confidence for word in words], self.least))
         if not kept:
             return None, len(words)
         text = text_of(best, self.tokenizer) if kept == words else " ".join(word.text for word in kept)
-        until = round((s.begin + s.length) * self.frame, 3)
+        until = round((s.begin + s.until(s.length)) * self.frame, 3)
         return Segment(text, kept[0].start, kept[-1].end, kept, until), len(words) - len(kept)
 
     def _split(self, s: SegmentState) -> None:
@@ -293,6 +316,8 @@ class Segmenter:
         return [(text, times[0]) for text, times in grouped(h.tokens, h.times, self.tokenizer, h.words)]
 
     def _restart(self, s: SegmentState) -> None:
-        s.begin += s.length
+        s.begin += s.until(s.length)
+        s.count += s.length
+        s.missing = {at: gap for at, gap in s.missing.items() if at >= s.count}
         s.state, s.frames, s.log_probs = self.search.init_state(1, s.hotwords), [], []
         s.length, s.silent, s.spoken, s.gap = 0, 0, False, None

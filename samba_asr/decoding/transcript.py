@@ -55,20 +55,23 @@ def words_of(
     read_as: Sequence[str] | None = None,
     *,
     begin: float = 0,
+    elapsed: Callable[[int], float] = lambda frame: frame,
     agreed: Sequence[float] | None = None,
     sure: Callable[[Evidence], float] = raw,
 ) -> tuple[Word, ...]:
     """Return the words of `tokens`, which lie at `spans`.
 
-    frame: seconds of an encoder frame.  begin: frame from which `spans` count.  read_as: words by a lexicon, where the pieces
-    do not spell them.  agreed: of each word, see `Evidence`.  sure: maps evidence to confidence.
+    frame: seconds of an encoder frame.  begin: frame from which `spans` count.  elapsed: frames from there to the start of a
+    frame: more than its number after missing audio.  read_as: words by a lexicon, where the pieces do not spell them.
+    agreed: of each word, see `Evidence`.  sure: maps evidence to confidence.
     """
     words = grouped(tokens, spans, tokenizer, read_as)
     shares = [1.0] * len(words) if agreed is None else agreed
     found = []
     for (text, some), share in zip(words, shares, strict=True):
         evidence = Evidence(sum(s.log_prob for s in some) / len(some), share)
-        start, end = round((begin + some[0].first) * frame, 3), round((begin + some[-1].end) * frame, 3)
+        first, last = elapsed(some[0].first), elapsed(some[-1].end - 1)
+        start, end = round((begin + first) * frame, 3), round((begin + last + 1) * frame, 3)
         found.append(Word(text, start, end, round(sure(evidence), 4), evidence))
     return tuple(found)
 

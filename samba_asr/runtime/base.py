@@ -70,6 +70,9 @@ class AcousticRuntime(Protocol):
     max_block: int  # frames in the largest block, the one of offline recognition
     device: torch.device
     second_pass: SecondPass | None
+    takes_gaps: bool = (
+        False  # whether `step` takes gaps and `pause` keeps the state; else audio after a pause starts anew
+    )
 
     @property
     def frame(self) -> float:
@@ -80,12 +83,19 @@ class AcousticRuntime(Protocol):
         """Make the state of one session before any audio."""
         ...
 
-    def step(self, audio: Sequence[np.ndarray], states: Sequence[Any]) -> tuple[Frames, list[Any]]:
+    def step(
+        self, audio: Sequence[np.ndarray], states: Sequence[Any], gaps: Sequence[float] | None = None
+    ) -> tuple[Frames, list[Any]]:
         """Process the next chunk of each session: float32 (s,), s a multiple of `stride`.  The old states stay valid.
 
-        All sessions of one call have the same block size.
+        All sessions of one call have the same block size.  gaps: encoder frames of audio that is missing before each chunk, such
+        as lost packets or a pause; default none.
         """
         ...
+
+    def pause(self, states: Sequence[Any]) -> tuple[Frames, list[Any]]:
+        """Return the frames that wait for more audio, and the states for the audio after a pause, which comes with its gap."""
+        raise NotImplementedError
 
     def finish(self, states: Sequence[Any]) -> Frames:
         """Return the last frames, which waited for more audio."""

@@ -21,6 +21,8 @@ from samba_asr.streaming import stack_rows, take_rows
 class TorchRuntime(AcousticRuntime):
     """A model in torch, on any device."""
 
+    takes_gaps = True
+
     def __init__(self, model: AsrModel):
         """model: in evaluation mode.  Its weights must not be moved or replaced afterwards."""
         weight = next(model.ctc.parameters())
@@ -43,16 +45,25 @@ class TorchRuntime(AcousticRuntime):
         )
 
     @torch.inference_mode()
-    def step(self, audio: Sequence[np.ndarray], states: Sequence[Any]) -> tuple[Frames, list[Any]]:
+    def step(
+        self, audio: Sequence[np.ndarray], states: Sequence[Any], gaps: Sequence[float] | None = None
+    ) -> tuple[Frames, list[Any]]:
         padded = torch.zeros(len(audio), max(map(len, audio)))  # (b, s)
         for row, samples in enumerate(audio):
             padded[row, : len(samples)] = torch.from_numpy(samples)
         lengths = torch.tensor([len(samples) for samples in audio], device=self.device)
         x = padded.to(self.device, self.dtype).unsqueeze(-1)
-        frames, lengths, state = self.model.acoustic.step(x, lengths, _rows(states))
-        if len(audio) == 1:
-            return self._frames(frames, lengths), [state]
-        return self._frames(frames, lengths), [take_rows(state, [row]) for row in range(len(audio))]
+        gap = torch.tensor(gaps, device=self.device, dtype=self.dtype) if gaps and any(gaps) else None
+        return self._split(*self.model.acoustic.step(x, lengths, _rows(states), gap))
+
+    @torch.inference_mode()
+    def pause(self, states: Sequence[Any]) -> tuple[Frames, list[Any]]:
+        return self._split(*self.model.acoustic.pause(_rows(states)))
+
+    def _split(self, frames: Tensor, lengths: Tensor, state: AcousticState) -> tuple[Frames, list[Any]]:
+        rows = len(lengths)
+        states = [state] if rows == 1 else [take_rows(state, [row]) for row in range(rows)]
+        return self._frames(frames, lengths), states
 
     @torch.inference_mode()
     def finish(self, states: Sequence[Any]) -> Frames:

@@ -286,3 +286,40 @@ def test_what_is_stable_never_changes():
             sure = stable
         driver.finish(session)
         assert session.segments[0].text.startswith(sure)
+
+
+def test_missing_audio_moves_the_words_after_it():
+    """Frames of missing audio count from the session's first frame, also in later segments."""
+    said = [SPACE, A, A, SPACE, B, B, *[BLANK] * 6]
+    driver, plain = segmenter(), segmenter()
+    session, other = driver.open(), plain.open()
+    session.missing = {
+        0: 2.0,
+        3: 2.5,
+        16: 10.0,
+    }  # before the first word, the second, and the second of the next segment
+    for _ in range(2):
+        step(driver, [session], frames(said)[None], [12])
+        step(plain, [other], frames(said)[None], [12])
+    driver.finish(session)
+    plain.finish(other)
+    moved = [(2.0, 4.5), (4.5, 14.5)]
+    assert len(session.segments) == len(other.segments) == 2
+    for segment, want, offsets in zip(session.segments, other.segments, moved, strict=True):
+        for word, there, frames_later in zip(segment.words, want.words, offsets, strict=True):
+            assert word.text == there.text
+            assert word.start == pytest.approx(there.start + frames_later * FRAME)
+            assert word.end == pytest.approx(there.end + frames_later * FRAME)
+        assert segment.until == pytest.approx(want.until + offsets[1] * FRAME)
+    assert not session.missing
+
+
+def test_missing_audio_between_silent_frames_is_silence():
+    x = frames([A, A, *[BLANK] * 3, A, A])
+    session, driver = segmenter().open(), segmenter()
+    step(driver, [session], x[None], [7])
+    assert not session.segments
+    session = driver.open()
+    session.missing = {4: 5.0}
+    step(driver, [session], x[None], [7])
+    assert [round(segment.until / FRAME) for segment in session.segments] == [10]

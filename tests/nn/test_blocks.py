@@ -99,7 +99,7 @@ class Sum(CausalMixer):
     def init_state(self, batch, *, device=None, dtype=None):
         return torch.zeros(batch, 4, device=device, dtype=dtype)
 
-    def step(self, x, lengths, state, reset=None):
+    def step(self, x, lengths, state, reset=None, elapsed=None):
         x, ys = mask(x, lengths), [x[:, :0]]
         for i in range(x.shape[1]):
             state = x[:, i] + (state if reset is None else state.masked_fill(reset[:, i, None], 0))

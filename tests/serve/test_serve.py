@@ -21,6 +21,7 @@ from samba_asr.config import load
 from samba_asr.models.folder import LoadedModel
 from samba_asr.recognizer import Recognizer
 from samba_asr.serve.stream import Outbox
+from samba_asr.session import Final
 from tests.serve.front import expected, heard, pcm, text_of, until
 from tests.support.sound import noise
 
@@ -100,9 +101,40 @@ class TestStream:
             socket.send_json({"type": "stop"})
             assert until(socket, "done")[-1]["seconds"] == pytest.approx(1.0)
 
+    def test_missing_audio_takes_time_and_no_work(self, start, recognizer):
+        parts = pcm(noise(1.0)), 0.5, pcm(noise(1.0, seed=1)), 3.0, pcm(noise(1.0, seed=2))
+        session = recognizer.session(latency_ms=640, partials=False)
+        with start().websocket_connect("/v1/stream") as socket:
+            socket.send_json({"type": "start", "latency_ms": 640})
+            for part in parts:
+                if isinstance(part, float):
+                    session.gap(part)
+                    socket.send_json({"type": "gap", "seconds": part})
+                else:
+                    session.feed(heard(part))
+                    socket.send_bytes(part)
+            socket.send_json({"type": "stop"})
+            messages = until(socket, "done")
+        session.end()
+        want = [event.segment for event in recognizer.events(session) if isinstance(event, Final)]
+        finals = [m for m in messages if m["type"] == "final"]
+        assert [(m["text"], m["start"], m["until"]) for m in finals] == [(s.text, s.start, s.until) for s in want]
+        assert messages[-1]["seconds"] == pytest.approx(6.5)
+
+    def test_missing_audio_counts_for_the_limit_of_a_session(self, start):
+        with start(max_session_seconds=10).websocket_connect("/v1/stream") as socket:
+            socket.send_bytes(pcm(noise(1.0)))
+            socket.send_json({"type": "gap", "seconds": 9.5})
+            messages = until(socket, "done")
+        assert text_of(messages)
+        assert [m["code"] for m in messages if m["type"] == "error"] == ["limit"]
+
     @pytest.mark.parametrize(
         ("message", "told"),
         [
+            ('{"type": "gap", "seconds": -1}', "gap.seconds"),
+            ('{"type": "gap", "seconds": NaN}', "gap.seconds"),
+            ('{"type": "gap", "seconds": 3601}', "gap.seconds"),
             ("rubbish", "not JSON"),
             ("[" * 100_000, "not JSON"),
             ('{"type": "jump"}', "'jump'"),
