@@ -289,7 +289,7 @@ def _check(config: AugmentConfig) -> None:
     """Raise UserError for a value that augment_waveform cannot use."""
     if not config.speed or min(config.speed) <= 0:
         raise UserError(f"speed={config.speed}: give one factor or more, each above 0 (1.0 leaves the speed alone)")
-    for name in ("noise_prob", "reverb_prob", "silence_prob", "channel_prob", "narrow_prob"):
+    for name in ("noise_prob", "reverb_prob", "silence_prob", "channel_prob", "narrow_prob", "gap_prob"):
         if not 0 <= getattr(config, name) <= 1:
             raise UserError(f"{name}={getattr(config, name)}: it must lie between 0 and 1")
     for name in ("volume_db", "pad_seconds"):

@@ -58,6 +58,7 @@ class AugmentConfig:
     channel_prob: float = 0.0  # of the recording channel of a speaker in augment.channels
     channels: str = ""  # file of speakers' spectra and noise floors (`samba-asr augment channels`)
     narrow_prob: float = 0.0  # of telephone bandwidth: nothing above 4 kHz
+    gap_prob: float = 0.0  # of missing audio: up to 3 parts of 0.2 to 3 s are cut out, and the encoder is told so
     vocal_tract: float = 0.0  # scale frequencies by a factor drawn from 1 +- this: other voices; 0: off
     equalizer_db: float = 0.0  # filter the spectrum smoothly within +- this: other microphones and rooms; 0: off
     time_masks: int = 10  # SpecAugment

@@ -274,6 +274,11 @@ class TrainingSet:
                 f"augment.pad_seconds={self.config.augment.pad_seconds} shifts speech against the teacher's frames: set it to "
                 "0, or leave data.teacher out"
             )
+        if self.config.augment.gap_prob:
+            raise UserError(
+                f"augment.gap_prob={self.config.augment.gap_prob} cuts speech that the teacher's frames have: set it to 0, or "
+                "leave data.teacher out"
+            )
         found = sum(u in teacher for u in self.utterances)
         if not found:
             raise UserError(

@@ -147,5 +147,7 @@ def test_settings_that_do_not_go_together(corpus, tmp_path):
     written(corpus[:1], tmp_path / "t")
     with pytest.raises(UserError, match=r"pad_seconds=0.4 shifts speech"):
         training_set(corpus, tmp_path / "t", "augment.pad_seconds=0.4")
+    with pytest.raises(UserError, match=r"gap_prob=0.5 cuts speech"):
+        training_set(corpus, tmp_path / "t", "augment.gap_prob=0.5")
     with pytest.raises(UserError, match="has no frames of the training utterances"):
         training_set(corpus[1:], tmp_path / "t")

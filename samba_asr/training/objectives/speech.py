@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from samba_asr.audio.gaps import cut_gaps
 from samba_asr.config import Config
 from samba_asr.models.asr import AsrModel
 from samba_asr.training.objectives import transforms
@@ -53,6 +54,7 @@ class SpeechObjective(Objective):
         if feature_transforms is None:
             feature_transforms = transforms.speech_transforms(config.augment)
         self.transforms = list(feature_transforms)
+        self.gap_prob = config.augment.gap_prob
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -68,16 +70,25 @@ class SpeechObjective(Objective):
 
     def compute(self, batch: BatchFields, *, block: int, augment: bool, generator: torch.Generator | None) -> Outcome:
         net, front, b = self.net, self.net.features, len(batch.lengths)
+        audio, lengths, gap = batch.audio, batch.lengths, None
+        if augment and self.gap_prob:
+            where = {
+                "probability": self.gap_prob,
+                "stride": net.acoustic.stride,
+                "rate": self.config.features.sample_rate,
+            }
+            audio, lengths, gap = cut_gaps(audio, lengths, generator, **where)
         with torch.no_grad():
-            features, lengths = front(batch.audio.unsqueeze(-1), batch.lengths)  # (b, t, m)
+            features, lengths = front(audio.unsqueeze(-1), lengths)  # (b, t, m)
         tokens, token_lengths = batch.tokens, batch.token_lengths
         if augment and "cr_ctc" in self.terms:  # without augmentation both views would be equal
             features, lengths = torch.cat([features, features]), torch.cat([lengths, lengths])
             tokens, token_lengths = torch.cat([tokens, tokens]), torch.cat([token_lengths, token_lengths])
+            gap = None if gap is None else torch.cat([gap, gap])
         if augment:
             features = transforms.apply(self.transforms, features, lengths, generator, front)
         x, lengths = net.acoustic.subsampling(features, lengths)
-        frames, lengths, middle = net.acoustic.encoder.read(x, lengths, block)  # (n b, t, d)
+        frames, lengths, middle = net.acoustic.encoder.read(x, lengths, block, gap)  # (n b, t, d)
         log_probs, _ = net.ctc(frames, lengths)
         ctc, *lower = (_ctc_loss(v, tokens, lengths, token_lengths) for v in (log_probs, *middle))
         together = ctc.lerp(torch.stack(lower).mean(0), self.weights.intermediate) if lower else ctc

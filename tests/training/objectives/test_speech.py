@@ -271,3 +271,56 @@ def test_transforms_of_features_may_be_handed_in(model):
         model.acoustic.features.mean.add_(model.acoustic.features.std)
     torch.testing.assert_close(changed(given, augment=True).loss, expected)
     assert seen == [((3, 48, 4), [48, 36, 28], True)]
+
+
+# --- missing audio
+
+
+def long(n=2):
+    """A batch of utterances that are long enough to lose a part."""
+    given = batch()
+    audio = noise(n, 40 * FRAME, 1)[..., 0].double()
+    return given._replace(
+        audio=audio,
+        lengths=torch.tensor([40, 37][:n]) * FRAME,
+        tokens=given.tokens[:n],
+        token_lengths=given.token_lengths[:n],
+        ids=given.ids[:n],
+    )
+
+
+QUIET = AugmentConfig(gap_prob=1.0, time_masks=0, freq_masks=0)
+
+
+def test_the_encoder_is_told_what_is_missing(model, monkeypatch):
+    """The loss with gaps is that of the audio that remains, encoded with the gaps, in both views."""
+    given, seen = long(), []
+    monkeypatch.setattr("samba_asr.audio.gaps.SHORTEST", 0.004)  # frames of the tiny model are short
+    monkeypatch.setattr("samba_asr.audio.gaps.PACKET", 3.0)
+    read = model.acoustic.encoder.read
+    monkeypatch.setattr(model.acoustic.encoder, "read", lambda *a: (seen.append(a), read(*a))[1])
+    for loss in (LossConfig(), LossConfig(cr_ctc=0.2)):
+        generator = torch.Generator().manual_seed(3)
+        found = objective(model, loss, QUIET)(given, augment=True, block=2, generator=generator)
+        x, lengths, _, gap = seen.pop()
+        b = len(given.lengths)
+        assert gap[:b].any()
+        frames = given.lengths // FRAME
+        for row in range(b):  # nothing is lost from time but what ended the utterance
+            assert int(lengths[row] + gap[row].sum()) <= int(frames[row])
+            assert int(lengths[row]) < int(frames[row])
+        if loss.cr_ctc:
+            assert torch.equal(gap[:b], gap[b:])
+        log_probs, _ = model.ctc(read(x, lengths, 2, gap)[0], lengths)
+        tokens = torch.cat([given.tokens] * (len(gap) // b))
+        sizes = torch.cat([given.token_lengths] * (len(gap) // b))
+        want = F.ctc_loss(log_probs.transpose(0, 1), tokens, lengths, sizes, reduction="none", zero_infinity=True)
+        torch.testing.assert_close(found.parts["ctc"], want.view(-1, b).mean(0))
+
+
+def test_without_augmentation_nothing_is_missing(model, monkeypatch):
+    seen, read = [], model.acoustic.encoder.read
+    monkeypatch.setattr(model.acoustic.encoder, "read", lambda *a: (seen.append(a), read(*a))[1])
+    objective(model, LossConfig(), QUIET)(long(), augment=False, block=2)
+    objective(model, LossConfig(), AugmentConfig())(long(), augment=True, block=2, generator=torch.Generator())
+    assert [gap for *_, gap in seen] == [None, None]
