@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import importlib
 import io
 import logging
 import math
 import os
 import re
+import shlex
 import sys
 from collections.abc import Sequence
 
 import samba_asr
+from samba_asr.commands.examples import add_examples, subcommands
 from samba_asr.errors import UserError, printable
 
 COMMANDS = (
@@ -50,15 +53,39 @@ def parser() -> argparse.ArgumentParser:
     """Make the parser of the whole command line."""
     top = argparse.ArgumentParser(prog="samba-asr", description="Speech recognition without attention.")
     top.add_argument("--version", action="version", version=f"samba-asr {samba_asr.__version__}")
-    subparsers = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    subparsers = top.add_subparsers(dest="command", metavar="COMMAND")
     for name in COMMANDS:
         importlib.import_module(f"samba_asr.commands.{name}").add_parser(subparsers)
+    add_examples(top)
     return top
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse arguments.  Wrong ones end the process with status 2, and the nearest right one is named."""
+    top, first = parser(), next(iter(argv), "")
+    commands = subcommands(top)
+    if first and not first.startswith("-") and first not in commands:
+        near = difflib.get_close_matches(first.lower(), commands, 1)
+        hint = (
+            f"did you mean {near[0]!r}?" if near else f"`samba-asr transcribe {shlex.quote(first)}` transcribes a file"
+        )
+        top.exit(2, f"samba-asr: error: no command {printable(first)!r}: {hint}  `samba-asr` lists all commands\n")
+    args, unknown = top.parse_known_args(argv)
+    if args.command is None and not unknown:
+        top.print_help()
+        raise SystemExit(0)
+    if unknown:
+        chosen = top if args.command is None else commands[args.command]
+        while (below := next((word for word in argv if word in subcommands(chosen)), None)) and chosen is not top:
+            chosen = subcommands(chosen)[below]
+        near = difflib.get_close_matches(unknown[0].partition("=")[0], chosen._option_string_actions, 1)
+        chosen.error(f"unrecognized arguments: {' '.join(unknown)}{f' (did you mean {near[0]}?)' if near else ''}")
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status."""
-    args = parser().parse_args(gathered(sys.argv[1:] if argv is None else argv))
+    args = parse(gathered(sys.argv[1:] if argv is None else argv))
     for stream in (sys.stdout, sys.stderr):  # a file name may hold any bytes, and a console any encoding
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -219,6 +219,7 @@ class Recognizer:
         partials: bool = True,
         on_block: Callable[[float], None] = lambda seconds: None,
         longest: float | None = None,
+        channel: int | None = None,
     ) -> Iterator[Event]:
         """Yield the events of audio as they come; the last one is `Done`.
 
@@ -228,6 +229,7 @@ class Recognizer:
         chunk_ms: ms of a file that are read at a time (default 10 s); it never changes the result.
         on_block: called after every chunk with the seconds received so far; an error in it ends the work.
         longest: seconds.  UserError as soon as more are decoded.
+        channel: channel of a file, 1 is the first (default: the mix of all).
         AudioError (a UserError) if a file cannot be read.  Truncated for a cut or damaged file, after the events of the part
         before the damage.
         """
@@ -238,7 +240,7 @@ class Recognizer:
         broken: Truncated | None = None
         try:
             default = self.rate if rate is None else as_rate(rate)
-            for given, samples in pieces(source, default, min(seconds, MAX_STEP)):
+            for given, samples in pieces(source, default, min(seconds, MAX_STEP), channel):
                 session = session or self.session(given, latency_ms=latency_ms, hotwords=hotwords, partials=partials)
                 session.feed(samples)
                 if longest is not None and session.seconds > longest:
@@ -276,6 +278,7 @@ class Recognizer:
         on_segment: Callable[[Segment], None] = lambda segment: None,
         on_block: Callable[[float], None] = lambda seconds: None,
         longest: float | None = None,
+        channel: int | None = None,
     ) -> Result:
         """Recognize a file, or any other source that `listen` takes, with the arguments of `listen`.
 
@@ -290,6 +293,7 @@ class Recognizer:
             partials=False,
             on_block=on_block,
             longest=longest,
+            channel=channel,
         )
         return Result.of(events, on_segment)
 

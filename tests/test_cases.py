@@ -173,7 +173,7 @@ def test_pipes_of_every_kind_and_a_full_disk(tmp_path):
     )
     script = (
         f'samba() {{ "{sys.executable}" "{program}" "$@"; }}; mkfifo fifo; cat "{BASE}" > fifo & '
-        f'samba transcribe - fifo <(cat "{BASE}") < "{BASE}"; samba transcribe /dev/stdin < "{BASE}"; '
+        f'samba transcribe --no-names - fifo <(cat "{BASE}") < "{BASE}"; samba transcribe /dev/stdin < "{BASE}"; '
         f'samba transcribe "{BASE}" > /dev/full'
     )
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
@@ -193,7 +193,7 @@ def test_a_name_in_any_bytes_before_a_good_file(command, tmp_path, name):
     assert {len(row) for row in rows} == {6}
     assert [row[4] for row in rows] == TEXT.split() * 2
     missing, out, err = command("transcribe", odd + ".not", BASE)
-    assert (missing, out, len(err.strip().splitlines())) == (1, TEXT + "\n", 2)
+    assert (missing, out, len(err.strip().splitlines())) == (1, f"{BASE}: {TEXT}\n", 2)
 
 
 def test_settings_before_a_file_and_numbers_that_are_none(command):

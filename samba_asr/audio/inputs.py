@@ -12,16 +12,17 @@ from samba_asr.audio.read import stream
 from samba_asr.errors import UserError
 
 
-def pieces(source: Any, rate: int, seconds: float) -> Iterator[tuple[int, np.ndarray]]:
+def pieces(source: Any, rate: int, seconds: float, channel: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (samples per second, float32 (s,)): of a file, pieces of at most `seconds`; of an iterable, its arrays.
 
-    rate: of arrays whose source has no `rate`.  UserError for a source that is none of these.
+    rate: of arrays whose source has no `rate`.  channel: of a file, 1 is the first (None: the mix of all).
+    UserError for a source that is none of these.
     """
     _check(source)
     if _is_array(source):
         yield rate, source
     elif isinstance(source, str | bytes | Path) or hasattr(source, "read"):
-        for audio in stream(source, seconds):
+        for audio in stream(source, seconds, channel=channel):
             yield audio.rate, audio.samples
     else:
         rate = getattr(source, "rate", rate)

@@ -40,7 +40,7 @@ from samba_asr.audio.sound_file import open_sound
 from samba_asr.audio.source import AudioError, Source, Truncated, as_file
 from samba_asr.errors import UserError
 
-__all__ = ["Audio", "AudioError", "AudioInfo", "Source", "Truncated", "info", "read", "stream"]
+__all__ = ["Audio", "AudioError", "AudioInfo", "Source", "Truncated", "channels", "info", "read", "stream"]
 
 log = logging.getLogger(__name__)
 
@@ -98,11 +98,17 @@ def read(source: Source, *, start: float = 0.0, duration: float | None = None) -
 
 
 def stream(
-    source: Source, seconds: float = 10.0, *, start: float = 0.0, duration: float | None = None
+    source: Source,
+    seconds: float = 10.0,
+    *,
+    start: float = 0.0,
+    duration: float | None = None,
+    channel: int | None = None,
 ) -> Iterator[Audio]:
     """Read in pieces of `seconds` (the last is shorter), in constant memory, for files of any length.
 
     There is at least one piece, empty if there are no samples.  The concatenated pieces are what `read` returns.
+    channel: 1 is the first; None: the mix of all.  AudioError if there is no such channel.
     For an error in the middle of the file, Truncated, with the seconds, is raised after all samples before it.
     """
     if not 0 < seconds < float("inf"):
@@ -115,7 +121,7 @@ def stream(
         size = max(1, round(seconds * decoder.rate))
         pending, count, position = [], 0, first  # pending: `count` samples waiting to fill a piece
         any_piece, broken = False, None
-        samples = _mixed(decoder, first, last, size)
+        samples = _mixed(decoder, first, last, size) if channel is None else _one(decoder, first, last, size, channel)
         while True:
             try:
                 block = next(samples, None)
@@ -150,6 +156,12 @@ def info(source: Source) -> AudioInfo:
         return AudioInfo(decoder.duration(), decoder.rate, decoder.channels)
 
 
+def channels(source: Source) -> int:
+    """Return the number of channels of a file."""
+    with _open(source) as decoder:
+        return decoder.channels
+
+
 def _join(pieces: list[np.ndarray]) -> np.ndarray:
     if len(pieces) == 1:
         return np.ascontiguousarray(pieces[0])
@@ -162,10 +174,7 @@ def _mixed(decoder: AudioDecoder, first: int, last: int | None, size: int) -> It
     The mix is chosen in windows at fixed places of the file, so that samples depend neither on the block size nor on `first`.
     """
     if decoder.channels == 1:
-        position = first
-        for block in decoder.blocks(first, last, size):
-            yield _checked(block[:, 0], block, decoder, position)
-            position += len(block)
+        yield from _one(decoder, first, last, size, 1)
         return
     window = max(1, round(_WINDOW_SECONDS * decoder.rate))
     at = first - first % window
@@ -196,6 +205,16 @@ def _mixed(decoder: AudioDecoder, first: int, last: int | None, size: int) -> It
         waiting = [joined[ready:]]
     if broken is not None and (last is None or at < last):
         raise broken
+
+
+def _one(decoder: AudioDecoder, first: int, last: int | None, size: int, channel: int) -> Iterator[np.ndarray]:
+    """Yield the samples (s,) of one channel from `first` to `last`, in blocks of any length."""
+    if not 1 <= channel <= decoder.channels:
+        raise AudioError(f"{decoder.name}: no channel {channel}: it has {decoder.channels}")
+    position = first
+    for block in decoder.blocks(first, last, size):
+        yield _checked(np.ascontiguousarray(block[:, channel - 1]), block, decoder, position)
+        position += len(block)
 
 
 class _Mixer:

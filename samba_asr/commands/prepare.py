@@ -12,30 +12,22 @@ from samba_asr.errors import UserError
 if TYPE_CHECKING:
     from samba_asr.data.prepare import PrepareOptions
 
-_EPILOG = """\
-examples:
-  samba-asr prepare mini_librispeech --out data
-  samba-asr prepare librispeech --source /corpora/LibriSpeech --subset train-clean-100 dev-clean test-clean
-  samba-asr prepare my_corpus/ --split-by-speaker dev=0.1,test=0.1 --fix
-
-A path may be a LibriSpeech tree, a Kaldi data folder, a JSONL manifest (ours or NeMo's), a CSV or TSV of path and
-text, LJSpeech's folder, tar or Parquet shards, or recordings named {digit}_{speaker}_{n}.
-"""
-
 
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "prepare",
         help="convert a corpus to validated manifests",
-        description="Read a corpus, check all of it, and write data/<set>.jsonl and Kaldi's data/<set>/.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Read a corpus, check all of it, and write data/<set>.jsonl and Kaldi's data/<set>/.  A path may be a folder "
+        "of a.wav with a.txt, a LibriSpeech tree, a Kaldi data folder, a JSONL manifest (ours or NeMo's), a CSV or TSV of path "
+        "and text, LJSpeech's folder, tar or Parquet shards, or recordings named {digit}_{speaker}_{n}.",
     )
     parser.add_argument("corpus", help="recipe (digits, fsdd, mini_librispeech, librispeech), or path of a corpus")
     parser.add_argument("--out", type=Path, default=Path("data"), metavar="DIR", help="output folder (default: data)")
     parser.add_argument("--source", type=Path, metavar="DIR", help="folder of the recipe's corpus (default: download)")
     parser.add_argument(
-        "--format", default="auto", help="format of a path: jsonl, table, ljspeech, kaldi, librispeech, fsdd, shards"
+        "--format",
+        default="auto",
+        help="format of a path: pairs, jsonl, table, ljspeech, kaldi, librispeech, fsdd, shards",
     )
     parser.add_argument("--subset", nargs="+", metavar="NAME", help="librispeech: parts to use")
     parser.add_argument("--split-by-speaker", metavar="dev=0.1,test=0.1", help="for a path: hold out whole speakers")
@@ -47,7 +39,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser.add_argument(
         "--upper",
         action="store_true",
-        help="write texts in the style of LibriSpeech: capitals, no punctuation, numbers as words (the extra label)",
+        help="write texts in the style of LibriSpeech: capitals, no punctuation, numbers as words",
     )
     parser.add_argument("--no-kaldi", action="store_true", help="write only the manifests")
     parser.add_argument("--workers", type=int, metavar="N", help="threads (default: number of processors)")

@@ -39,8 +39,9 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
             "text file (id words)."
         ),
     )
-    parser.add_argument("--ref", type=Path, required=True, metavar="FILE", help="reference texts")
-    parser.add_argument("--hyp", type=Path, required=True, metavar="FILE", help="recognized texts")
+    parser.add_argument("files", type=Path, nargs="*", metavar="REF HYP", help="reference texts, then recognized texts")
+    parser.add_argument("--ref", type=Path, metavar="FILE", help="reference texts")
+    parser.add_argument("--hyp", type=Path, metavar="FILE", help="recognized texts")
     parser.add_argument(
         "--baseline",
         type=Path,
@@ -65,6 +66,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Print Kaldi's lines, the interval and remarks; return 0."""
+    _take_files(args)
     if args.bootstrap < 0:
         raise UserError(f"--bootstrap {args.bootstrap}: give the number of samples, or 0 for no interval")
     rules = normalizer(args.normalize)
@@ -99,6 +101,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _take_files(args: argparse.Namespace) -> None:
+    """Set --ref and --hyp by the arguments without a name.  UserError unless there are one of each then."""
+    named = [name for name in ("ref", "hyp") if getattr(args, name)]
+    if len(args.files) + len(named) != 2:
+        raise UserError("give two files, the reference texts and the recognized texts: samba-asr score ref.txt hyp.txt")
+    for name, file in zip([name for name in ("ref", "hyp") if name not in named], args.files, strict=True):
+        setattr(args, name, file)
+
+
 def _more_lines(report: WerReport, args: argparse.Namespace) -> Iterator[str]:
     if args.bootstrap:
         low, high = bootstrap(report, args.bootstrap, by_speaker=args.by_speaker)
@@ -116,12 +127,7 @@ def _remarks(name: str, lines: dict[str, TranscriptLine], ruled: dict[str, str],
         yield f"{path}: {name} dropped digits or letters of {len(dropped)} texts, such as {dropped[0]}: they are not scored"
     digits = [id for id, text in ruled.items() if any(c.isdigit() for c in text)]
     if name == "upper" and digits:
-        spoken = (
-            ""
-            if importlib.util.find_spec("num2words")
-            else "; pip install 'samba_asr[label]' to write numbers as words"
-        )
-        yield f"{path}: digits are scored as written in {len(digits)} texts, such as {digits[0]}{spoken}"
+        yield f"{path}: digits are scored as written in {len(digits)} texts, such as {digits[0]}"
 
 
 def _compared(report: WerReport, other: WerReport | None, args: argparse.Namespace) -> Iterator[str]:

@@ -10,16 +10,6 @@ from pathlib import Path
 
 from samba_asr.errors import UserError
 
-_EPILOG = """\
-examples:
-  samba-asr shard data/train.jsonl --out shards/train
-  samba-asr shard train-00000.parquet --out shards/train --size 256M
-  samba-asr train data.train='[shards/train/manifest.jsonl]'
-
-MANIFEST may be whatever `samba-asr prepare` reads: a manifest, a folder, tar or Parquet shards.  Called again after an
-interruption, it continues.
-"""
-
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -27,9 +17,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
     parser = subparsers.add_parser(
         "shard",
         help="write a corpus as a few large tar files",
-        description="Write a corpus as tar shards in WebDataset's layout, with a manifest that addresses their parts.",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Write a corpus as tar shards in WebDataset's layout, with a manifest that addresses their parts.  "
+        "MANIFEST may be whatever samba-asr prepare reads: a manifest, a folder, tar or Parquet shards.  Called again after an "
+        "interruption, it continues.",
     )
     parser.add_argument("manifest", type=Path, metavar="MANIFEST", help="manifest or corpus to read")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the shards")

@@ -35,7 +35,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     from samba_asr.audio.read import stream as read_stream
     from samba_asr.client import Client
-    from samba_asr.commands.transcribe import PartialLine
+    from samba_asr.commands.terminal import PartialLine
     from samba_asr.config import HotwordsConfig
     from samba_asr.decoding.hotwords import parse
 

@@ -3,37 +3,71 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from samba_asr.commands.search_options import MODEL_HELP, add_settings, load_recognizer
+from samba_asr.commands.terminal import PartialLine, Progress
 from samba_asr.errors import UserError, printable
 
 if TYPE_CHECKING:
+    from samba_asr.decoding.hotwords import Hotwords
     from samba_asr.recognizer import Recognizer, Result
     from samba_asr.session import Event
 
 STREAM_LATENCY_MS = 640.0
 FORMATS = ("text", "json", "srt", "vtt", "ctm", "textgrid")  # samba_asr.formats.FORMATS, by test
-
-logger = logging.getLogger(__name__)
+SINGLE = ("srt", "vtt", "textgrid")  # formats of which two files cannot stand in one
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "transcribe",
         help="transcribe audio files",
-        description="Transcribe audio files of any format. If a file fails, its error is reported and the others continue.",
+        description="Transcribe audio and video files of any format.  If a file fails, its error is reported and the others "
+        "continue.",
     )
-    parser.add_argument("files", nargs="+", metavar="FILE", help="audio or video; - is standard input")
-    parser.add_argument("--model", type=Path, metavar="DIR", help=MODEL_HELP)
+    parser.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="audio or video; a folder, with all audio in it; a quoted pattern such as 'calls/*.wav'; - is standard input",
+    )
+    parser.add_argument("-m", "--model", type=Path, metavar="DIR", help=MODEL_HELP)
     parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1 (default: auto)")
-    parser.add_argument("--format", default="text", choices=FORMATS, help="output format (default: text)")
-    parser.add_argument("--stream", action="store_true", help="also show partial results on stderr as they change")
+    parser.add_argument(
+        "-f",
+        "--format",
+        default=["text"],
+        type=formats,
+        metavar="FORMAT",
+        help=f"{', '.join(FORMATS)} or txt; several with commas, such as srt,json, need --out (default: text)",
+    )
+    parser.add_argument(
+        "-o", "--out", type=Path, metavar="DIR", help="write a file of each format for each input into this folder"
+    )
+    parser.add_argument(
+        "--names",
+        action=argparse.BooleanOptionalAction,
+        help="print `FILE: ` before each text (default: if there are several files)",
+    )
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("-q", "--quiet", action="store_true", help="show errors alone on stderr: no progress, no hints")
+    shown.add_argument("-v", "--verbose", action="store_true", help="also show segments on stderr as they come")
+    shown.add_argument("--stream", action="store_true", help="also show partial results on stderr as they change")
+    parser.add_argument(
+        "--channels",
+        choices=("mix", "split"),
+        default="mix",
+        help="split: transcribe each channel by itself, as for a call with one speaker on each (default: mix)",
+    )
     parser.add_argument(
         "--latency-ms",
         type=float,
@@ -57,12 +91,35 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     return parser
 
 
+def formats(text: str) -> list[str]:
+    """Parse `srt,txt` to the names of formats."""
+    names = ["text" if name == "txt" else name for name in text.lower().split(",")]
+    for name in names:
+        if name not in FORMATS:
+            raise argparse.ArgumentTypeError(f"{name!r}: give one of {', '.join(FORMATS)}, or several with commas")
+    return list(dict.fromkeys(names))
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is the same for all files."""
+
+    recognizer: Recognizer
+    latency_ms: float | None
+    chunk_ms: float | None
+    hotwords: Hotwords | None
+    args: argparse.Namespace
+
+
 def run(args: argparse.Namespace) -> int:
     """0; 1 if a file failed."""
+    from samba_asr.commands.files import expand, outputs
     from samba_asr.decoding.hotwords import parse
-    from samba_asr.formats import render
-    from samba_asr.recognizer import Result
 
+    if args.quiet:
+        logging.getLogger("samba_asr").setLevel(logging.ERROR)
+    files = expand(args.files)
+    paths = _outputs(args, files, outputs)
     needs = ["hotwords"] if args.hotwords else []
     recognizer = load_recognizer(args.model, args.device, args.overrides, needs=needs)
     weight = recognizer.decode.hotwords.weight
@@ -72,46 +129,121 @@ def run(args: argparse.Namespace) -> int:
     recognizer.latency(latency)  # reports a wrong latency once, not once a file
     if chunk is not None and not chunk > 0:
         raise UserError(f"--chunk-ms {chunk:g} must be positive")
+    work = Work(recognizer, latency, chunk, hotwords, args)
+    names = len(files) > 1 if args.names is None else args.names
     failed = 0
-    for file in args.files:
-        show = PartialLine() if args.stream else None
-        problem = ""
-        try:
-            events = recognizer.listen(
-                file, latency_ms=latency, chunk_ms=chunk, hotwords=hotwords, partials=args.stream
-            )
-            result = Result.of(shown(events, show) if show else events)
-        except UserError as error:
-            result, problem = getattr(error, "result", None), str(error)  # text before the damage of a file
-        except (OSError, MemoryError) as error:
-            result, problem = None, f"{file}: {getattr(error, 'strerror', None) or 'too large for the memory'}"
-        finally:
-            if show:
-                show.close()
-        if result is not None:
-            write(render(result, file, args.format), args.format)
-            if not result.segments and not problem:
-                print(f"samba-asr transcribe: {printable(file)}: {nothing(result, recognizer)}", file=sys.stderr)
+    for file, places in zip(files, paths, strict=True):
+        results, problem = transcribed(work, file)
+        if results is not None:
+            write_all(results, file, places, args, names)
+            if not any(result.segments for result in results) and not problem and not args.quiet:
+                print(f"samba-asr transcribe: {printable(file)}: {nothing(results, recognizer)}", file=sys.stderr)
         if problem:
             failed += 1
             print(f"samba-asr transcribe: error: {printable(problem)}", file=sys.stderr)
-    if failed and len(args.files) > 1:
-        print(f"samba-asr transcribe: {failed} of {len(args.files)} files failed", file=sys.stderr)
+    if failed and len(files) > 1:
+        print(f"samba-asr transcribe: {failed} of {len(files)} files failed", file=sys.stderr)
     return int(failed > 0)
 
 
-def nothing(result: Result, recognizer: Recognizer) -> str:
+def _outputs(args: argparse.Namespace, files: Sequence[str], outputs: Any) -> Sequence[dict[str, Path]]:
+    """Return the output files of each input, and make their folder; {} for standard output."""
+    if args.out:
+        paths = outputs(files, args.out, args.format)
+        try:
+            args.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"--out {args.out}: cannot make this folder ({error.strerror})") from None
+        return paths
+    if len(args.format) > 1:
+        raise UserError(f"--format {','.join(args.format)}: several formats need a folder for their files: --out DIR")
+    if len(files) > 1 and args.format[0] in SINGLE:
+        raise UserError(
+            f"{len(files)} files cannot stand in one {args.format[0]}: give a folder for the files, --out DIR"
+        )
+    return [{}] * len(files)
+
+
+def transcribed(work: Work, file: str) -> tuple[list[Result] | None, str]:
+    """Return the transcript of a file, or of each of its channels, and the problem if there is one.
+
+    Of a damaged file, both: the text before the damage.
+    """
+    results: list[Result] = []
+    try:
+        if work.args.channels == "mix":
+            return [_listened(work, file, file, None)], ""
+        with contextlib.ExitStack() as stack:
+            from samba_asr.audio.read import channels
+            from samba_asr.audio.source import as_file
+
+            _, source, _ = as_file(file, stack)  # a pipe can be read only once
+            for channel in range(1, channels(source) + 1):
+                results.append(_listened(work, file, source, channel))
+        return results, ""
+    except UserError as error:
+        part = getattr(error, "result", None)
+        return [*results, part] if part is not None else None, str(error)
+    except (OSError, MemoryError) as error:
+        return None, f"{file}: {getattr(error, 'strerror', None) or 'too large for the memory'}"
+
+
+def _listened(work: Work, file: str, source: Any, channel: int | None) -> Result:
+    from samba_asr.recognizer import Result
+
+    args, name = work.args, printable(os.path.basename(file)) if channel is None else f"{printable(file)}, {channel}"
+    partial = PartialLine() if args.stream else None
+    progress = Progress(name, _duration(file), on=not (args.quiet or args.stream))
+    try:
+        events = work.recognizer.listen(
+            source,
+            latency_ms=work.latency_ms,
+            chunk_ms=work.chunk_ms,
+            hotwords=work.hotwords,
+            partials=args.stream,
+            on_block=progress,
+            channel=channel,
+        )
+        if args.verbose:
+            return Result.of(events, lambda segment: _show_segment(segment, progress, channel))
+        return Result.of(shown(events, partial) if partial else events)
+    finally:
+        progress.clear()
+        if partial:
+            partial.close()
+
+
+def _show_segment(segment, progress: Progress, channel: int | None) -> None:
+    progress.clear()
+    of = f" {channel}:" if channel else ""
+    print(f"[{segment.start:.2f} --> {segment.end:.2f}]{of} {segment.text}", file=sys.stderr, flush=True)
+
+
+def _duration(file: str) -> float | None:
+    """Return the seconds that the header of a file promises; None if it has to be read for that, or cannot be."""
+    from samba_asr.audio.read import info
+
+    if not sys.stderr.isatty() or not os.path.isfile(file):
+        return None
+    try:
+        return info(file).duration
+    except (UserError, OSError, MemoryError):
+        return None
+
+
+def nothing(results: Sequence[Result], recognizer: Recognizer) -> str:
     """Explain why there is no text."""
-    if result.withheld:
+    withheld, duration = sum(r.withheld for r in results), max(r.duration for r in results)
+    if withheld:
         bound = recognizer.decode.endpoint.confidence
         return (
-            f"{result.withheld} words were recognized, but with too little confidence to be speech: "
+            f"{withheld} words were recognized, but with too little confidence to be speech: "
             f"--set decode.endpoint.confidence=0 shows them (it is {bound:g})"
         )
-    if not result.duration:
+    if not duration:
         return "it has no audio"
     gate = f" (decode.vad={recognizer.decode.vad.method})" if recognizer.decode.vad.method else ""
-    return f"no speech was recognized in {result.duration:.1f} s of audio{gate}"
+    return f"no speech was recognized in {duration:.1f} s of audio{gate}"
 
 
 def shown(events: Iterator[Event], show: PartialLine) -> Iterator[Event]:
@@ -127,6 +259,23 @@ def shown(events: Iterator[Event], show: PartialLine) -> Iterator[Event]:
         yield event
 
 
+def write_all(
+    results: Sequence[Result], file: str, places: dict[str, Path], args: argparse.Namespace, names: bool
+) -> None:
+    """Write a transcript in all formats: into its files, or to standard output."""
+    from samba_asr.formats import render, render_channels
+
+    for form in args.format:
+        text = render(results[0], file, form) if args.channels == "mix" else render_channels(results, file, form)
+        if form in places:
+            places[form].write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+        elif names and form == "text":
+            for line in text.split("\n"):
+                write(f"{printable(file)}: {line}", form)
+        else:
+            write(text, form)
+
+
 def write(text: str, form: str) -> None:
     """Write a transcript to standard output; JSON is escaped if the encoding lacks a character."""
     if form == "json":
@@ -135,24 +284,3 @@ def write(text: str, form: str) -> None:
         except UnicodeEncodeError:
             text = json.dumps(json.loads(text))
     print(text, flush=True)
-
-
-class PartialLine:
-    """Partial results on stderr: one line that is rewritten on a terminal, one line for each elsewhere."""
-
-    def __init__(self):
-        self.terminal, self.shown = sys.stderr.isatty(), False
-
-    def __call__(self, text: str) -> None:
-        self.shown = True
-        if self.terminal:
-            import shutil
-
-            width = shutil.get_terminal_size().columns - 1
-            print(f"\r\x1b[K{text[-width:]}", end="", file=sys.stderr, flush=True)
-        else:
-            print(text, file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        if self.shown and self.terminal:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

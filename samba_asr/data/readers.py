@@ -9,6 +9,7 @@ kaldi          a folder with `wav.scp`
 librispeech    a folder with `speaker/chapter/speaker-chapter.trans.txt`, or with such folders (splits)
 fsdd           a folder (or its `recordings/`) of `{digit}_{speaker}_{n}.wav|flac`
 shards         a file `.tar` or `.parquet`, or a folder with such files (`shards.py`)
+pairs          a folder of audio files with a text beside each: a.wav and a.txt (or a.lab), folders in it included
 
 Texts are unchanged.  Durations are left open unless the corpus states them; `with_durations` (durations.py) reads them
 from the headers.
@@ -29,7 +30,18 @@ from samba_asr.errors import UserError
 
 log = logging.getLogger(__name__)
 
-AUDIO = (".flac", ".opus", ".wav", ".ogg", ".mp3")  # in order of preference, if a corpus has an utterance twice
+AUDIO = (
+    ".flac",
+    ".opus",
+    ".wav",
+    ".ogg",
+    ".mp3",
+    ".m4a",
+    ".webm",
+    ".aac",
+    ".mp4",
+)  # in order of preference, if a corpus has an utterance twice
+TEXTS = (".txt", ".lab")  # beside an audio file
 DIGITS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
 
 _FSDD = re.compile(r"(\d)_([^_]+)_(\d+)")
@@ -82,6 +94,8 @@ def detect_format(path: Path) -> str:
         return "table"
     elif is_shards(path):
         return "shards"
+    elif any(True for _ in _pairs(path)):
+        return "pairs"
     raise UserError(f"{path}: the format of this corpus is not recognized: name it ({', '.join(FORMATS)})")
 
 
@@ -159,6 +173,36 @@ def _digit_files(path: Path) -> Iterator[Path]:
     for _, file in sorted(_audio_files(folder).items()):
         if _FSDD.fullmatch(file.stem):
             yield file
+
+
+def read_pairs(path: Path) -> list[Utterance]:
+    """Read audio files with a text beside each, `a.wav` and `a.txt` (or `a.lab`), in any folders.
+
+    The speaker is the folder that holds the files, seen from `path`; files in `path` itself have none.  An audio file without
+    a text is an utterance without text.  Texts without audio are counted in a warning.
+    """
+    audio: set[Path] = set()
+    utterances = []
+    for folder in sorted({folder for folder, _ in _pairs(path)}):
+        speaker = folder.relative_to(path).as_posix().replace("/", "-").strip(".")
+        for stem, file in sorted(_audio_files(folder).items()):
+            audio.add(file.with_suffix(""))
+            text = next((t for t in (file.with_suffix(suffix) for suffix in TEXTS) if t.is_file()), None)
+            words = " ".join(line for _, line in numbered_lines(text)) if text else ""
+            id = f"{speaker}-{stem}" if speaker else stem
+            utterances.append(Utterance(id, os.path.abspath(file), words, speaker))
+    alone = sorted(t for suffix in TEXTS for t in path.rglob(f"*{suffix}") if t.with_suffix("") not in audio)
+    if alone:
+        log.warning("%s: %d texts have no audio beside them, such as %s", path, len(alone), alone[0].name)
+    return utterances
+
+
+def _pairs(path: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield the folder and the text of each pair in `path`."""
+    for suffix in TEXTS:
+        for text in path.rglob(f"*{suffix}"):
+            if any(text.with_suffix(kind).is_file() for kind in AUDIO):
+                yield text.parent, text
 
 
 def read_kaldi(path: Path) -> list[Utterance]:
@@ -246,4 +290,5 @@ FORMATS: dict[str, Callable[[Path], list[Utterance]]] = {
     "librispeech": read_librispeech,
     "fsdd": read_fsdd,
     "shards": read_shards,
+    "pairs": read_pairs,
 }

@@ -2,7 +2,7 @@
 
     none      the unchanged text
     upper     LibriSpeech's spelling: capitals without accents, apostrophe, single spaces, whole numbers in words;
-              letters of other scripts stay, and so do digits if num2words (the extra label) is not installed
+              letters of other scripts stay
     whisper   the English rules of OpenAI Whisper (numbers, contractions, spelling), from the package whisper-normalizer
 
 Report a word error rate with the name of its normalizer: it means nothing without.
@@ -10,7 +10,6 @@ Report a word error rate with the name of its normalizer: it means nothing witho
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import unicodedata
 from collections.abc import Callable
@@ -56,12 +55,10 @@ def _foreign(text: str) -> int:
 def spelled(text: str) -> str:
     """Return `text` in capitals without accents and punctuation, for scoring; no spoken part is dropped.
 
-    As `upper`, but whole numbers become words (digits stay if num2words is not installed), and letters and digits of any
+    As `upper`, but whole numbers become words, and letters and digits of any
     script stay, with their marks.  A second application changes nothing.
     """
-    text = unicodedata.normalize("NFKC", text.translate(_APOSTROPHES))
-    if importlib.util.find_spec("num2words"):
-        text = spoken(text)
+    text = spoken(unicodedata.normalize("NFKC", text.translate(_APOSTROPHES)))
     text = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).upper())
     kept, latin = [], True
     for c in text:

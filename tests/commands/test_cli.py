@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -16,7 +17,8 @@ import soundfile
 
 from samba_asr import formats
 from samba_asr.audio.read import read
-from samba_asr.cli import gathered, main
+from samba_asr.cli import gathered, main, parser
+from samba_asr.commands.examples import EXAMPLES, subcommands
 from samba_asr.data.manifest import read_manifest
 from samba_asr.decoding.transcript import Segment, Word
 from samba_asr.recognizer import Result
@@ -66,7 +68,7 @@ def console(monkeypatch, encoding: str) -> io.BytesIO:
 
 @posix
 def test_standard_input_and_a_substitution_are_files(clip, text):
-    done = shell("cat clip.wav | samba transcribe - <(cat clip.wav) clip.wav", clip.parent)
+    done = shell("cat clip.wav | samba transcribe --no-names - <(cat clip.wav) clip.wav", clip.parent)
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.decode() == text * 3
 
@@ -83,7 +85,7 @@ def test_pipes_with_and_without_a_name_are_files(clip, text, capsys):
         feed.start()
     closer = threading.Thread(target=lambda: (feeds[1].join(), os.close(write)))
     closer.start()
-    assert main(["transcribe", "fifo", f"/dev/fd/{end}"]) == 0
+    assert main(["transcribe", "--no-names", "fifo", f"/dev/fd/{end}"]) == 0
     for thread in (*feeds, closer):
         thread.join()
     os.close(end)
@@ -128,7 +130,7 @@ def test_a_bad_file_of_any_name_costs_one_line_and_the_others_get_their_text(cli
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         check=False,
     )
-    assert (done.returncode, done.stdout.decode()) == (1, text)
+    assert (done.returncode, done.stdout.decode()) == (1, f"clip.wav: {text}")
     lines = done.stderr.decode().splitlines()
     assert len(lines) == len(names) + 1
     assert [line.startswith("samba-asr transcribe: error: ") for line in lines] == [True] * len(names) + [False]
@@ -261,3 +263,53 @@ def test_of_a_broken_file_comes_the_text_before_the_cut_and_a_line_of_error(clip
     assert captured.out == text
     assert "s were readable" in captured.err
     assert len(captured.err.splitlines()) == 1
+
+
+# Help
+
+
+def test_without_a_command_there_is_help(capsys):
+    with pytest.raises(SystemExit) as end:
+        main([])
+    assert end.value.code == 0
+    assert "transcribe audio files" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["transcibe", "a.wav"], "no command 'transcibe': did you mean 'transcribe'?"),
+        (["my talk.mp3"], "`samba-asr transcribe 'my talk.mp3'` transcribes a file"),
+        (["transcribe", "--formt", "srt", "a.wav"], "(did you mean --format?)"),
+        (["bench", "serve", "--client", "3", "--secnods", "5"], "(did you mean --seconds?)"),
+        (["--versoin"], "(did you mean --version?)"),
+    ],
+)
+def test_a_typing_error_names_what_was_meant(capsys, argv, said):
+    with pytest.raises(SystemExit) as end:
+        main(argv)
+    assert end.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def leaves(parser, name=""):
+    below = subcommands(parser)
+    for word, child in below.items():
+        yield from leaves(child, f"{name} {word}".strip())
+    if not below:
+        yield name, parser
+
+
+def test_every_command_has_examples_and_they_are_right(capsys):
+    top = parser()
+    for name, command in leaves(top):
+        assert (command.epilog or "").startswith("examples:\n"), f"{name}: add it to samba_asr/commands/examples.py"
+        lines = [line.strip() for line in command.epilog.splitlines() if "samba-asr " in line]
+        assert any(f"samba-asr {name}" in line for line in lines)
+        for line in lines:
+            words = shlex.split(line)
+            assert top.parse_args(gathered(words[words.index("samba-asr") + 1 :])).run
+    assert set(EXAMPLES) <= {name for name, _ in leaves(top)}
+    with pytest.raises(SystemExit):
+        main(["lm", "pack", "--help"])
+    assert f"examples:\n  {EXAMPLES['lm pack'][0]}\n" in capsys.readouterr().out

@@ -62,7 +62,6 @@ def test_texts_become_those_of_librispeech_on_request(corpus, tmp_path):
 
 
 def test_numbers_become_words(corpus, tmp_path):
-    pytest.importorskip("num2words")
     (corpus / "table.csv").write_text((corpus / "table.csv").read_text().replace("0.wav,HELLO", "0.wav,Room 17"))
     assert run(corpus, "--out", tmp_path, "--upper") == 0
     assert read_manifest(tmp_path / "train.jsonl")[0].text == "ROOM SEVENTEEN"

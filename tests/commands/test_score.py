@@ -48,6 +48,15 @@ def test_every_format_gives_the_same_score(files, capsys, ref, hyp):
     assert lines[4] == "normalized by: upper"
 
 
+def test_the_two_files_need_no_options(files, capsys):
+    for words in (["ref", "hyp.trn"], ["ref", "--hyp", "hyp.trn"], ["hyp.trn", "--ref", "ref"]):
+        assert command(*(files / w if "--" not in w else w for w in words)) == 0
+        assert capsys.readouterr().out.splitlines()[:3] == EXPECTED
+    for words in ([], ["ref"], ["ref", "hyp", "hyp"], ["ref", "--ref", "ref", "--hyp", "hyp"]):
+        with pytest.raises(UserError, match=r"samba-asr score ref\.txt hyp\.txt"):
+            command(*(files / w if "--" not in w else w for w in words))
+
+
 def test_beside_a_baseline(files, capsys):
     (files / "worse").write_text("s1-a HE HOPED\ns1-b C\n")
     command("--ref", files / "ref", "--hyp", files / "hyp.trn", "--baseline", files / "worse")
@@ -131,11 +140,10 @@ def test_numbers_that_differ_are_an_error_in_scoring(tmp_path, capsys):
     assert not capsys.readouterr().out.startswith("%WER 0.00")
 
 
-def test_digits_that_are_not_spoken_are_told(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(score.importlib.util, "find_spec", lambda name: None)
-    (tmp_path / "ref").write_text("a pay 3500 dollars\n")
+def test_digits_that_are_not_spoken_are_told(tmp_path, capsys):
+    (tmp_path / "ref").write_text("a the W3C pays\n")
     command("--ref", tmp_path / "ref", "--hyp", tmp_path / "ref", "--normalize", "upper", "--bootstrap", 0)
-    assert "digits are scored as written in 1 texts, such as a; pip install" in capsys.readouterr().out
+    assert "digits are scored as written in 1 texts, such as a" in capsys.readouterr().out
 
 
 def test_a_script_that_rules_drop_is_told(tmp_path, capsys, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import shutil
@@ -14,6 +15,7 @@ import soundfile
 from samba_asr import formats
 from samba_asr.audio.read import read
 from samba_asr.cli import main
+from samba_asr.commands import terminal
 from samba_asr.commands.transcribe import FORMATS
 from samba_asr.config import VERSION
 from samba_asr.data.manifest import read_manifest
@@ -44,7 +46,9 @@ def clips(tmp_path) -> list[tuple[Path, str]]:
 
 def test_the_model_in_the_box_reads_digits_of_voices_it_never_heard(clips, capsys):
     assert main(["transcribe", *(str(f) for f, _ in clips)]) == 0
-    lines = capsys.readouterr().out.splitlines()
+    lines = [
+        line.removeprefix(f"{f}: ") for (f, _), line in zip(clips, capsys.readouterr().out.splitlines(), strict=True)
+    ]
     report = score({f.stem: text for f, text in clips}, {f.stem: t for (f, _), t in zip(clips, lines, strict=True)})
     assert report.wer < 0.2  # a guard; egs/digits/RESULTS.md has the number on all of them
 
@@ -118,7 +122,7 @@ def test_bad_files_cost_one_line_each_and_the_others_still_get_their_text(clips,
     bad = [str(tmp_path / f"{n}.wav") for n in ("not-audio", "empty", "truncated", "nan", "missing")]
     assert main(["transcribe", *bad, str(good)]) == 1
     captured = capsys.readouterr()
-    assert captured.out.strip() == text
+    assert captured.out == f"{tmp_path / 'truncated.wav'}: \n{good}: {text}\n"  # the cut one has some audio
     errors = captured.err.strip().splitlines()
     assert len(errors) == len(bad) + 1
     for file, line in zip(bad, errors, strict=False):
@@ -128,7 +132,7 @@ def test_bad_files_cost_one_line_each_and_the_others_still_get_their_text(clips,
 def test_silence_and_one_sample_are_no_errors_and_have_no_words(tmp_path, capsys):
     soundfile.write(tmp_path / "silence.wav", np.zeros(16000 * 5, np.float32), 16000)
     soundfile.write(tmp_path / "one.wav", np.zeros(1, np.float32), 16000)
-    assert main(["transcribe", str(tmp_path / "silence.wav"), str(tmp_path / "one.wav")]) == 0
+    assert main(["transcribe", "--no-names", str(tmp_path / "silence.wav"), str(tmp_path / "one.wav")]) == 0
     assert capsys.readouterr().out == "\n\n"
 
 
@@ -142,12 +146,14 @@ def test_where_nothing_was_recognized_stderr_says_why(clips, tmp_path, capsys):
     assert main(["transcribe", "--model", str(folder), "--set", "decode.endpoint.confidence=0.5", *files]) == 0
     captured = capsys.readouterr()
     unsure, silent, empty = captured.err.strip().splitlines()
-    assert captured.out == "\n\n\n"
+    assert captured.out == "".join(f"{file}: \n" for file in files)
     assert re.search(
         r"\d words were recognized, but with too little confidence .* --set decode.endpoint.confidence=0 ", unsure
     )
     assert "no speech was recognized in 5.0 s of audio" in silent
     assert "it has no audio" in empty
+    assert main(["transcribe", "-q", "-m", str(folder), "--set", "decode.endpoint.confidence=0.5", *files]) == 0
+    assert capsys.readouterr().err == ""
     assert main(["transcribe", "--set", "decode.endpoint.confidence=0.5", str(good)]) == 0  # not calibrated: no bound
     assert capsys.readouterr().out.strip() == clips[0][1]
 
@@ -190,3 +196,118 @@ def test_hotwords_that_nothing_writes_are_named_and_the_others_work(clips, capsy
     assert set(text) & set(said.split())
     left = [record.getMessage() for record in caplog.records if "is left out" in record.getMessage()]
     assert [message.split(" is ")[0] for message in left] == ["hotword 'ДОМ'", "hotword 'X = QQ'"]
+
+
+# --- files, folders and formats
+
+
+def test_a_folder_and_a_pattern_stand_for_the_files_in_them(clips, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "talks" / "old").mkdir(parents=True)
+    (tmp_path / "talks" / "notes.md").write_text("no audio")
+    shutil.copyfile(clips[0][0], "talks/b.wav")
+    shutil.copyfile(clips[0][0], "talks/old/A.WAV")
+    assert main(["transcribe", "talks"]) == 0
+    want = [f"talks/b.wav: {clips[0][1]}", f"talks/old/A.WAV: {clips[0][1]}"]
+    assert capsys.readouterr().out.splitlines() == want
+    assert main(["transcribe", "talks/*.w?v"]) == 0  # quoted, or on Windows
+    assert capsys.readouterr().out.splitlines() == [clips[0][1]]
+    (tmp_path / "empty").mkdir()
+    for name, message in (("empty", "no audio or video in this folder"), ("*.mp9", "no file fits this pattern")):
+        assert main(["transcribe", name]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_each_file_gets_a_file_of_each_format(clips, tmp_path, capsys):
+    (one, said), (two, _) = clips[:2]
+    same = tmp_path / f"{two.stem}.ogg"
+    soundfile.write(same, read(two).samples, 16000 if read(two).rate == 16000 else read(two).rate)
+    out = tmp_path / "a" / "b"
+    assert main(["transcribe", "-f", "srt,TXT,json,textgrid", "-o", str(out), str(one), str(two), str(same)]) == 0
+    assert capsys.readouterr().out == ""
+    bases = (one.stem, two.name, same.name)
+    assert {p.name for p in out.iterdir()} == {f"{b}.{s}" for b in bases for s in ("srt", "txt", "json", "TextGrid")}
+    assert (out / f"{one.stem}.txt").read_text() == said + "\n"
+    assert (out / f"{one.stem}.srt").read_text().startswith("1\n00:00:0")
+    assert json.loads((out / f"{one.stem}.json").read_text())["audio"] == str(one)
+
+
+@pytest.mark.parametrize("form", ["srt", "vtt", "textgrid", "text,json"])
+def test_what_cannot_stand_on_standard_output_needs_a_folder(clips, capsys, form):
+    assert main(["transcribe", "--format", form, str(clips[0][0]), str(clips[1][0])]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "--out DIR" in captured.err
+    with pytest.raises(SystemExit):
+        main(["transcribe", "-f", "doc", str(clips[0][0])])
+    assert "'doc': give one of text, json" in capsys.readouterr().err
+
+
+# --- what is shown meanwhile
+
+
+def test_segments_are_shown_as_they_come(clips, capsys):
+    assert main(["transcribe", "--verbose", str(clips[0][0])]) == 0
+    captured = capsys.readouterr()
+    assert re.fullmatch(rf"\[\d\.\d\d --> \d\.\d\d\] {clips[0][1]}\n", captured.err)
+    assert captured.out == clips[0][1] + "\n"
+
+
+def test_a_long_file_shows_its_progress_on_a_terminal(clips, capsys, monkeypatch):
+    monkeypatch.setattr(terminal, "PATIENCE", -1.0)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    file = str(clips[0][0])
+    assert main(["transcribe", file]) == 0
+    shown = capsys.readouterr().err.split("\r\x1b[K")
+    assert re.fullmatch(rf"{Path(file).name}: 0:0\d of 0:0\d, \d+ times real time, 0:00 left", shown[1])
+    assert shown[-1] == ""  # and it is removed
+    assert main(["transcribe", "--quiet", file]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_progress_counts_hours():
+    progress = terminal.Progress("a", 7200.0)
+    assert progress.line(3600.0, 60.0) == "a: 1:00:00 of 2:00:00, 60 times real time, 1:00 left"
+    assert terminal.Progress("a", None).line(90.0, 9.0) == "a: 1:30, 10 times real time"
+
+
+# --- channels
+
+
+def test_the_channels_of_a_call_are_transcribed_one_by_one(clips, tmp_path, capsys):
+    (left, one), (right, two) = clips[:2]
+    a, b = read(left), read(right)
+    call = np.zeros((len(a.samples) + len(b.samples) + 2 * a.rate, 2), np.float32)
+    call[: len(a.samples), 0] = a.samples
+    call[-len(b.samples) :, 1] = b.samples
+    file = tmp_path / "call.wav"
+    soundfile.write(file, call, a.rate)
+    options = ["transcribe", "--channels", "split"]
+    assert main([*options, str(file)]) == 0
+    assert capsys.readouterr().out.splitlines() == [f"1: {one}", f"2: {two}"]
+    out = tmp_path / "out"
+    assert main([*options, "-f", "json,ctm,srt,vtt,textgrid", "-o", str(out), str(file)]) == 0
+    found = json.loads((out / "call.json").read_text())
+    assert (found["channels"], found["text"]) == (2, f"{one} {two}")
+    assert [(w["channel"], w["word"]) for w in found["words"]] == [(1, w) for w in one.split()] + [
+        (2, w) for w in two.split()
+    ]
+    rows = [line.split() for line in (out / "call.ctm").read_text().splitlines()]
+    assert [(row[0], row[1], row[4]) for row in rows] == [
+        ("call", str(w["channel"]), w["word"]) for w in found["words"]
+    ]
+    assert "[2] " in (out / "call.srt").read_text()
+    assert "<v channel 1>" in (out / "call.vtt").read_text()
+    grid = (out / "call.TextGrid").read_text()
+    assert '"channel 1"' in grid
+    assert '"channel 2"' in grid
+
+
+def test_a_pipe_has_channels_too(clips, capsys, monkeypatch):
+    (file, said) = clips[0]
+    samples = read(file)
+    data = io.BytesIO()
+    soundfile.write(data, np.stack([samples.samples, 0 * samples.samples], 1), samples.rate, format="WAV")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data.getvalue())))
+    assert main(["transcribe", "--channels", "split", "-"]) == 0
+    assert capsys.readouterr().out == f"1: {said}\n"

@@ -22,6 +22,29 @@ def sound(path: Path, seconds: float = 0.5, rate: int = 8000) -> str:
     return str(path)
 
 
+# Texts beside recordings
+
+
+def test_the_folder_of_a_pair_is_its_speaker_and_a_text_alone_is_counted(tmp_path, caplog):
+    sound(tmp_path / "anne" / "1.wav")
+    sound(tmp_path / "2.wav")
+    sound(tmp_path / "3.wav")
+    (tmp_path / "anne/1.lab").write_text("\ufeffHello,\r\n  it's me\n", encoding="utf-8")
+    (tmp_path / "2.txt").write_text("two")
+    (tmp_path / "lost.txt").write_text("three")
+    found = read_corpus(tmp_path)
+    assert [(u.id, u.text, u.speaker) for u in found] == [
+        ("2", "two", ""),
+        ("3", "", ""),  # `validate` reports it
+        ("anne-1", "Hello, it's me", "anne"),
+    ]
+    assert "1 texts have no audio beside them, such as lost.txt" in caplog.text
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.txt").write_text("no audio")
+    with pytest.raises(UserError, match="not recognized"):
+        read_corpus(tmp_path / "other")
+
+
 # LibriSpeech
 
 
