@@ -38,6 +38,7 @@ COMMANDS = (
     "explain",
     "calibrate",
     "lm",
+    "punctuation",
     "serve",
     "stream",
     "mic",

@@ -19,7 +19,15 @@ from pathlib import Path
 from typing import Any, cast
 
 from samba_asr.config.decode import SEARCH_FILES, DecodeConfig, is_search_file
-from samba_asr.config.model import DERIVED, MIXERS, LmConfig, ModelConfig, PronouncerConfig, mixer_config
+from samba_asr.config.model import (
+    DERIVED,
+    MIXERS,
+    LmConfig,
+    ModelConfig,
+    PronouncerConfig,
+    PunctuationConfig,
+    mixer_config,
+)
 from samba_asr.config.renamed import check_both, modern, warn
 from samba_asr.config.training import (
     AugmentConfig,
@@ -56,6 +64,7 @@ class Config:
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     lm: LmConfig = field(default_factory=LmConfig)
     pronouncer: PronouncerConfig = field(default_factory=PronouncerConfig)
+    punctuation: PunctuationConfig = field(default_factory=PunctuationConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
 
 

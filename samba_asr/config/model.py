@@ -173,6 +173,27 @@ class PronouncerConfig:
 
 
 @dataclass(frozen=True)
+class PunctuationConfig:
+    """Punctuation and case (samba_asr.models.punctuator), and its training text."""
+
+    words: int = 16_000  # frequent words with an embedding of their own
+    hashes: int = 4096  # embeddings that prefixes and suffixes share
+    d_embedding: int = 96
+    layers: int = 2
+    d_model: int = 128
+    d_state: int = 16
+    headdim: int = 64
+    ffn_expand: int = 2
+    dropout: float = 0.05
+    blocks: tuple[int, ...] = (8, 16, 32)  # block sizes in words that training draws from: segments of speech
+    full_block: float = 0.4  # probability that a training window is one block instead
+    window: int = 96  # words
+    batch_words: float = 3072.0  # words in one batch of one process
+    windows: int = 4096  # per epoch
+    pauses: float = 0.5  # probability that a training window has pauses; without, text alone must do
+
+
+@dataclass(frozen=True)
 class LmConfig:
     """Mamba language model (samba_asr.models.lm), and its training text."""
 
