@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from samba_asr.commands import bench_ops, bench_serve, bench_soak, bench_transcribe
+from samba_asr.commands import bench_mixers, bench_ops, bench_serve, bench_soak, bench_transcribe
 from samba_asr.commands.bench_common import add_common, memory, place, threads
 from samba_asr.errors import UserError
 
@@ -21,6 +21,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     _add_train(kinds)
     bench_transcribe.add_parser(kinds)
     bench_ops.add_parser(kinds)
+    bench_mixers.add_parser(kinds)
     bench_serve.add_parser(kinds)
     bench_soak.add_parser(kinds)
     return parser

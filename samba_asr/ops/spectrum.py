@@ -97,7 +97,9 @@ def normal_form(system: Matrices) -> NormalForm:
     skew = (S - S.T) / 2
     frequency, vectors = torch.linalg.eigh(-1j * skew.to(torch.complex128))  # ascending, and -f for each f
     frequency, vectors = frequency[: N // 2].flip(0), vectors[:, : N // 2].flip(1)
-    if frequency[0].abs() < 1e-9 * (1 + frequency[-1].abs()):  # a double zero, whose eigenvectors any LAPACK may mix
+    if not A.is_meta and frequency[0].abs() < 1e-9 * (
+        1 + frequency[-1].abs()
+    ):  # a double zero, whose eigenvectors any LAPACK may mix
         frequency[0], vectors[:, 0] = 0, _null_vector(vectors[:, 1:], B)
     b = vectors.mH @ B.to(vectors.dtype)
     vectors = vectors * (b / b.abs())

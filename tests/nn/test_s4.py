@@ -88,6 +88,15 @@ def test_parameters():
 
 
 @pytest.mark.parametrize(("kind", "init"), EVERY)
+def test_they_can_be_planned_without_memory(kind, init):
+    """A model folder is checked on torch's meta device before anything is built."""
+    with torch.device("meta"):
+        planned = kind(D, tiny(kind, init))
+    assert parameter_shapes(planned) == parameter_shapes(kind(D, tiny(kind, init)))
+    assert all(p.is_meta for p in planned.parameters())
+
+
+@pytest.mark.parametrize(("kind", "init"), EVERY)
 def test_states_and_parameters_are_real(kind, init):
     module = kind(D, tiny(kind, init))
     assert all(not v.is_complex() for v in [*module.parameters(), *leaves(module.init_state(2))])
