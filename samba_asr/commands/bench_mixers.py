@@ -38,7 +38,7 @@ def add_parser(kinds) -> None:
         help=f"mixers, with settings if need be, such as mamba:init=lin or hydra:model.layers=6 (default: {' '.join(MIXERS)})",
     )
     parser.add_argument("--config", nargs="+", action="extend", default=[], metavar="NAME_OR_FILE", help="as in train")
-    parser.add_argument("--test", nargs="+", required=True, type=Path, metavar="MANIFEST", help="test sets")
+    parser.add_argument("--test", nargs="+", required=True, metavar="MANIFEST", help="test sets")
     parser.add_argument("--steps", type=int, default=0, metavar="N", help="steps of each run: equal data")
     parser.add_argument("--minutes", type=float, default=0, metavar="M", help="or minutes of each run: equal time")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], metavar="S", help="default: 1 2")
@@ -96,14 +96,14 @@ def _comparison(args: argparse.Namespace) -> Comparison:
     for name, values in (("--seeds", args.seeds), ("--mixers", args.mixers), ("--latency", args.latency)):
         if len(set(values)) < len(values):
             raise UserError(f"{name} {' '.join(map(str, values))}: give each once")
-    tests = {path.stem: str(path) for path in args.test}
-    if len(tests) < len(args.test):
-        raise UserError(f"--test {' '.join(map(str, args.test))}: two have the same name")
-    for path in args.test:
-        read_testset(path)
-    # `--config a b key=value`: argparse gives all three to --config
-    files = [text for text in args.config if "=" not in text]
-    overrides = [text for text in args.config if "=" in text] + args.overrides
+    # `--config a b key=value`: argparse gives all three to --config, and so it does for --test
+    files, manifests = ([text for text in of if "=" not in text] for of in (args.config, args.test))
+    overrides = [text for text in (*args.config, *args.test) if "=" in text] + args.overrides
+    tests = {Path(name).stem: name for name in manifests}
+    if not tests or len(tests) < len(manifests):
+        raise UserError(f"--test {' '.join(manifests)}: give manifests of different names")
+    for name in manifests:
+        read_testset(Path(name))
     return Comparison(
         args.out,
         chosen(args.mixers),

@@ -99,8 +99,33 @@ def test_the_table_has_every_number_and_says_what_is_a_tie(tmp_path, asked, caps
 
 
 def test_every_mixer_is_compared_unless_some_are_named(tmp_path, asked, capsys):
-    call("--out", tmp_path, "--test", manifest(tmp_path / "test.jsonl"), "--minutes", 0.1, "--seeds", 1)
+    call("--out", tmp_path, "--test", manifest(tmp_path / "test.jsonl"), "--steps", 2, "--seeds", 1)
     assert len([q for q in asked if q["what"] == "run"]) == len(MIXERS)
+
+
+def test_settings_may_stand_anywhere(tmp_path, asked, capsys):
+    test = manifest(tmp_path / "test.jsonl")
+    words = (
+        "--mixers",
+        "mamba",
+        "--config",
+        "model/tiny",
+        "optim.lr=0.1",
+        "--test",
+        test,
+        "model.layers=2",
+        "--steps",
+        2,
+    )
+    call("--out", tmp_path, *words, "--seeds", 1)
+    assert asked[0]["files"] == ["model/tiny"]
+    assert asked[0]["overrides"][:2] == ["optim.lr=0.1", "model.layers=2"]
+    assert asked[0]["tests"] == {"test": str(test)}
+
+
+def test_minutes_are_a_budget_too(tmp_path, asked, capsys):
+    test = manifest(tmp_path / "test.jsonl")
+    call("--out", tmp_path, "--test", test, "--minutes", 0.1, "--seeds", 1, "--mixers", "mamba")
     assert "train.max_minutes=0.1" in asked[0]["overrides"]
 
 
@@ -115,6 +140,7 @@ def test_every_mixer_is_compared_unless_some_are_named(tmp_path, asked, capsys):
         (["--steps", "2", "--minutes", "1"], "give one of them"),
         (["--steps", "2", "--latency", "fast"], "--latency fast: give milliseconds, or offline"),
         (["--steps", "2", "--rounds", "0"], "--rounds 0"),
+        (["--steps", "2", "--test", "a=1"], "--test : give manifests"),
     ],
 )
 def test_what_cannot_be_meant_is_an_error_before_any_work(tmp_path, asked, words, message):
