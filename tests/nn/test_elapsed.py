@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from samba_asr.config import Mamba2Config
+from samba_asr.config import MIXERS, Mamba2Config, mixer_config
 from samba_asr.models.encoder import AcousticModel, Encoder, EncoderLayer
 from samba_asr.nn.mixers import Hydra, build_mixer, mixers
 from samba_asr.ops.blocks import elapse, lay_blocks
@@ -20,6 +19,12 @@ from tests.models.tiny import FRAME, noise, tiny
 TINY = Mamba2Config(d_state=4, headdim=4, d_conv=4)
 D = 8
 NAMES = tuple(mixers)
+
+
+def built(name, **values):
+    """The smallest mixer of this name."""
+    values = {"d_state": 4, "headdim": 4, "d_conv": 4} | values
+    return build_mixer(D, mixer_config(name, **{k: v for k, v in values.items() if hasattr(MIXERS[name](), k)}))
 
 
 def timed(b=4, t=13, d=D):
@@ -58,12 +63,11 @@ class GapsAtBlock(AtBlock):
 @pytest.mark.parametrize("size", [1, 3, 100, (1, 2, 6, 3)])
 @pytest.mark.parametrize("name", NAMES)
 def test_every_mixer_keeps_the_law_with_gaps(name, size):
-    verify_streaming(GapsInBlocks(build_mixer(D, dataclasses.replace(TINY, name=name)), size), timed(), seeds=[0])
+    verify_streaming(GapsInBlocks(built(name), size), timed(), seeds=[0])
 
 
 def test_a_mixer_that_runs_forward_alone_keeps_the_law_with_gaps():
-    config = dataclasses.replace(TINY, name="mamba2", bidirectional=False)
-    verify_streaming(GapsInBlocks(build_mixer(D, config), 3), timed(), seeds=[0])
+    verify_streaming(GapsInBlocks(built("mamba2", bidirectional=False), 3), timed(), seeds=[0])
 
 
 @pytest.mark.parametrize("size", [3, (1, 2, 6, 3)])
@@ -85,7 +89,7 @@ def test_the_encoder_keeps_the_law_with_gaps(mixer, block, hop):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("keep", [None, 4])
 def test_gaps_of_nothing_change_nothing(name, keep):
-    module = build_mixer(D, dataclasses.replace(TINY, name=name)).double()
+    module = built(name).double()
     x, lengths = timed()[..., :-1], torch.tensor([13, 7, 0, 1])
     blocks = lay_blocks(lengths, 13, 5)._replace(keep=None if keep is None else lengths.clamp(max=keep))
     state = module.init_state(4, dtype=x.dtype)
@@ -97,7 +101,7 @@ def test_gaps_of_nothing_change_nothing(name, keep):
 @pytest.mark.parametrize("name", ["mamba", "mamba2", "hydra"])
 def test_after_a_gap_without_end_a_row_begins_anew(name):
     """Every state of a selective mixer decays to nothing, and no convolution reaches across."""
-    module = build_mixer(D, dataclasses.replace(TINY, name=name)).double()
+    module = built(name).double()
     x, lengths, gap = timed(1)[..., :-1], torch.tensor([13]), torch.zeros(1, 13)
     gap[0, 6] = 1e9
     y = module(x, lengths, elapse(lay_blocks(lengths, 13, 100), gap))[0]
@@ -108,7 +112,7 @@ def test_after_a_gap_without_end_a_row_begins_anew(name):
 
 @pytest.mark.parametrize("name", ["mamba", "mamba2", "hydra"])
 def test_the_longer_a_gap_the_less_remains_of_what_was_before(name):
-    module = build_mixer(D, dataclasses.replace(TINY, name=name)).double()
+    module = built(name).double()
     x, lengths = timed(1)[..., :-1], torch.tensor([13])
     changed = x.clone()
     changed[:, :3] += 1

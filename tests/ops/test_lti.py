@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from samba_asr.errors import UserError
 from samba_asr.ops import lti as op
 from samba_asr.ops.lti import BACKENDS, Prepared, System, choose, lti
+from samba_asr.ops.lti.gaps import MOST
 from samba_asr.ops.lti.kernel import bilinear, dense, kernel
 from samba_asr.ops.lti.system import as_real
 from samba_asr.ops.rows import by_segments
@@ -422,3 +423,35 @@ def test_wrong_arguments_name_the_value():
         run(**{**inputs, "initial_state": inputs["initial_state"][:, 1:]})
     with pytest.raises(ValueError, match=r"C has shape \(6, 3\), expected \(5, 3\)"):
         run(**{**inputs, "x": inputs["x"][..., 1:]})
+
+
+# --- gaps
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_gap_is_so_many_steps_without_input(kind):
+    inputs = make(kind, b=2, t=7)
+    x, state = inputs.pop("x"), inputs.pop("initial_state")
+    system = system_of(**inputs)
+    gap = torch.tensor([[3, 0, 0, 5.2, 0, 0, 1], [0, 0, 300, 0.4, 0, 12, 0]], dtype=torch.float64)
+    lengths = torch.tensor([7, 6])
+    y, after = op.lti_with_gaps(x, Prepared(system), gap, initial_state=state, lengths=lengths)
+    for row, n in enumerate(lengths.tolist()):
+        z, want = state[row : row + 1], []
+        for i in range(n):
+            silent = x.new_zeros(1, min(round(gap[row, i].item()), MOST), x.shape[2])
+            _, z = lti(silent, system, initial_state=z, backend="naive")
+            out, z = lti(x[row : row + 1, i : i + 1], system, initial_state=z, backend="naive")
+            want.append(out)
+        torch.testing.assert_close(y[row : row + 1, :n], torch.cat(want, 1), rtol=0, atol=1e-11)
+        torch.testing.assert_close(after[row : row + 1], z, rtol=0, atol=1e-11)
+
+
+def test_an_hour_and_a_row_of_no_steps():
+    inputs = make("legs", b=2, t=3)
+    x, state = inputs.pop("x"), inputs.pop("initial_state")
+    gap = torch.full((2, 3), 90_000.0, dtype=torch.float64)
+    lengths = torch.tensor([3, 0])
+    y, after = op.lti_with_gaps(x, Prepared(system_of(**inputs)), gap, initial_state=state, lengths=lengths)
+    assert y.isfinite().all()
+    assert torch.equal(after[1], state[1])

@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from samba_asr.config import S4Config, S4dConfig
 from samba_asr.errors import UserError
 from samba_asr.nn.blocks import CausalMixer
-from samba_asr.nn.mixers.common import no_weight_decay
+from samba_asr.nn.mixers.common import either, no_weight_decay
 from samba_asr.ops.conv1d import causal_conv1d
-from samba_asr.ops.lti import Prepared, System, lti
+from samba_asr.ops.elapsed import Elapsed
+from samba_asr.ops.lti import Prepared, System, lti_with_gaps
 from samba_asr.ops.precision import accumulation_dtype
 from samba_asr.ops.spectrum import LARGEST_DT, diagonal, hippo
 from samba_asr.streaming import Step, mask
@@ -72,8 +73,18 @@ class _TimeInvariant(CausalMixer):
         accumulator = torch.float64 if dtype == torch.float64 else torch.float32
         return S4State(conv, torch.zeros(batch, self.d_inner, self.d_state, device=device, dtype=accumulator))
 
-    def step(self, x: Tensor, lengths: Tensor | None, state: S4State, reset: Tensor | None = None) -> Step:
-        """Process x (b, t, d_model).  See `CausalMixer.step`."""
+    def step(
+        self,
+        x: Tensor,
+        lengths: Tensor | None,
+        state: S4State,
+        reset: Tensor | None = None,
+        elapsed: Elapsed | None = None,
+    ) -> Step:
+        """Process x (b, t, d_model).  See `CausalMixer.step`.
+
+        A gap is so many steps without input.  A span is ignored: all steps of a time-invariant system are alike.
+        """
         u, z = self.in_proj(mask(x, lengths)).chunk(2, dim=-1)
         u, conv = causal_conv1d(
             u,
@@ -81,10 +92,11 @@ class _TimeInvariant(CausalMixer):
             self.conv1d.bias,
             initial_state=state.conv,
             lengths=lengths,
-            reset=reset,
+            reset=either(reset, elapsed.breaks) if elapsed else reset,
             silu=True,
         )
-        y, ssm = lti(u, self.prepared(), initial_state=state.ssm, lengths=lengths, reset=reset)
+        gap = None if elapsed is None else elapsed.gap
+        y, ssm = lti_with_gaps(u, self.prepared(), gap, initial_state=state.ssm, lengths=lengths, reset=reset)
         y = (y + self.D.to(u.dtype) * u) * F.silu(z)
         return Step(self.out_proj(y), lengths, S4State(conv.to(state.conv.dtype), ssm))  # pyright: ignore[reportArgumentType]  (None where all steps count)
 
