@@ -35,8 +35,11 @@ from samba_asr.decoding.transcript import Segment
 from samba_asr.errors import UserError
 from samba_asr.runtime.base import MAX_STEP, AcousticRuntime, Frames, Latency
 
-SILENCE = 0.2
-"""Seconds of missing audio below which it counts as silence.  A model that has no elapsed time hears silence up to `PAUSE`."""
+PACKET = 0.4
+"""Seconds of missing audio below which its features are hidden from the model, as time masks hid them in training, and the
+encoder computes what was probably there.  From here on nothing is computed.  At 10 % loss in bursts of 200 ms the phones of
+`english` differ by 11.2 % from those without loss; with silence in place of the packets by 16.8 %, with gaps by 17.0 %.
+(A runtime that takes no gaps hears silence, up to `PAUSE`.)"""
 
 PAUSE = 1.0
 """Seconds of missing audio that end a segment."""
@@ -190,13 +193,15 @@ class Session:
     def gap(self, seconds: float) -> None:
         """Say that the next `seconds` of audio are missing: lost packets, or silence that was not sent.  Times go on.
 
-        What the encoder remembers fades as it would in silence, and nothing is computed.  Less than `SILENCE` counts as silence;
-        `PAUSE` or more ends the segment.  UserError unless 0 <= seconds <= 3600; then nothing is queued.  Over after `end`.
+        What the encoder remembers fades as it would in silence, and nothing is computed.  Less than `PACKET` is computed, as time
+        of which nothing is known; `PAUSE` or more ends the segment.
+        UserError unless 0 <= seconds <= 3600; then nothing is queued.  Over after `end`.
         """
         framer = self._open_framer()
         if not 0 <= seconds <= LONGEST_GAP:
             raise UserError(f"a gap of {seconds:g} s: it must be from 0 to {LONGEST_GAP:g} s")
-        self._put(framer.skip(seconds, silence=SILENCE if self._takes_gaps else PAUSE, cut=PAUSE))
+        longest, fill = (PACKET, np.nan) if self._takes_gaps else (PAUSE, 0.0)
+        self._put(framer.skip(seconds, longest=longest, fill=fill, cut=PAUSE))
 
     def flush(self, name: str = "") -> None:
         """Finalize all audio so far, as if it ended here; `Flushed(name)` follows.  The session continues."""

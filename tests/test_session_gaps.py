@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from samba_asr.engine import Engine
 from samba_asr.errors import UserError
 from samba_asr.recognizer import Recognizer
-from samba_asr.session import FORGET, PAUSE, SILENCE, Done, Final, advance
+from samba_asr.session import FORGET, PACKET, PAUSE, Done, Final, advance
 from tests.support.sessions import alone, changed, finals
 from tests.support.sound import noise
 
@@ -77,11 +77,33 @@ def test_nothing_is_computed_for_what_is_missing(recognizer, computed):
     assert gaps == pytest.approx([0.5 / 0.04, 5.0 / 0.04], abs=1)
 
 
-def test_a_tiny_gap_is_silence(recognizer):
-    first, second = noise(1.5), noise(1.5, seed=1)
-    assert SILENCE == 0.2
-    silent = np.concatenate([first, np.zeros(round(0.15 * RATE), np.float32), second])
-    assert finals(events_of(recognizer, [first, 0.15, second])) == alone(recognizer, silent, latency_ms=320)
+def test_a_lost_packet_is_hidden_from_the_model(recognizer):
+    """Equal to the model on features that are 0, their mean, where samples are missing."""
+    first, second, lost = noise(1.5), noise(1.5, seed=1), 3200 + 100  # samples, no multiple of a feature's
+    acoustic, ctc = recognizer.model.acoustic, recognizer.model.ctc
+    samples = torch.from_numpy(np.concatenate([first, np.zeros(lost, np.float32), second]))[None, :, None]
+    samples = torch.nn.functional.pad(samples, (0, 0, 0, -samples.shape[1] % 640))
+    with torch.inference_mode():
+        features, n = acoustic.features(samples, torch.tensor([samples.shape[1]]))
+        at = torch.arange(features.shape[1]) * 160
+        hidden = (at + 160 > len(first)) & (at < len(first) + lost)
+        frames, n = acoustic.encoder(*acoustic.subsampling(features.masked_fill(hidden[None, :, None], 0), n), 8)
+        want = ctc(frames, n)[0].argmax(-1)
+
+        session, seen = recognizer.session(latency_ms=320, partials=False), []
+        for part in (first[:7000], first[7000:], lost / RATE, second):
+            session.gap(part) if isinstance(part, float) else session.feed(part)
+        session.end()
+        work = session.take()
+        assert np.isnan(work.samples).sum() == lost
+        state = recognizer.runtime.start(recognizer.latency(320))
+        for piece in np.split(work.samples, [640 * 5, 640 * 39, 640 * 41]):
+            found, (state,) = recognizer.runtime.step([piece], [state])
+            seen.append(found.log_probs[0, : found.lengths[0]].argmax(-1))
+        found = recognizer.runtime.finish([state])
+        seen.append(found.log_probs[0, : found.lengths[0]].argmax(-1))
+    assert torch.equal(torch.cat(seen), want[0])
+    assert lost / RATE < PACKET
 
 
 def test_a_gap_of_nothing_changes_nothing(recognizer):

@@ -41,26 +41,27 @@ class Framer:
         self._received += len(samples)
         return self._frames(self._open(self._resampler.step(samples)))
 
-    def skip(self, seconds: float, *, silence: float, cut: float) -> list[Piece]:
+    def skip(self, seconds: float, *, longest: float, fill: float, cut: float) -> list[Piece]:
         """Leave out so many seconds of missing audio; return the pieces that are ready.
 
-        silence: seconds below which the audio counts as silence instead.  cut: seconds from which a stretch of speech ends here.
+        longest: seconds below which samples of the value `fill` take the place of the audio instead.
+        cut: seconds from which a stretch of speech ends here.
         """
         pieces = self._frames(self._open(self._resampler.finish()))
         self._resampler = Resampler(self.rate, self._target)
         self._missing += seconds
         lost = max(0, round(self.seconds * self._target) - self._next())
-        if seconds < silence:
-            return pieces + self._frames(self._open(np.zeros(lost, np.float32)))
+        if seconds < longest:
+            return pieces + self._frames(self._open(np.full(lost, fill, np.float32)))
         passing = True
         if self._gate is not None:
             passing = self._gate.passes
             pieces += self._frames(self._gate.skip(lost))
         end = self._at + len(self._rest) + lost
-        fill = np.zeros(min(lost, -len(self._rest) % self.stride), np.float32)
-        pieces += self._frames([Piece(self._at, fill, False)] if len(self._rest) else [])
+        rest = np.full(min(lost, -len(self._rest) % self.stride), fill, np.float32)  # of the last frame
+        pieces += self._frames([Piece(self._at, rest, False)] if len(self._rest) else [])
         if seconds >= cut and passing and not (pieces and pieces[-1].last):
-            pieces.append(Piece(self._at, fill[:0], True))
+            pieces.append(Piece(self._at, rest[:0], True))
         self._at = end
         return pieces
 

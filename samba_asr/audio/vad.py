@@ -112,7 +112,7 @@ class Piece(NamedTuple):
 
 
 class Gate:
-    """Filter of one session's audio that passes speech, with some audio around it."""
+    """Filter of one session's audio that passes speech, with some audio around it.  NaN is missing audio, which is silent."""
 
     def __init__(self, name: str, rate: int):
         """rate: samples per second of the audio.  UserError for an unknown detector, or one that does not support the rate."""
@@ -166,7 +166,7 @@ class Gate:
         return [Piece(self._at, self._rest, True)]
 
     def _block(self, samples: np.ndarray) -> Iterator[Piece]:
-        speech, self._state = self.detector.step(samples, self._state)
+        speech, self._state = self.detector.step(np.nan_to_num(samples), self._state)
         self._quiet = 0 if speech else self._quiet + len(samples)
         if self._open:
             self._open = self._quiet < self._after

@@ -343,18 +343,34 @@ class AcousticModel(StreamingModule):
             self.encoder.init_state(batch, block=block, hop=hop, capacity=capacity, device=device, dtype=dtype),
         )
 
-    def step(self, x: Tensor, lengths: Tensor, state: AcousticState, gap: Tensor | None = None) -> Step:
+    def step(
+        self, x: Tensor, lengths: Tensor, state: AcousticState, gap: Tensor | None = None, missing: Tensor | None = None
+    ) -> Step:
         """Process x (b, s, 1) with lengths (b,) in samples, multiples of `stride`, the samples per encoder frame.
 
         gap: (b,) encoder frames of audio that is missing before x, default none; it is ignored for rows of length 0.  The front
             end joins what lies around a gap.
+        missing: (b, s) bool, samples that are missing inside x, such as a lost packet; default none.  Their features are hidden,
+            as SpecAugment hides features in training.
         """
-        x, lengths, front = self.front.step(x, lengths, state.front)
+        if missing is None:
+            x, lengths, front = self.front.step(x, lengths, state.front)
+        else:
+            x, lengths, front = self._hide(x, lengths, state.front, missing)
         gaps = None
         if gap is not None:
             gaps = F.pad(gap[:, None].to(x.dtype), (0, x.shape[1]))[:, : x.shape[1]]  # (b, t)
         x, lengths, encoder = self.encoder.step(x, lengths, state.encoder, gaps)
         return Step(x, lengths, AcousticState(front, encoder))
+
+    def _hide(self, x: Tensor, lengths: Tensor, state: State, missing: Tensor) -> Step:
+        """Run the front end on x (b, s, 1), with 0, the mean, for features of missing samples (b, s)."""
+        of_features, of_subsampling = state
+        x, lengths, of_features = self.features.step(x.masked_fill(missing[..., None], 0), lengths, of_features)
+        hop = self.features.stride
+        hidden = missing[:, : x.shape[1] * hop].unflatten(1, (-1, hop)).any(2)  # (b, t)
+        x, lengths, of_subsampling = self.subsampling.step(x.masked_fill(hidden[..., None], 0), lengths, of_subsampling)
+        return Step(x, lengths, (of_features, of_subsampling))
 
     def finish(self, state: AcousticState) -> tuple[Tensor, Tensor]:
         return self.encoder.finish(state.encoder)

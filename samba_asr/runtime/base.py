@@ -70,9 +70,7 @@ class AcousticRuntime(Protocol):
     max_block: int  # frames in the largest block, the one of offline recognition
     device: torch.device
     second_pass: SecondPass | None
-    takes_gaps: bool = (
-        False  # whether `step` takes gaps and `pause` keeps the state; else audio after a pause starts anew
-    )
+    takes_gaps: bool = False  # whether `step` takes gaps and NaN, and `pause` keeps the state; else a pause ends all
 
     @property
     def frame(self) -> float:
@@ -88,8 +86,8 @@ class AcousticRuntime(Protocol):
     ) -> tuple[Frames, list[Any]]:
         """Process the next chunk of each session: float32 (s,), s a multiple of `stride`.  The old states stay valid.
 
-        All sessions of one call have the same block size.  gaps: encoder frames of audio that is missing before each chunk, such
-        as lost packets or a pause; default none.
+        All sessions of one call have the same block size.  With `takes_gaps`: NaN samples are missing, such as lost packets, and
+        gaps are encoder frames of audio that is missing before each chunk, such as a pause, default none.
         """
         ...
 

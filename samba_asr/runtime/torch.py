@@ -53,8 +53,10 @@ class TorchRuntime(AcousticRuntime):
             padded[row, : len(samples)] = torch.from_numpy(samples)
         lengths = torch.tensor([len(samples) for samples in audio], device=self.device)
         x = padded.to(self.device, self.dtype).unsqueeze(-1)
+        lost = padded.isnan()  # on the CPU, where looking costs nothing
+        missing = lost.to(self.device) if bool(lost.any()) else None
         gap = torch.tensor(gaps, device=self.device, dtype=self.dtype) if gaps and any(gaps) else None
-        return self._split(*self.model.acoustic.step(x, lengths, _rows(states), gap))
+        return self._split(*self.model.acoustic.step(x, lengths, _rows(states), gap, missing))
 
     @torch.inference_mode()
     def pause(self, states: Sequence[Any]) -> tuple[Frames, list[Any]]:
