@@ -9,6 +9,7 @@ Shapes: b batch, t time, d d_inner, n state, h heads, p channels of a head.
 from __future__ import annotations
 
 import functools
+import math
 import operator
 import time
 from collections.abc import Callable
@@ -28,6 +29,7 @@ from samba_asr.nn.mixers import build_mixer
 from samba_asr.ops.blocks import lay_blocks
 from samba_asr.ops.lti import BACKENDS as LTI_BACKENDS
 from samba_asr.ops.lti import System, lti
+from samba_asr.ops.rnn import GRU_BACKENDS, LSTM_BACKENDS, para_gru, para_lstm
 from samba_asr.ops.selective_scan import BACKENDS as S6_BACKENDS
 from samba_asr.ops.selective_scan import selective_scan
 from samba_asr.ops.spectrum import hippo
@@ -35,7 +37,8 @@ from samba_asr.ops.ssd import BACKENDS as SSD_BACKENDS
 from samba_asr.ops.ssd import ssd
 
 HEADDIM = {"lti": 16, "s4": 16, "s4d": 16}  # others: 32
-STATE = {"selective_scan": 16, "mamba": 16, "lti": 32, "s4": 32, "s4d": 32}
+RNN_STATE = {"para_gru": 1, "paragru": 1, "para_lstm": 2, "paralstm": 2}
+STATE = {"selective_scan": 16, "mamba": 16, "lti": 32, "s4": 32, "s4d": 32, **RNN_STATE}
 # others: 64; the sizes of their papers, except for SSD's 128 and for S4's 64, of complex numbers
 FRAMES = 8  # of a live step, one session: 320 ms
 MIXERS = tuple(configs.MIXERS)
@@ -48,7 +51,13 @@ def _lti(x: Tensor, A: Tensor, B: Tensor, C: Tensor, dt: Tensor, P: Tensor, **na
     return lti(x, System(A, B, C, dt, P), **named)
 
 
-SCANS = {"selective_scan": (selective_scan, S6_BACKENDS), "ssd": (ssd, SSD_BACKENDS), "lti": (_lti, LTI_BACKENDS)}
+SCANS = {
+    "selective_scan": (selective_scan, S6_BACKENDS),
+    "ssd": (ssd, SSD_BACKENDS),
+    "lti": (_lti, LTI_BACKENDS),
+    "para_gru": (para_gru, GRU_BACKENDS),
+    "para_lstm": (para_lstm, LSTM_BACKENDS),
+}
 OPS = (*SCANS, *MIXERS)
 
 
@@ -117,7 +126,7 @@ def main(
 
 
 def scan_inputs(op: str, b: int, t: int, d: int, dtype: torch.dtype, device: torch.device) -> dict[str, Tensor]:
-    """Draw inputs of `selective_scan`, `ssd` or `lti`, d channels in all, with the initial step sizes of our mixers."""
+    """Draw inputs of a scan, d channels in all, with the initial step sizes or weights of our mixers."""
     new = lambda *shape: torch.randn(shape, device=device)  # noqa: E731
     headdim, n = HEADDIM.get(op, 32), STATE.get(op, 64)
     heads = d // headdim
@@ -128,6 +137,11 @@ def scan_inputs(op: str, b: int, t: int, d: int, dtype: torch.dtype, device: tor
         parts = {"A": each(A), "B": each(B), "C": new(d, n // 2, 2), "P": each(P[0])[None]}
         steps = torch.logspace(-3, -1, heads, device=device)
         return {"x": new(b, t, d).to(dtype), **parts, "dt": steps, "initial_state": new(b, d, n)}
+    if op in RNN_STATE:
+        small = lambda rows: new(rows, d) * 2 / math.sqrt(5 * d)  # noqa: E731
+        weights = {"A": small(3)} if op == "para_gru" else {"A": small(3), "C": small(2)}
+        state = new(b, d) if op == "para_gru" else new(b, 2, d)
+        return {"x": new(b, t, 3, d).to(dtype), **weights, "initial_state": state}
     dt = F.softplus(new(b, t, d if op == "selective_scan" else heads) - 3)
     if op == "selective_scan":
         A = -torch.arange(1, n + 1, device=device).float().repeat(d, 1)

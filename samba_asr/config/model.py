@@ -44,7 +44,6 @@ class CausalMixerConfig(MixerConfig):
     """A mixer that runs forward in time."""
 
     bidirectional: bool = True  # add a second mixer, with its own weights, that runs backward inside blocks
-    d_state: int = 32  # n, state size per channel
     d_conv: int = 4  # kernel size of the short convolution
     expand: int = 2  # d_inner = expand * d_model
     dt_min: float = 0.001  # smallest initial step, 1 / frames: 1000 frames of 40 ms are 40 s
@@ -56,6 +55,7 @@ class MambaConfig(CausalMixerConfig):
     """S6 (samba_asr.nn.mixers.mamba)."""
 
     name: str = "mamba"
+    d_state: int = 32  # n, state size per channel
     init: str = ""  # initial A: real (also "") | lin | inv | legs: d_state / 2 complex pairs (samba_asr.ops.spectrum)
 
 
@@ -64,6 +64,7 @@ class S4Config(CausalMixerConfig):
     """S4, diagonal plus low rank (samba_asr.nn.mixers.s4)."""
 
     name: str = "s4"
+    d_state: int = 32  # n, state size per channel
     headdim: int = (
         16  # channels that share a state matrix; the heads' steps are an even grid from dt_min to dt_max, 0.1 at most
     )
@@ -75,6 +76,7 @@ class S4dConfig(CausalMixerConfig):
     """S4D, diagonal (samba_asr.nn.mixers.s4)."""
 
     name: str = "s4d"
+    d_state: int = 32  # n, state size per channel
     headdim: int = 16  # as for s4
     init: str = ""  # initial eigenvalues: lin (also "") | inv | legs | real (samba_asr.ops.spectrum)
 
@@ -84,8 +86,25 @@ class Mamba2Config(CausalMixerConfig):
     """SSD (samba_asr.nn.mixers.mamba2)."""
 
     name: str = "mamba2"
+    d_state: int = 32  # n, state size per channel
     headdim: int = 32  # p, channels per SSD head
     a_max: float = 16.0  # the heads' decays A are initialized between -1 and -a_max
+
+
+@dataclass(frozen=True)
+class ParaGruConfig(CausalMixerConfig):
+    """Gated recurrent unit with diagonal recurrent weights (samba_asr.nn.mixers.rnn)."""
+
+    name: str = "paragru"
+    headdim: int = 32  # channels of a block of the input matrix
+
+
+@dataclass(frozen=True)
+class ParaLstmConfig(CausalMixerConfig):
+    """Long short-term memory with diagonal recurrent weights (samba_asr.nn.mixers.rnn)."""
+
+    name: str = "paralstm"
+    headdim: int = 32  # channels of a block of the input matrix
 
 
 @dataclass(frozen=True)
@@ -106,6 +125,8 @@ MIXERS: dict[str, type[MixerConfig]] = {
     "hydra": HydraConfig,
     "mamba": MambaConfig,
     "mamba2": Mamba2Config,
+    "paragru": ParaGruConfig,
+    "paralstm": ParaLstmConfig,
     "s4": S4Config,
     "s4d": S4dConfig,
 }

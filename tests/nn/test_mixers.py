@@ -128,6 +128,8 @@ SPARED = {
     "hydra": {"A_log", "D", "dt_bias"},
     "s4": {"log_A_real", "A_imag", "B", "P", "log_dt", "D"},
     "s4d": {"log_A_real", "A_imag", "B", "log_dt", "D"},
+    "paragru": {"A", "D", "bias"},
+    "paralstm": {"A", "C", "D", "bias"},
 }
 
 

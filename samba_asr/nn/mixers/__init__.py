@@ -7,6 +7,7 @@ from samba_asr.nn.blocks import BlockBidirectional, BlockModule, Unidirectional
 from samba_asr.nn.mixers.hydra import Hydra
 from samba_asr.nn.mixers.mamba import Mamba
 from samba_asr.nn.mixers.mamba2 import Mamba2
+from samba_asr.nn.mixers.rnn import ParaGru, ParaLstm
 from samba_asr.nn.mixers.s4 import S4, S4d
 from samba_asr.registry import Registry
 
@@ -16,6 +17,8 @@ mixers.register("mamba2")(Mamba2)
 mixers.register("hydra")(Hydra)
 mixers.register("s4")(S4)
 mixers.register("s4d")(S4d)
+mixers.register("paragru")(ParaGru)
+mixers.register("paralstm")(ParaLstm)
 
 
 def build_mixer(d_model: int, config: MixerConfig) -> BlockModule:
@@ -31,4 +34,4 @@ def build_mixer(d_model: int, config: MixerConfig) -> BlockModule:
     return Unidirectional(mixer)
 
 
-__all__ = ["S4", "Hydra", "Mamba", "Mamba2", "S4d", "build_mixer", "mixers"]
+__all__ = ["S4", "Hydra", "Mamba", "Mamba2", "ParaGru", "ParaLstm", "S4d", "build_mixer", "mixers"]
