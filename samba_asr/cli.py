@@ -39,6 +39,7 @@ COMMANDS = (
     "calibrate",
     "lm",
     "punctuation",
+    "export",
     "serve",
     "stream",
     "mic",

@@ -48,7 +48,7 @@ from samba_asr.errors import UserError
 from samba_asr.models.box import box_folder
 from samba_asr.models.folder import LoadedModel, load_model
 from samba_asr.runtime.base import MAX_STEP, AcousticRuntime, Latency, latency_of
-from samba_asr.runtime.torch import TorchRuntime
+from samba_asr.runtime.choose import build, runtimes
 from samba_asr.runtime.whole import log_probs
 from samba_asr.session import Done, Event, Final, Quiet, Session, advance
 from samba_asr.text.units import Tokenizer
@@ -107,7 +107,7 @@ class Recognizer:
         """
         self.model, self.tokenizer, self.config, _ = loaded
         self.decode = decode or self.config.decode
-        self.runtime = TorchRuntime(self.model)
+        self.runtime = build(loaded, self.decode.runtime)
         self.latency(None)  # reports wrong settings now
         search = two_pass(loaded, self.decode, self.runtime.second_pass)
         if self.decode.vad.method:
@@ -360,7 +360,7 @@ class Recognizer:
     def in_float64(self) -> Recognizer:
         """Return a recognizer in float64, for checks in which rounding must not matter; slow."""
         other = copy.copy(self)
-        other.runtime = self.runtime.in_float64()
+        other.runtime = runtimes.build("torch", self._loaded, self.decode.runtime).in_float64()
         other.segmenter = copy.copy(self.segmenter)
         other.segmenter.search = self.segmenter.search.over(other.runtime.second_pass)
         return other

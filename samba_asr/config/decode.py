@@ -19,7 +19,10 @@ SEARCH_FILES = {
 
 @dataclass(frozen=True)
 class RuntimeConfig:
-    """Blocks of the encoder (samba_asr.runtime)."""
+    """How the model runs (samba_asr.runtime), and the blocks of its encoder."""
+
+    backend: str = "auto"  # auto | torch | onnx; auto: onnx on a CPU if samba-asr export has written graphs, else torch
+    graphs: str = ""  # folder that samba-asr export wrote; "": the user's cache
 
     latency_ms: float | None = (
         None  # audio per block, a whole number of encoder frames; null: the largest block, offline

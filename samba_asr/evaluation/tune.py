@@ -26,7 +26,7 @@ from samba_asr.evaluation.testset import frames
 from samba_asr.metrics.wer import WerReport, score
 from samba_asr.models.folder import LoadedModel, copy_search_files
 from samba_asr.recognizer import blocks
-from samba_asr.runtime.torch import TorchRuntime
+from samba_asr.runtime.choose import build
 
 WEIGHTS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
 BONUSES = (-1.0, 0.0, 1.0, 2.0, 3.0)
@@ -132,7 +132,7 @@ class FixedFrames:
         batch_seconds: float,
     ):
         self.decode, self.guide = decode, guide
-        runtime = TorchRuntime(loaded.model)
+        runtime = build(loaded, decode.runtime)
         batches = frames(runtime, loaded.tokenizer, utterances, blocks(decode, runtime), batch_seconds=batch_seconds)
         self.batches = [(batch.ids, found.log_probs.cpu(), found.lengths.cpu()) for batch, found in batches]
 

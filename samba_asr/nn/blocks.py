@@ -24,6 +24,9 @@ from samba_asr.streaming import State, Step, StreamingModule
 class BlockModule(nn.Module):
     """A layer on whole blocks.  It keeps the contract of `StreamingModule`, with `blocks` as an additional argument."""
 
+    exportable = False
+    """As of `StreamingModule`."""
+
     def init_state(self, batch: int, *, device: torch.device | None = None, dtype: torch.dtype | None = None) -> State:
         raise NotImplementedError
 

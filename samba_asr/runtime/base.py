@@ -13,13 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from samba_asr.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 MAX_STEP = 10.0
 """Seconds of a session's audio in one step of the model, at most.  Longer input is cut, to bound memory."""

@@ -14,6 +14,8 @@ from samba_asr.streaming import Step, StreamingModule, mask
 class CtcHead(StreamingModule):
     """Encoder frames (b, t, d) -> log-probabilities (b, t, v) of the blank (0) and the tokens, float32 or wider."""
 
+    exportable = True
+
     def __init__(self, d_model: int, vocab_size: int):
         super().__init__()
         self.linear = nn.Linear(d_model, vocab_size)

@@ -41,6 +41,8 @@ class HydraState(NamedTuple):
 class Hydra(BlockModule):
     """Hydra mixer; its backward scan stays inside blocks."""
 
+    exportable = True
+
     def __init__(self, d_model: int, config: HydraConfig):
         super().__init__()
         d_inner, n = config.expand * d_model, config.d_state

@@ -40,6 +40,8 @@ class Mamba2State(NamedTuple):
 class Mamba2(CausalMixer):
     """Mamba-2 mixer, forward in time."""
 
+    exportable = True
+
     def __init__(self, d_model: int, config: Mamba2Config):
         super().__init__()
         d_inner, n = config.expand * d_model, config.d_state

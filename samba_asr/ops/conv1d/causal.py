@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from samba_asr.errors import UserError
 from samba_asr.ops.device import choose_fused as choose
 from samba_asr.ops.device import require_triton
+from samba_asr.ops.exporting import exporting
 from samba_asr.streaming import mask, tail, take_time
 
 FEW = 1 << 18
@@ -136,10 +137,12 @@ def forget(state: Tensor, reset: Tensor, lengths: Tensor) -> Tensor:
 
 def depthwise_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Convolve x (b, k - 1 + t, d) with weight (d, k) and bias (d,) to (b, t, d); no steps if x is shorter than k."""
-    if x.shape[1] < weight.shape[1]:
+    if not exporting() and x.shape[1] < weight.shape[1]:
         return x[:, :0]
     if x.device.type == "cpu":
         d, k = weight.shape
+        if exporting():  # one operation, and no choice by a size that may be a symbol
+            return F.conv1d(x.mT, weight[:, None], bias, groups=d).mT
         if not torch.is_grad_enabled() and x.shape[0] * (x.shape[1] - k + 1) * d * k <= FEW:
             y = (x.unfold(1, k, 1) * weight).sum(-1)  # (b, t, d, k) -> (b, t, d)
             return y if bias is None else y + bias

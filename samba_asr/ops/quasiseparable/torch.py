@@ -21,7 +21,7 @@ def join_and_gate_torch(
     eps: float,
 ) -> Tensor:
     """Definition of `samba_asr.ops.quasiseparable.join_and_gate`."""
-    before = torch.cat([last.to(forward.dtype), forward[:, :-1]], dim=1)[:, : forward.shape[1]]
+    before = torch.cat([last.to(forward.dtype), forward], dim=1)[:, : forward.shape[1]]
     after = F.pad(backward, (0, 0, 0, 1))[:, 1:]
     if blocks.start is not None:
         after = after.masked_fill(F.pad(blocks.start, (0, 1))[:, 1:, None], 0)

@@ -78,5 +78,5 @@ def ssd_both_ways(
         reset=None if start is None else torch.cat([torch.zeros_like(start), start]),
         backend=backend,
     )
-    forward, backward = y.chunk(2)
-    return forward, flip(backward, blocks), state[: x.shape[0]]
+    b = x.shape[0]  # slices, because `chunk` would fix the batch of an exported graph
+    return y[:b], flip(y[b:], blocks), state[:b]

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from samba_asr.ops.exporting import exporting, is_short
 from samba_asr.ops.precision import accumulation_dtype
 
 
@@ -46,8 +47,12 @@ def ssd_chunk(
         if reset is not None:
             reset = reset & ~invalid
 
-    q = min(chunk, t)
-    c = -(-t // q)
+    single = exporting() and is_short()
+    if exporting():  # t may be a symbol: nothing may depend on its value
+        q, c = (t, 1) if single else (chunk, (t + chunk - 1) // chunk)  # not -(-t // q): ONNX rounds toward zero
+    else:
+        q = min(chunk, t)
+        c = -(-t // q)
     x, dt, B, C = (_split(v, c, q) for v in (x, dt, B, C))  # (b, c, q, ...)
     a = (dt.float() if dt.dtype != torch.float64 else dt) * A  # (b, c, q, h)
     a = a.clamp(min=math.log(torch.finfo(a.dtype).tiny)).cumsum(2)  # log decay since the chunk began
@@ -80,11 +85,16 @@ def ssd_chunk(
     added = (B.mT @ columns).mT if torch.is_grad_enabled() else columns.mT @ B
     added = added.to(initial_state.dtype).reshape(b, c, h, p, n)
     through = from_start[:, :, -1, :, None, None].to(initial_state.dtype)  # (b, c, h, 1, 1) decay over the whole chunk
-    state, entering = initial_state, []
-    for i in range(c):
-        entering.append(state)
-        state = through[:, i] * state + added[:, i]
-    entering = torch.stack(entering, 1).view(b, c, g, h // g * p, n)
+    if exporting() and not single:
+        states = _states_between(a[:, :, -1].to(initial_state.dtype), initial_state, added)
+        entering, state = states[:, :-1], states[:, -1]
+    else:
+        state, before = initial_state, []
+        for i in range(c):
+            before.append(state)
+            state = through[:, i] * state + added[:, i]
+        entering = torch.stack(before, 1)
+    entering = entering.reshape(b, c, g, h // g * p, n)
 
     # 3. what the state entering a chunk adds to its outputs
     read = (C @ entering.to(C.dtype).mT).transpose(2, 3).reshape(b, c, q, h, p)
@@ -98,7 +108,26 @@ def ssd_chunk(
 
 def _split(x: Tensor, c: int, q: int) -> Tensor:
     """Split (b, t, ...) into chunks (b, c, q, ...), padded with zeros."""
+    if exporting() and is_short():
+        return x.unsqueeze(1)
     padding = c * q - x.shape[1]
-    if padding:
+    if exporting() or padding:
         x = F.pad(x, (0, 0) * (x.dim() - 2) + (0, padding))
     return x.reshape(x.shape[0], c, q, *x.shape[2:])
+
+
+def _states_between(log_decay: Tensor, initial_state: Tensor, added: Tensor) -> Tensor:
+    """Return the states (b, c + 1, h, p, n) before each chunk and after the last, without a loop over chunks.
+
+    An exported graph cannot loop a number of times that is known only when it runs.  So every state is one sum over the initial
+    state and all earlier chunks, each with its decay since then: the product with a matrix of c + 1 rows.
+    log_decay: (b, c, h) over each whole chunk.  added: (b, c, h, p, n) to the state by each chunk.
+    """
+    c = log_decay.shape[1]
+    columns = F.pad(log_decay.transpose(1, 2), (1, 0))[..., None].expand(-1, -1, -1, c + 1)  # (b, h, c + 1, c + 1)
+    step = torch.arange(c + 1, device=log_decay.device)
+    after, same = step[:, None] > step, step[:, None] == step
+    # [i, j] is the decay from before chunk j to before chunk i: the sum of the chunks j .. i - 1
+    decay = columns.masked_fill(~after, 0).cumsum(2).masked_fill(~(after | same), -torch.inf).exp()
+    parts = torch.cat([initial_state[:, None], added], 1).transpose(1, 2)  # (b, h, c + 1, p, n)
+    return (decay @ parts.flatten(3)).unflatten(3, parts.shape[3:]).transpose(1, 2)
