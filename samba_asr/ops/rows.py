@@ -103,7 +103,7 @@ def by_segments(
         if edge:
             keeps = goes_on[group].view(-1, *[1] * (state.dim() - 1))
             start = initial_state[row[group]].masked_fill(~keeps, 0)
-        pieces = _Move.apply(flat, source, back).view(*inside.shape, d)
+        pieces = move(flat, source, back).view(*inside.shape, d)
         full = bool(inside.all())
         y, after = op(pieces, start, None if full else size[group], edge)
         outputs.append(y.reshape(-1, d))
@@ -115,7 +115,7 @@ def by_segments(
     source = torch.full((taken,), -1, device=x.device)
     valid = (slot >= 0).nonzero()[:, 0]
     source[slot[valid]] = valid
-    return _Move.apply(torch.cat(outputs), slot, source).view(b, t, d), state
+    return move(torch.cat(outputs), slot, source).view(b, t, d), state
 
 
 WASTE = 4
@@ -138,8 +138,13 @@ def _groups(size: Tensor, edge: Tensor) -> list[Tensor]:
     return found
 
 
+def move(x: Tensor, source: Tensor, back: Tensor) -> Tensor:
+    """Return y[i] = x[source[i]], or 0 where source[i] < 0.  Each row of x goes to one place at most, given by `back`."""
+    return _Move.apply(x, source, back)
+
+
 class _Move(torch.autograd.Function):
-    """y[i] = x[source[i]], or 0 where source[i] < 0.  Each row of x goes to one place at most, given by `back`.
+    """See `move`.
 
     autograd's gradient of indexing is a scatter-add, which is slow on a CPU.
     """

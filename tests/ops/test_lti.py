@@ -428,23 +428,37 @@ def test_wrong_arguments_name_the_value():
 # --- gaps
 
 
+LONG = [[3, 0, 0, 5.2, 0, 0, 1], [0, 0, 300, 0.4, 0, 12, 0]]  # time is cut
+SHORT = [[2, 0, 0, 3.2, 0, 0, 1], [0, 0, 4, 0.4, 0, 2, 300]]  # steps are inserted; row 1 ends before 300
+BEGIN = [[0, 0, 0, 1, 0, 1, 0], [0, 1, 0, 0, 0, 0, 1]]  # resets
+
+
+@pytest.mark.parametrize("resets", [False, True])
+@pytest.mark.parametrize("gap", [LONG, SHORT], ids=["long", "short"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_gap_is_so_many_steps_without_input(kind):
-    inputs = make(kind, b=2, t=7)
-    x, state = inputs.pop("x"), inputs.pop("initial_state")
-    system = system_of(**inputs)
-    gap = torch.tensor([[3, 0, 0, 5.2, 0, 0, 1], [0, 0, 300, 0.4, 0, 12, 0]], dtype=torch.float64)
-    lengths = torch.tensor([7, 6])
-    y, after = op.lti_with_gaps(x, Prepared(system), gap, initial_state=state, lengths=lengths)
-    for row, n in enumerate(lengths.tolist()):
-        z, want = state[row : row + 1], []
-        for i in range(n):
-            silent = x.new_zeros(1, min(round(gap[row, i].item()), MOST), x.shape[2])
-            _, z = lti(silent, system, initial_state=z, backend="naive")
-            out, z = lti(x[row : row + 1, i : i + 1], system, initial_state=z, backend="naive")
-            want.append(out)
-        torch.testing.assert_close(y[row : row + 1, :n], torch.cat(want, 1), rtol=0, atol=1e-11)
-        torch.testing.assert_close(after[row : row + 1], z, rtol=0, atol=1e-11)
+def test_a_gap_is_so_many_steps_without_input(kind, gap, resets):
+    gap, lengths = torch.tensor(gap, dtype=torch.float64), torch.tensor([7, 6])
+    reset = torch.tensor(BEGIN).bool() if resets else None
+
+    def at_once(x, initial_state, **parameters):
+        system = Prepared(system_of(**parameters))
+        return op.lti_with_gaps(x, system, gap, initial_state=initial_state, lengths=lengths, reset=reset)
+
+    def step_by_step(x, initial_state, **parameters):
+        system, ys, ends = system_of(**parameters), [], []
+        for row, n in enumerate(lengths.tolist()):
+            z, y = initial_state[row : row + 1], []
+            for i in range(n):
+                silent = x.new_zeros(1, min(round(gap[row, i].item()), MOST), x.shape[2])
+                _, z = lti(silent, system, initial_state=z, backend="naive")
+                z = torch.zeros_like(z) if resets and BEGIN[row][i] else z
+                out, z = lti(x[row : row + 1, i : i + 1], system, initial_state=z, backend="naive")
+                y.append(out)
+            ys.append(torch.nn.functional.pad(torch.cat(y, 1), (0, 0, 0, 7 - n)))
+            ends.append(z)
+        return torch.cat(ys), torch.cat(ends)
+
+    assert_agree(at_once, step_by_step, make(kind, b=2, t=7), tolerance=1e-11)
 
 
 def test_an_hour_and_a_row_of_no_steps():
