@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from samba_asr import nn
 from samba_asr.config import MIXERS, CausalMixerConfig, Mamba2Config, mixer_config
 from samba_asr.errors import UserError
 from samba_asr.nn.blocks import BlockBidirectional, Unidirectional
 from samba_asr.nn.mixers import Hydra, Mamba, Mamba2, build_mixer, mixers
 from samba_asr.nn.mixers.common import GatedRMSNorm
-from samba_asr.ops import conv1d, device, quasiseparable, selective_scan, ssd
+from samba_asr.ops import conv1d, device, quasiseparable, selective_scan, spectrum, ssd
 from samba_asr.ops.blocks import lay_blocks
 from samba_asr.ops.device import KERNELS
 from samba_asr.streaming import leaves
@@ -323,6 +325,12 @@ def test_a_causal_mixer_reads_both_ways_unless_told_otherwise():
         assert isinstance(build_mixer(D, config), BlockBidirectional)
         assert isinstance(build_mixer(D, dataclasses.replace(config, bidirectional=False)), Unidirectional)
     assert isinstance(build_mixer(D, dataclasses.replace(TINY, name="hydra", bidirectional=False)), Hydra)
+
+
+def test_the_guide_names_every_mixer_and_every_start():
+    guide = (Path(nn.__file__).parent / "README.md").read_text()
+    known = [*NAMES, *spectrum.HIPPO, *spectrum.DIAGONAL]
+    assert [name for name in known if f"`{name}`" not in guide] == []
 
 
 def test_an_unknown_mixer_is_named_with_the_nearest():
