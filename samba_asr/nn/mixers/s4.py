@@ -101,9 +101,11 @@ class _TimeInvariant(CausalMixer):
         return Step(self.out_proj(y), lengths, S4State(conv.to(state.conv.dtype), ssm))  # pyright: ignore[reportArgumentType]  (None where all steps count)
 
     def prepared(self) -> Prepared:
-        """Return the system.  Where nothing trains, it is kept, with the matrices of its chunks, until a parameter changes."""
+        """Return the system.  Where nothing trains, it is kept, with the matrices of its chunks, until a parameter changes.
+
+        A recorded CUDA graph reads the kept matrices at their addresses, so nothing else may drop them.
+        """
         if torch.is_grad_enabled() or self.training:
-            self._kept = None
             return Prepared(self.system())
         used = [p for p in (self.log_A_real, self.A_imag, self.B, self.C, self.P, self.log_dt) if p is not None]
         if any(p.is_inference() for p in used):  # such tensors do not count their changes
