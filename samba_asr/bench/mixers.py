@@ -191,7 +191,8 @@ def speed(files: list[str], variants: dict[str, list[str]], rounds: int) -> dict
     """Measure one mixer of each variant (name -> overrides), in turns, so that all have the same machine.
 
     train_ms: forward and backward of 8 rows of 16 s as one block.  blocks_ms: the same in blocks of 16 frames.  live_1_ms,
-    live_16_ms: a live step of 8 frames.  All medians.  state: numbers that a session keeps; parameters: of the mixer.
+    live_16_ms: a live step of 8 frames.  All medians; with one thread of CPU time, which other work disturbs less.
+    state: numbers that a session keeps; parameters: of the mixer.
     """
     import torch
 
@@ -227,13 +228,14 @@ def speed(files: list[str], variants: dict[str, list[str]], rounds: int) -> dict
         work[name, "blocks_ms"] = lambda train=train: train(size=16)
         for rows in ROWS:
             work[name, f"live_{rows}_ms"] = lambda rows=rows, live=live: [live(rows) for _ in range(10)]
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     taken: dict[tuple[str, str], list[float]] = {key: [] for key in work}
     for number in range(rounds + 1):
         for key, act in work.items():
-            began = time.perf_counter()
+            began = clock()
             act()
             if number:  # the first is a warm-up
-                taken[key].append(1000 * (time.perf_counter() - began) / (10 if key[1].startswith("live") else 1))
+                taken[key].append(1000 * (clock() - began) / (10 if key[1].startswith("live") else 1))
     for (name, what), times in taken.items():
         found[name][what] = sorted(times)[len(times) // 2]
     return {"variants": found, "threads": torch.get_num_threads()}
