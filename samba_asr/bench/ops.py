@@ -30,15 +30,17 @@ from samba_asr.ops.blocks import lay_blocks
 from samba_asr.ops.lti import BACKENDS as LTI_BACKENDS
 from samba_asr.ops.lti import System, lti
 from samba_asr.ops.rnn import GRU_BACKENDS, LSTM_BACKENDS, para_gru, para_lstm
+from samba_asr.ops.scan2d import BACKENDS as SCAN2D_BACKENDS
+from samba_asr.ops.scan2d import scan2d
 from samba_asr.ops.selective_scan import BACKENDS as S6_BACKENDS
 from samba_asr.ops.selective_scan import selective_scan
 from samba_asr.ops.spectrum import hippo
 from samba_asr.ops.ssd import BACKENDS as SSD_BACKENDS
 from samba_asr.ops.ssd import ssd
 
-HEADDIM = {"lti": 16, "s4": 16, "s4d": 16}  # others: 32
+HEADDIM = {"lti": 16, "s4": 16, "s4d": 16, "scan2d": 16}  # others: 32; of scan2d, channels of a band
 RNN_STATE = {"para_gru": 1, "paragru": 1, "para_lstm": 2, "paralstm": 2}
-STATE = {"selective_scan": 16, "mamba": 16, "lti": 32, "s4": 32, "s4d": 32, **RNN_STATE}
+STATE = {"selective_scan": 16, "mamba": 16, "lti": 32, "s4": 32, "s4d": 32, "scan2d": 8, **RNN_STATE}
 # others: 64; the sizes of their papers, except for SSD's 128 and for S4's 64, of complex numbers
 FRAMES = 8  # of a live step, one session: 320 ms
 MIXERS = tuple(configs.MIXERS)
@@ -57,6 +59,7 @@ SCANS = {
     "lti": (_lti, LTI_BACKENDS),
     "para_gru": (para_gru, GRU_BACKENDS),
     "para_lstm": (para_lstm, LSTM_BACKENDS),
+    "scan2d": (scan2d, SCAN2D_BACKENDS),
 }
 OPS = (*SCANS, *MIXERS)
 
@@ -142,6 +145,13 @@ def scan_inputs(op: str, b: int, t: int, d: int, dtype: torch.dtype, device: tor
         weights = {"A": small(3)} if op == "para_gru" else {"A": small(3), "C": small(2)}
         state = new(b, d) if op == "para_gru" else new(b, 2, d)
         return {"x": new(b, t, 3, d).to(dtype), **weights, "initial_state": state}
+    if op == "scan2d":
+        v, n = d // headdim, n // 2
+        inputs = {"x": new(b, t, v, 2, headdim // 2), "B": new(b, t, v, 2, 1, n), "C": new(b, t, v, 2, 1, n)}
+        decays = {"dt": F.softplus(new(b, t, v, 2, 2) - 1), "A": -torch.ones(2, 2, device=device)}
+        state = new(b, 2, v, 2, n, headdim // 2)
+        inputs = {name: value.to(dtype) for name, value in inputs.items()}
+        return {**inputs, **decays, "mix": torch.full((2, 2), 0.12, device=device), "initial_state": state}
     dt = F.softplus(new(b, t, d if op == "selective_scan" else heads) - 3)
     if op == "selective_scan":
         A = -torch.arange(1, n + 1, device=device).float().repeat(d, 1)

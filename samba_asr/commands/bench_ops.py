@@ -14,7 +14,7 @@ from samba_asr import plot
 from samba_asr.config import MIXERS
 from samba_asr.errors import UserError
 
-OPS = ("selective_scan", "ssd", "lti", "para_gru", "para_lstm", *MIXERS)  # samba_asr.bench.ops.OPS, by test
+OPS = ("selective_scan", "ssd", "lti", "para_gru", "para_lstm", "scan2d", *MIXERS)  # samba_asr.bench.ops.OPS, by test
 DTYPES = ("float32", "bfloat16")
 BASE = "naive"  # backend to whose time the ratios refer; all scans have it
 HEAD = (

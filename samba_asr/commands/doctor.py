@@ -64,7 +64,7 @@ OPTIONAL = {
     "triton": Optional("triton", "gpu", "kernels on NVIDIA GPUs"),
 }
 
-OPS = ("selective_scan", "ssd", "lti", "rnn", "conv1d", "quasiseparable")
+OPS = ("selective_scan", "ssd", "lti", "rnn", "scan2d", "conv1d", "quasiseparable")
 LONG, SHORT = 500, 1  # steps of a scan: training on 20 s, and one frame live
 
 

@@ -65,7 +65,7 @@ def test_mixers_are_measured_whole(op):
 
 def fast(op: str) -> str:
     """The backend of this scan that is the default on a CPU."""
-    return "loop" if op.startswith("para_") else "chunk"
+    return {"para_gru": "loop", "para_lstm": "loop", "scan2d": "wave"}.get(op, "chunk")
 
 
 @pytest.mark.parametrize("op", ops.SCANS)

@@ -43,7 +43,7 @@ def test_json_holds_what_is_so(capsys):
     assert found["device"]["device"] == ("cuda:0" if torch.cuda.is_available() else "cpu")
     assert found["device"]["dtype"] in ("float32", "bfloat16")
     assert found["threads"]["torch"] == torch.get_num_threads()
-    assert set(found["ops"]) == {"selective_scan", "ssd", "lti", "rnn", "conv1d", "quasiseparable"}
+    assert set(found["ops"]) == {"selective_scan", "ssd", "lti", "rnn", "scan2d", "conv1d", "quasiseparable"}
     assert all(pick["why"] for picks in found["ops"].values() for pick in picks.values())
 
 
