@@ -158,6 +158,7 @@ class ModelConfig:
     features: FeatureConfig = field(default_factory=FeatureConfig)
     subsampling: int = 4  # feature frames per encoder frame, a power of 2: 4 gives 40 ms, 8 gives 80 ms
     subsampling_channels: int = 32  # of its convolutions, each of stride 2
+    front: str = "conv"  # conv | chimera: a 2-D SSM over time and bands after these convolutions (samba_asr.nn.front)
     d_model: int = 144
     layers: int = 8
     ffn_expand: int = 2  # width of each half feed-forward, as a multiple of d_model

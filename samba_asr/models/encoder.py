@@ -19,8 +19,9 @@ from samba_asr.audio.features import LogMel
 from samba_asr.config import ModelConfig
 from samba_asr.errors import UserError
 from samba_asr.nn.blocks import BlockModule
-from samba_asr.nn.conv import ConvolutionModule, subsampling
+from samba_asr.nn.conv import ConvolutionModule
 from samba_asr.nn.dropout import Dropout
+from samba_asr.nn.front import build_front
 from samba_asr.nn.mixers import build_mixer
 from samba_asr.ops.blocks import Blocks, elapse, lay_blocks
 from samba_asr.streaming import Stack, State, Step, StreamingModule, concat, mask, take_time
@@ -320,11 +321,7 @@ class AcousticModel(StreamingModule):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        mels = config.features.mels
-        self.front = Stack(
-            LogMel(config.features),
-            Stack(*subsampling(mels, config.subsampling_channels, config.d_model, config.dropout, config.subsampling)),
-        )
+        self.front = Stack(LogMel(config.features), build_front(config))
         self.encoder = Encoder(config)
         self.stride = self.front.stride
 
