@@ -70,6 +70,7 @@ class CausalConv2d(StreamingModule):
     """
 
     stride = 2
+    exportable = True
 
     def __init__(self, mels: int, c_in: int, c_out: int):
         super().__init__()
@@ -98,6 +99,8 @@ class Project(StreamingModule):
     The norm scales the input of the residual stream to the size of the layers' outputs.  Without it their untrained,
     random outputs drown the signal.
     """
+
+    exportable = True
 
     def __init__(self, d_in: int, d_out: int, dropout: float = 0.0):
         super().__init__()

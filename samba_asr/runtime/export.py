@@ -146,6 +146,10 @@ def check(model: AsrModel) -> None:
             f"the mixer {config.mixer.name!r} cannot be exported: its scan is a loop over time; these can: "
             f"{', '.join(exportable_mixers())}"
         )
+    if not all(layer.exportable for layer in model.acoustic.subsampling.layers):
+        raise UserError(
+            f"the front end {config.front!r} cannot be exported: its scan is a loop over time; model.front=conv can"
+        )
     if not model.ctc.exportable:
         names = [name for name in heads if heads[name].exportable]
         raise UserError(f"the head {config.head!r} cannot be exported; these can: {', '.join(names)}")

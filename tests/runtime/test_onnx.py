@@ -172,6 +172,11 @@ def test_a_head_without_a_graph_is_named(tmp_path, monkeypatch):
         export(net, "", tmp_path)
 
 
+def test_a_front_end_without_a_graph_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"front end 'chimera' cannot be exported.*model\.front=conv"):
+        export(AsrModel(tiny(front="chimera")).eval(), "", tmp_path)
+
+
 def test_features_with_a_gain_are_refused(tmp_path):
     from dataclasses import replace
 
