@@ -178,6 +178,10 @@ class Recognizer:
         """Return the encoder blocks for a latency in ms (None: decode.runtime.latency_ms).  UserError if no blocks fit."""
         return blocks(self.decode, self.runtime, ms)
 
+    def warm(self) -> None:
+        """Do what the first audio would wait for: compile the search, or load its compiled form."""
+        self.segmenter.search.warm()
+
     # ---- live --------------------------------------------------------------------------------------------------------
 
     def session(

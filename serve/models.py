@@ -30,6 +30,7 @@ def _load(name: str, folder: Path | None, settings: Settings) -> Recognizer:
     try:
         found = Recognizer.load(folder, device=settings.device, settings=settings.decode)
         found.latency(settings.latency_ms)  # reports a wrong latency now
+        found.warm()  # a first compilation takes seconds, in which nobody should wait for a text
     except UserError as error:
         raise UserError(f"model {name}: {error}") from None
     return found

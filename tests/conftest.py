@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
 
+# Compiled functions and search tables of tests, kept between runs, and apart from the user's.
+os.environ.setdefault("SAMBA_ASR_CACHE", str(Path(__file__).parents[1] / ".pytest_cache" / "samba_asr"))
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined
 

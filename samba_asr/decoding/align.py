@@ -8,7 +8,7 @@ The result is the most probable alignment of the text, by Viterbi over the state
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -29,9 +29,14 @@ class Span(NamedTuple):
     log_prob: float
 
 
-def align(log_probs: np.ndarray, tokens: Sequence[int]) -> list[Span]:
+Path = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""Function like `best_path`."""
+
+
+def align(log_probs: np.ndarray, tokens: Sequence[int], path: Path | None = None) -> list[Span]:
     """Return a span for each of `tokens` in log_probs (t, v), in order and without overlap.
 
+    path: a faster `best_path`, such as that of the compiled search.
     UserError if there are too few frames for the tokens, or if the table would take more than `MOST` bytes.
     """
     t, ids = len(log_probs), np.asarray(tokens, dtype=np.int64)
@@ -48,6 +53,22 @@ def align(log_probs: np.ndarray, tokens: Sequence[int]) -> list[Span]:
     skips = np.zeros(len(labels), dtype=bool)  # into a token, over the blank before it
     skips[3::2] = ids[1:] != ids[:-1]
 
+    states = (path or best_path)(log_probs, labels, skips)
+    spans = []
+    for u, token in enumerate(ids.tolist()):
+        first, end = np.searchsorted(states, [2 * u + 1, 2 * u + 2]).tolist()
+        if first == end:
+            raise UserError("the frames make this text impossible: some unit has probability 0 wherever it could be")
+        spans.append(Span(first, end, float(log_probs[first:end, token].mean(dtype=np.float64))))
+    return spans
+
+
+def best_path(log_probs: np.ndarray, labels: np.ndarray, skips: np.ndarray) -> np.ndarray:
+    """Return the state of each frame on the best path, (t,), never falling.
+
+    log_probs (t, v); labels (s,): the id of each state; skips (s,): whether the state before it may be left out.
+    """
+    t = len(log_probs)
     best = np.full(len(labels), -np.inf)
     moves = np.zeros((t, len(labels)), dtype=np.uint8)  # states advanced in a frame: 0, 1, 2
     for i in range(t):
@@ -63,11 +84,7 @@ def align(log_probs: np.ndarray, tokens: Sequence[int]) -> list[Span]:
     for i in reversed(range(t)):
         path[i] = at
         at -= int(moves[i, at])  # int, as uint8 would overflow
-    spans = []
-    for u in range(len(ids)):
-        frames = np.flatnonzero(path == 2 * u + 1)
-        spans.append(Span(int(frames[0]), int(frames[-1]) + 1, float(log_probs[frames, ids[u]].mean(dtype=np.float64))))
-    return spans
+    return path
 
 
 def _shifted(x: np.ndarray, by: int) -> np.ndarray:

@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
-import torch
 
 from samba_asr.text.units import Tokenizer
 
 if TYPE_CHECKING:
+    import torch
+
     from samba_asr.config import SearchConfig
     from samba_asr.decoding.guide import Guide
     from samba_asr.decoding.hotwords import Hotwords
@@ -79,7 +80,7 @@ class Search(Protocol[State]):
         """Make the state of `batch` rows before the first frame.  ValueError for hotwords if the search takes none."""
         ...
 
-    def step(self, log_probs: torch.Tensor, lengths: torch.Tensor, state: State) -> State:
+    def step(self, log_probs: torch.Tensor | np.ndarray, lengths: torch.Tensor | np.ndarray, state: State) -> State:
         """Process `lengths` (b,) frames, 0 .. t, of each row of `log_probs` (b, t, v); frames beyond are ignored."""
         ...
 
@@ -106,10 +107,19 @@ def stack(states: Sequence[State]) -> State:
     return type(states[0])(*(np.concatenate(fields) for fields in zip(*states, strict=True)))
 
 
-def checked_lengths(log_probs: torch.Tensor, lengths: torch.Tensor, rows: int) -> np.ndarray:
+def frames_of(log_probs: torch.Tensor | np.ndarray, t: int) -> np.ndarray:
+    """Return the first t frames of `log_probs` (b, ., v), from any device and of any dtype, as float64 (b, t, v) in one piece."""
+    first: Any = log_probs[:, :t]
+    return np.ascontiguousarray(first if isinstance(first, np.ndarray) else first.detach().cpu().double(), np.float64)
+
+
+def checked_lengths(
+    log_probs: torch.Tensor | np.ndarray, lengths: torch.Tensor | np.ndarray | Sequence[int], rows: int
+) -> np.ndarray:
     """Return `lengths` as an int64 array (b,); ValueError unless frames, lengths and the state's rows fit together."""
-    found = np.asarray(torch.as_tensor(lengths).cpu(), dtype=np.int64)
-    if log_probs.dim() != 3 or found.shape != (rows,) or log_probs.shape[0] != rows:
+    given: Any = lengths
+    found = np.asarray(given.cpu() if hasattr(given, "cpu") else given, dtype=np.int64)
+    if log_probs.ndim != 3 or found.shape != (rows,) or log_probs.shape[0] != rows:
         raise ValueError(
             f"a state of {rows} rows needs log_probs (b={rows}, t, v) and lengths ({rows},), "
             f"got {tuple(log_probs.shape)} and {found.shape}"

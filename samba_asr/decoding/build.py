@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from samba_asr import collector
-from samba_asr.config import DecodeConfig
+from samba_asr.config import DecodeConfig, SearchConfig
+from samba_asr.decoding.backend import Backend, beam_search, choose
+from samba_asr.decoding.base import Search
 from samba_asr.decoding.guide import Guide, Guides
 from samba_asr.decoding.hotwords import HotwordGuide, Hotwords
 from samba_asr.decoding.hotwords import read as read_hotwords
 from samba_asr.decoding.neural import MambaGuide, TextScorer, same_units
-from samba_asr.decoding.ngram import read_ngram
+from samba_asr.decoding.ngram import is_kenlm, read_ngram
+from samba_asr.decoding.prefix_beam import PrefixBeam
 from samba_asr.decoding.rescore import TwoPass
 from samba_asr.decoding.searches import refusal, searches
 from samba_asr.decoding.words import WordGuide
@@ -22,6 +27,11 @@ from samba_asr.text.lexicon import Lexicon
 from samba_asr.text.lines import read_lines
 from samba_asr.text.phones import PhoneTokenizer
 from samba_asr.text.units import Tokenizer
+
+if TYPE_CHECKING:
+    from samba_asr.decoding.compiled.tables import Tables
+
+logger = logging.getLogger(__name__)
 
 NEEDS = {
     "search.rescore": "nbest",
@@ -55,22 +65,76 @@ def two_pass(loaded: LoadedModel, config: DecodeConfig, decoder: SecondPass | No
     }.items():
         if wanted and NEEDS[key] not in method.takes:
             raise UserError(refusal(f"decode.{key}={wanted} needs", NEEDS[key], config.search.method))
-    words, phrases = word_guide(loaded, config), None
-    hotwords = HotwordGuide() if "hotwords" in method.takes else None
+    phrases = None
     if config.hotwords.path:
         path = search_file(config.hotwords.path, loaded, "hotwords.path")
         phrases = Hotwords(tokenizer_of(loaded, config), read_hotwords(path, config.hotwords.weight))
-    neural, reader = neural_lm(loaded, config, alone=words is None)
-    guides: list[Guide] = [guide for guide in (words, neural, hotwords) if guide]
-    guide = Guides(guides) if len(guides) > 1 else guides[0] if guides else None
+    neural, reader = neural_lm(loaded, config, alone=not config.lm.path)
     return TwoPass(
-        method.from_config(config.search, guide, counts_words=words is not None),
+        first_pass(loaded, config, neural),
         decoder,
         weight=config.search.rescore,
         nbest=min(config.search.beam, READ),
         hotwords=phrases,
         reader=reader,
     )
+
+
+def first_pass(loaded: LoadedModel, config: DecodeConfig, neural: MambaGuide | None = None) -> Search:
+    """Make the search of the first pass.  neural: language model that guides it."""
+    method = searches[config.search.method]
+    if method is PrefixBeam and backend_of(loaded, config, neural is not None).name == "compiled":
+        from samba_asr.decoding.compiled.search import CompiledBeam
+        from samba_asr.decoding.compiled.tables import Unsupported
+
+        try:
+            tables = word_tables(loaded, config) if config.lm.path else None
+            return CompiledBeam.of_tables(config.search, tables, hotwords=True, counts_words=tables is not None)
+        except Unsupported as error:
+            logger.warning("decode.lm.path=%s: %s: using the numpy search", config.lm.path, error)
+    words = word_guide(loaded, config)
+    hotwords = HotwordGuide() if "hotwords" in method.takes else None
+    guides: list[Guide] = [guide for guide in (words, neural, hotwords) if guide]
+    guide = Guides(guides) if len(guides) > 1 else guides[0] if guides else None
+    return method.from_config(config.search, guide, counts_words=words is not None)
+
+
+def backend_of(loaded: LoadedModel, config: DecodeConfig, neural: bool = False) -> Backend:
+    """Return the backend of beam search for a model, and the reason.  neural: whether a neural language model guides the beam."""
+    lm = ""
+    if config.lm.path:
+        lm = "kenlm" if is_kenlm(search_file(config.lm.path, loaded, "lm.path")) else "ngram"
+    return choose(config.search, lm=lm, neural=neural)
+
+
+def word_tables(loaded: LoadedModel, config: DecodeConfig) -> Tables:
+    """Return the tables of the language model and its words for the compiled search, from the cache folder if they are there."""
+    from samba_asr.decoding.compiled.store import tables_for
+    from samba_asr.decoding.compiled.tables import of_guide
+
+    lm = config.lm
+
+    def make() -> Tables:
+        guide = word_guide(loaded, config)
+        assert guide is not None  # there is a language model
+        return of_guide(guide)
+
+    if loaded.folder is None:  # a model in memory
+        return make()
+    files = {
+        key: search_file(name, loaded, key)
+        for key in ("lm.path", "lm.words", "lm.lexicon")
+        if (name := config.file(key))
+    }
+    files["tokenizer"] = loaded.folder / loaded.tokenizer.FILE
+    return tables_for(files, make).weighted(lm.weight, lm.word_bonus)
+
+
+def build_search(config: SearchConfig, guide: Guide | None = None, *, counts_words: bool = True) -> Search:
+    """Make the search by its name, with this guide; beam search by the backend of `decode.search.backend`."""
+    method = searches[config.method]
+    make = beam_search if method is PrefixBeam else method.from_config
+    return make(config, guide, counts_words=counts_words)
 
 
 def neural_lm(loaded: LoadedModel, config: DecodeConfig, alone: bool) -> tuple[MambaGuide | None, TextScorer | None]:

@@ -197,7 +197,7 @@ class HotwordPrefix:
 
     @property
     def recombination(self) -> int:
-        return 1 + self.node
+        return (1 + self.node) * 0x9E3779B97F4A7C15 % 2**64  # spread: the search mixes it with the last token
 
 
 class HotwordGuide:

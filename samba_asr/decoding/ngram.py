@@ -49,16 +49,24 @@ def read_ngram(path: Path | str) -> NgramModel | KenLmModel:
     UserError for anything else.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            head = file.read(64)
-    except OSError as error:
-        raise UserError(f"{path}: cannot read the language model ({error.strerror})") from None
-    if head.startswith(b"mmap lm http://kheafield.com/code"):
+    if is_kenlm(path):
         return KenLmModel(path)
-    if packed.is_packed(head):
+    if packed.is_packed(_head(path)):
         return NgramModel(*packed.read(path))
     return NgramModel(*read_arpa(path))
+
+
+def is_kenlm(path: Path) -> bool:
+    """Return whether a model file is KenLM's binary; UserError if it cannot be read."""
+    return _head(path).startswith(b"mmap lm http://kheafield.com/code")
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(64)
+    except OSError as error:
+        raise UserError(f"{path}: cannot read the language model ({error.strerror})") from None
 
 
 class Table(NamedTuple):
@@ -82,6 +90,7 @@ class NgramModel:
         self.tables, self.order = tuple(_hashed(some) for some in grams), len(grams)
         for m in range(self.order - 1, 1, -1):  # from above, as a restored n-gram has a context too
             grams = self._with_contexts(grams, m)
+        self.grams = tuple(grams)
 
     def _with_contexts(self, grams: Sequence[Grams], m: int) -> Sequence[Grams]:
         """Add the n-grams of order m with which those of order m + 1 begin, to `grams` and `tables`."""

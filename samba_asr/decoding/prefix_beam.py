@@ -31,15 +31,16 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 
-from samba_asr.decoding.base import ALL, BLANK, Hypothesis, checked_lengths, take
+from samba_asr.decoding.base import ALL, BLANK, Hypothesis, checked_lengths, frames_of, take
 from samba_asr.decoding.guide import Extensions, Guide, GuidedPrefix
 from samba_asr.decoding.hotwords import Hotwords
 from samba_asr.decoding.ngram import mix
 from samba_asr.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
+
     from samba_asr.config import SearchConfig
 
 ROOMY = 64
@@ -48,6 +49,24 @@ A narrower beam has no room for that: on dev-5h, WER with a beam of 24 was 14.7 
 
 NONE = -1  # the last token of the empty prefix
 ROOT = np.uint64(1)  # the empty prefix
+
+
+def most_alike(config: SearchConfig, counts_words: bool) -> int | None:
+    """Return how many prefixes with one recombination key are kept (None: all).  counts_words: whether there is an n-gram."""
+    return max(2 if config.beam >= ROOMY else 1, config.nbest) if counts_words else None
+
+
+def checked_options(
+    beam: int, candidates: int | None, blank_skip: float, prune: float | None, recombine: int | None
+) -> None:
+    """Raise UserError for options that no prefix beam search takes."""
+    counts = [beam, *(n for n in (candidates, recombine) if n is not None)]
+    if min(counts) < 1 or not 0 < blank_skip <= 1 or (prune is not None and prune <= 0):
+        raise UserError(
+            f"prefix beam search needs beam >= 1, candidates >= 1 or None, 0 < blank_skip <= 1, prune > 0 or None and "
+            f"recombine >= 1 or None, got beam={beam}, candidates={candidates}, blank_skip={blank_skip}, prune={prune}, "
+            f"recombine={recombine}"
+        )
 
 
 class Node(NamedTuple):
@@ -105,13 +124,7 @@ class PrefixBeam:
         guide: Guide | None = None,
         recombine: int | None = None,
     ):
-        counts = [beam, *(n for n in (candidates, recombine) if n is not None)]
-        if min(counts) < 1 or not 0 < blank_skip <= 1 or (prune is not None and prune <= 0):
-            raise UserError(
-                f"prefix beam search needs beam >= 1, candidates >= 1 or None, 0 < blank_skip <= 1, prune > 0 or None and "
-                f"recombine >= 1 or None, got beam={beam}, candidates={candidates}, blank_skip={blank_skip}, prune={prune}, "
-                f"recombine={recombine}"
-            )
+        checked_options(beam, candidates, blank_skip, prune, recombine)
         self.beam, self.candidates, self.blank_skip, self.recombine = beam, candidates, blank_skip, recombine
         self.prune = math.inf if prune is None else prune
         self.guide = guide
@@ -119,8 +132,7 @@ class PrefixBeam:
     @classmethod
     def from_config(cls, config: SearchConfig, guide: Guide | None = None, *, counts_words: bool = True) -> PrefixBeam:
         """See `samba_asr.decoding.base.Search`."""
-        alike = max(2 if config.beam >= ROOMY else 1, config.nbest) if counts_words else None
-        return cls(config.beam, prune=config.prune, recombine=alike, guide=guide)
+        return cls(config.beam, prune=config.prune, recombine=most_alike(config, counts_words), guide=guide)
 
     def init_state(self, batch: int, hotwords: Hotwords | None = None) -> BeamState:
         shape = (batch, self.beam + (-(-self.beam // 4) if self.guide else 0))
@@ -141,24 +153,30 @@ class PrefixBeam:
             start, never, start, never, last, bonus, credit, guide, name, nothing, name, empty, empty, frames
         )
 
-    def step(self, log_probs: torch.Tensor, lengths: torch.Tensor, state: BeamState) -> BeamState:
+    def step(
+        self, log_probs: torch.Tensor | np.ndarray, lengths: torch.Tensor | np.ndarray, state: BeamState
+    ) -> BeamState:
         counts = checked_lengths(log_probs, lengths, len(state.frames))
         if not counts.any():
             return state
-        x = log_probs.detach()[:, : int(counts.max())].to("cpu", torch.float64)  # (b, t, v)
-        c = min(self.candidates or x.shape[-1], x.shape[-1] - 1)
-        best, tokens = x[..., BLANK + 1 :].topk(c)  # (b, t, c)
-        frames, best, tokens = x.numpy(), best.numpy(), tokens.numpy() + BLANK + 1
+        frames = frames_of(log_probs, int(counts.max()))  # (b, t, v)
+        c = min(self.candidates or frames.shape[-1], frames.shape[-1] - 1)
+        # Stable, so that of equal tokens the one with the lower id comes first.
+        tokens = np.argsort(-frames[..., BLANK + 1 :], axis=-1, kind="stable")[..., :c] + BLANK + 1  # (b, t, c)
+        best = np.take_along_axis(frames, tokens, axis=-1)
         silent = frames[..., BLANK] >= math.log(self.blank_skip)  # (b, t)
         for t in range(frames.shape[1]):
-            rows = np.flatnonzero(t < counts)
-            everyone = len(rows) == len(counts)
-            part = state if everyone else take(state, rows)
-            if silent[rows, t].all():
-                part = _blank_frame(part, frames[rows, t, BLANK])
-            else:
-                part = self._frame(part, frames[rows, t], tokens[rows, t], best[rows, t], silent[rows, t])
-            state = part if everyone else _put(state, rows, part)
+            there = t < counts
+            for rows in (np.flatnonzero(there & silent[:, t]), np.flatnonzero(there & ~silent[:, t])):
+                if not len(rows):
+                    continue
+                everyone = len(rows) == len(counts)
+                part = state if everyone else take(state, rows)
+                if silent[rows[0], t]:
+                    part = _blank_frame(part, frames[rows, t, BLANK])
+                else:
+                    part = self._frame(part, frames[rows, t], tokens[rows, t], best[rows, t])
+                state = part if everyone else _put(state, rows, part)
         return state
 
     def finish(self, state: BeamState) -> BeamState:
@@ -188,17 +206,11 @@ class PrefixBeam:
     def _words(self, guided: GuidedPrefix | None) -> tuple[str, ...] | None:
         return None if guided is None or self.guide is None else self.guide.words(guided)
 
-    def _frame(
-        self, s: BeamState, frame: np.ndarray, tokens: np.ndarray, best: np.ndarray, silent: np.ndarray
-    ) -> BeamState:
-        """Advance by one frame (b, v) with candidates `tokens` (b, c), whose log-probabilities are `best` (b, c).
-
-        Rows marked `silent` (b,) are blank alone.
-        """
+    def _frame(self, s: BeamState, frame: np.ndarray, tokens: np.ndarray, best: np.ndarray) -> BeamState:
+        """Advance by one frame (b, v) with candidates `tokens` (b, c), whose log-probabilities are `best` (b, c)."""
         b, k = s.pb.shape
         blank = frame[:, BLANK, None]  # (b, 1)
-        again = np.where(silent[:, None], -np.inf, np.take_along_axis(frame, np.maximum(s.last, 0), axis=1))  # (b, k)
-        best = np.where(silent[:, None], -np.inf, best)
+        again = np.take_along_axis(frame, np.maximum(s.last, 0), axis=1)  # (b, k)
         p = np.logaddexp(s.pb, s.pn)  # (b, k)
         v = np.maximum(s.vb, s.vn)
         path = np.where(s.vb >= s.vn, s.path_b, s.path_n)

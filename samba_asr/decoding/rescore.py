@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from samba_asr.decoding.align import Path
 from samba_asr.decoding.base import Hypothesis, Search, stack, take
 from samba_asr.decoding.hotwords import Hotwords
 from samba_asr.errors import UserError
@@ -121,6 +122,10 @@ class TwoPass:
         """Features that the search of the first pass takes (`Search.takes`)."""
         return self.search.takes
 
+    def warm(self) -> None:
+        """Compile the search, where it is compiled."""
+        getattr(self.search, "warm", lambda: None)()
+
     def init_state(self, batch: int, hotwords: Hotwords | None = None) -> TwoPassState:
         """Make the state of `batch` rows before the first frame."""
         memory = self.decoder.init_memory(batch) if self.weight and self.decoder else ()
@@ -183,6 +188,16 @@ class TwoPass:
         if self.weight:
             found = rescore(self.decoder, found, state.memory, self.weight)
         return [some[:nbest] for some in found]
+
+    @property
+    def best_path(self) -> Path | None:
+        """The search's own function for `samba_asr.decoding.align`, if it has one."""
+        return getattr(self.search, "best_path", None)
+
+    def shared_words(self, state: TwoPassState) -> list[str] | None:
+        """Return the words with which all of `still_possible` begin, but for the last of each; None: the search does not say."""
+        ask = getattr(self.search, "shared_words", None)
+        return ask([state.search, *(beside.search for beside in state.without[:1] if beside)]) if ask else None
 
     def still_possible(self, state: TwoPassState) -> list[Hypothesis]:
         """Return all hypotheses that the first row may still become; those with words may lack tokens and times."""

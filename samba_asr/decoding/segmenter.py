@@ -190,6 +190,8 @@ class Segmenter:
 
     def stable(self, session: SegmentState) -> str:
         """Return the beginning of `text` that cannot change any more."""
+        if (shared := self.search.shared_words(session.state)) is not None:
+            return " ".join(shared)
         found = self.search.still_possible(session.state)
         words = [h.words or text_of(h, self.tokenizer).split() for h in found]
         same = 0
@@ -253,7 +255,7 @@ class Segmenter:
     def _segment(self, s: SegmentState, nbest: list[Hypothesis]) -> tuple[Segment | None, int]:
         """Make a segment of the best hypothesis, and count its dropped words; None if no word is confident enough."""
         best, timed = nbest[0], [self._timed_words(h) for h in nbest]
-        spans = align(np.concatenate(s.log_probs), best.tokens) if best.tokens else []
+        spans = align(np.concatenate(s.log_probs), best.tokens, self.search.best_path) if best.tokens else []
         agreed = agreement(timed[0], timed, [h.score for h in nbest])
         words = words_of(
             best.tokens,
@@ -281,7 +283,7 @@ class Segmenter:
             s.state, s.frames, s.log_probs = s.gap.state, [frames[:cut]], [log_probs[:cut].numpy()]
         else:
             best = self.search.hypotheses(self.search.finish(s.state))[0][0]
-            spans = align(np.concatenate(s.log_probs), best.tokens) if best.tokens else []
+            spans = align(np.concatenate(s.log_probs), best.tokens, self.search.best_path) if best.tokens else []
             cut = self._gap(best, spans) or s.length
             self._again(s, frames[:cut], log_probs[:cut])
         s.length = cut

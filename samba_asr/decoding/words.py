@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from samba_asr.text.units import SPACE, Tokenizer
 
 ROOT = 0
 SHIFT = 20  # bits of the token in the key of an edge
+PRIVATE = 0xD6E8FEB86659FD93  # distinguishes the words of a session from those of the lexicon
 UNKNOWN_SCORE = -15.0
 """ln p of a word that the language model lacks, where it has no `<unk>` either."""
 ENDS = 1 << 15
@@ -174,6 +175,7 @@ class WordGuide:
         # Where units are characters, the space is a unit by itself, and no text begins with it.
         space = pieces.index(SPACE) if SPACE in pieces else None
         self._space = space
+        self.tables: Any = None  # of the compiled search, once it asked for them
         self._weigh(weight, bonus)
 
     def weighted(self, *, weight: float, bonus: float) -> WordGuide:
@@ -261,8 +263,8 @@ class WordGuide:
         base = np.array([prefixes[p].base + end.gain for p, end in zip(of, ends, strict=True)], dtype=np.float64)
         bonus = base + among.ahead[begun]
         label = 2 * np.array([end.label for end in ends], dtype=np.int64) + among.private
-        # Nodes of two trees must not share a recombination key.
-        past = np.array([end.past for end in ends], dtype=np.uint64) ^ np.uint64(among.private)
+        # Nodes of two trees must not share a recombination key.  (A small number would be lost when the node is mixed in.)
+        past = np.array([end.past for end in ends], dtype=np.uint64) ^ np.uint64(PRIVATE * among.private)
 
         def view(i: int) -> WordPrefix:
             prefix, end = prefixes[of[i]], ends[i]

@@ -17,7 +17,7 @@ from samba_asr import config as configs
 from samba_asr.config import Config, DecodeConfig
 from samba_asr.data.manifest import Utterance
 from samba_asr.decoding.base import Hypothesis, text_of
-from samba_asr.decoding.build import READ, neural_lm, word_guide
+from samba_asr.decoding.build import READ, build_search, neural_lm, word_guide
 from samba_asr.decoding.neural import TextScorer
 from samba_asr.decoding.searches import refusal, searches
 from samba_asr.decoding.words import WordGuide
@@ -139,7 +139,7 @@ class FixedFrames:
     @torch.inference_mode()
     def __call__(self, weight: float, bonus: float, nbest: int = 1) -> Nbest:
         guide = self.guide.weighted(weight=weight, bonus=bonus)
-        search = searches[self.decode.search.method].from_config(self.decode.search, guide)
+        search = build_search(self.decode.search, guide)
         found: Nbest = {}
         for ids, log_probs, lengths in self.batches:
             state = search.finish(search.step(log_probs, lengths, search.init_state(len(ids))))

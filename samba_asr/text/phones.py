@@ -11,10 +11,12 @@ pronunciation its phones, `S-IY-K`.  For text, use a search with a lexicon.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from samba_asr import collector
 from samba_asr.errors import UserError
 from samba_asr.text.lexicon import Lexicon, cmudict, for_words
 from samba_asr.text.units import BLANK, SPACE, UNK, UNK_ID, UNK_SURFACE, checked
@@ -26,15 +28,33 @@ class PhoneTokenizer:
     FILE = "lexicon.txt"
     KIND = "phone"
 
-    def __init__(self, lexicon: Lexicon):
-        self.lexicon = lexicon
-        self._pieces = [BLANK, UNK, *(SPACE + phone for phone in lexicon.phones), *lexicon.phones]
+    def __init__(self, lexicon: Lexicon | Path):
+        """lexicon: or its file, which is read when a word is asked for, since that takes a second."""
+        self._source = lexicon
+        phones = lexicon.phones if isinstance(lexicon, Lexicon) else Lexicon.phones_in(lexicon)
+        self._pieces = [BLANK, UNK, *(SPACE + phone for phone in phones), *phones]
         self._ids = {piece: i for i, piece in enumerate(self._pieces)}
-        self._spelling: dict[tuple[str, ...], str] = {}
-        for word, some in lexicon.items():
-            for one in some:
-                self._spelling.setdefault(one, word)
         self.vocab_size = len(self._pieces)
+
+    @functools.cached_property
+    def lexicon(self) -> Lexicon:
+        """Words and their pronunciations."""
+        if isinstance(self._source, Lexicon):
+            return self._source
+        with collector.paused():
+            lexicon = Lexicon.read(self._source)
+        if lexicon.phones != [piece for piece in self._pieces[2:] if not piece.startswith(SPACE)]:
+            raise UserError(f"{self._source} has changed since the model was loaded: load it again")
+        return lexicon
+
+    @functools.cached_property
+    def _spelling(self) -> dict[tuple[str, ...], str]:
+        """The first word of each pronunciation."""
+        found: dict[tuple[str, ...], str] = {}
+        for word, some in self.lexicon.items():
+            for one in some:
+                found.setdefault(one, word)
+        return found
 
     @classmethod
     def train(
@@ -84,7 +104,7 @@ class PhoneTokenizer:
 
     @classmethod
     def load(cls, folder: Path | str) -> PhoneTokenizer:
-        return cls(Lexicon.read(Path(folder) / cls.FILE))
+        return cls(Path(folder) / cls.FILE)
 
     def units_of(self, pronunciation: Sequence[str]) -> list[int]:
         """Return the ids of a word with this pronunciation, in phones of the lexicon."""

@@ -29,6 +29,11 @@ class Tokenizer(Protocol):
         ...
 
     @property
+    def FILE(self) -> str:
+        """Name of its file in a model folder."""
+        ...
+
+    @property
     def vocab_size(self) -> int:
         """v, with the blank and <unk>: the width of a CTC head."""
         ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import re
 import tomllib
@@ -45,6 +46,8 @@ def test_json_holds_what_is_so(capsys):
     assert found["threads"]["torch"] == torch.get_num_threads()
     assert set(found["ops"]) == {"selective_scan", "ssd", "lti", "rnn", "scan2d", "conv1d", "quasiseparable"}
     assert all(pick["why"] for picks in found["ops"].values() for pick in picks.values())
+    assert found["search"]["backend"] == ("compiled" if importlib.util.find_spec("numba") else "numpy")
+    assert "numba" in found["search"]["why"]
 
 
 def test_the_text_ends_with_the_verdict(capsys):

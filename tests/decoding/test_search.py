@@ -26,9 +26,23 @@ SEARCHES = {
 }
 
 
-@pytest.fixture(scope="module", params=SEARCHES)
+COMPILED = {
+    "compiled": {"beam": 4, "candidates": 3, "blank_skip": 0.7},
+    "compiled-all": {"beam": 6, "candidates": None, "blank_skip": 1},
+    "compiled-words": {"beam": 4, "candidates": 3, "blank_skip": 0.7, "recombine": 1},
+}
+
+
+@pytest.fixture(scope="module", params=[*SEARCHES, *COMPILED])
 def search(request):
-    return SEARCHES[request.param]
+    if request.param in SEARCHES:
+        return SEARCHES[request.param]
+    pytest.importorskip("numba")
+    from samba_asr.decoding.compiled.search import CompiledBeam
+    from samba_asr.decoding.compiled.tables import of_guide
+
+    tables = of_guide(WORDS) if "words" in request.param else None
+    return CompiledBeam(tables, **COMPILED[request.param])
 
 
 @given(seed=st.integers(0, 10**6), data=st.data())
@@ -85,7 +99,9 @@ def test_rows_can_be_taken_and_stacked(search):
 
 def test_no_frames_is_the_empty_hypothesis(search):
     (score,) = {h.score for row in search.hypotheses(search.finish(search.init_state(3))) for h in row}
-    assert score == 0.0 or getattr(search, "guide", None)  # what a language model makes of no words
+    assert score == 0.0 or getattr(
+        search, "guide", getattr(search, "tables", None)
+    )  # what a language model makes of no words
     for x, lengths in ((frames(6), [0, 0, 0]), (frames(6, t=0), [0, 0, 0])):
         found = [[(h.tokens, h.score, h.times) for h in row] for row in offline(search, x, lengths)]
         assert found == [[((), score, ())]] * 3

@@ -1,0 +1,11 @@
+"""The beam search over flat arrays, compiled by numba; `samba_asr.decoding.backend` chooses it.
+
+    search.py   `CompiledBeam`, with the interface of `PrefixBeam`
+    kernel.py   one row of it; lookup.py, order.py and links.py: its parts
+    paths.py    words that all texts share, and alignment
+    tables.py   flat arrays of lexicon, n-gram model and hotwords
+    store.py    tables as one mapped file in the cache folder
+    jit.py      numba and its cache        threads.py   rows in threads
+
+Only jit.py imports numba.  Importing search.py imports it.
+"""

@@ -1,0 +1,78 @@
+"""Compilation by numba, with its cache in the user's cache folder.
+
+The first use on a machine compiles for ten seconds and more; later ones load the result.  Where the folder cannot be written,
+or what is in it is damaged, every process compiles for itself.  `NUMBA_CACHE_DIR` and `NUMBA_DISABLE_JIT` are heeded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numba
+import numba.core.caching
+import numba.core.config
+
+from samba_asr.cache import cache_folder
+
+logger = logging.getLogger(__name__)
+
+KERNELS = ("jit", "kernel", "links", "lookup", "order", "paths")  # files with compiled functions
+F = TypeVar("F", bound=Callable[..., Any])
+_compiled: list[Any] = []  # numba's dispatchers
+
+
+def _sources() -> str:
+    """Return a name for the present sources: numba itself notices changes of the file of a function only."""
+    digest = hashlib.sha256()
+    for name in KERNELS:
+        digest.update(Path(__file__).with_name(f"{name}.py").read_bytes())
+    return digest.hexdigest()[:16]
+
+
+_FOLDER = numba.core.config.CACHE_DIR or str(cache_folder() / "kernels" / _sources())
+_called = False  # whether a first call has succeeded
+
+
+def jit(function: F) -> F:
+    """Compile a function when it is first called."""
+    config = numba.core.config
+    own = config.CACHE_DIR
+    try:
+        config.CACHE_DIR = _FOLDER
+        compiled = numba.njit(cache=True, nogil=True)(function)
+    except (RuntimeError, OSError):  # no folder that can be written
+        compiled = numba.njit(nogil=True)(function)
+    finally:
+        config.CACHE_DIR = own
+    _compiled.append(compiled)
+    return compiled  # pyright: ignore[reportReturnType]
+
+
+def call_first(call: Callable[[], Any]) -> Any:
+    """Call compiled functions.  If the first call fails, it is made again without the cache of compiled functions."""
+    global _called
+    if _called:
+        return call()
+    try:
+        found = call()
+    except Exception as error:
+        if not _drop_caches():
+            raise
+        logger.warning("the cache of compiled functions in %s fails (%s): compiling without it", _FOLDER, error)
+        found = call()
+    _called = True
+    return found
+
+
+def _drop_caches() -> bool:
+    """Use no cache from now on; returns whether there was one."""
+    nothing, found = numba.core.caching.NullCache(), False
+    for compiled in _compiled:
+        cache = getattr(compiled, "_cache", None)
+        found = found or isinstance(cache, numba.core.caching.FunctionCache)
+        compiled._cache = nothing
+    return found
