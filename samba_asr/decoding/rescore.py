@@ -140,13 +140,18 @@ class TwoPass:
         memory = ()
         if self.weight and self.decoder:
             memory = self.decoder.absorb(frames.encoder, frames.lengths, state.memory)
-        rows = [row for row, beside in enumerate(state.without) if beside]
-
-        def step(search: Any) -> Any:
-            return self.search.step(frames.log_probs[rows], frames.lengths[rows], search)
-
-        search = self.search.step(frames.log_probs, frames.lengths, state.search)
-        return TwoPassState(search, memory, _each_without(step, state.without))
+        # The searches without hotwords are further rows of the same step, so that they share its batch, or its threads.
+        n, there = len(state.without), [row for row, beside in enumerate(state.without) if beside]
+        if not there:
+            return TwoPassState(self.search.step(frames.log_probs, frames.lengths, state.search), memory, state.without)
+        rows = [*range(n), *there]
+        joint = stack([state.search, *(beside.search for beside in state.without if beside)])
+        joint = self.search.step(frames.log_probs[rows], frames.lengths[rows], joint)
+        without = list(state.without)
+        for place, row in enumerate(there, n):
+            if beside := without[row]:
+                without[row] = beside._replace(search=take(joint, [place]))
+        return TwoPassState(take(joint, range(n)), memory, tuple(without))
 
     def finish(self, state: TwoPassState) -> TwoPassState:
         """Return the state after the end of input."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,12 +44,20 @@ def jit(function: F) -> F:
     try:
         config.CACHE_DIR = _FOLDER
         compiled = numba.njit(cache=True, nogil=True)(function)
+        # Where that folder cannot be written numba takes its own, where it would miss changes of the other files.
+        if not _path(compiled).startswith(_FOLDER):
+            _drop_caches([compiled])
     except (RuntimeError, OSError):  # no folder that can be written
         compiled = numba.njit(nogil=True)(function)
     finally:
         config.CACHE_DIR = own
     _compiled.append(compiled)
     return compiled  # pyright: ignore[reportReturnType]
+
+
+def _path(compiled: Any) -> str:
+    """Return the folder of a function's cache; of one that is not compiled (NUMBA_DISABLE_JIT), what it would be."""
+    return str(compiled._cache.cache_path) if hasattr(compiled, "_cache") else _FOLDER
 
 
 def call_first(call: Callable[[], Any]) -> Any:
@@ -60,7 +68,7 @@ def call_first(call: Callable[[], Any]) -> Any:
     try:
         found = call()
     except Exception as error:
-        if not _drop_caches():
+        if not _drop_caches(_compiled):
             raise
         logger.warning("the cache of compiled functions in %s fails (%s): compiling without it", _FOLDER, error)
         found = call()
@@ -68,10 +76,10 @@ def call_first(call: Callable[[], Any]) -> Any:
     return found
 
 
-def _drop_caches() -> bool:
+def _drop_caches(functions: Iterable[Any]) -> bool:
     """Use no cache from now on; returns whether there was one."""
     nothing, found = numba.core.caching.NullCache(), False
-    for compiled in _compiled:
+    for compiled in functions:
         cache = getattr(compiled, "_cache", None)
         found = found or isinstance(cache, numba.core.caching.FunctionCache)
         compiled._cache = nothing
