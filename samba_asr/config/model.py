@@ -171,6 +171,9 @@ class ModelConfig:
     full_block: float = 0.5  # probability that a training utterance is one block instead
     max_block: int = 512  # "offline": the largest block, in frames (of 40 ms: 20.48 s), so that memory is bounded
     self_conditioning: tuple[int, ...] = ()  # layers, from 1, after which CTC predicts and conditions the layers above
+    skip_blanks: float = (
+        0.0  # after the last of these, inference leaves out frames whose blank has at least this probability
+    )
     # Derived, not settings (`DERIVED`):
     teacher: int = 0  # channels of the frames in data.teacher
     vocab_size: int = 0  # of the tokenizer

@@ -30,6 +30,8 @@ class AsrModel(nn.Module):
         self.config = config
         self.acoustic = AcousticModel(config)
         self.ctc = heads.build(config.head, config.d_model, config.vocab_size)
+        if config.skip_blanks:
+            self.ctc.skip_blanks = config.skip_blanks
         decoder = config.decoder
         self.decoder = MambaDecoder(decoder, config.d_model, config.vocab_size) if decoder.layers else None
 

@@ -23,8 +23,9 @@ from samba_asr.nn.conv import ConvolutionModule
 from samba_asr.nn.dropout import Dropout
 from samba_asr.nn.front import build_front
 from samba_asr.nn.mixers import build_mixer
+from samba_asr.nn.skip import init_skip, select
 from samba_asr.ops.blocks import Blocks, elapse, lay_blocks
-from samba_asr.streaming import Stack, State, Step, StreamingModule, concat, mask, take_time
+from samba_asr.streaming import Stack, State, Step, StreamingModule, concat, mask, take_time, valid_mask
 
 
 class FeedForward(nn.Module):
@@ -107,7 +108,7 @@ class EncoderState(NamedTuple):
     held: Tensor  # (b,) how many of them are valid
     size: Tensor  # (b,) frames per block
     hop: Tensor  # (b,) frames from the start of one block to the next, and frames that each block emits
-    layers: tuple[LayerState, ...]
+    layers: tuple[State, ...]  # one each, then that of skipped blanks, if the model skips them
     gap: Tensor  # (b, capacity) frames of nothing before each waiting frame
 
 
@@ -129,6 +130,15 @@ class Encoder(StreamingModule):
         self.d_model, self.max_block = config.d_model, config.max_block
         layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
         self.layers = cast("MutableSequence[EncoderLayer]", layers)
+        if config.skip_blanks and not config.self_conditioning:
+            raise UserError(
+                f"model.skip_blanks={config.skip_blanks:g} needs a CTC head inside the encoder: set model.self_conditioning, "
+                f"such as [{max(1, config.layers // 2)}]"
+            )
+        if not 0 <= config.skip_blanks < 1:
+            raise UserError(
+                f"model.skip_blanks={config.skip_blanks:g}: give a probability from 0 (off) to below 1, such as 0.95"
+            )
         beyond = [i for i in config.self_conditioning if not 0 < i < config.layers]
         if beyond:
             raise UserError(
@@ -137,11 +147,16 @@ class Encoder(StreamingModule):
         self.conditioning = nn.ModuleDict(
             {str(i): SelfConditioning(config.d_model, config.vocab_size) for i in config.self_conditioning}
         )
+        self.skip_blanks, self.skips_after = config.skip_blanks, max(config.self_conditioning, default=0)
         # A faster way through the layers where every row is one whole block (samba_asr.runtime.graphs), without gradients alone:
         # (x (b, t, d), the layers' states, frames after which states are handed on) -> y, states.
         self.live_step: Callable[[Tensor, State, int], tuple[Tensor, State]] | None = None
 
-    def one_block(self, x: Tensor, states: Sequence[LayerState], blocks: Blocks) -> tuple[Tensor, State]:
+    def _init_layers(self, batch, device, dtype) -> tuple[State, ...]:
+        states = (layer.init_state(batch, device=device, dtype=dtype) for layer in self.layers)
+        return (*states, init_skip(batch, device, dtype)) if self.skip_blanks else tuple(states)
+
+    def one_block(self, x: Tensor, states: Sequence[State], blocks: Blocks) -> tuple[Tensor, State]:
         """Run the layers on x (b, t, d), all of it valid, with one block per row as in `blocks`; return y and the states."""
         return self._through(x, states, blocks)[:2]
 
@@ -172,7 +187,7 @@ class Encoder(StreamingModule):
             torch.zeros(batch, dtype=torch.long, device=device),
             size,
             _hop_size(hop, size),
-            tuple(layer.init_state(batch, device=device, dtype=dtype) for layer in self.layers),
+            self._init_layers(batch, device, dtype),
             torch.zeros(batch, capacity, device=device, dtype=dtype),
         )
 
@@ -192,7 +207,7 @@ class Encoder(StreamingModule):
 
     def _apart(
         self, x: Tensor, total: Tensor, state: EncoderState, gap: Tensor | None
-    ) -> tuple[Tensor, Tensor, tuple[LayerState, ...]]:
+    ) -> tuple[Tensor, Tensor, tuple[State, ...]]:
         """Emit all whole blocks at once; return the frames, their number (b,), and the layers' states."""
         whole = total // state.size * state.size  # (b,) frames that form whole blocks
         y, layers = self._live(x[:, : int(whole.max())], whole, state.layers, state.size, gap=gap)
@@ -200,7 +215,7 @@ class Encoder(StreamingModule):
 
     def _overlapping(
         self, x: Tensor, total: Tensor, state: EncoderState, gap: Tensor | None
-    ) -> tuple[Tensor, Tensor, tuple[LayerState, ...]]:
+    ) -> tuple[Tensor, Tensor, tuple[State, ...]]:
         """Emit overlapping blocks one by one; return the same as `_apart`."""
         emitted, layers, longest = torch.zeros_like(total), state.layers, int(state.size.max())
         found = x[:, :0], emitted
@@ -262,7 +277,7 @@ class Encoder(StreamingModule):
 
         Return y, lengths and the log-probabilities (b, t, v) of each intermediate CTC head, for its loss.
         """
-        states = [layer.init_state(x.shape[0], device=x.device, dtype=x.dtype) for layer in self.layers]
+        states = self._init_layers(x.shape[0], x.device, x.dtype)
         size = self.block_size(block, x.shape[0], x.device)
         y, _, log_probs = self._layers(x, lengths, states, size, gap=gap)
         return y, lengths, log_probs
@@ -276,16 +291,27 @@ class Encoder(StreamingModule):
             blocks = elapse(blocks, gap[:, :t])
         return self._through(x, states, blocks, lengths)
 
-    def _through(self, x: Tensor, states: Sequence[LayerState], blocks: Blocks, lengths: Tensor | None = None):
+    def _through(self, x: Tensor, states: Sequence[State], blocks: Blocks, lengths: Tensor | None = None):
         """Run the layers in order.  lengths None: all of x is valid."""
-        new, read = [], []
+        new, read, whole = [], [], None
+        states, skip = (states[:-1], states[-1]) if self.skip_blanks else (states, None)
         for i, (layer, state) in enumerate(zip(self.layers, states, strict=True), 1):
-            x, _, state = layer.step(x, lengths, state, blocks)  # pyright: ignore[reportArgumentType]  (only handed on)
+            if x.shape[1]:  # else all frames are skipped
+                x, _, state = layer.step(x, lengths, state, blocks)  # pyright: ignore[reportArgumentType]  (only handed on)
             new.append(state)
             if str(i) in self.conditioning:
                 x, log_probs = self.conditioning[str(i)](mask(x, blocks.ragged))
                 read.append(log_probs)
-        return x, tuple(new), read
+                if skip is not None and i == self.skips_after and not self.training:
+                    ends = torch.full_like(skip.gap, x.shape[1], dtype=torch.long) if lengths is None else lengths
+                    whole = select(log_probs[..., 0].exp(), self.skip_blanks, ends, blocks, skip)
+                    t, x = x.shape[1], take_time(x, whole.index)
+                    lengths, blocks, skip = whole.lengths, whole.blocks, whole.state
+        if whole is not None:
+            skipped = x.new_zeros(x.shape[0], t + 1, x.shape[2])  # zeros at skipped frames; one more step for padding
+            place = whole.index.masked_fill(~valid_mask(whole.lengths, x.shape[1]), t)
+            x = skipped.scatter(1, place[..., None].expand_as(x), x)[:, :t]
+        return x, tuple(new) if skip is None else (*new, skip), read
 
 
 def _hop_size(hop: int | Tensor | None, size: Tensor) -> Tensor:

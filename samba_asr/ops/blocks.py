@@ -22,7 +22,7 @@ class Blocks(NamedTuple):
     rows: Tensor  # (b * t,) index that reverses time inside each block; its own inverse
     start: Tensor | None  # (b, t) bool, first step of a block (in reversed time too); None: each row is one block
     ragged: Tensor | None  # (b,) valid steps, as `lengths`; None: all rows are full, so no mask is needed
-    sizes: Tensor  # (b,) steps per block of each row
+    sizes: Tensor  # (b,) steps per block of each row, with those that are skipped (samba_asr.nn.skip)
     keep: Tensor | None = (
         None  # (b,) steps after which the state is taken; later steps come again.  None: all valid steps
     )

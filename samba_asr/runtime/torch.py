@@ -30,8 +30,8 @@ class TorchRuntime(AcousticRuntime):
         self.rate, self.stride = model.config.features.sample_rate, model.acoustic.stride
         self.max_block = model.config.max_block
         self.second_pass = model.decoder
-        if weight.is_cuda and wants_triton(weight.device, weight.dtype):
-            encoder = model.acoustic.encoder
+        encoder = model.acoustic.encoder
+        if weight.is_cuda and wants_triton(weight.device, weight.dtype) and not encoder.skip_blanks:
             encoder.live_step = LayerGraphs(encoder.one_block)
 
     @property

@@ -19,10 +19,19 @@ class CtcHead(StreamingModule):
     def __init__(self, d_model: int, vocab_size: int):
         super().__init__()
         self.linear = nn.Linear(d_model, vocab_size)
+        self.skip_blanks = (
+            0.0  # at a frame of zeros, which an encoder that skips blanks emits: the probability of the blank
+        )
 
     def init_state(self, batch, *, device=None, dtype=None):
         return ()
 
     def step(self, x, lengths, state):
-        logits = self.linear(mask(x, lengths))
-        return Step(logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32)), lengths, state)
+        x = mask(x, lengths)
+        logits = self.linear(x)
+        log_probs = logits.log_softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        if self.skip_blanks and not self.training:
+            others = (1 - self.skip_blanks) / (log_probs.shape[-1] - 1)
+            skipped = log_probs.new_tensor([self.skip_blanks, *[others] * (log_probs.shape[-1] - 1)]).log()
+            log_probs = torch.where(x.any(-1, keepdim=True), log_probs, skipped)
+        return Step(log_probs, lengths, state)

@@ -45,9 +45,9 @@ def block_conv1d(
     """
     breaks = _breaks(blocks)
     if backend == "auto":
-        backend, _ = ("torch", "") if breaks else choose(x.device, x.dtype, x.shape[1])
+        backend, _ = ("torch", "") if blocks.before else choose(x.device, x.dtype, x.shape[1])
     if backend == "triton":
-        if breaks:
+        if blocks.before:
             raise UserError("block_conv1d: backend 'triton' supports no elapsed time: use 'torch'")
         require_triton(x, "block_conv1d")
         from samba_asr.ops.conv1d.triton import block_conv1d_triton

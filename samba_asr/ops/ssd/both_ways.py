@@ -37,7 +37,9 @@ def ssd_both_ways(
     `blocks.kept` steps, (b, h, p, n).  Padding is handled as by `ssd`.
     """
     if backend == "auto":
-        backend, _ = choose(x.device, x.dtype, x.shape[1])
+        backend, _ = (
+            ("chunk", "") if blocks.before else choose(x.device, x.dtype, x.shape[1])
+        )  # kernels know even blocks
     if blocks.keep is not None:
         forward, backward, _ = ssd_both_ways(
             x, dt, A, B, C, blocks._replace(keep=None), initial_state=initial_state, backend=backend
