@@ -55,6 +55,8 @@ class Client:
         model: str = "",
         latency_ms: float | None = None,
         hotwords: Mapping[str, float] | None = None,
+        text: str = "spoken",
+        digits: bool = True,
         token: str | None = None,
         on_message: Callable[[dict[str, Any]], None] = lambda message: None,
         retries: int = 5,
@@ -62,6 +64,7 @@ class Client:
         """url: ws:// or wss:// and the service's address.  rate: samples a second.  model: name; default the service's first.
 
         latency_ms: default the service's.  hotwords: phrases and their weights, nats a unit.  token: bearer token.
+        text: "written" or "spoken".  digits: whether the written form has numbers in digits.
         on_message: called with every message of the service.
         retries: connections that may break in a row without a final between them; then UserError.
         """
@@ -74,6 +77,7 @@ class Client:
         self._start |= {"model": model} if model else {}
         self._start |= {"latency_ms": latency_ms} if latency_ms else {}
         self._start |= {"hotwords": dict(hotwords)} if hotwords else {}
+        self._start |= {"text": text, "itn": digits} if text != "spoken" else {}
         self.finals: list[dict[str, Any]] = []
         self._kept = np.zeros(0, np.float32)  # audio that no final covers yet
         self._base = 0.0  # seconds of the session before `_kept`

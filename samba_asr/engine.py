@@ -188,10 +188,21 @@ class Engine:
         self._thread.start()
 
     def open(
-        self, listener: Listener, rate: int, *, latency_ms: float | None = None, hotwords: Phrases = None
+        self,
+        listener: Listener,
+        rate: int,
+        *,
+        latency_ms: float | None = None,
+        hotwords: Phrases = None,
+        text: str = "spoken",
+        digits: bool = True,
     ) -> LiveSession:
         """Open a session; Full if there are `max_sessions`, UserError for settings that the recognizer does not support."""
-        session = LiveSession(self, listener, self.recognizer.session(rate, latency_ms=latency_ms, hotwords=hotwords))
+        session = LiveSession(
+            self,
+            listener,
+            self.recognizer.session(rate, latency_ms=latency_ms, hotwords=hotwords, text=text, digits=digits),
+        )
         with self.lock:
             if self.closing:
                 raise Full("the service is going down")

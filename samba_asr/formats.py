@@ -1,101 +1,146 @@
 """Output formats of a transcript: text, JSON, subtitles (SRT, WebVTT), NIST's CTM, Praat's TextGrid.
 
-`render` takes the transcript of a file, `render_channels` those of its channels, as in a telephone call.
+`render` takes the transcript of a file, `render_channels` those of its channels, as in a telephone call.  The text is the
+written form where the transcript has it, except in CTM and TextGrid, which hold what was said.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
+from typing import Any
 
-from samba_asr.decoding.transcript import Word
+from samba_asr.decoding.transcript import Segment, Word, WrittenWord
 from samba_asr.errors import printable
 from samba_asr.recognizer import Result
+from samba_asr.subtitles import Cue, Layout, subtitles
 
 FORMATS = ("text", "json", "srt", "vtt", "ctm", "textgrid")
 SUFFIXES = {"text": "txt", "textgrid": "TextGrid"}  # of files, where not the name of the format
-PAUSE = 0.8  # seconds of silence that end a subtitle
-LONGEST = 5.0  # seconds, maximum duration of a subtitle
-SHORTEST = 0.5  # seconds, minimum duration of a subtitle, unless the next one starts earlier
+SPOKEN = ("ctm", "textgrid")  # formats of the spoken form, if no other is asked for
 
 
-def render(result: Result, name: str, form: str) -> str:
+@dataclass(frozen=True)
+class Style:
+    """Choices of a user.
+
+    text: "written" or "spoken"; "": as fits the format.  layout: of subtitles.  word_timestamps: mark each word's start, in vtt.
+    """
+
+    text: str = ""
+    layout: Layout = Layout()  # noqa: RUF009 (frozen)
+    word_timestamps: bool = False
+
+    def form_of(self, result: Result, form: str) -> Result:
+        """Return the transcript without its written form if the spoken one is wanted."""
+        if self.text != "spoken" and (self.text or form not in SPOKEN):
+            return result
+        return replace(result, segments=tuple(replace(segment, written=None) for segment in result.segments))
+
+
+def render(result: Result, name: str, form: str, style: Style | None = None) -> str:
     """Render the transcript of the audio `name` in one of FORMATS, without a final newline."""
+    style = style or Style()
+    result = style.form_of(result, form)
     if form == "text":
-        return result.text
+        return result.readable
     if form == "json":
-        words = [word.entry() for word in result.words]
-        segments = [{"text": s.text, "start": s.start, "end": s.end} for s in result.segments]
-        entry = {"audio": name, "text": result.text, "segments": segments, "words": words, "duration": result.duration}
-        return json.dumps(entry, ensure_ascii=False)
+        return json.dumps({"audio": name, **entry(result)}, ensure_ascii=False)
     if form == "ctm":
-        return "\n".join(_ctm(name, 1, word) for word in result.words)
+        return "\n".join(_ctm(name, 1, word) for word in _words(result))
     if form == "textgrid":
         return _textgrid({"words": result})
-    return _cues(list(subtitles(result.words)), form)
+    return _cues([(cue, "") for cue in subtitles(_words(result), style.layout)], form, style)
 
 
-def render_channels(results: Sequence[Result], name: str, form: str) -> str:
+def render_channels(results: Sequence[Result], name: str, form: str, style: Style | None = None) -> str:
     """Render the transcripts of a file's channels, numbered from 1, in one of FORMATS, without a final newline.
 
     Segments of all channels stand in the order of their times; CTM has one channel after the other, as NIST orders it.
     """
-    numbered = [(n, result) for n, result in enumerate(results, 1)]
+    style = style or Style()
+    numbered = [(n, style.form_of(result, form)) for n, result in enumerate(results, 1)]
     segments = sorted(
         ((segment, n) for n, result in numbered for segment in result.segments), key=lambda found: found[0].start
     )
     if form == "text":
-        return "\n".join(f"{n}: {segment.text}" for segment, n in segments)
+        return "\n".join(f"{n}: {segment.readable}" for segment, n in segments)
     if form == "json":
-        entry = {
+        found = {
             "audio": name,
             "channels": len(results),
-            "text": " ".join(segment.text for segment, _ in segments),
-            "segments": [{"channel": n, "text": s.text, "start": s.start, "end": s.end} for s, n in segments],
-            "words": [{"channel": n, **word.entry()} for s, n in segments for word in s.words],
+            "text": " ".join(segment.readable for segment, _ in segments),
+            "segments": [{"channel": n, **_segment(s)} for s, n in segments],
+            "words": [{"channel": n, **w.entry()} for s, n in segments for w in (s.written or s).words],
             "duration": max((result.duration for result in results), default=0.0),
         }
-        return json.dumps(entry, ensure_ascii=False)
+        if any(segment.written for segment, _ in segments):
+            words = [{"channel": n, **word.entry()} for s, n in segments for word in s.words]
+            found["spoken"] = {"text": " ".join(segment.text for segment, _ in segments), "words": words}
+        return json.dumps(found, ensure_ascii=False)
     if form == "ctm":
-        return "\n".join(_ctm(name, n, word) for n, result in numbered for word in result.words)
+        return "\n".join(_ctm(name, n, word) for n, result in numbered for word in _words(result))
     if form == "textgrid":
         return _textgrid({f"channel {n}": result for n, result in numbered})
-    cues = sorted((cue, n) for n, result in numbered for cue in subtitles(result.words))
-    mark = "[{}] {}" if form == "srt" else "<v channel {}>{}"
-    return _cues([(start, end, mark.format(n, text)) for (start, end, text), n in cues], form)
+    cues = [(cue, n) for n, result in numbered for cue in subtitles(_words(result), style.layout)]
+    mark = "[{}] " if form == "srt" else "<v channel {}>"
+    ordered = sorted(cues, key=lambda found: (found[0].start, found[0].end, found[1]))
+    return _cues([(cue, mark.format(n)) for cue, n in ordered], form, style)
 
 
-def _cues(cues: Sequence[tuple[float, float, str]], form: str) -> str:
-    """Render subtitles (start, end, text)."""
+def entry(result: Result) -> dict[str, Any]:
+    """Return the JSON object of a transcript.  With a written form, the spoken one stands under `spoken`."""
+    words, spoken = [word.entry() for word in _words(result)], [word.entry() for word in result.words]
+    found: dict[str, Any] = {
+        "text": result.readable,
+        "segments": [_segment(segment) for segment in result.segments],
+        "words": words,
+        "duration": result.duration,
+    }
+    return {**found, "spoken": {"text": result.text, "words": spoken}} if result.written else found
+
+
+def _segment(segment: Segment) -> dict[str, Any]:
+    found = {"text": segment.readable, "start": segment.start, "end": segment.end}
+    return {**found, "spoken": segment.text} if segment.written else found
+
+
+def _words(result: Result) -> Sequence[Word | WrittenWord]:
+    return result.written or result.words
+
+
+def _cues(cues: Sequence[tuple[Cue, str]], form: str, style: Style) -> str:
+    """Render subtitles, each with a mark before its text."""
     if form == "srt":
         return "\n\n".join(
-            f"{i}\n{_clock(start, ',')} --> {_clock(end, ',')}\n{text}" for i, (start, end, text) in enumerate(cues, 1)
+            f"{i}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n{mark}{cue.text}"
+            for i, (cue, mark) in enumerate(cues, 1)
         )
     if form == "vtt":
+        text = _timed if style.word_timestamps else lambda cue: escape(cue.text, quote=False)
         return "\n\n".join(
-            ["WEBVTT", *(f"{_clock(start, '.')} --> {_clock(end, '.')}\n{text}" for start, end, text in cues)]
+            ["WEBVTT", *(f"{_clock(c.start, '.')} --> {_clock(c.end, '.')}\n{mark}{text(c)}" for c, mark in cues)]
         )
     raise ValueError(f"format {form!r}: one of {', '.join(FORMATS)}")
 
 
-def subtitles(words: tuple[Word, ...]) -> Iterator[tuple[float, float, str]]:
-    """Yield (start, end, text) of each subtitle, in seconds.  A subtitle ends at a pause, or when it gets too long."""
-    groups: list[list[Word]] = []
-    for word in words:
-        last = groups[-1] if groups else None
-        if last and word.start - last[-1].end < PAUSE and word.end - last[0].start <= LONGEST:
-            last.append(word)
-        else:
-            groups.append([word])
-    for i, group in enumerate(groups):
-        end = max(group[-1].end, group[0].start + SHORTEST)
-        if i + 1 < len(groups):
-            end = max(group[-1].end, min(end, groups[i + 1][0].start))
-        yield group[0].start, end, " ".join(w.text for w in group)
+def _timed(cue: Cue) -> str:
+    """Return the text of a WebVTT cue with the start of each word but the first, in order and inside the cue."""
+    lines, at = [], cue.start
+    for line in cue.lines:
+        parts = []
+        for word in line:
+            inside = round(at, 3) < round(word.start, 3) < round(cue.end, 3)
+            at = max(at, word.start)
+            parts.append((f"<{_clock(word.start, '.')}>" if inside else "") + escape(word.text, quote=False))
+        lines.append(" ".join(parts))
+    return "\n".join(lines)
 
 
-def _ctm(name: str, channel: int, word: Word) -> str:
+def _ctm(name: str, channel: int, word: Word | WrittenWord) -> str:
     """Return one line of six fields without blanks: file, channel, start, duration, word, confidence."""
     name = "_".join(Path(name).stem.split()) or "_"
     text = "_".join(word.text.split()) or "_"
@@ -111,9 +156,9 @@ def _textgrid(tiers: dict[str, Result]) -> str:
 
 def _tier(name: str, result: Result, end: float) -> list[str]:
     """Return the lines of one tier.  Its intervals touch but never overlap."""
-    intervals, at = [], 0.0
-    for i, word in enumerate(result.words):
-        until = min([word.end, *(w.start for w in result.words[i + 1 : i + 2])])
+    words, intervals, at = _words(result), [], 0.0
+    for i, word in enumerate(words):
+        until = min([word.end, *(w.start for w in words[i + 1 : i + 2])])
         if word.start > at:
             intervals.append((at, word.start, ""))
         intervals.append((word.start, until, word.text))

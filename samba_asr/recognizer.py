@@ -42,11 +42,13 @@ from samba_asr.decoding.hotwords import Hotwords
 from samba_asr.decoding.known_text import place, spell
 from samba_asr.decoding.searches import refusal, settings_for
 from samba_asr.decoding.segmenter import Segmenter
-from samba_asr.decoding.transcript import Segment, Word
+from samba_asr.decoding.transcript import Segment, Word, WrittenWord
+from samba_asr.decoding.written import AHEAD, TEXTS, Writer, writes_english
 from samba_asr.device import choose_device
 from samba_asr.errors import UserError
 from samba_asr.models.box import box_folder
 from samba_asr.models.folder import LoadedModel, load_model
+from samba_asr.models.punctuator import load_punctuator
 from samba_asr.runtime.base import MAX_STEP, AcousticRuntime, Latency, latency_of
 from samba_asr.runtime.choose import build, runtimes
 from samba_asr.runtime.whole import log_probs
@@ -87,7 +89,18 @@ class Result:
 
     @property
     def text(self) -> str:
+        """The spoken form, which is what is scored."""
         return " ".join(segment.text for segment in self.segments)
+
+    @property
+    def readable(self) -> str:
+        """The written form, if it was asked for; else the spoken form."""
+        return " ".join(segment.readable for segment in self.segments)
+
+    @property
+    def written(self) -> tuple[WrittenWord, ...]:
+        """The words of the written form; empty if it was not asked for."""
+        return tuple(word for segment in self.segments if segment.written for word in segment.written.words)
 
     @property
     def words(self) -> tuple[Word, ...]:
@@ -170,7 +183,7 @@ class Recognizer:
         return self._loaded.folder
 
     @functools.cached_property
-    def _writer(self) -> Tokenizer:
+    def _all_words(self) -> Tokenizer:
         """Tokenizer with all words of decode.lm.lexicon; it takes seconds to make, and only hotwords need it."""
         return tokenizer_of(self._loaded, self.decode)
 
@@ -191,6 +204,9 @@ class Recognizer:
         latency_ms: float | None = None,
         hotwords: Phrases = None,
         partials: bool = True,
+        text: str = "spoken",
+        digits: bool = True,
+        ahead: int = 0,
     ) -> Session:
         """Open a session for audio of `rate` samples a second (default the model's), for `samba_asr.session.advance`.
 
@@ -198,6 +214,9 @@ class Recognizer:
             decode.runtime.latency_ms, by default the largest block, for offline use.
         hotwords: phrases to expect, in place of those of decode.hotwords.
         partials: whether to emit `Partial` events.
+        text: "spoken" or "written".  Written: segments and partials also have their written form (`Segment.written`).
+        digits: whether the written form has numbers in digits.
+        ahead: words after a segment for which its written form waits, and with it the segment.
         """
         return Session(
             self,
@@ -206,11 +225,37 @@ class Recognizer:
             hotwords=self.hotwords(hotwords),
             vad=self.decode.vad.method,
             partials=partials,
+            writer=self.writer(text, digits=digits, ahead=ahead),
         )
 
-    def stream(self, rate: int | None = None, *, latency_ms: float | None = None, hotwords: Phrases = None) -> Stream:
+    def writer(self, text: str = "written", *, digits: bool = True, ahead: int = 0) -> Writer | None:
+        """Make the writer of one session's written form, or None for the spoken form; arguments as for `session`.
+
+        A model that cannot write the most frequent English words has no other form than the spoken one.
+        UserError for another `text`.
+        """
+        if text not in TEXTS:
+            raise UserError(f"text={text!r}: it must be {' or '.join(TEXTS)}")
+        if text == "spoken" or not self._writes_english:
+            return None
+        return Writer(load_punctuator(), digits=digits, ahead=ahead)
+
+    @functools.cached_property
+    def _writes_english(self) -> bool:
+        return writes_english(self.tokenizer)
+
+    def stream(
+        self,
+        rate: int | None = None,
+        *,
+        latency_ms: float | None = None,
+        hotwords: Phrases = None,
+        text: str = "spoken",
+        digits: bool = True,
+    ) -> Stream:
         """Open a session that computes as it receives audio; arguments as for `session`."""
-        return Stream(self, self.session(rate, latency_ms=latency_ms, hotwords=hotwords, partials=False))
+        session = self.session(rate, latency_ms=latency_ms, hotwords=hotwords, partials=False, text=text, digits=digits)
+        return Stream(self, session)
 
     def listen(
         self,
@@ -224,6 +269,9 @@ class Recognizer:
         on_block: Callable[[float], None] = lambda seconds: None,
         longest: float | None = None,
         channel: int | None = None,
+        text: str = "spoken",
+        digits: bool = True,
+        ahead: int = 0,
     ) -> Iterator[Event]:
         """Yield the events of audio as they come; the last one is `Done`.
 
@@ -234,6 +282,7 @@ class Recognizer:
         on_block: called after every chunk with the seconds received so far; an error in it ends the work.
         longest: seconds.  UserError as soon as more are decoded.
         channel: channel of a file, 1 is the first (default: the mix of all).
+        text, digits, ahead: the written form, as for `session`.
         AudioError (a UserError) if a file cannot be read.  Truncated for a cut or damaged file, after the events of the part
         before the damage.
         """
@@ -242,10 +291,11 @@ class Recognizer:
             raise UserError(f"a chunk of {chunk_ms:g} ms holds no audio: it must be positive")
         session: Session | None = None
         broken: Truncated | None = None
+        settings = {"latency_ms": latency_ms, "hotwords": hotwords, "text": text, "digits": digits, "ahead": ahead}
         try:
             default = self.rate if rate is None else as_rate(rate)
             for given, samples in pieces(source, default, min(seconds, MAX_STEP), channel):
-                session = session or self.session(given, latency_ms=latency_ms, hotwords=hotwords, partials=partials)
+                session = session or self.session(given, partials=partials, **settings)
                 session.feed(samples)
                 if longest is not None and session.seconds > longest:
                     raise UserError(
@@ -257,7 +307,7 @@ class Recognizer:
             if session is None:
                 raise
             broken = error
-        session = session or self.session(rate, latency_ms=latency_ms, hotwords=hotwords)
+        session = session or self.session(rate, **settings)
         session.end()
         yield from self.events(session)
         if broken:
@@ -283,6 +333,9 @@ class Recognizer:
         on_block: Callable[[float], None] = lambda seconds: None,
         longest: float | None = None,
         channel: int | None = None,
+        text: str = "spoken",
+        digits: bool = True,
+        ahead: int = AHEAD,
     ) -> Result:
         """Recognize a file, or any other source that `listen` takes, with the arguments of `listen`.
 
@@ -298,6 +351,9 @@ class Recognizer:
             on_block=on_block,
             longest=longest,
             channel=channel,
+            text=text,
+            digits=digits,
+            ahead=ahead,
         )
         return Result.of(events, on_segment)
 
@@ -316,7 +372,7 @@ class Recognizer:
         A text that is much shorter than what is said gets a warning.  UserError for a text that is empty, or holds a word that
         the model cannot write, or is too long for the audio; AudioError as from `transcribe`.
         """
-        words = spell(text, self._writer)
+        words = spell(text, self._all_words)
         rate, found = self.rate, []
         for given, samples in pieces(source, self.rate, MAX_STEP):
             rate = given
@@ -353,7 +409,7 @@ class Recognizer:
             )
         if not isinstance(phrases, Mapping):
             phrases = dict.fromkeys(phrases, self.decode.hotwords.weight)
-        return Hotwords(self._writer, phrases)
+        return Hotwords(self._all_words, phrases)
 
     def without_endpoints(self) -> Recognizer:
         """Return a recognizer for which all audio of a session is one segment, and no segment is dropped."""

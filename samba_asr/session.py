@@ -32,6 +32,7 @@ from samba_asr.audio.vad import Gate
 from samba_asr.decoding.hotwords import Hotwords
 from samba_asr.decoding.segmenter import Segmenter, SegmentState
 from samba_asr.decoding.transcript import Segment
+from samba_asr.decoding.written import Writer
 from samba_asr.errors import UserError
 from samba_asr.runtime.base import MAX_STEP, AcousticRuntime, Frames, Latency
 
@@ -64,6 +65,14 @@ class Partial:
     text: str
     stable: str  # beginning of the text that will not change
     until: float  # seconds of audio that went through the model
+    written: tuple[str, str] | None = (
+        None  # both in the written form, in sessions that have a writer (`Writer.preview`)
+    )
+
+    @property
+    def readable(self) -> str:
+        """The written form, if it was asked for; else the spoken form."""
+        return self.text if self.written is None else self.written[0]
 
 
 @dataclass(frozen=True)
@@ -154,14 +163,17 @@ class Session:
         hotwords: Hotwords | None = None,
         vad: str = "",
         partials: bool = True,
+        writer: Writer | None = None,
     ):
         """rate: samples a second of the input.  vad: detector of the gate (`samba_asr.audio.vad`), "" for none.
 
         partials: whether to emit `Partial` events; each of them reads all hypotheses.
+        writer: for the written form of segments and partials; it belongs to this session.
         """
         runtime = parts.runtime
         self._takes_gaps = runtime.takes_gaps
         self.rate, self.latency, self.partials = as_rate(rate), latency, partials
+        self._writer = writer
         self._model_rate, self._stride, self._frame = runtime.rate, runtime.stride, runtime.frame
         self._vad = vad
         self._framer: Framer | None = self._new_framer()
@@ -346,7 +358,7 @@ class Session:
             segmenter.finish(self.search)
         over, self.search.segments = self.search.segments, []
         withheld, self.search.withheld = self.search.withheld, 0
-        self._events.extend(map(Final, over))
+        self._events.extend(Final(segment) for segment in self._finals(over, cut))
         ordered = cut is not None and cut.event is not None  # its own event says that all before it is done
         if withheld or (self.search.begin > self._open_at and not over and not ordered):
             self._events.append(Quiet(round(self.search.begin * self._frame, 3), withheld))
@@ -355,7 +367,9 @@ class Session:
             if self.partials and (text := segmenter.text(self.search)) != self._shown:
                 self._shown = text
                 until = round((self._began + self._fed) * self._frame, 3)
-                self._events.append(Partial(text, segmenter.stable(self.search), until))
+                stable = segmenter.stable(self.search)
+                written = self._writer.preview(text, stable) if self._writer else None
+                self._events.append(Partial(text, stable, until, written))
             return
         self._paused = cut.event is None and self._takes_gaps
         if self._paused:
@@ -367,6 +381,13 @@ class Session:
             self.search.begin = self._open_at = self._began = cut.seconds / self._frame
             self._events.append(cut.event)
             self.over = isinstance(cut.event, Done)
+
+    def _finals(self, segments: Sequence[Segment], cut: Cut | None) -> list[Segment]:
+        """Return the segments that are complete, with their written form if there is a writer."""
+        if self._writer is None:
+            return list(segments)
+        done = [ready for segment in segments for ready in self._writer.write(segment)]
+        return done + (self._writer.finish() if cut is not None and cut.event is not None else [])
 
 
 def advance(

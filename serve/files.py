@@ -20,12 +20,13 @@ from starlette.types import Receive, Scope, Send
 from samba_asr.audio.read import AudioError
 from samba_asr.decoding.transcript import Segment
 from samba_asr.errors import UserError
-from samba_asr.formats import render
+from samba_asr.formats import Style, entry, render
 from samba_asr.recognizer import Result
 from samba_asr.serve import errors
 from samba_asr.serve.access import drain
 from samba_asr.serve.models import Models
 from samba_asr.serve.settings import Settings
+from samba_asr.subtitles import Layout
 
 
 class Placed(APIRoute):
@@ -74,6 +75,14 @@ async def transcriptions(
     response_format: Annotated[Literal["json", "text", "verbose_json", "srt", "vtt"], Form()] = "json",
     latency_ms: Annotated[float | None, Form(gt=0, description="encoder latency; default: the longest")] = None,
     stream: Annotated[bool, Form(description="send server-sent events, one for each segment")] = False,
+    text: Annotated[Literal["written", "spoken"], Form(description="written: punctuation, case, digits")] = "written",
+    itn: Annotated[bool, Form(description="numbers of the written text in digits")] = True,
+    max_line_width: Annotated[int, Form(description="subtitles: characters of a line")] = 42,
+    max_lines: Annotated[int, Form(description="subtitles: lines")] = 2,
+    max_cps: Annotated[float, Form(description="subtitles: characters a second that people can read")] = 17.0,
+    min_duration: Annotated[float, Form(description="subtitles: seconds, if the next one leaves the time")] = 1.0,
+    max_duration: Annotated[float, Form(description="subtitles: seconds")] = 7.0,
+    word_timestamps: Annotated[bool, Form(description="vtt: mark the start of each word")] = False,
     prompt: Annotated[str, Form(description="ignored", max_length=10_000)] = "",
     language: Annotated[str, Form(description="ignored", max_length=20)] = "",
     temperature: Annotated[float, Form(description="ignored")] = 0.0,
@@ -82,7 +91,13 @@ async def transcriptions(
     settings: Settings = request.app.state.settings
     models: Models = request.app.state.models
     recognizer = models.engine(model if model in models.names else "").recognizer
-    work = partial(recognizer.transcribe, latency_ms=latency_ms, longest=settings.max_file_seconds)
+    try:
+        layout = Layout(max_line_width, max_lines, max_cps, min_duration, max_duration)
+    except UserError as error:
+        raise errors.Refusal(400, str(error)) from None
+    work = partial(
+        recognizer.transcribe, latency_ms=latency_ms, longest=settings.max_file_seconds, text=text, digits=itn
+    )
     job = Job(request.state.place, _spool(file), work)
     watching = asyncio.create_task(_watch(request, job))
     try:
@@ -98,7 +113,7 @@ async def transcriptions(
         raise errors.Refusal(400, str(error)) from None
     finally:
         watching.cancel()
-    return answer(result, file.filename or "audio", response_format)
+    return answer(result, file.filename or "audio", response_format, Style(text, layout, word_timestamps))
 
 
 def _spool(file: UploadFile) -> IO[bytes]:
@@ -227,10 +242,10 @@ class Events(Response):
     async def _events(self) -> AsyncIterator[str]:
         space = ""
         async for segment in self.job.segments():
-            yield _event({"type": "transcript.text.delta", "delta": space + segment.text})
+            yield _event({"type": "transcript.text.delta", "delta": space + segment.readable})
             space = " "
         try:
-            yield _event({"type": "transcript.text.done", "text": (await self.job.result()).text})
+            yield _event({"type": "transcript.text.done", "text": (await self.job.result()).readable})
         except UserError as error:
             yield _event({"type": "error", **errors.content(400, str(error))})
         except Exception:
@@ -242,18 +257,17 @@ def _event(content: dict[str, Any]) -> str:
     return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
 
 
-def answer(result: Result, name: str, form: str) -> Response:
+def answer(result: Result, name: str, form: str, style: Style) -> Response:
     """Make the response in one of OpenAI's formats."""
     if form in MEDIA:
-        return PlainTextResponse(render(result, name, form) + "\n", media_type=MEDIA[form])
+        return PlainTextResponse(render(result, name, form, style) + "\n", media_type=MEDIA[form])
     if form == "json":
-        return JSONResponse({"text": result.text})
+        return JSONResponse({"text": result.readable})
     verbose: dict[str, Any] = {
         "task": "transcribe",
         "language": "english",
         "duration": round(result.duration, 3),
-        "text": result.text,
-        "words": [word.entry() for word in result.words],
-        "segments": [{"id": i, "start": s.start, "end": s.end, "text": s.text} for i, s in enumerate(result.segments)],
+        **{name: value for name, value in entry(result).items() if name != "duration"},
     }
+    verbose["segments"] = [{"id": i, **segment} for i, segment in enumerate(verbose["segments"])]
     return JSONResponse(verbose)

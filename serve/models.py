@@ -83,6 +83,8 @@ class Models:
         name: str = "",
         latency_ms: float | None = None,
         hotwords: Phrases = None,
+        text: str = "spoken",
+        digits: bool = True,
     ) -> LiveSession:
         """Open a session; see `Engine.open`."""
         self.engine(name)  # a wrong name is reported even if the service is full
@@ -92,7 +94,7 @@ class Models:
         while True:
             engine = self.engine(name)
             try:
-                return engine.open(listener, rate, latency_ms=latency_ms, hotwords=hotwords)
+                return engine.open(listener, rate, latency_ms=latency_ms, hotwords=hotwords, text=text, digits=digits)
             except Full:
                 if engine is self.engine(name):
                     raise  # otherwise its model was reloaded just now

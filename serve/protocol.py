@@ -1,10 +1,12 @@
 """The messages of `WS /v1/stream`: audio is sent up as binary messages, everything else is JSON with a `type`.
 
-up     start {model, sample_rate, encoding, latency_ms, words, hotwords}      optional, before the first audio
+up     start {model, sample_rate, encoding, latency_ms, words, text, itn, hotwords}      optional, before the first audio
        gap {seconds} | flush {id} | ping | stop
 down   ready {session, model, sample_rate, encoding, latency_ms}
        partial {segment, text, stable, until}   text of the open segment; its beginning `stable` will not change
        final {segment, start, end, until, text, confidence, words}       a finished segment: all audio before `until` is done
+                                with text=written also {spoken}, each word has its {spoken} words, and marks and case of a
+                                partial's `stable` may change
        quiet {until, withheld}  all audio before `until` is done; since the last message no segment ended, or words were dropped:
                                 `withheld` words had too little confidence (decode.endpoint.confidence)
        lag {seconds}            seconds of the client's audio that wait for the model
@@ -21,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from samba_asr.decoding.transcript import Segment
 from samba_asr.errors import UserError
-from samba_asr.session import LONGEST_GAP
+from samba_asr.session import LONGEST_GAP, Partial
 
 ENCODINGS = {"pcm_s16le": np.dtype("<i2"), "pcm_f32le": np.dtype("<f4")}
 
@@ -40,6 +42,8 @@ class AudioFormat(Message):
     encoding: Literal["pcm_s16le", "pcm_f32le"] = "pcm_s16le"
     latency_ms: float | None = Field(default=None, gt=0, le=60000)
     words: bool = True
+    text: Literal["written", "spoken"] = "spoken"
+    itn: bool = True  # numbers of the written text in digits
 
 
 class Start(AudioFormat):
@@ -95,6 +99,11 @@ class Samples:
         return samples.astype(np.float32) / 32768 if self.dtype.kind == "i" else samples.astype(np.float32)
 
 
+def partial(event: Partial, number: int) -> dict[str, Any]:
+    text, stable = event.written or (event.text, event.stable)
+    return {"type": "partial", "segment": number, "text": text, "stable": stable, "until": event.until}
+
+
 def final(segment: Segment, number: int, words: bool) -> dict[str, Any]:
     sure = [word.confidence for word in segment.words]
     message: dict[str, Any] = {
@@ -103,11 +112,13 @@ def final(segment: Segment, number: int, words: bool) -> dict[str, Any]:
         "start": segment.start,
         "end": segment.end,
         "until": segment.until,
-        "text": segment.text,
+        "text": segment.readable,
         "confidence": round(sum(sure) / len(sure), 4) if sure else 0.0,
     }
+    if segment.written:
+        message["spoken"] = segment.text
     if words:
-        message["words"] = [word.entry() for word in segment.words]
+        message["words"] = [word.entry() for word in (segment.written or segment).words]
     return message
 
 

@@ -93,7 +93,13 @@ class BoundedSession:
         self.model = asked.model or self.models.names[0]
         self.timing = Timing(self.models.metrics, self.model)
         self.live = self.models.open(
-            self._on_timed_event, asked.sample_rate, name=asked.model, latency_ms=latency, hotwords=hotwords
+            self._on_timed_event,
+            asked.sample_rate,
+            name=asked.model,
+            latency_ms=latency,
+            hotwords=hotwords,
+            text=asked.text,
+            digits=asked.itn,
         )
         self.began = time.monotonic()
         self.rate, self.samples = asked.sample_rate, protocol.Samples(asked.encoding)
@@ -167,10 +173,8 @@ class MessageSession(BoundedSession):
 
     def on_event(self, event: News) -> None:
         match event:
-            case Partial(text, stable, until):
-                self.out.put(
-                    {"type": "partial", "segment": self.segments, "text": text, "stable": stable, "until": until}
-                )
+            case Partial():
+                self.out.put(protocol.partial(event, self.segments))
             case Final(segment):
                 self.out.put(protocol.final(segment, self.segments, self.words))
                 self.segments += 1

@@ -63,7 +63,7 @@ class VoskSession(BoundedSession):
     def _on_event(self, event: News) -> None:
         match event:
             case Partial(text):
-                self.partial = text
+                self.partial = text.lower()
             case Final(segment):
                 self.segments.append(segment)
                 self.partial = ""
@@ -82,10 +82,10 @@ class VoskSession(BoundedSession):
         if not self.segments and not last:
             return {"partial": self.partial}
         segments, self.segments = self.segments, []
-        found: dict[str, Any] = {"text": " ".join(s.text for s in segments)}
+        found: dict[str, Any] = {"text": " ".join(s.text for s in segments).lower()}
         if words:
             found["result"] = [
-                {"conf": w.confidence, "end": w.end, "start": w.start, "word": w.text}
+                {"conf": w.confidence, "end": w.end, "start": w.start, "word": w.text.lower()}
                 for s in segments
                 for w in s.words
             ]

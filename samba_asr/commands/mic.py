@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from samba_asr.commands.search_options import MODEL_HELP
+from samba_asr.commands.text_options import add_text
 from samba_asr.errors import UserError
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument("--microphone", metavar="N|NAME", help="number or part of the name (default: the system's)")
     parser.add_argument("--seconds", type=float, metavar="S", help="end after so many seconds (default: on Ctrl-C)")
     parser.add_argument("--list", action="store_true", help="list the microphones and exit")
+    add_text(parser)
     parser.set_defaults(run=run)
     return parser
 
@@ -108,7 +110,14 @@ def remote(args: argparse.Namespace, rate: int, hotwords: Mapping[str, float], o
 
     token = os.environ.get("SAMBA_ASR_TOKEN")
     return Client(
-        args.url, rate=rate, latency_ms=args.latency_ms, hotwords=hotwords, token=token, on_message=on_message
+        args.url,
+        rate=rate,
+        latency_ms=args.latency_ms,
+        hotwords=hotwords,
+        text=args.text or "written",
+        digits=not args.no_itn,
+        token=token,
+        on_message=on_message,
     )
 
 
@@ -117,7 +126,10 @@ def local(args: argparse.Namespace, rate: int, hotwords: Mapping[str, float], on
     from samba_asr.commands.search_options import load_recognizer
 
     recognizer = load_recognizer(args.model, args.device, needs=["hotwords"] if hotwords else [])
-    return Local(recognizer, recognizer.session(rate, latency_ms=args.latency_ms, hotwords=hotwords or None), on_text)
+    session = recognizer.session(
+        rate, latency_ms=args.latency_ms, hotwords=hotwords or None, text=args.text or "written", digits=not args.no_itn
+    )
+    return Local(recognizer, session, on_text)
 
 
 class Local:
@@ -141,6 +153,6 @@ class Local:
 
         for event in self.recognizer.events(self.session):
             if isinstance(event, Final):
-                self.on_text("final", event.segment.text)
+                self.on_text("final", event.segment.readable)
             elif isinstance(event, Partial) and event.text:
-                self.on_text("partial", event.text)
+                self.on_text("partial", event.readable)

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 
+from samba_asr.commands.text_options import add_text
 from samba_asr.errors import UserError
 
 CHUNK = 0.1  # seconds
@@ -28,6 +29,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument(
         "--hotword", action="append", default=[], dest="hotwords", metavar="PHRASE", help="as in samba-asr transcribe"
     )
+    add_text(parser)
     parser.set_defaults(run=run)
     return parser
 
@@ -55,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
                 latency_ms=args.latency_ms,
                 on_message=on_message,
                 hotwords=parse(args.hotwords, HotwordsConfig().weight),
+                text=args.text or "written",
+                digits=not args.no_itn,
                 token=os.environ.get("SAMBA_ASR_TOKEN"),
             )
             if not args.fast:

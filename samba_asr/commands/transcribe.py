@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from samba_asr.commands.search_options import MODEL_HELP, add_settings, load_recognizer
 from samba_asr.commands.terminal import PartialLine, Progress
+from samba_asr.commands.text_options import add_subtitles, add_text, style, wants_written
 from samba_asr.errors import UserError, printable
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         metavar="PHRASE",
         help="phrase to expect, optionally with its weight after a colon ('ANNE BRONTE :3'); repeat the option for more phrases",
     )
+    add_text(parser, "written; spoken for ctm and textgrid")
+    add_subtitles(parser)
     add_settings(parser)
     parser.set_defaults(run=run)
     return parser
@@ -118,6 +121,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.quiet:
         logging.getLogger("samba_asr").setLevel(logging.ERROR)
+    args.style = style(args)
     files = expand(args.files)
     paths = _outputs(args, files, outputs)
     needs = ["hotwords"] if args.hotwords else []
@@ -189,6 +193,7 @@ def transcribed(work: Work, file: str) -> tuple[list[Result] | None, str]:
 
 
 def _listened(work: Work, file: str, source: Any, channel: int | None) -> Result:
+    from samba_asr.decoding.written import AHEAD
     from samba_asr.recognizer import Result
 
     args, name = work.args, printable(os.path.basename(file)) if channel is None else f"{printable(file)}, {channel}"
@@ -203,6 +208,9 @@ def _listened(work: Work, file: str, source: Any, channel: int | None) -> Result
             partials=args.stream,
             on_block=progress,
             channel=channel,
+            text="written" if wants_written(args) else "spoken",
+            digits=not args.no_itn,
+            ahead=0 if args.stream else AHEAD,
         )
         if args.verbose:
             return Result.of(events, lambda segment: _show_segment(segment, progress, channel))
@@ -216,7 +224,7 @@ def _listened(work: Work, file: str, source: Any, channel: int | None) -> Result
 def _show_segment(segment, progress: Progress, channel: int | None) -> None:
     progress.clear()
     of = f" {channel}:" if channel else ""
-    print(f"[{segment.start:.2f} --> {segment.end:.2f}]{of} {segment.text}", file=sys.stderr, flush=True)
+    print(f"[{segment.start:.2f} --> {segment.end:.2f}]{of} {segment.readable}", file=sys.stderr, flush=True)
 
 
 def _duration(file: str) -> float | None:
@@ -252,7 +260,9 @@ def shown(events: Iterator[Event], show: PartialLine) -> Iterator[Event]:
 
     before = ""
     for event in events:
-        text = event.segment.text if isinstance(event, Final) else event.text if isinstance(event, Partial) else before
+        text = before
+        if isinstance(event, Final | Partial):
+            text = event.segment.readable if isinstance(event, Final) else event.readable
         if text != before:
             before = text
             show(text)
@@ -266,7 +276,8 @@ def write_all(
     from samba_asr.formats import render, render_channels
 
     for form in args.format:
-        text = render(results[0], file, form) if args.channels == "mix" else render_channels(results, file, form)
+        mix = args.channels == "mix"
+        text = render(results[0], file, form, args.style) if mix else render_channels(results, file, form, args.style)
         if form in places:
             places[form].write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
         elif names and form == "text":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from samba_asr.decoding.align import Span
 from samba_asr.decoding.confidence import Evidence, raw
@@ -33,11 +33,43 @@ class Word:
 
 
 @dataclass(frozen=True)
+class WrittenWord:
+    """A word as people write it: with its case and the mark after it, or a number in digits.
+
+    start, end: seconds, from the first of its spoken words to the last.  confidence: the lowest of these.
+    """
+
+    text: str
+    start: float
+    end: float
+    confidence: float
+    spoken: tuple[Word, ...]
+
+    def entry(self) -> dict[str, Any]:
+        """Return the JSON object of the word, with its spoken words."""
+        about = {"word": self.text, "start": self.start, "end": self.end, "confidence": self.confidence}
+        return {**about, "spoken": [word.text for word in self.spoken]}
+
+
+@dataclass(frozen=True)
+class Written:
+    """The written form of a segment (samba_asr.decoding.written)."""
+
+    words: tuple[WrittenWord, ...]
+
+    @property
+    def text(self) -> str:
+        return " ".join(word.text for word in self.words)
+
+
+@dataclass(frozen=True)
 class Segment:
     """Text between two pauses.
 
+    text, words: the spoken form, which is what the model recognized and what is scored.
     start, end: seconds.  Start of the first word and end of the last.
     until: seconds.  End of the audio that this and earlier segments cover; the next segment begins there.
+    written: the written form; None if it was not asked for.
     """
 
     text: str
@@ -45,6 +77,12 @@ class Segment:
     end: float
     words: tuple[Word, ...]
     until: float
+    written: Written | None = None
+
+    @property
+    def readable(self) -> str:
+        """The written form, if it was asked for; else the spoken form."""
+        return self.text if self.written is None else self.written.text
 
 
 def words_of(

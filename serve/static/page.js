@@ -72,7 +72,7 @@ async function start() {
   const socket = new WebSocket(url);
   live = { socket, context, stream, sent: 0, ready: false };
   socket.onopen = () => socket.send(JSON.stringify({
-    type: "start", sample_rate: context.sampleRate, encoding: "pcm_f32le", latency_ms: Number($("latency").value),
+    type: "start", sample_rate: context.sampleRate, encoding: "pcm_f32le", text: "written", latency_ms: Number($("latency").value),
   }));
   socket.onmessage = (event) => receive(JSON.parse(event.data));
   socket.onclose = () => over();

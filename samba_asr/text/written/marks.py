@@ -115,3 +115,12 @@ def spell(word: str, case: int, mark: int, listed: Mapping[str, str]) -> str:
         bare = word.lstrip("'")
         word = word[: len(word) - len(bare)] + (bare.capitalize() if case == CAPITAL else bare.upper())
     return word + (f" {MARKS[mark]}" if MARKS[mark] == "—" else MARKS[mark])
+
+
+def read(text: str) -> tuple[int, int]:
+    """Return the case and the mark of a written word: the inverse of `spell`."""
+    bare = text.removesuffix(" —")
+    if bare != text:
+        return case_of(bare), MARKS.index("—")
+    mark = MARKS.index(text[-1]) if text[-1:] in MARKS[1:] else 0
+    return case_of(text[:-1] if mark else text), mark

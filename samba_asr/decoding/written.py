@@ -1,0 +1,161 @@
+"""The written form of segments: punctuation and case by a small network, numbers in digits.
+
+    writer = Writer(load_punctuator())
+    for segment in writer.write(segment): print(segment.written.text)     # once `ahead` more words are known
+    for segment in writer.finish(): ...
+
+A writer belongs to one stream of segments, live or from a file.  Each segment is one block of the network, read in both
+directions, after the state that the segments before it left.  With `ahead`, the next words are read too, and read again as part
+of their own segment.  So the text depends only on the segments and on `ahead`: live equals offline.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from samba_asr.decoding.transcript import Segment, Word, Written, WrittenWord
+from samba_asr.models.punctuator import Punctuator, probabilities
+from samba_asr.ops.blocks import lay_blocks
+from samba_asr.streaming import State
+from samba_asr.text.units import SPACE, UNK_SURFACE, Tokenizer
+from samba_asr.text.written import numbers
+from samba_asr.text.written.marks import CAPITAL, ENDS, LOWER, MARKS, spell
+from samba_asr.text.written.vocabulary import pause_classes
+
+TEXTS = ("written", "spoken")
+"""The forms of a text."""
+
+SURE = 3  # words after a word of a partial text that its mark needs
+AHEAD = 16  # words of the next segments that are read where nobody waits for the text
+
+
+@dataclass(frozen=True)
+class _Context:
+    """What the segments so far leave to the next one."""
+
+    state: State
+    starts: bool  # the next word begins a sentence
+
+
+class Writer:
+    """Writer of the written form of one stream of segments.
+
+    digits: whether numbers are written in digits.  ahead: words after a segment that its written form waits for.
+    """
+
+    def __init__(self, punctuator: Punctuator, *, digits: bool = True, ahead: int = 0):
+        self.punctuator, self.digits, self.ahead = punctuator, digits, ahead
+        self._context = _Context(punctuator.init_state(1, dtype=torch.float32), True)
+        self._waiting: deque[Segment] = deque()
+
+    def write(self, segment: Segment) -> list[Segment]:
+        """Take the next segment; return those that are now complete, in order, each with `written`."""
+        self._waiting.append(segment)
+        return self._release(self.ahead)
+
+    def finish(self) -> list[Segment]:
+        """Return the segments that still wait for words after them."""
+        return self._release(0)
+
+    def preview(self, text: str, stable: str = "") -> tuple[str, str]:
+        """Return the written form of the open segment's text so far, and of its beginning whose words will not change.
+
+        The last words have no marks yet.  Marks and case of all words may still change.  The writer itself does not.
+        """
+        words = text.split()
+        classes, _ = self._classes(words, [np.nan] * len(words), 0)
+        sure = len(words) - SURE
+        classes = [(case, mark if i < sure else 0) for i, (case, mark) in enumerate(classes)]
+        pieces, kept = self._pieces(words, classes), len(stable.split())
+        stable_pieces = [piece for piece in pieces if piece[1] <= kept]
+        while stable_pieces and (stable_pieces[-1][2][-1].isdigit() or stable_pieces[-1][1] == kept < len(words)):
+            stable_pieces.pop()  # a number may go on
+        return _text(pieces), _text(stable_pieces)
+
+    def _release(self, ahead: int) -> list[Segment]:
+        done = []
+        while self._waiting and sum(len(s.words) for s in list(self._waiting)[1:]) >= ahead:
+            segment = self._waiting.popleft()
+            upcoming = [word for other in self._waiting for word in other.words][: self.ahead]
+            done.append(replace(segment, written=self._written(segment, upcoming)))
+        return done
+
+    def _written(self, segment: Segment, upcoming: Sequence[Word]) -> Written:
+        words = [*segment.words, *upcoming]
+        pauses = [b.start - a.end for a, b in itertools.pairwise(words)]
+        if words and not upcoming:
+            pauses.append(max(segment.until - words[-1].end, 0.0))
+        elif words:
+            pauses.append(np.nan)
+        classes, self._context = self._classes([w.text for w in words], pauses, len(upcoming))
+        n = len(segment.words)
+        pieces = self._pieces([w.text for w in segment.words], classes[:n])
+        return Written(tuple(_joined(text, segment.words[start:end]) for start, end, text in pieces))
+
+    @torch.inference_mode()
+    def _classes(
+        self, words: Sequence[str], pauses: Sequence[float], beyond: int
+    ) -> tuple[list[tuple[int, int]], _Context]:
+        """Return (case, mark) of each word, and the context after all but the last `beyond` words."""
+        if not words:
+            return [], self._context
+        net, t = self.punctuator, len(words)
+        features = net.vocabulary.features(word.lower() for word in words)
+        x = torch.from_numpy(np.concatenate([features, pause_classes(pauses)[:, None]], 1))[None]
+        lengths = torch.tensor([t])
+        blocks = lay_blocks(lengths, t, t)
+        if beyond:
+            blocks = blocks._replace(keep=lengths - beyond)
+        logits, _, state = net.step(x, lengths, self._context.state, blocks)
+        cases, marks = probabilities(logits[0])
+        chosen = list(zip(cases.argmax(-1).tolist(), (marks + torch.tensor(net.bias)).argmax(-1).tolist(), strict=True))
+        classes, starts = [], self._context.starts
+        for i, (case, mark) in enumerate(chosen):
+            if i == t - beyond:
+                break
+            classes.append((CAPITAL if starts and case == LOWER else case, mark))
+            starts = mark in ENDS
+        return classes, _Context(state, starts)
+
+    def _pieces(self, words: Sequence[str], classes: Sequence[tuple[int, int]]) -> list[tuple[int, int, str]]:
+        """Return (start, end, text) of each written word: the spoken words that it stands for, and its text."""
+        net = self.punctuator
+        apart = [i > 0 and classes[i - 1][1] > 0 for i in range(len(words))]
+        lower = [word.lower() for word in words]
+        found = numbers.digits(lower, apart) if self.digits else []
+        pieces, i = [], 0
+        for number in [*found, None]:
+            until = number.start if number else len(words)
+            for k in range(i, until):
+                pieces.append((k, k + 1, spell(lower[k], *classes[k], net.listed)))
+            if number:
+                i = number.end
+                mark = MARKS[classes[i - 1][1]]
+                pieces.append((number.start, i, number.text + (f" {mark}" if mark == "—" else mark)))
+        return pieces
+
+
+def _text(pieces: Iterable[tuple[int, int, str]]) -> str:
+    return " ".join(text for _, _, text in pieces)
+
+
+def writes_english(tokenizer: Tokenizer) -> bool:
+    """Return whether a model can write the most frequent words of English, and no letters of other alphabets."""
+    letters = "".join(tokenizer.pieces(range(tokenizer.vocab_size))).replace(SPACE, "").replace(UNK_SURFACE, "")
+    if any(c.isalpha() and not c.isascii() for c in letters):
+        return False
+    return all(tokenizer.spellings(word) or tokenizer.spellings(word.upper()) for word in _FREQUENT)
+
+
+_FREQUENT = ("the", "and", "of", "to", "a", "in", "that", "he", "it", "was")
+
+
+def _joined(text: str, words: Sequence[Word]) -> WrittenWord:
+    """Return a written word with the times of its spoken words, and their lowest confidence."""
+    return WrittenWord(text, words[0].start, words[-1].end, min(word.confidence for word in words), tuple(words))
