@@ -28,7 +28,7 @@ from samba_asr.errors import UserError
 from samba_asr.nn.mixers import build_mixer
 from samba_asr.ops.blocks import lay_blocks
 from samba_asr.ops.lti import BACKENDS as LTI_BACKENDS
-from samba_asr.ops.lti import System, lti
+from samba_asr.ops.lti import Prepared, System, lti
 from samba_asr.ops.rnn import GRU_BACKENDS, LSTM_BACKENDS, para_gru, para_lstm
 from samba_asr.ops.scan2d import BACKENDS as SCAN2D_BACKENDS
 from samba_asr.ops.scan2d import scan2d
@@ -49,8 +49,12 @@ NAIVE_LIMIT = 1 << 26  # most b t d n of the naive loop, which keeps everything 
 
 def _lti(x: Tensor, A: Tensor, B: Tensor, C: Tensor, dt: Tensor, P: Tensor, **named) -> tuple[Tensor, Tensor]:
     """Run `lti` on parameters as real numbers: A, B (g, n, 2), C (d, n, 2), P (1, g, n, 2)."""
+    return lti(x, _system(A, B, C, dt, P), **named)
+
+
+def _system(A: Tensor, B: Tensor, C: Tensor, dt: Tensor, P: Tensor) -> System:
     A, B, C, P = (torch.view_as_complex(v) for v in (A, B, C, P))
-    return lti(x, System(A, B, C, dt, P), **named)
+    return System(A, B, C, dt, P)
 
 
 SCANS = {
@@ -174,12 +178,26 @@ def _scan(op: str, backend: str, b: int, t: int, d_model: int, dtype: torch.dtyp
         del inputs["initial_state"]  # peers do not take it, or give no gradient for it
         run = lambda: peer(**inputs)  # noqa: E731
     else:
-        run = lambda: ours(**inputs, backend=backend)  # noqa: E731
+        run = _as_live(inputs, backend) if op == "lti" else lambda: ours(**inputs, backend=backend)
     for v in inputs.values():
         v.requires_grad_()
     states = b * t * 2 * d_model * STATE.get(op, 64)
     size = sum(v.nbytes for v in inputs.values()) + inputs["x"].nbytes
     return Case(run, inputs, states, size)
+
+
+def _as_live(inputs: dict[str, Tensor], backend: str) -> Callable[[], tuple[Tensor, Tensor]]:
+    """Return a call of `lti` that keeps the matrices of chunks where nothing trains, as the mixers do."""
+    kept: list[Prepared] = []
+
+    def run() -> tuple[Tensor, Tensor]:
+        if torch.is_grad_enabled():
+            return _lti(**inputs, backend=backend)
+        if not kept:
+            kept.append(Prepared(_system(*(inputs[name] for name in ("A", "B", "C", "dt", "P")))))
+        return lti(inputs["x"], kept[0], initial_state=inputs["initial_state"], backend=backend)
+
+    return run
 
 
 def mixer_of(op: str) -> MixerConfig:
