@@ -29,6 +29,7 @@ COMMANDS = (
     "augment",
     "pretrain",
     "train",
+    "finetune",
     "curves",
     "average",
     "decode",

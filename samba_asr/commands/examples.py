@@ -26,6 +26,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "samba-asr train --exp exp/a --config model/small train/cpu data.train=[train.jsonl] data.valid=[dev.jsonl]",
         "samba-asr train --exp exp/b --init english --config train/cpu data.train=[train.jsonl] data.valid=[dev.jsonl]",
     ),
+    "finetune": (
+        "samba-asr finetune my_corpus --out my_model",
+        "samba-asr finetune my_corpus --out my_model --minutes 60 --set optim.lr=0.0001",
+    ),
     "curves": ("samba-asr curves exp/a exp/b --out curves.png",),
     "average": (
         "samba-asr average --exp exp/mine --out exp/mine/model",

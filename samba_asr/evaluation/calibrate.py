@@ -54,11 +54,12 @@ def calibrate(
     settings: Sequence[str] = (),
     latency_ms: float | None = None,
     enough: float = ENOUGH,
+    fewest: int = 1,
 ) -> tuple[CheckedWords, list[float]]:
     """Calibrate the model in `folder`; return the words that it was fitted to, and their confidences by `cross_validated`.
 
     settings: overrides of the search, those of later use.  enough: seconds.  Of longer sets, every n-th utterance is taken.
-    UserError without texts, or if no word is recognized.
+    fewest: words that must be recognized.  UserError without texts, or with fewer words.
     """
     utterances = [u for u in utterances if u.text]
     if not utterances:
@@ -67,6 +68,8 @@ def calibrate(
     utterances = utterances[:: max(1, round(seconds / enough))]
     recognizer = Recognizer.load(folder, device=device, settings=settings, sure=raw)
     words = collect(recognizer, utterances, latency_ms)
+    if len(words.right) < fewest:
+        raise UserError(f"only {len(words.right)} words were recognized, and {fewest} are needed to calibrate on")
     calibration, after = fit(words)
     calibration.write(folder)
     logger.info("%s: confidences calibrated on %d words of %d utterances", folder, len(words.right), len(utterances))

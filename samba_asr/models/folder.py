@@ -9,10 +9,11 @@ results.json        scores by name, each with its test set and decoding (`samba-
 
 from __future__ import annotations
 
+import datetime
 import json
 import shutil
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -62,7 +63,8 @@ def save_model(
     (folder / "results.json").write_text("{}\n")
     (folder / "confidence.json").unlink(missing_ok=True)  # of other weights
     if not (folder / "README.md").exists():
-        (folder / "README.md").write_text(card(model, config))
+        data = ", ".join(Path(p).stem for p in config.data.train)
+        (folder / "README.md").write_text(Card(data, date=datetime.date.today().isoformat()).text(model, config))
 
 
 def search_file(name: str, loaded: LoadedModel, key: str) -> Path:
@@ -156,17 +158,47 @@ def record_result(folder: Path, name: str, scores: dict[str, Any]) -> None:
         raise UserError(f"{path}: cannot record {name!r} there ({error})") from None
 
 
-def card(model: AsrModel, config: Config) -> str:
-    """Return a model card, to be completed by hand."""
-    parameters = sum(p.numel() for p in model.parameters())
-    m = config.model
-    return f"""# A samba_asr model
+@dataclass(frozen=True)
+class Card:
+    """Content of a model card.
+
+    trained_on  data, with its amount if known
+    made_from   model whose weights training started with
+    scores      error rates, with their test sets
+    calibrated  whether the confidences are probabilities; None if that is not known yet
+    """
+
+    trained_on: str = ""
+    made_from: str = ""
+    scores: str = ""
+    license: str = ""
+    date: str = ""
+    calibrated: bool | None = None
+
+    def text(self, model: AsrModel, config: Config) -> str:
+        """Return the card in Markdown, with what the model itself says."""
+        parameters, m = sum(p.numel() for p in model.parameters()), config.model
+        confidences = {
+            True: "calibrated on held-out speech",
+            False: "not calibrated (`samba-asr calibrate`)",
+            None: "calibrated if the folder has a confidence.json",
+        }
+        return f"""# A samba_asr model
 
 {parameters:,} parameters; {m.layers} layers of d_model {m.d_model}, mixer {m.mixer.name}, decoder layers {m.decoder.layers};
 {m.features.sample_rate} Hz audio; tokenizer {config.tokenizer.kind} of {m.vocab_size} units.
 
-Trained on: {", ".join(Path(p).stem for p in config.data.train) or "not recorded"}.
+- Date: {self.date or "not recorded"}
+- Trained on: {self.trained_on or "not recorded"}
+- Made from: {self.made_from or "nothing, or not recorded"}
+- Confidences: {confidences[self.calibrated]}
+- License of the weights: {self.license or "not stated; those of its data and of its old model bind it"}
+
 Use: `samba-asr transcribe --model FOLDER FILE...`
+
+## Error rates
+
+{self.scores or "See results.json, which `samba-asr decode --record NAME` writes; without it, none were measured."}
 """
 
 

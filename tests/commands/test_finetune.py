@@ -1,0 +1,96 @@
+"""`samba-asr finetune`: from a folder of recordings and texts to a scored model, on the twenty clips of egs/finetune."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from samba_asr.cli import main
+from samba_asr.data.manifest import read_manifest
+from samba_asr.decoding.confidence import Calibration
+from samba_asr.evaluation import finetune as finetuning
+from samba_asr.evaluation.finetune import finetune
+
+EGS = Path(__file__).parents[2] / "egs" / "finetune"
+QUICK = ["--init", "digits", "--set", "train.max_steps=2", "data.batch_seconds=10", "train.device=cpu"]
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> Path:
+    """my_corpus/<speaker>/<n>.wav and .txt, as the walk-through makes it."""
+    torch.set_num_threads(1)
+    sys.path.insert(0, str(EGS))
+    try:
+        import clips
+    finally:
+        sys.path.remove(str(EGS))
+    folder = tmp_path_factory.mktemp("own") / "my_corpus"
+    clips.write(folder)
+    return folder
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell")
+def test_a_folder_of_recordings_and_texts_becomes_a_scored_model(clips, tmp_path, capsys):
+    (clips / "af_nova" / "broken.wav").write_bytes(b"no audio")
+    (clips / "af_nova" / "broken.txt").write_text("One.")
+    out = tmp_path / "my_model"
+    command = ["bash", str(EGS / "run.sh"), str(clips), "--out", str(out), "--license", "CC0", *QUICK]
+    environment = {**os.environ, "SAMBA_ASR_VENV": sys.prefix, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    (clips / "af_nova" / "broken.wav").unlink()
+    assert done.returncode == 0, done.stderr
+    head, before, after, confidences, last = done.stdout.splitlines()[-5:]
+    assert head.startswith("word errors in the test: 5 utterances of other speakers, ")
+    assert [line.split()[0] for line in (before, after)] == ["digits", str(out)]
+    assert confidences == "confidences: calibrated"
+    assert last == f"your model is {out}; try: samba-asr transcribe --model {out} FILE"
+    sets = {
+        name: read_manifest(tmp_path / "my_model.work" / "data" / f"{name}.jsonl") for name in ("train", "dev", "test")
+    }
+    assert sorted(map(len, sets.values())) == [5, 5, 10]
+    speakers = [{u.speaker for u in some} for some in sets.values()]
+    assert sum(map(len, speakers)) == len(set.union(*speakers)) == 4
+    assert "broken" in (tmp_path / "my_model.work" / "data" / "dropped.tsv").read_text()
+    assert all(u.text.isupper() and "." not in u.text for some in sets.values() for u in some)
+    assert Calibration.read(out)
+    wer = json.loads((out / "results.json").read_text())["test"]["wer"]
+    assert f"{wer:.2f} %" in after
+    card = (out / "README.md").read_text()
+    for part in (
+        f"| this model | {wer:.2f} %",
+        "| digits, before |",
+        "License of the weights: CC0",
+        "10 utterances",
+        "2 speakers",
+    ):
+        assert part in card
+    file = clips / "af_nova" / "0.wav"
+    assert main(["transcribe", "--model", str(out), str(file)]) == 0
+    assert capsys.readouterr().out.strip() == file.with_suffix(".txt").read_text().strip(" .\n").upper()
+
+
+def test_voices_that_are_in_training_are_said_to_be(clips, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(finetuning, "WORDS", 10_000)
+    shutil.copytree(clips / "af_sky", tmp_path / "one")
+    options = finetuning.FinetuneOptions(init="digits", settings=("train.max_steps=1", "train.device=cpu"))
+    found = finetune(tmp_path / "one", tmp_path / "model", options)
+    assert not found.by_speaker
+    assert "the sets share speakers" in caplog.text
+    assert not found.calibrated
+    assert "not calibrated: only" in caplog.text
+    assert Calibration.read(tmp_path / "model") is None
+
+
+def test_a_handful_of_clips_is_refused(clips, tmp_path, capsys):
+    (tmp_path / "few").mkdir()
+    shutil.copyfile(clips / "af_sky" / "0.wav", tmp_path / "few" / "a.wav")
+    (tmp_path / "few" / "a.txt").write_text("one")
+    assert main(["finetune", str(tmp_path / "few"), "--out", str(tmp_path / "model")]) == 1
+    assert "1 utterances with a text are too few: give 4 or more" in capsys.readouterr().err
