@@ -24,9 +24,10 @@ from samba_asr.streaming import mask
 
 BLOCK_ELEMENTS = {"cpu": 1 << 16}
 """Elements of one (l, b, d) tensor of the l steps whose derivatives are computed at once: few on a CPU, for its cache (2^15 to
-2^17 are within 10 %); everywhere else `MOST`."""
+2^17 are within 10 %).  Devices that are not named here take `MOST`."""
 
 MOST = 1 << 24
+"""The same for a GPU: bounds the memory, at most sixteen such tensors."""
 
 
 class Problem(NamedTuple):
