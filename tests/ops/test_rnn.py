@@ -145,6 +145,18 @@ def test_states_stay_in_their_box(scale, seed, cell):
     assert (y.abs() <= bound[:, None] + 1e-12).all()
 
 
+@every_backend
+def test_a_channel_can_follow_parity(backend):
+    """It changes its sign at every 1, for as long as it takes; no linear recurrence with positive decays can."""
+    bits = torch.rand(1, 500, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64) < 0.5
+    gates = torch.stack(
+        [torch.where(bits, 40.0, -40.0), torch.full_like(bits, 40.0, dtype=torch.float64), 0.0 * bits], 2
+    )
+    A, start = double([[0.0], [0.0], [-40.0]]), double([[1.0]])
+    y, _ = para_gru(gates.double(), A, initial_state=start, backend=backend)
+    assert torch.equal(y < 0, bits.cumsum(1) % 2 == 1)
+
+
 # --- every backend is the definition
 
 
