@@ -26,7 +26,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -36,6 +36,7 @@ from samba_asr.audio.samples import as_rate
 from samba_asr.audio.source import Truncated
 from samba_asr.audio.vad import Gate
 from samba_asr.config import DecodeConfig
+from samba_asr.config.plain import overridden
 from samba_asr.decoding.build import tokenizer_of, two_pass
 from samba_asr.decoding.confidence import Calibration, Evidence, raw, ungated
 from samba_asr.decoding.hotwords import Hotwords
@@ -43,17 +44,19 @@ from samba_asr.decoding.known_text import place, spell
 from samba_asr.decoding.searches import refusal, settings_for
 from samba_asr.decoding.segmenter import Segmenter
 from samba_asr.decoding.transcript import Segment, Word, WrittenWord
-from samba_asr.decoding.written import AHEAD, TEXTS, Writer, writes_english
-from samba_asr.device import choose_device
 from samba_asr.errors import UserError
 from samba_asr.models.box import box_folder
-from samba_asr.models.folder import LoadedModel, load_model
-from samba_asr.models.punctuator import load_punctuator
+from samba_asr.models.exported import is_exported, load_exported
+from samba_asr.models.loaded import LoadedModel
 from samba_asr.runtime.base import MAX_STEP, AcousticRuntime, Latency, latency_of
 from samba_asr.runtime.choose import build, runtimes
 from samba_asr.runtime.whole import log_probs
 from samba_asr.session import Done, Event, Final, Quiet, Session, advance
 from samba_asr.text.units import Tokenizer
+from samba_asr.text.written.form import AHEAD, TEXTS, writes_english
+
+if TYPE_CHECKING:
+    from samba_asr.decoding.written import Writer
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +147,7 @@ class Recognizer:
         sure: Callable[[Evidence], float] | None = None,
         needs: Collection[str] = (),
     ) -> Recognizer:
-        """Load a model folder, or a shipped model by its name (default: english).
+        """Load a model folder, or a shipped model by its name (default: english); or an exported model, which needs no torch.
 
         device: auto (CUDA if available), cpu, cuda, cuda:1.
         settings: overrides of the model's search settings, such as "decode.search.beam=256"; UserError for other settings.
@@ -156,12 +159,13 @@ class Recognizer:
         if foreign:
             raise UserError(f"--set {foreign[0]}: only decode.* can be set here")
         folder = box_folder(folder)
-        loaded = load_model(folder, choose_device(device))
+        loaded = load_exported(folder) if is_exported(folder) else _load_model(folder, device)
         by_hand = any(text.startswith(("decode.search.method=", "decode.method=")) for text in settings)
         own = loaded.config.decode.search.method
         chosen = [] if by_hand else [text for need in needs for text in settings_for(need, own)]
-        decode = configs.load(overrides=[*chosen, *settings], folder=folder).decode
-        return cls(loaded, decode, sure)
+        if loaded.model is None:
+            return cls(loaded, overridden(loaded.config.decode, [*chosen, *settings]), sure)
+        return cls(loaded, configs.load(overrides=[*chosen, *settings], folder=folder).decode, sure)
 
     def __repr__(self) -> str:
         name = self.folder or "a model in memory"
@@ -231,12 +235,19 @@ class Recognizer:
     def writer(self, text: str = "written", *, digits: bool = True, ahead: int = 0) -> Writer | None:
         """Make the writer of one session's written form, or None for the spoken form; arguments as for `session`.
 
-        A model that cannot write the most frequent English words has no other form than the spoken one.
+        A model that cannot write the most frequent English words has no other form than the spoken one.  Without torch there is
+        no written form either.
         UserError for another `text`.
         """
         if text not in TEXTS:
             raise UserError(f"text={text!r}: it must be {' or '.join(TEXTS)}")
         if text == "spoken" or not self._writes_english:
+            return None
+        try:
+            from samba_asr.decoding.written import Writer
+            from samba_asr.models.punctuator import load_punctuator
+        except ModuleNotFoundError:  # an exported model, without torch
+            logger.warning("the written form of a text needs torch: this is the spoken one")
             return None
         return Writer(load_punctuator(), digits=digits, ahead=ahead)
 
@@ -483,6 +494,13 @@ class Stream:
                 self._segments.append(event.segment)
             elif isinstance(event, Quiet):
                 self._withheld += event.withheld
+
+
+def _load_model(folder: Path, device: str) -> LoadedModel:
+    from samba_asr.device import choose_device
+    from samba_asr.models.folder import load_model
+
+    return load_model(folder, choose_device(device))
 
 
 def blocks(decode: DecodeConfig, runtime: AcousticRuntime, ms: float | None = None) -> Latency:

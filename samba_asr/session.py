@@ -21,10 +21,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
-import torch
 
 from samba_asr.audio.framer import Framer
 from samba_asr.audio.samples import as_rate
@@ -32,9 +31,11 @@ from samba_asr.audio.vad import Gate
 from samba_asr.decoding.hotwords import Hotwords
 from samba_asr.decoding.segmenter import Segmenter, SegmentState
 from samba_asr.decoding.transcript import Segment
-from samba_asr.decoding.written import Writer
 from samba_asr.errors import UserError
 from samba_asr.runtime.base import MAX_STEP, AcousticRuntime, Frames, Latency
+
+if TYPE_CHECKING:
+    from samba_asr.decoding.written import Writer
 
 PACKET = 0.4
 """Seconds of missing audio below which its features are hidden from the model, as time masks hid them in training, and the
@@ -280,6 +281,11 @@ class Session:
         missing = hop - beyond % hop if beyond >= 0 else -beyond
         return self._waiting >= min(missing, self._most(most)) * self._stride
 
+    @property
+    def cutting(self) -> bool:
+        """Whether a `flush`, the end, or the end of speech at the gate is queued."""
+        return self._cuts > 0
+
     def take(self, most: float = MAX_STEP) -> SessionWork:
         """Take the next audio from the queue, at most `most` seconds and up to a gap, and the cut after it if one was reached."""
         room, parts, begin = self._most(most) * self._stride, [], 0.0
@@ -417,7 +423,6 @@ def by_block(work: Iterable[SessionWork]) -> list[list[SessionWork]]:
     return list(groups.values())
 
 
-@torch.inference_mode()
 def step(recognizer: Parts, work: Sequence[SessionWork]) -> None:
     """Process the samples of all sessions in one step of model and search."""
     work = [one for one in work if len(one.samples)]
@@ -434,7 +439,6 @@ def step(recognizer: Parts, work: Sequence[SessionWork]) -> None:
         one.session._total += len(one.samples) // runtime.stride
 
 
-@torch.inference_mode()
 def drain(recognizer: Parts, work: Sequence[SessionWork]) -> None:
     """Search the last frames of the sessions that are cut."""
     runtime = recognizer.runtime
@@ -455,7 +459,6 @@ def _search(recognizer: Parts, sessions: Sequence[Session], frames: Frames) -> N
         recognizer.segmenter.step([session.search for session in sessions], frames)
 
 
-@torch.inference_mode()
 def conclude(recognizer: Parts, work: SessionWork) -> None:
     """Apply the cut, if there is one, and queue the session's new events."""
     work.session._conclude(recognizer.segmenter, work.cut)

@@ -42,7 +42,6 @@ INSIDE_MODELS = {"models", "training", "runtime"}
 EVERYWHERE = {"torch", "numpy"}
 AT_IMPORT = {  # other packages that a file may import when it is imported; all else is imported inside a function
     "audio/sound_file.py": {"soundfile"},
-    "audio/resample.py": {"soxr"},
     "decoding/compiled/jit.py": {"numba"},  # imported by the compiled search alone
     "serve": {"fastapi", "prometheus_client", "pydantic", "starlette", "uvicorn", "websockets"},  # any file of the room
     "ops": {"triton"},  # any file called triton.py

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
-import soxr
 
 from samba_asr.errors import UserError
 
@@ -13,7 +14,7 @@ def resample(samples: np.ndarray, rate: int, target: int = 16000) -> np.ndarray:
     _check(samples, rate, target)
     if rate == target or not len(samples):
         return samples
-    return soxr.resample(samples, rate, target)
+    return _soxr().resample(samples, rate, target)
 
 
 class Resampler:
@@ -26,7 +27,7 @@ class Resampler:
     def __init__(self, rate: int, target: int = 16000):
         _check(np.zeros(0, np.float32), rate, target)
         self.rate, self.target = rate, target
-        self._stream = None if rate == target else soxr.ResampleStream(rate, target, 1, dtype="float32")
+        self._stream = None if rate == target else _soxr().ResampleStream(rate, target, 1, dtype="float32")
         self._finished = False
 
     def step(self, samples: np.ndarray) -> np.ndarray:
@@ -52,3 +53,14 @@ def _check(samples: np.ndarray, rate: int, target: int) -> None:
         raise UserError(f"cannot resample from {rate} to {target} samples per second: give positive rates")
     if samples.ndim != 1 or samples.dtype != np.float32:
         raise TypeError(f"samples must be float32 of shape (s,), not {samples.dtype} of shape {tuple(samples.shape)}")
+
+
+def _soxr() -> Any:
+    """Import soxr, which only audio of another rate needs: an exported model runs without it."""
+    try:
+        import soxr
+    except ImportError:
+        raise UserError(
+            "audio of another sample rate than the model's needs the package soxr: pip install soxr"
+        ) from None
+    return soxr

@@ -48,7 +48,7 @@ def main(
         **timed(lambda wave: _transcribe(recognizer, wave, latency_ms, steps), waves, rate, rounds),
         "device": str(recognizer.runtime.device),
         "threads": torch.get_num_threads(),
-        "parameters": sum(p.numel() for p in recognizer.model.parameters()),
+        "parameters": sum(p.numel() for p in recognizer.model.parameters()) if recognizer.model else 0,
     }
     if latency_ms:
         result["p50_ms"], result["p95_ms"] = (1000 * float(q) for q in np.quantile(steps, [0.5, 0.95]))

@@ -13,15 +13,13 @@ from samba_asr.decoding.base import Search
 from samba_asr.decoding.guide import Guide, Guides
 from samba_asr.decoding.hotwords import HotwordGuide, Hotwords
 from samba_asr.decoding.hotwords import read as read_hotwords
-from samba_asr.decoding.neural import MambaGuide, TextScorer, same_units
 from samba_asr.decoding.ngram import is_kenlm, read_ngram
 from samba_asr.decoding.prefix_beam import PrefixBeam
 from samba_asr.decoding.rescore import TwoPass
 from samba_asr.decoding.searches import refusal, searches
 from samba_asr.decoding.words import WordGuide
 from samba_asr.errors import UserError
-from samba_asr.models.folder import LoadedModel, search_file
-from samba_asr.models.lm_folder import load_lm
+from samba_asr.models.loaded import LoadedModel, search_file
 from samba_asr.runtime.base import SecondPass
 from samba_asr.text.lexicon import Lexicon
 from samba_asr.text.lines import read_lines
@@ -30,6 +28,7 @@ from samba_asr.text.units import Tokenizer
 
 if TYPE_CHECKING:
     from samba_asr.decoding.compiled.tables import Tables
+    from samba_asr.decoding.neural import MambaGuide, TextScorer
 
 logger = logging.getLogger(__name__)
 
@@ -144,8 +143,12 @@ def neural_lm(loaded: LoadedModel, config: DecodeConfig, alone: bool) -> tuple[M
     """
     if not config.lm.neural:
         return None, None
+    from samba_asr.decoding.neural import MambaGuide, TextScorer, same_units
+    from samba_asr.models.lm_folder import load_lm
+
     weight = config.lm.neural_weight
-    lm = load_lm(search_file(config.lm.neural, loaded, "lm.neural"), next(loaded.model.parameters()).device)
+    device = next(loaded.model.parameters()).device if loaded.model else "cpu"
+    lm = load_lm(search_file(config.lm.neural, loaded, "lm.neural"), device)
     if not same_units(lm, loaded.tokenizer):
         return None, TextScorer(lm, loaded.tokenizer, weight=weight)
     bonus = config.lm.word_bonus if alone else 0.0

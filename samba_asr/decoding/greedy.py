@@ -9,11 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import torch
 
-from samba_asr.decoding.base import BLANK, Hypothesis, checked_lengths
+from samba_asr.decoding.base import BLANK, Hypothesis, checked_lengths, frames_of
 
 if TYPE_CHECKING:
+    import torch
+
     from samba_asr.config import SearchConfig
     from samba_asr.decoding.guide import Guide
     from samba_asr.decoding.hotwords import Hotwords
@@ -48,12 +49,14 @@ class Greedy:
         zeros = np.zeros(batch, dtype=np.int64)
         return GreedyState(tokens, times, np.zeros(batch), zeros, zeros)
 
-    def step(self, log_probs: torch.Tensor, lengths: torch.Tensor, state: GreedyState) -> GreedyState:
+    def step(
+        self, log_probs: torch.Tensor | np.ndarray, lengths: torch.Tensor | np.ndarray, state: GreedyState
+    ) -> GreedyState:
         counts = checked_lengths(log_probs, lengths, len(state.frames))
         if not counts.any():
             return state
-        best, ids = log_probs.detach().max(dim=-1)  # (b, t) each
-        best, ids = best.to("cpu", torch.float64).numpy(), ids.cpu().numpy()
+        frames = frames_of(log_probs, int(counts.max()))
+        best, ids = frames.max(-1), frames.argmax(-1)  # (b, t) each
         tokens, times, score, last = (x.copy() for x in state[:4])
         for row in np.flatnonzero(counts):
             path = ids[row, : counts[row]]

@@ -18,21 +18,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-
 from samba_asr.decoding.align import Path
 from samba_asr.decoding.base import Hypothesis, Search, stack, take
 from samba_asr.decoding.hotwords import Hotwords
 from samba_asr.errors import UserError
 from samba_asr.runtime.base import Frames, SecondPass
-from samba_asr.streaming import State, leaves, stack_rows, take_rows
 
 if TYPE_CHECKING:
     from samba_asr.decoding.neural import TextScorer
 
 
 def rescore(
-    decoder: SecondPass | None, hypotheses: list[list[Hypothesis]], memory: State, weight: float
+    decoder: SecondPass | None, hypotheses: list[list[Hypothesis]], memory: Any, weight: float
 ) -> list[list[Hypothesis]]:
     """Return each row's hypotheses with their joint scores, best first; equal ones stay in the order of the first pass.
 
@@ -41,6 +38,10 @@ def rescore(
     weight:     0 (CTC alone) to 1 (decoder alone).
     UserError if there is no decoder or the weight is out of range.
     """
+    import torch
+
+    from samba_asr.streaming import leaves, take_rows
+
     decoder = check(decoder, weight)
     rows = [row for row, some in enumerate(hypotheses) for _ in some]
     texts = [h.tokens for some in hypotheses for h in some]
@@ -51,8 +52,9 @@ def rescore(
     width = max(len(text) for text in texts)
     tokens = torch.tensor([[*text, *[0] * (width - len(text))] for text in texts], dtype=torch.long, device=device)
     # The speech was scanned once a row; every text of a row reads the same memory.
-    memory = take_rows(memory, torch.tensor(rows, device=device))
-    scores = iter((-decoder.loss(tokens, lengths, memory)).tolist())
+    with torch.inference_mode():
+        memory = take_rows(memory, torch.tensor(rows, device=device))
+        scores = iter((-decoder.loss(tokens, lengths, memory)).tolist())
     joint = [[replace(h, score=(1 - weight) * h.score + weight * next(scores)) for h in some] for some in hypotheses]
     return [sorted(some, key=lambda h: -h.score) for some in joint]
 
@@ -78,7 +80,7 @@ class Without(NamedTuple):
 
 class TwoPassState(NamedTuple):
     search: Any  # of the first pass
-    memory: State  # of the second pass, after the speech so far; () without one
+    memory: Any  # of the second pass, after the speech so far; () without one
     without: tuple[Without | None, ...]  # of each row; None where it has no hotwords
 
 
@@ -139,7 +141,7 @@ class TwoPass:
         """Process the next frames of each row."""
         memory = ()
         if self.weight and self.decoder:
-            memory = self.decoder.absorb(frames.encoder, frames.lengths, state.memory)
+            memory = _absorbed(self.decoder, frames, state.memory)
         # The searches without hotwords are further rows of the same step, so that they share its batch, or its threads.
         n, there = len(state.without), [row for row, beside in enumerate(state.without) if beside]
         if not there:
@@ -161,12 +163,12 @@ class TwoPass:
     def take(self, state: TwoPassState, rows: Sequence[int]) -> TwoPassState:
         """Return the state of `rows`, in that order."""
         without = tuple(state.without[row] for row in rows)
-        return TwoPassState(take(state.search, rows), take_rows(state.memory, rows), without)
+        return TwoPassState(take(state.search, rows), _memory(state.memory, rows), without)
 
     def stack(self, states: Sequence[TwoPassState]) -> TwoPassState:
         """Join `states` into one state with all their rows, in order."""
         without = tuple(beside for s in states for beside in s.without)
-        return TwoPassState(stack([s.search for s in states]), stack_rows([s.memory for s in states]), without)
+        return TwoPassState(stack([s.search for s in states]), _joined([s.memory for s in states]), without)
 
     def first_pass(self, state: TwoPassState, nbest: int = 1) -> list[list[Hypothesis]]:
         """Return for each row at most `nbest` hypotheses of the first pass, best first; they may lack times."""
@@ -229,3 +231,29 @@ def _each_without(ask: Callable[[Any], Any], without: tuple[Without | None, ...]
     for n, (row, beside) in enumerate(there.items()):
         found[row] = beside._replace(search=take(answer, [n]))
     return tuple(found)
+
+
+# Only with a second pass is there a memory, and only then is torch needed.
+
+
+def _absorbed(decoder: SecondPass, frames: Frames, memory: Any) -> Any:
+    import torch
+
+    with torch.inference_mode():
+        return decoder.absorb(frames.encoder, frames.lengths, memory)
+
+
+def _memory(memory: Any, rows: Sequence[int]) -> Any:
+    if not memory:
+        return memory
+    from samba_asr.streaming import take_rows
+
+    return take_rows(memory, rows)
+
+
+def _joined(memories: Sequence[Any]) -> Any:
+    if not memories[0]:
+        return memories[0]
+    from samba_asr.streaming import stack_rows
+
+    return stack_rows(memories)

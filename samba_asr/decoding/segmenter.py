@@ -26,8 +26,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from samba_asr.config import EndpointConfig
 from samba_asr.decoding.align import Span, align
@@ -90,7 +88,7 @@ class SegmentState:
     hotwords: Hotwords | None = None
     segments: list[Segment] = field(default_factory=list)  # finished segments; the caller may remove them
     begin: float = 0  # frame where the open segment begins; fractional if a gate opened between frames
-    frames: list[Tensor] = field(default_factory=list)  # of the open segment, (t, d) each
+    frames: list[np.ndarray] = field(default_factory=list)  # of the open segment, (t, d) each
     log_probs: list[np.ndarray] = field(default_factory=list)  # of the same frames, (t, v) each
     length: int = 0  # frames of the open segment
     silent: int = 0  # number of silent frames at its end
@@ -163,9 +161,9 @@ class Segmenter:
 
     def step(self, sessions: Sequence[SegmentState], found: Frames) -> None:
         """Process the next frames, one row for each session; finished segments appear in `segments`."""
-        frames, lengths, log_probs = found.encoder, found.lengths, found.log_probs.cpu()
-        silent = (log_probs.argmax(-1) == BLANK).numpy()  # (b, t)
-        at, ends = np.zeros(len(sessions), dtype=np.int64), lengths.cpu().numpy()
+        frames, ends, log_probs = (np.asarray(x) for x in (found.encoder, found.lengths, found.log_probs))
+        silent = log_probs.argmax(-1) == BLANK  # (b, t)
+        at = np.zeros(len(sessions), dtype=np.int64)
         while (at < ends).any():
             n = np.array([self._until_end(s, silent[r, at[r] : ends[r]]) for r, s in enumerate(sessions)])
             rows = [r for r in range(len(sessions)) if n[r]]
@@ -222,16 +220,17 @@ class Segmenter:
     def _over(self, s: SegmentState) -> bool:
         return s.length >= self.longest or s.silent >= (self.pause if s.spoken else self.silence)
 
-    def _search(self, sessions: Sequence[SegmentState], frames: Sequence[Tensor], log_probs: Sequence[Tensor]) -> None:
-        lengths = torch.tensor([len(x) for x in frames], device=frames[0].device)
-        padded, rated = (torch.nn.utils.rnn.pad_sequence(list(x), batch_first=True) for x in (frames, log_probs))
+    def _search(
+        self, sessions: Sequence[SegmentState], frames: Sequence[np.ndarray], log_probs: Sequence[np.ndarray]
+    ) -> None:
+        lengths = np.array([len(x) for x in frames])
         states = self.search.stack([s.state for s in sessions])
-        states = self.search.step(Frames(padded, rated, lengths), states)
+        states = self.search.step(Frames(_padded(frames), _padded(log_probs), lengths), states)
         for row, s in enumerate(sessions):
             s.state = self.search.take(states, [row])
             # Copies, because a view would keep the frames of all sessions of this step alive while this segment is open.
-            s.frames.append(frames[row].clone())
-            s.log_probs.append(log_probs[row].numpy().copy())
+            s.frames.append(frames[row].copy())
+            s.log_probs.append(log_probs[row].copy())
 
     def _end(self, s: SegmentState) -> None:
         if not self._over(s):
@@ -276,11 +275,11 @@ class Segmenter:
         return Segment(text, kept[0].start, kept[-1].end, kept, until), len(words) - len(kept)
 
     def _split(self, s: SegmentState) -> None:
-        frames, log_probs = torch.cat(s.frames), torch.from_numpy(np.concatenate(s.log_probs))
+        frames, log_probs = np.concatenate(s.frames), np.concatenate(s.log_probs)
         silent = s.silent
         if s.gap:
             cut = s.gap.length
-            s.state, s.frames, s.log_probs = s.gap.state, [frames[:cut]], [log_probs[:cut].numpy()]
+            s.state, s.frames, s.log_probs = s.gap.state, [frames[:cut]], [log_probs[:cut]]
         else:
             best = self.search.hypotheses(self.search.finish(s.state))[0][0]
             spans = align(np.concatenate(s.log_probs), best.tokens, self.search.best_path) if best.tokens else []
@@ -290,10 +289,10 @@ class Segmenter:
         self._close(s)
         self._again(s, frames[cut:], log_probs[cut:])
         s.length = len(frames) - cut
-        quiet = log_probs[cut:].argmax(-1).numpy() == BLANK
+        quiet = log_probs[cut:].argmax(-1) == BLANK
         s.silent, s.spoken = min(silent, s.length), not quiet.all()
 
-    def _again(self, s: SegmentState, frames: Tensor, log_probs: Tensor) -> None:
+    def _again(self, s: SegmentState, frames: np.ndarray, log_probs: np.ndarray) -> None:
         """Search these frames from the start."""
         s.state, s.frames, s.log_probs = self.search.init_state(1, s.hotwords), [], []
         if len(frames):
@@ -323,3 +322,11 @@ class Segmenter:
         s.missing = {at: gap for at, gap in s.missing.items() if at >= s.count}
         s.state, s.frames, s.log_probs = self.search.init_state(1, s.hotwords), [], []
         s.length, s.silent, s.spoken, s.gap = 0, 0, False, None
+
+
+def _padded(rows: Sequence[np.ndarray]) -> np.ndarray:
+    """Return rows (t, d) of different lengths as one array, with zeros after them."""
+    found = np.zeros((len(rows), max(map(len, rows)), rows[0].shape[1]), rows[0].dtype)
+    for place, row in zip(found, rows, strict=True):
+        place[: len(row)] = row
+    return found

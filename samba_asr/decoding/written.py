@@ -23,16 +23,14 @@ from samba_asr.decoding.transcript import Segment, Word, Written, WrittenWord
 from samba_asr.models.punctuator import Punctuator, probabilities
 from samba_asr.ops.blocks import lay_blocks
 from samba_asr.streaming import State
-from samba_asr.text.units import SPACE, UNK_SURFACE, Tokenizer
 from samba_asr.text.written import numbers
+from samba_asr.text.written.form import AHEAD, TEXTS, writes_english
 from samba_asr.text.written.marks import CAPITAL, ENDS, LOWER, MARKS, spell
 from samba_asr.text.written.vocabulary import pause_classes
 
-TEXTS = ("written", "spoken")
-"""The forms of a text."""
+__all__ = ["AHEAD", "SURE", "TEXTS", "Writer", "writes_english"]
 
 SURE = 3  # words after a word of a partial text that its mark needs
-AHEAD = 16  # words of the next segments that are read where nobody waits for the text
 
 
 @dataclass(frozen=True)
@@ -143,17 +141,6 @@ class Writer:
 
 def _text(pieces: Iterable[tuple[int, int, str]]) -> str:
     return " ".join(text for _, _, text in pieces)
-
-
-def writes_english(tokenizer: Tokenizer) -> bool:
-    """Return whether a model can write the most frequent words of English, and no letters of other alphabets."""
-    letters = "".join(tokenizer.pieces(range(tokenizer.vocab_size))).replace(SPACE, "").replace(UNK_SURFACE, "")
-    if any(c.isalpha() and not c.isascii() for c in letters):
-        return False
-    return all(tokenizer.spellings(word) or tokenizer.spellings(word.upper()) for word in _FREQUENT)
-
-
-_FREQUENT = ("the", "and", "of", "to", "a", "in", "that", "he", "it", "was")
 
 
 def _joined(text: str, words: Sequence[Word]) -> WrittenWord:

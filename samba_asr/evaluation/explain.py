@@ -9,6 +9,7 @@ import torch
 
 from samba_asr import plot
 from samba_asr.audio.resample import resample
+from samba_asr.errors import UserError
 from samba_asr.recognizer import Recognizer, Result
 
 LONGEST = 60.0  # seconds of a picture
@@ -44,6 +45,10 @@ def explain(
     """
     rate = rate or recognizer.rate
     log_probs, _ = recognizer.log_probs([samples], rate, latency_ms)
+    if recognizer.model is None:
+        raise UserError(
+            f"{recognizer.folder} is an exported model, which has no features to show: use the folder it was made from"
+        )
     front = recognizer.model.features
     device = front.centers.device
     x = torch.from_numpy(resample(samples, rate, recognizer.rate)).to(device)[None, :, None]

@@ -134,7 +134,7 @@ class FixedFrames:
         self.decode, self.guide = decode, guide
         runtime = build(loaded, decode.runtime)
         batches = frames(runtime, loaded.tokenizer, utterances, blocks(decode, runtime), batch_seconds=batch_seconds)
-        self.batches = [(batch.ids, found.log_probs.cpu(), found.lengths.cpu()) for batch, found in batches]
+        self.batches = [(batch.ids, found.log_probs, found.lengths) for batch, found in batches]
 
     @torch.inference_mode()
     def __call__(self, weight: float, bonus: float, nbest: int = 1) -> Nbest:

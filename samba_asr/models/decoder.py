@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -69,8 +70,12 @@ class MambaDecoder(nn.Module):
         device, dtype = device or weight.device, dtype or weight.dtype
         return tuple(layer.cross_mixer.init_state(batch, device=device, dtype=dtype) for layer in self.layers)
 
-    def absorb(self, frames: Tensor, lengths: Tensor, memory: State) -> State:
+    def absorb(self, frames: Tensor | np.ndarray, lengths: Tensor | np.ndarray, memory: State) -> State:
         """Return the memory after `lengths` (b,) more encoder frames (b, t, d_memory).  Chunks of any size give the same."""
+        if not isinstance(frames, Tensor):
+            weight = self.output.weight
+            frames = torch.from_numpy(frames).to(weight.device, weight.dtype)
+        lengths = torch.as_tensor(lengths, device=frames.device)
         if frames.shape[1] == 0:
             return memory
         frames = mask(frames, lengths)

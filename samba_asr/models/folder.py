@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,18 +25,22 @@ from samba_asr.config import SEARCH_FILES, VERSIONS, Config, DecodeConfig, is_se
 from samba_asr.errors import UserError
 from samba_asr.models import weights
 from samba_asr.models.asr import AsrModel
+from samba_asr.models.loaded import LoadedModel, search_file
 from samba_asr.text.tokenizer import Tokenizer, load_tokenizer
 
+__all__ = [
+    "LoadedModel",
+    "check_version",
+    "copy_search_files",
+    "load_model",
+    "read_encoder",
+    "record_result",
+    "save_encoder",
+    "save_model",
+    "search_file",
+]
+
 NEURAL_LM = "mamba_lm"  # folder of a Mamba language model in the folder of a recognizer
-
-
-class LoadedModel(NamedTuple):
-    """A model, as read from its folder."""
-
-    model: AsrModel  # in evaluation mode
-    tokenizer: Tokenizer
-    config: Config
-    folder: Path | None = None  # where it came from
 
 
 def save_model(
@@ -65,23 +69,6 @@ def save_model(
     if not (folder / "README.md").exists():
         data = ", ".join(Path(p).stem for p in config.data.train)
         (folder / "README.md").write_text(Card(data, date=datetime.date.today().isoformat()).text(model, config))
-
-
-def search_file(name: str, loaded: LoadedModel, key: str) -> Path:
-    """Return the file or folder named by `decode.{key}`.
-
-    A name from the model's own configuration is looked up only in the model's folder.  Another relative name was given by the
-    user: it is looked up in the current folder first, then in the model's.  UserError if there is no such file.
-    """
-    own = loaded.folder is not None and name == loaded.config.decode.file(key)
-    places = [] if own else [Path(name)]
-    places += [loaded.folder / name] if loaded.folder else []
-    for place in places:
-        if is_search_file(place, key):
-            return place
-    kind = "not the folder of a Mamba language model: there is none" if key == "lm.neural" else "there is no such file"
-    where = f"in the model's folder {loaded.folder}" if own else "neither here nor in the model's folder"
-    raise UserError(f"decode.{key}={name}: {kind}, {where}")
 
 
 def copy_search_files(decode: DecodeConfig, source: Path, target: Path) -> DecodeConfig:

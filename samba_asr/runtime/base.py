@@ -20,7 +20,6 @@ import numpy as np
 from samba_asr.errors import UserError
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 MAX_STEP = 10.0
@@ -41,11 +40,11 @@ class Latency:
 
 
 class Frames(NamedTuple):
-    """Encoder frames of some rows, left-aligned."""
+    """Encoder frames of some rows, left-aligned, in the host's memory: arrays, for what comes next needs no torch."""
 
-    encoder: Tensor  # (b, t, d), for the second pass
-    log_probs: Tensor  # (b, t, v) of the CTC head, float32 or wider
-    lengths: Tensor  # (b,) valid frames of each row
+    encoder: np.ndarray  # (b, t, d), for the second pass
+    log_probs: np.ndarray  # (b, t, v) of the CTC head, float32 or wider
+    lengths: np.ndarray  # (b,) valid frames of each row
 
 
 class SecondPass(Protocol):
@@ -55,8 +54,8 @@ class SecondPass(Protocol):
         """Make the memory of `batch` rows before the first frame, on the decoder's device."""
         ...
 
-    def absorb(self, frames: Tensor, lengths: Tensor, memory: Any) -> Any:
-        """Return the memory after `lengths` (b,) more of `frames` (b, t, d)."""
+    def absorb(self, frames: Any, lengths: Any, memory: Any) -> Any:
+        """Return the memory after `lengths` (b,) more of `frames` (b, t, d), tensors or arrays."""
         ...
 
     def loss(self, tokens: Tensor, lengths: Tensor, memory: Any) -> Tensor:
@@ -70,7 +69,7 @@ class AcousticRuntime(Protocol):
     rate: int  # samples a second of its input
     stride: int  # samples of an encoder frame; input comes in multiples of it
     max_block: int  # frames in the largest block, the one of offline recognition
-    device: torch.device
+    device: Any  # torch.device, or "cpu"
     second_pass: SecondPass | None
     takes_gaps: bool = False  # whether `step` takes gaps and NaN, and `pause` keeps the state; else a pause ends all
 

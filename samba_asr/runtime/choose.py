@@ -5,16 +5,18 @@ from __future__ import annotations
 import importlib.util
 import logging
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from samba_asr.cache import cache_folder
 from samba_asr.config import RuntimeConfig
 from samba_asr.errors import UserError
-from samba_asr.models.folder import LoadedModel
+from samba_asr.models.loaded import LoadedModel
 from samba_asr.registry import Registry
 from samba_asr.runtime.base import AcousticRuntime
 from samba_asr.runtime.onnx import DESCRIPTION, FORMAT, OnnxRuntime, sha256
-from samba_asr.runtime.torch import TorchRuntime
+
+if TYPE_CHECKING:
+    from samba_asr.runtime.torch import TorchRuntime
 
 logger = logging.getLogger(__name__)
 
@@ -23,12 +25,21 @@ runtimes = Registry("runtime")  # of functions (model, settings) -> AcousticRunt
 
 @runtimes.register("torch")
 def torch_runtime(loaded: LoadedModel, config: RuntimeConfig) -> TorchRuntime:
+    """Run the model in torch, on its device; UserError for an exported model."""
+    if loaded.model is None:
+        raise UserError(
+            f"{loaded.folder} is an exported model, which torch cannot run: use the folder it was made from"
+        )
+    from samba_asr.runtime.torch import TorchRuntime
+
     return TorchRuntime(loaded.model)
 
 
 @runtimes.register("onnx")
 def onnx_runtime(loaded: LoadedModel, config: RuntimeConfig) -> OnnxRuntime:
     """Run the graphs of decode.runtime.graphs, or those in the cache; UserError if there are none, or of other weights."""
+    if loaded.model is None:
+        return OnnxRuntime(config.graphs or loaded.folder or "")
     digest = weights_digest(loaded.folder)
     folder = Path(config.graphs) if config.graphs else digest and cached_graphs(digest)
     if not folder or not (folder / DESCRIPTION).is_file():
@@ -51,6 +62,8 @@ def choose(loaded: LoadedModel, config: RuntimeConfig) -> Choice:
     if config.backend != "auto":
         runtimes[config.backend]  # UserError if unknown
         return Choice(config.backend, f"decode.runtime.backend={config.backend}")
+    if loaded.model is None:
+        return Choice("onnx", f"{loaded.folder} is an exported model")
     device = next(loaded.model.parameters()).device.type
     if device != "cpu":
         return Choice("torch", f"the model is on {device}")

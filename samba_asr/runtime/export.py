@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import shutil
 import warnings
 from pathlib import Path
 
@@ -26,8 +27,11 @@ import torch
 from torch import Tensor, nn
 
 from samba_asr.audio.onnx import quantize, session
+from samba_asr.config.plain import to_json
 from samba_asr.errors import UserError
 from samba_asr.models.asr import AsrModel
+from samba_asr.models.exported import SETTINGS
+from samba_asr.models.folder import LoadedModel, copy_search_files
 from samba_asr.models.heads import heads
 from samba_asr.nn.mixers import mixers
 from samba_asr.ops.blocks import Blocks
@@ -153,6 +157,8 @@ def check(model: AsrModel) -> None:
     if not model.ctc.exportable:
         names = [name for name in heads if heads[name].exportable]
         raise UserError(f"the head {config.head!r} cannot be exported; these can: {', '.join(names)}")
+    if config.skip_blanks:
+        raise UserError("model.skip_blanks cannot be exported: how many frames it skips depends on the audio")
     if config.features.gain:
         raise UserError(
             "model.features.gain=true cannot be exported: its estimates of level are computed in torch alone"
@@ -237,3 +243,21 @@ def verify(graph: FrontGraph | LayersGraph, path: Path, *, exact: bool) -> None:
             error = float(np.abs(x.numpy() - y).max()) if x.shape == y.shape else math.inf
             if not error < (TOLERANCE if exact else math.inf):
                 raise RuntimeError(f"{path.name}: {name} of {b} rows and {t} frames is wrong by {error:g}")
+
+
+def complete(loaded: LoadedModel, out: Path) -> None:
+    """Write what recognition needs besides the graphs: settings, tokenizer, language models, calibration.
+
+    UserError for settings that an exported model cannot have.
+    """
+    decode = loaded.config.decode
+    if decode.search.rescore:
+        raise UserError(
+            "decode.search.rescore: an exported model has no second pass: set it to 0 in the model's config.yaml"
+        )
+    if loaded.folder is not None:
+        decode = copy_search_files(decode, loaded.folder, out)
+        if (confidence := loaded.folder / "confidence.json").is_file():
+            shutil.copyfile(confidence, out / confidence.name)
+    loaded.tokenizer.save(out)
+    (out / SETTINGS).write_text(to_json(decode) + "\n")

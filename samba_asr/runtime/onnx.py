@@ -14,7 +14,7 @@ import json
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,9 +22,6 @@ from samba_asr.audio.features_numpy import NumpyLogMel
 from samba_asr.audio.onnx import session
 from samba_asr.errors import UserError
 from samba_asr.runtime.base import AcousticRuntime, Frames, Latency, SecondPass
-
-if TYPE_CHECKING:
-    import torch
 
 FORMAT = 1
 """Version of a folder of graphs; other versions are refused."""
@@ -70,7 +67,9 @@ class Piece(NamedTuple):
 
 
 class OnnxRuntime(AcousticRuntime):
-    """An exported model."""
+    """An exported model.  It takes no gaps: a short one counts as silence, and after a long one the encoder starts again."""
+
+    device = "cpu"
 
     def __init__(self, folder: Path | str, *, weights: str | None = None, second_pass: SecondPass | None = None):
         """folder: that of the graphs.
@@ -91,12 +90,6 @@ class OnnxRuntime(AcousticRuntime):
     def frame(self) -> float:
         return self.stride / self.rate
 
-    @property
-    def device(self) -> torch.device:
-        import torch
-
-        return torch.device("cpu")
-
     def start(self, latency: Latency) -> OnnxState:
         about = self.about
         zeros = lambda *shape: np.zeros(shape, np.float32)  # noqa: E731
@@ -108,7 +101,10 @@ class OnnxRuntime(AcousticRuntime):
             zeros(about.layer_state),
         )
 
-    def step(self, audio: Sequence[np.ndarray], states: Sequence[OnnxState]) -> tuple[Frames, list[OnnxState]]:
+    def step(
+        self, audio: Sequence[np.ndarray], states: Sequence[OnnxState], gaps: Sequence[float] | None = None
+    ) -> tuple[Frames, list[OnnxState]]:
+        assert not gaps, "graphs take no gaps (takes_gaps)"
         features, samples = self._features.step(audio, [state.samples for state in states])
         frames, front = self._front(features, [state.front for state in states])
         waiting = [np.concatenate([state.waiting, x]) for state, x in zip(states, frames, strict=True)]
@@ -128,13 +124,18 @@ class OnnxRuntime(AcousticRuntime):
         return self._padded(found), after
 
     def finish(self, states: Sequence[OnnxState]) -> Frames:
+        return self.pause(states)[0]
+
+    def pause(self, states: Sequence[OnnxState]) -> tuple[Frames, list[OnnxState]]:
         found: list[list[Piece]] = [[] for _ in states]
+        after = list(states)
         rows = [row for row, state in enumerate(states) if len(state.waiting)]
         for some in _groups(rows, [len(states[row].waiting) for row in rows]):
             x, layers = [states[row].waiting for row in some], [states[row].layers for row in some]
-            for row, piece in zip(some, self._block(x, len(x[0]), layers)[0], strict=True):
+            for row, piece, state in zip(some, *self._block(x, len(x[0]), layers), strict=True):
                 found[row].append(piece)
-        return self._padded(found)
+                after[row] = after[row]._replace(waiting=after[row].waiting[:0], layers=state)
+        return self._padded(found), after
 
     def forward(self, audio: Any, lengths: Any, latency: Latency) -> Frames:
         found: list[list[Piece]] = []
@@ -180,8 +181,6 @@ class OnnxRuntime(AcousticRuntime):
 
     def _padded(self, found: Sequence[Sequence[Piece]]) -> Frames:
         """Join the pieces of each row, and pad the rows."""
-        import torch
-
         lengths = np.array([sum(len(piece.encoder) for piece in pieces) for pieces in found])
         t = int(lengths.max()) if len(lengths) else 0
         encoder = np.zeros((len(found), t, self.about.d_model), np.float32)
@@ -192,7 +191,7 @@ class OnnxRuntime(AcousticRuntime):
                 encoder[row, at : at + len(piece.encoder)] = piece.encoder
                 log_probs[row, at : at + len(piece.encoder)] = piece.log_probs
                 at += len(piece.encoder)
-        return Frames(torch.from_numpy(encoder), torch.from_numpy(log_probs), torch.from_numpy(lengths))
+        return Frames(encoder, log_probs, lengths)
 
 
 def describe(folder: Path, weights: str | None = None) -> Description:
@@ -245,4 +244,4 @@ def _rows(state: np.ndarray) -> list[np.ndarray]:
 
 
 def _only(frames: Frames) -> Piece:
-    return Piece(np.asarray(frames.encoder)[0], np.asarray(frames.log_probs)[0])
+    return Piece(frames.encoder[0], frames.log_probs[0])

@@ -16,7 +16,7 @@ OPSET = 18
 
 def register() -> None:
     """Register the operations with torch.onnx."""
-    from torch.onnx import register_custom_op_symbolic
+    from torch.onnx import register_custom_op_symbolic  # pyright: ignore[reportPrivateImportUsage]  (documented)
 
     for name, symbolic in (("mT", _transposed), ("rms_norm", _rms_norm), ("unflatten", _unflatten)):
         register_custom_op_symbolic(f"aten::{name}", symbolic, OPSET)

@@ -15,7 +15,7 @@ from samba_asr.models.encoder import AcousticState
 from samba_asr.ops.device import wants_triton
 from samba_asr.runtime.base import AcousticRuntime, Frames, Latency
 from samba_asr.runtime.graphs import LayerGraphs
-from samba_asr.streaming import stack_rows, take_rows
+from samba_asr.streaming import map_state, stack_rows
 
 
 class TorchRuntime(AcousticRuntime):
@@ -64,7 +64,9 @@ class TorchRuntime(AcousticRuntime):
 
     def _split(self, frames: Tensor, lengths: Tensor, state: AcousticState) -> tuple[Frames, list[Any]]:
         rows = len(lengths)
-        states = [state] if rows == 1 else [take_rows(state, [row]) for row in range(rows)]
+        # Slices and copies: an index of one row would cost five times as much, for some 30 leaves of each session.
+        one = lambda row: map_state(lambda leaf: leaf[row : row + 1].clone(), state)  # noqa: E731
+        states = [state] if rows == 1 else [one(row) for row in range(rows)]
         return self._frames(frames, lengths), states
 
     @torch.inference_mode()
@@ -77,7 +79,9 @@ class TorchRuntime(AcousticRuntime):
         return self._frames(*self.model.acoustic(x, lengths.to(self.device), latency.block, latency.hop))
 
     def _frames(self, frames: Tensor, lengths: Tensor) -> Frames:
-        return Frames(frames, self.model.ctc(frames, lengths)[0], lengths)
+        log_probs = self.model.ctc(frames, lengths)[0]
+        wide = frames if frames.dtype == torch.float64 else frames.float()  # numpy has no bfloat16
+        return Frames(wide.cpu().numpy(), log_probs.cpu().numpy(), lengths.cpu().numpy())
 
     def in_float64(self) -> TorchRuntime:
         """Return a runtime with the same weights in float64, for checks in which rounding must not matter."""

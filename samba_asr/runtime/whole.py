@@ -29,4 +29,4 @@ def log_probs(
     for piece in framer.finish():
         run(piece.samples)
     found.append(runtime.finish([state]))
-    return np.concatenate([f.log_probs[0, : int(f.lengths[0])].float().cpu().numpy() for f in found]), framer.seconds
+    return np.concatenate([f.log_probs[0, : int(f.lengths[0])].astype(np.float32) for f in found]), framer.seconds
