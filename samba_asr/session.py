@@ -392,8 +392,9 @@ class Session:
         """Return the segments that are complete, with their written form if there is a writer."""
         if self._writer is None:
             return list(segments)
-        done = [ready for segment in segments for ready in self._writer.write(segment)]
-        return done + (self._writer.finish() if cut is not None and cut.event is not None else [])
+        if cut is not None and cut.event is not None:
+            return self._writer.finish(segments)
+        return [ready for segment in segments for ready in self._writer.write(segment)]
 
 
 def advance(

@@ -31,6 +31,9 @@ from samba_asr.text.written.vocabulary import pause_classes
 __all__ = ["AHEAD", "SURE", "TEXTS", "Writer", "writes_english"]
 
 SURE = 3  # words after a word of a partial text that its mark needs
+REFRESH = 4  # new words of a partial text after which the network reads it again: at 640 ms, about every second partial
+_ALWAYS = frozenset(["I", "I'M", "I'LL", "I'VE", "I'D"])  # capitals that need no network
+_OPEN = frozenset([",", ";", ":", "—"])  # marks that end no text
 
 
 @dataclass(frozen=True)
@@ -51,23 +54,33 @@ class Writer:
         self.punctuator, self.digits, self.ahead = punctuator, digits, ahead
         self._context = _Context(punctuator.init_state(1, dtype=torch.float32), True)
         self._waiting: deque[Segment] = deque()
+        self._previewed: tuple[list[str], list[tuple[int, int]]] = ([], [])
 
     def write(self, segment: Segment) -> list[Segment]:
         """Take the next segment; return those that are now complete, in order, each with `written`."""
         self._waiting.append(segment)
         return self._release(self.ahead)
 
-    def finish(self) -> list[Segment]:
-        """Return the segments that still wait for words after them."""
-        return self._release(0)
+    def finish(self, segments: Iterable[Segment] = ()) -> list[Segment]:
+        """End the text with the last segments; return them after those that still wait for words.
+
+        How long the pause after the last word would have been is unknown, and nothing follows it: a comma becomes a full stop.
+        """
+        self._waiting.extend(segments)
+        return self._release(0, last=True)
 
     def preview(self, text: str, stable: str = "") -> tuple[str, str]:
         """Return the written form of the open segment's text so far, and of its beginning whose words will not change.
 
-        The last words have no marks yet.  Marks and case of all words may still change.  The writer itself does not.
+        The last words have no marks yet.  Marks and case of all words may still change.  The writer's context does not.
+        The network reads the text again when `REFRESH` words are new, or another word has changed.
         """
         words = text.split()
-        classes, _ = self._classes(words, [np.nan] * len(words), 0)
+        read, classes = self._previewed
+        if not read or words[: len(read)] != read or not 0 <= len(words) - len(read) < REFRESH:
+            read, (classes, _) = words, self._classes(words, [np.nan] * len(words), 0)
+            self._previewed = read, classes
+        classes = classes + [(CAPITAL if word.upper() in _ALWAYS else LOWER, 0) for word in words[len(read) :]]
         sure = len(words) - SURE
         classes = [(case, mark if i < sure else 0) for i, (case, mark) in enumerate(classes)]
         pieces, kept = self._pieces(words, classes), len(stable.split())
@@ -76,24 +89,30 @@ class Writer:
             stable_pieces.pop()  # a number may go on
         return _text(pieces), _text(stable_pieces)
 
-    def _release(self, ahead: int) -> list[Segment]:
+    def _release(self, ahead: int, last: bool = False) -> list[Segment]:
         done = []
         while self._waiting and sum(len(s.words) for s in list(self._waiting)[1:]) >= ahead:
             segment = self._waiting.popleft()
+            self._previewed = [], []
             upcoming = [word for other in self._waiting for word in other.words][: self.ahead]
-            done.append(replace(segment, written=self._written(segment, upcoming)))
+            written = self._written(segment, upcoming, last and not self._waiting)
+            done.append(replace(segment, written=written))
         return done
 
-    def _written(self, segment: Segment, upcoming: Sequence[Word]) -> Written:
+    def _written(self, segment: Segment, upcoming: Sequence[Word], last: bool) -> Written:
         words = [*segment.words, *upcoming]
         pauses = [b.start - a.end for a, b in itertools.pairwise(words)]
-        if words and not upcoming:
+        if words and not upcoming and not last:
             pauses.append(max(segment.until - words[-1].end, 0.0))
         elif words:
             pauses.append(np.nan)
         classes, self._context = self._classes([w.text for w in words], pauses, len(upcoming))
-        n = len(segment.words)
-        pieces = self._pieces([w.text for w in segment.words], classes[:n])
+        classes = classes[: len(segment.words)]
+        if last and classes and MARKS[classes[-1][1]] in _OPEN:
+            classes[-1] = (classes[-1][0], MARKS.index("."))
+        if last:
+            self._context = replace(self._context, starts=True)
+        pieces = self._pieces([w.text for w in segment.words], classes)
         return Written(tuple(_joined(text, segment.words[start:end]) for start, end, text in pieces))
 
     @torch.inference_mode()

@@ -130,6 +130,20 @@ def test_the_last_words_of_a_partial_text_have_no_marks():
     assert Writer(network).preview("") == ("", "")
 
 
+def test_a_partial_text_is_read_again_after_some_words_or_a_change():
+    """In between its new words are lower case."""
+    writer, calls = Writer(net()), []
+    classes = writer._classes
+    writer._classes = lambda words, *rest: calls.append(len(words)) or classes(words, *rest)
+    for n in range(1, 11):
+        text = writer.preview(" ".join(WORDS[:n]))[0]
+        assert len(text.replace(" —", "").split()) <= n
+    assert calls == [1, 5, 9]
+    assert text.split()[-1] == WORDS[9].lower()
+    writer.preview("HE " + " ".join(WORDS[1:10]))
+    assert calls == [1, 5, 9, 10]
+
+
 def test_the_stable_words_of_a_partial_text_begin_its_written_form():
     writer = Writer(net(marks=False))
     text, stable = writer.preview("SHE PAID TWENTY FIVE DOLLARS", "SHE PAID TWENTY")
@@ -137,6 +151,15 @@ def test_the_stable_words_of_a_partial_text_begin_its_written_form():
     assert stable == " ".join(text.split()[:2])  # the number may go on
     assert writer.preview("SHE PAID TWENTY", "SHE PAID TWENTY")[1] == stable
     assert writer.preview("SHE PAID", "SHE PAID")[1] == stable
+
+
+def test_a_text_does_not_end_with_a_comma():
+    network = net()
+    with torch.no_grad():
+        network.output.bias[len(CASES) + MARKS.index(",")] = 100.0
+    one, two = segments([3, 2])
+    assert Writer(network).write(one)[0].written.text.endswith(",")
+    assert [found.written.text[-1] for found in Writer(network).finish([one, two])] == [",", "."]
 
 
 def test_an_empty_segment_is_no_error():
