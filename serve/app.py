@@ -14,7 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 import samba_asr
 from samba_asr.recognizer import Recognizer
-from samba_asr.serve import access, errors, files, lines, realtime, stream, vosk
+from samba_asr.serve import access, errors, files, lines, realtime, reference, stream, vosk
 from samba_asr.serve.lobby import Lobby
 from samba_asr.serve.models import Models, load
 from samba_asr.serve.settings import Settings
@@ -42,11 +42,12 @@ def create_app(settings: Settings | None = None, recognizers: Mapping[str, Recog
         await asyncio.to_thread(app.state.models.close)
         app.state.uploads.close()
 
-    app = FastAPI(title="samba_asr", version=samba_asr.__version__, lifespan=lifespan)
+    app = FastAPI(title="samba_asr", version=samba_asr.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.settings = settings
     errors.install(app)
     app.add_middleware(access.AccessControl, settings=settings)
     app.include_router(router)
+    app.include_router(reference.router)
     app.include_router(stream.router)
     app.include_router(vosk.router)
     app.include_router(realtime.router)
@@ -91,8 +92,7 @@ async def model(request: Request, model: str) -> dict:
     """Describe one model."""
     names = request.app.state.models.names
     if model not in names:
-        message = f"model {model[:100]}: this service has {', '.join(names)}"
-        raise errors.Refusal(404, message, param="model", code="model_not_found")
+        raise errors.unknown_model(model, names)
     return _model(model)
 
 

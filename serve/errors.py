@@ -6,7 +6,7 @@ in a stream they raise one for any event with `error`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -50,6 +50,12 @@ def content(status: int, message: str, param: str | None = None, code: str | Non
     """Make the error object that OpenAI's clients read."""
     kind = TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     return {"error": {"message": message, "type": kind, "param": param, "code": code or CODES.get(status)}}
+
+
+def unknown_model(name: str, known: Sequence[str]) -> Refusal:
+    """Make the error for a model that the service does not have."""
+    message = f"model {name[:100]}: this service has {', '.join(known)}"
+    return Refusal(404, message, param="model", code="model_not_found")
 
 
 def answer(path: str, error: HTTPException) -> JSONResponse:

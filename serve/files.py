@@ -6,7 +6,8 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -19,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from samba_asr.audio.read import AudioError
 from samba_asr.decoding.transcript import Segment
-from samba_asr.errors import UserError
+from samba_asr.errors import UserError, printable
 from samba_asr.formats import Style, entry, render
 from samba_asr.recognizer import Result
 from samba_asr.serve import errors
@@ -55,6 +56,9 @@ router = APIRouter(route_class=Placed)
 FORM: Any = {"max_files": 1, "max_fields": 20, "max_part_size": 1 << 16}
 logger = logging.getLogger(__name__)
 
+OPENAI_MODELS = ("whisper-1", "gpt-4o-transcribe", "gpt-4o-mini-transcribe", "gpt-4o-transcribe-diarize")
+"""Names that OpenAI's clients give by default; they stand for the service's first model."""
+ENGLISH = ("", "en", "eng", "english")
 MEDIA = {"text": "text/plain", "srt": "application/x-subrip", "vtt": "text/vtt"}
 
 
@@ -70,7 +74,9 @@ async def transcriptions(
     file: Annotated[UploadFile, File(description="audio of any format")],
     model: Annotated[
         str,
-        Form(description="name of a model from /v1/models; other names, such as whisper-1, give the service's first"),
+        Form(
+            description="name of a model from /v1/models; OpenAI's names, such as whisper-1, give the service's first"
+        ),
     ] = "",
     response_format: Annotated[Literal["json", "text", "verbose_json", "srt", "vtt"], Form()] = "json",
     latency_ms: Annotated[float | None, Form(gt=0, description="encoder latency; default: the longest")] = None,
@@ -83,13 +89,23 @@ async def transcriptions(
     min_duration: Annotated[float, Form(description="subtitles: seconds, if the next one leaves the time")] = 1.0,
     max_duration: Annotated[float, Form(description="subtitles: seconds")] = 7.0,
     word_timestamps: Annotated[bool, Form(description="vtt: mark the start of each word")] = False,
+    timestamp_granularities: Annotated[
+        list[Literal["word", "segment"]] | None,
+        Form(alias="timestamp_granularities[]", description="parts of verbose_json; default: both"),
+    ] = None,
     prompt: Annotated[str, Form(description="ignored", max_length=10_000)] = "",
-    language: Annotated[str, Form(description="ignored", max_length=20)] = "",
+    language: Annotated[str, Form(description="en, or nothing: the models know no other", max_length=20)] = "",
     temperature: Annotated[float, Form(description="ignored")] = 0.0,
 ) -> Response:
     """Transcribe a file, by OpenAI's call.  The text is that of `samba-asr transcribe`."""
     settings: Settings = request.app.state.settings
     models: Models = request.app.state.models
+    if language.lower() not in ENGLISH and not language.lower().startswith("en-"):
+        raise errors.Refusal(
+            400, f"language {language}: this service transcribes English", param="language", code="unsupported_language"
+        )
+    if model and model not in (*models.names, *OPENAI_MODELS):
+        raise errors.unknown_model(model, models.names)
     recognizer = models.engine(model if model in models.names else "").recognizer
     try:
         layout = Layout(max_line_width, max_lines, max_cps, min_duration, max_duration)
@@ -106,14 +122,22 @@ async def transcriptions(
             return Events(job)
         result = await job.result()
     except AudioError as error:
-        raise errors.Refusal(400, f"the file cannot be read: {error}", param="file") from None
+        why = str(error).replace("<audio>", printable(file.filename or "audio"))
+        raise errors.Refusal(400, f"the file cannot be read: {why}", param="file") from None
     except Gone:
         return Response(status_code=499)  # the client has disconnected
     except UserError as error:
         raise errors.Refusal(400, str(error)) from None
     finally:
         watching.cancel()
-    return answer(result, file.filename or "audio", response_format, Style(text, layout, word_timestamps))
+    parts = timestamp_granularities or ["word", "segment"]
+    return answer(result, file.filename or "audio", response_format, Style(text, layout, word_timestamps), parts)
+
+
+@router.post("/v1/audio/translations", include_in_schema=False)
+async def translations() -> Response:
+    """Refuse OpenAI's call for translations."""
+    raise errors.Refusal(404, "this service transcribes and does not translate", code="unsupported_operation")
 
 
 def _spool(file: UploadFile) -> IO[bytes]:
@@ -257,8 +281,8 @@ def _event(content: dict[str, Any]) -> str:
     return f"data: {json.dumps(content, ensure_ascii=False)}\n\n"
 
 
-def answer(result: Result, name: str, form: str, style: Style) -> Response:
-    """Make the response in one of OpenAI's formats."""
+def answer(result: Result, name: str, form: str, style: Style, parts: Sequence[str]) -> Response:
+    """Make the response in one of OpenAI's formats.  parts: of verbose_json."""
     if form in MEDIA:
         return PlainTextResponse(render(result, name, form, style) + "\n", media_type=MEDIA[form])
     if form == "json":
@@ -269,5 +293,29 @@ def answer(result: Result, name: str, form: str, style: Style) -> Response:
         "duration": round(result.duration, 3),
         **{name: value for name, value in entry(result).items() if name != "duration"},
     }
-    verbose["segments"] = [{"id": i, **segment} for i, segment in enumerate(verbose["segments"])]
+    found = zip(verbose["segments"], result.segments, strict=True)
+    verbose["segments"] = [segment_entry(i, entry, segment) for i, (entry, segment) in enumerate(found)]
+    for part in ("word", "segment"):
+        if part not in parts:
+            del verbose[f"{part}s"]
     return JSONResponse(verbose)
+
+
+def segment_entry(number: int, entry: dict[str, Any], segment: Segment) -> dict[str, Any]:
+    """Add to a segment's JSON object all fields of OpenAI's, which their clients need.
+
+    avg_logprob: mean over words of the CTC head's log-probability of a unit.  no_speech_prob: 0, because segments that may be
+    no speech are withheld.  There are no tokens of a text decoder.
+    """
+    scores = [word.evidence.log_prob for word in segment.words if word.evidence]
+    data = segment.text.encode()
+    return {
+        "id": number,
+        "seek": 0,
+        **entry,
+        "tokens": [],
+        "temperature": 0.0,
+        "avg_logprob": round(sum(scores) / len(scores), 4) if scores else 0.0,
+        "compression_ratio": round(len(data) / max(len(zlib.compress(data)), 1), 4),
+        "no_speech_prob": 0.0,
+    }

@@ -44,7 +44,8 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         for server in self.servers:
             for host, port, *_ in (socket.getsockname() for socket in server.sockets):
-                logger.info("listening", extra={"fields": {"host": host, "port": port, "models": self.models.names}})
+                fields = {"url": _url(host, port), "host": host, "port": port, "models": self.models.names}
+                logger.info("ready", extra={"fields": fields})
         if hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread():
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.models.ask_reload)
 
@@ -53,3 +54,11 @@ class Server(uvicorn.Server):
         await asyncio.to_thread(self.models.close)
         await asyncio.sleep(0.2)  # for the last messages to be sent
         await super().shutdown(sockets)
+        logger.info("ended")
+
+
+def _url(host: str, port: int) -> str:
+    """Return an address that a browser on this machine can open."""
+    if host in ("0.0.0.0", "::"):
+        host = "127.0.0.1"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

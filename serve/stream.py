@@ -82,6 +82,12 @@ class BoundedSession:
         assert self.live is not None
         return self.live
 
+    @property
+    def unusable(self) -> dict[str, str]:
+        """Hotwords of the session that its model cannot write, and the reasons."""
+        hotwords = self.opened.session.search.hotwords
+        return hotwords.unusable if hotwords else {}
+
     def on_event(self, event: News) -> None:
         """Handle an event; called in the engine's thread."""
         raise NotImplementedError
@@ -221,6 +227,7 @@ class MessageSession(BoundedSession):
                 "sample_rate": asked.sample_rate,
                 "encoding": asked.encoding,
                 "latency_ms": latency,
+                "unusable": self.unusable,
             }
         )
 

@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -87,6 +88,12 @@ def run(args: argparse.Namespace) -> int:
         local=args.host in LOCAL and not args.open,
         **from_outside(vars(args), os.environ),
     )
+    if args.log == "text":
+        print(
+            f"loading {', '.join(settings.models)}; then open the address that follows `ready`",
+            file=sys.stderr,
+            flush=True,
+        )
     app = create_app(settings, load(settings))  # reports a wrong model before the port is opened
     set_up(args.log)
     Server(app, host=args.host, port=args.port).run()

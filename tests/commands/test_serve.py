@@ -128,7 +128,8 @@ def test_its_log_tells_where_it_listens_and_keeps_tokens_to_itself(model, tmp_pa
     process = subprocess.Popen([*command, "--log", "json"], stderr=subprocess.PIPE, text=True, env=environment)
     try:
         first = json.loads(process.stderr.readline())
-        assert (first["event"], first["host"], first["models"]) == ("listening", "127.0.0.1", ["m"])
+        assert (first["event"], first["host"], first["models"]) == ("ready", "127.0.0.1", ["m"])
+        assert first["url"] == f"http://127.0.0.1:{first['port']}"
         with connect(f"ws://127.0.0.1:{first['port']}/v1/stream?token=secret", compression=None) as live:
             live.send(json.dumps({"type": "stop"}))
             assert json.loads(live.recv(timeout=30))["type"] == "done"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from samba_asr import config as configs
+from samba_asr.serve import protocol
 
 LATENCY = 320.0
 
@@ -33,6 +34,7 @@ def until(socket, kind: str) -> list[dict]:
     found = []
     while not found or found[-1]["type"] != kind:
         found.append(socket.receive_json())
+        protocol.DOWN.validate_python(found[-1])  # the types of the reference
     return found
 
 

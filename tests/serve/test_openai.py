@@ -43,6 +43,34 @@ def test_texts(client, recognizer):
     assert events[-1].text == text
 
 
+def test_fields_that_are_heeded_and_those_that_are_refused(client):
+    def create(**changes):
+        return client.audio.transcriptions.create(
+            **{"model": "toy", "file": ("talk.wav", encoded(noise(2.0)))} | changes
+        )
+
+    assert create(model="whisper-1", language="en").text == create().text != ""
+    with pytest.raises(openai.NotFoundError, match="model nope: this service has toy"):
+        create(model="nope")
+    with pytest.raises(openai.BadRequestError, match="language de: this service transcribes English") as error:
+        create(language="de")
+    assert error.value.param == "language"
+    with pytest.raises(openai.NotFoundError, match="does not translate"):
+        client.audio.translations.create(model="toy", file=("a.wav", b"x"))
+    with pytest.raises(openai.BadRequestError, match=r"talk\.wav: not audio"):
+        create(file=("talk.wav", b"rubbish"))
+    both = create(response_format="verbose_json")
+    for segment in both.segments:
+        assert segment.avg_logprob < 0
+        assert segment.compression_ratio > 0
+        assert (segment.no_speech_prob, segment.tokens) == (0.0, [])
+    assert [w.word for w in both.words] == both.text.split()
+    for part, other in (("word", "segments"), ("segment", "words")):
+        one = create(response_format="verbose_json", timestamp_granularities=[part])
+        assert getattr(one, f"{part}s") == getattr(both, f"{part}s")
+        assert getattr(one, other) is None
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_what_is_known_at_once_is_an_http_error(client, stream):
     def create(file=b"rubbish", **changes):

@@ -89,6 +89,17 @@ class TestStream:
         assert text_of(messages) == ""
         assert sum(m["withheld"] for m in messages if m["type"] == "quiet") == len(words) > 0
 
+    @pytest.mark.parametrize("phrases", [["A BAD", "Z\u0416", "DAB"], {"A BAD": 2.0, "Z\u0416": 1.0, "DAB": 1.5}])
+    def test_hotwords_that_the_model_cannot_write_are_named_and_the_others_work(self, start, recognizer, phrases):
+        loaded = LoadedModel(recognizer.model, recognizer.tokenizer, recognizer.config)
+        beam = Recognizer(loaded, load([], ["decode.search.method=beam", "decode.search.beam=4"]).decode)
+        with start(model=beam).websocket_connect("/v1/stream") as socket:
+            socket.send_json({"type": "start", "hotwords": phrases})
+            (ready,) = until(socket, "ready")
+            assert list(ready["unusable"]) == ["Z\u0416"]
+            socket.send_json({"type": "stop"})
+            until(socket, "done")
+
     def test_flush_and_ping(self, start):
         with start().websocket_connect("/v1/stream") as socket:
             socket.send_json({"type": "ping"})
@@ -449,3 +460,19 @@ class TestFiles:
         answer = self.post(start(max_file_seconds=60.0), file.getvalue())
         assert answer.status_code == 400
         assert "more than 60 s" in answer.json()["error"]["message"]
+
+
+class TestReference:
+    def test_it_names_every_message_with_its_types_and_needs_no_other_host(self, start):
+        client = start()
+        page = client.get("/docs").text
+        assert "http://" not in page
+        assert "https://" not in page
+        assert "<script" not in page
+        for text in ("WS /v1/stream", "unusable", "POST /v1/audio/transcriptions", "timestamp_granularities[]"):
+            assert text in page
+        assert "<td>integer, 4000 to 192000</td><td>16000</td>" in page
+        schemas = client.get("/v1/protocol").json()
+        assert set(schemas["up"]["discriminator"]["mapping"]) == {"start", "gap", "flush", "ping", "stop"}
+        assert {"ready", "quiet", "done"} <= set(schemas["down"]["discriminator"]["mapping"])
+        assert all(f"<h4><code>{name}</code></h4>" in page for name in schemas["down"]["discriminator"]["mapping"])
