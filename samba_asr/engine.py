@@ -1,9 +1,8 @@
 """Many live sessions on one model, in one thread: queue, fairness and failures; `samba_asr.session` does the work.
 
-    engine = Engine(recognizer, max_sessions=50)
-    session = engine.open(listener, rate=48000, latency_ms=640)      # from any thread; Full if there is no room
-    session.accept(samples); session.flush("a"); session.finish()
-    engine.close()
+    with Engine(recognizer, max_sessions=50) as engine:                  # or engine.close()
+        session = engine.open(listener, rate=48000, latency_ms=640)      # from any thread; Full if there is no room
+        session.accept(samples); session.flush("a"); session.finish()
 
 Each tick is one step of the model for all sessions that are due, with at most `SHARE` seconds of each.  So a file that was sent
 at once does not make live sessions wait.  A session's events go to its listener, a function that is called in the engine's
@@ -212,6 +211,15 @@ class Engine:
             self.sessions.append(session)
             self.counts.opened += 1
             return session
+
+    def __repr__(self) -> str:
+        return f"Engine({self.recognizer!r}, {len(self.sessions)} of {self.max_sessions} sessions)"
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def retire(self) -> None:
         """Take no new sessions; the engine ends with its last session."""

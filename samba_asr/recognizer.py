@@ -1,17 +1,23 @@
 """Recognizer: from audio to text with times, of whole files and live.
 
-    recognizer = Recognizer.load()                      # the shipped English model, or Recognizer.load("folder")
-    print(recognizer.transcribe("speech.flac").text)
+    >>> recognizer = Recognizer.load("digits")          # nothing: the shipped English model; or a model folder
+    >>> recognizer.transcribe("talk.wav")
+    Result('ONE NINE FOUR', 1 segment, 3 words, 2.0 s)
 
-    for event in recognizer.listen(microphone):         # events of `samba_asr.session`, as they come
-        if isinstance(event, Final):
-            print(event.segment.text)
+    >>> for event in recognizer.listen("talk.wav"):     # or a microphone; events of `samba_asr.session`, as they come
+    ...     if isinstance(event, Final):
+    ...         print(event.segment.text)
+    ONE NINE FOUR
 
-    stream = recognizer.stream(rate=48000, latency_ms=640)
-    for samples in microphone:                          # float32 (s,), chunks of any length
-        stream.accept(samples)
-        print(stream.segments, stream.partial)          # finished segments, and the text of the open one
-    print(stream.finish().text)
+    >>> with recognizer.stream(rate=48000, latency_ms=640) as stream:
+    ...     for samples in np.zeros((3, 4800), np.float32):  # float32 (s,), chunks of any length
+    ...         stream.accept(samples)
+    ...         print(repr(stream.partial))             # the text of the open segment; `segments` are the finished ones
+    ''
+    ''
+    ''
+    >>> stream.finish()                                 # the result; the end of the block has finished it already
+    Result('', 0 segments, 0 words, 0.3 s)
 
 A recognizer holds weights, tokenizer and search, and never changes.  A session (`samba_asr.session`) holds everything that
 belongs to one stream of audio, its latency included.  Files, streams and the service all use sessions, so they give the same
@@ -89,6 +95,14 @@ class Result:
             error.result = cls(tuple(segments), duration, withheld)
             raise
         return cls(tuple(segments), duration, withheld)
+
+    def __repr__(self) -> str:
+        counts = ", ".join(
+            f"{n} {name}{'s' * (n != 1)}" for n, name in ((len(self.segments), "segment"), (len(self.words), "word"))
+        )
+        withheld = f", {self.withheld} withheld" if self.withheld else ""
+        text = self.text if len(self.text) < 60 else f"{self.text[:57]}..."
+        return f"Result({text!r}, {counts}{withheld}, {self.duration:.1f} s)"
 
     @property
     def text(self) -> str:
@@ -445,6 +459,20 @@ class Stream:
         self._segments: list[Segment] = []
         self._withheld = 0  # words
         self._result: Result | None = None
+
+    def __repr__(self) -> str:
+        state = "finished" if self._result else f"partial {self.partial!r}"
+        return f"Stream({len(self._segments)} segments, {state}, {self.seconds:.1f} s)"
+
+    def __enter__(self) -> Stream:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Finish the stream, so that `finish` returns its result; after an error its audio is dropped."""
+        if kind is None:
+            self.finish()
+        else:
+            self._session.drop()
 
     def accept(self, samples: np.ndarray) -> None:
         """Process the next chunk: float32 (s,) in [-1, 1], any length.  UserError, without effect, if a sample is not finite."""

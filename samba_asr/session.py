@@ -194,6 +194,10 @@ class Session:
         self._events: deque[Event] = deque()
         self.over = False
 
+    def __repr__(self) -> str:
+        state = "over" if self.over else "ended" if self.ended else "open"
+        return f"Session({state}, {self.seconds:.1f} s at {self.rate} Hz, {self.backlog:.1f} s waiting)"
+
     # ---- audio in ----------------------------------------------------------------------------------------------------
 
     def feed(self, samples: np.ndarray) -> None:

@@ -244,6 +244,9 @@ def guess_pronunciations(words: Sequence[str]) -> Mapping[str, Sequence[Pronunci
 def parse(lines: Iterable[str], weight: float) -> dict[str, float]:
     """Parse phrases, one a line, each with its weight after a colon (`ANNE BRONTE :3`), or with `weight`.
 
+    >>> parse(["Anne Bronte :3", "# a comment", "Keats"], 1.5)
+    {'Anne Bronte': 3.0, 'Keats': 1.5}
+
     Empty lines and lines that begin with # are ignored.  UserError for a weight that is not a number.
     """
     phrases = {}

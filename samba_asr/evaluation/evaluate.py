@@ -1,8 +1,10 @@
 """Evaluation of a model on a test set: hypotheses, word error rate with its interval, speed.
 
-found = samba_asr.evaluate("exp/small/model", "data/test.jsonl", settings=["decode.search.beam=64"])
-print(f"{found.wer:.2f} %, interval {found.interval}, {1 / found.rtf:.0f} times real time")
-print(found.texts["utterance-1"])
+>>> found = evaluate("digits", [Utterance("a", "talk.wav", "ONE NINE FIVE")])      # or a manifest, data/test.jsonl
+>>> print(f"{found.wer:.2f} %, interval {found.interval}, {found.audio_seconds:.1f} s")
+33.33 %, interval (33.33333333333333, 33.33333333333333), 2.0 s
+>>> found.texts["a"]
+'ONE NINE FOUR'
 """
 
 from __future__ import annotations

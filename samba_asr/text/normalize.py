@@ -76,6 +76,9 @@ def spelled(text: str) -> str:
 def upper(text: str) -> str:
     """Return `text` in the alphabet of LibriSpeech: A-Z and apostrophe, words separated by single spaces.
 
+    >>> upper("Café, it\u2019s  open!")
+    "CAFE IT'S OPEN"
+
     Accents are removed (É is E), and so are full stops (U.S. is US) and other letters.  All other characters separate words.
     Digits are dropped, NOT spoken: "in 1984" becomes "IN".  If numbers matter, apply `spoken` first.
     An apostrophe stays only next to a letter.  A second application changes nothing.

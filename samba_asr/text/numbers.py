@@ -12,6 +12,9 @@ LONGEST = 12  # digits; longer numbers, such as telephone numbers, are read digi
 def spoken(text: str) -> str:
     """Replace numbers in `text` by English words: 17 is seventeen, 3rd third, 1832 eighteen thirty-two, 2.5 two point five.
 
+    >>> spoken("the 3rd of May 1832, 2.5 miles")
+    'the third of May eighteen thirty-two, two point five miles'
+
     Prices, times, fractions with a slash and Roman numerals are not supported.
     """
     if not _NUMBER.search(text):
