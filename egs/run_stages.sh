@@ -9,10 +9,11 @@
 #   decodings  array: CONFIG:LATENCY, a name under conf/decode and the latency in ms, or `offline`;
 #              CONFIG `lm` stands for the settings that stage 4 found, and is skipped without text
 #   lm_text    text for a language model (default: none)
+#   steps      training steps that the recipe's results need: fewer, on a slow machine, get a warning (default: 0)
 #   extras     extras of pyproject.toml that the recipe needs (default: train)
 #
 # It reads the arguments of run.sh, sets up the environment, and defines `run_stages`.  Stages: 0 prepare, 1 tokenizer,
-# 2 train (after pretraining, if asked for), 3 average, 4 language model, 5 decode, 6 score.  A recipe may read its own options
+# 2 train (after pretraining, if asked for), 3 average, 4 language model, 5 decode, 6 score: a table.  A recipe may read its own options
 # by a function `recipe_option`.
 
 stage=0 stop_stage=6 exp=exp/main prepare_options=() overrides=() init=() more= speech= pretrain=
@@ -94,7 +95,10 @@ wanted() { [ "$stage" -le "$1" ] && [ "$1" -le "$stop_stage" ] && echo "== stage
 # Run samba-asr with as many processes as the first argument says.
 by() {
   local command=(samba-asr)
-  if [ "$1" -gt 1 ]; then command=(python -m torch.distributed.run --standalone --nproc-per-node "$1" -m samba_asr.cli); fi
+  if [ "$1" -gt 1 ]; then
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # torchrun would set it too, with a banner
+    command=(python -m torch.distributed.run --standalone --nproc-per-node "$1" -m samba_asr.cli)
+  fi
   "${command[@]}" "${@:2}"
 }
 
@@ -124,8 +128,25 @@ language_model() {
     --set decode.lm=lm.ngram "${lexicon[@]}" decode.search.beam=128 "$@"
 }
 
+# Warn if training was too short.
+enough() {
+  local done
+  done=$(sed -n 's/.*done: \([0-9]*\) steps.*/\1/p' "$exp/log.txt" | tail -n 1)
+  if [ "${done:-0}" -lt "$steps" ]; then
+    echo "warning: only ${done:-0} steps were done, and the results of RESULTS.md need about $steps: this machine is slow or busy." \
+      "Expect more errors; train.max_minutes=N gives it more time, and the same command continues" >&2
+  fi
+}
+
+# Print a row of the table: set, settings, latency, WER, interval; the lines of score's output are in the file.
+row() {
+  awk -v set="$1" -v config="$2" -v latency="$3" '
+    /^%WER/ { wer = $2 } /^95 % interval/ { low = $5; high = $6; sub(",", "", low) }
+    END { printf "%-12s %-10s %-10s %8s   [ %s, %s ]\n", set, config, latency, wer, low, high }' "$4"
+}
+
 run_stages() {
-  local test decoding config latency ms out setting settings=() with
+  local test decoding config latency ms out setting settings=() with table= model
   for setting in "${overrides[@]}"; do case $setting in decode.*) settings+=("$setting") ;; esac; done
 
   if wanted 0 prepare; then samba-asr prepare "$corpus" --out "$data" "${prepare_options[@]}"; fi
@@ -134,6 +155,7 @@ run_stages() {
   if wanted 2 train; then
     if [ -n "$pretrain" ]; then pretrain; fi
     train "$processes"
+    enough
   fi
   if wanted 3 average; then samba-asr average --exp "$exp" --out "$exp/model" "${average[@]}"; fi
   if [ -n "$lm_text" ] && wanted 4 "language model"; then language_model "${settings[@]}"; fi
@@ -146,17 +168,26 @@ run_stages() {
       [ "$config" != lm ] || with=() # they are the model's own
       out=$exp/decode/$test-$config-$latency
       if wanted 5 "decode $test, $config, $latency"; then
+        mkdir -p "$out"
         samba-asr decode --model "$exp/model" --data "$data/$test.jsonl" --out "$out" --record "$test-$config-$latency" \
-          "${with[@]}" "decode.runtime.latency_ms=$ms" "${settings[@]}"
+          "${with[@]}" "decode.runtime.latency_ms=$ms" "${settings[@]}" >"$out/decode.txt" ||
+          { cat "$out/decode.txt" >&2 && return 1; }
       fi
       if wanted 6 "score $test, $config, $latency"; then
-        samba-asr score --ref "$data/$test.jsonl" --hyp "$out/hyp.txt"
+        samba-asr score "$data/$test.jsonl" "$out/hyp.txt" >"$out/score.txt"
+        table+=$(row "$test" "$config" "$latency" "$out/score.txt")$'\n'
       fi
     done
   done
+  if [ -n "$table" ]; then
+    echo "== word errors, %; 95 % intervals; latency in ms ==" >&2
+    printf '%-12s %-10s %-10s %8s   %s\n%s' set search latency WER interval "$table"
+    model=$(cd "$exp/model" && pwd)
+    echo "your model is $model; try: samba-asr transcribe --model $model FILE, or samba-asr mic --model $model" >&2
+  fi
 }
 
-valid=${valid:-dev} processes=${processes:-1} lm_text=${lm_text:-} extras=${extras:-train}
+valid=${valid:-dev} processes=${processes:-1} lm_text=${lm_text:-} extras=${extras:-train} steps=${steps:-0}
 declare -p lm_options >/dev/null 2>&1 || lm_options=()
 declare -p average >/dev/null 2>&1 || average=()
 parse_arguments "$@"

@@ -25,6 +25,17 @@ samba_asr_find_python() {
   return 1
 }
 
+# Install, and show what is downloaded: a line for each package, where pip would print a bar or nothing.
+samba_asr_pip() {
+  "$1/bin/python" -m pip install --progress-bar off "${@:2}" 2>&1 |
+    while IFS= read -r line; do
+      case $line in
+        *Downloading* | *"Using cached"* | Installing* | Building* | *rror* | *ERROR*) echo "setup: ${line#"${line%%[![:space:]]*}"}" ;;
+      esac
+    done >&2
+  return "${PIPESTATUS[0]}"
+}
+
 samba_asr_setup() {
   local extras=$1 root venv python stamp wanted
   root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -47,8 +58,8 @@ samba_asr_setup() {
       fi
       # torch comes first, so that nothing else chooses its build
       echo "setup: installing torch and samba_asr[$extras] into $venv (some minutes the first time)" >&2
-      "$venv/bin/python" -m pip install --quiet "${SAMBA_ASR_TORCH:-torch==2.13.0}" &&
-        "$venv/bin/python" -m pip install --quiet -e "$root[$extras]" &&
+      samba_asr_pip "$venv" "${SAMBA_ASR_TORCH:-torch==2.13.0}" &&
+        samba_asr_pip "$venv" -e "$root[$extras]" &&
         echo "$wanted" >"$stamp" || {
         echo "error: the installation failed, see pip's message above; run this again to continue" >&2
         return 1

@@ -8,6 +8,7 @@ corpus=digits
 configs=(model/tiny train/cpu digits)
 data=exp/data # data/ is the corpus itself
 tests=(test)
+steps=2000 # about 3,000 on an idle machine of two cores
 processes=2 # of one thread each: a model this small does not use two threads
 average=(--last 1) # the checkpoint is a moving average; dev has only 104 words, too few to choose checkpoints
 decodings=(greedy:offline greedy:640 greedy:320 rescore:offline rescore:640 rescore:320)

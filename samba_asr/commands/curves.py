@@ -47,6 +47,12 @@ def run(args: argparse.Namespace) -> int:
     runs = [(folder.name or str(folder), read_curves(folder)) for folder in args.runs]
     losses = args.losses or ["loss"]
     known = sorted({name for _, curves in runs for name in curves.training})
+    if not known:
+        few = "no loss is logged yet: a run logs one every train.log_every=20 steps"
+        if args.losses or not any(curves.validation for _, curves in runs):
+            raise UserError(f"{', '.join(map(str, args.runs))}: {few}")
+        print(f"{few}; only the validation is drawn")
+        losses = []
     for name in losses:
         if name not in known:
             raise UserError(f"--losses {name}: these runs have {', '.join(known) or 'none'}")
@@ -89,7 +95,8 @@ def draw(runs: Sequence[tuple[str, Curves]], losses: Sequence[str], chain: bool,
         panel.set_title(title, fontsize=10)
         panel.set_xlabel("step")
         panel.grid(alpha=0.3)
-    panels[0].legend(fontsize=8)
+    if panels[0].get_legend_handles_labels()[0]:
+        panels[0].legend(fontsize=8)
     return plot.save(figure, path)
 
 

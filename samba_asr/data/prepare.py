@@ -74,7 +74,7 @@ def write_splits(
     report = validate(splits, headers=headers, **limits)
     (out / "report.txt").write_text(report.text() + "\n", encoding="utf-8")
     (out / "dropped.tsv").unlink(missing_ok=True)
-    log.info("%s", report.text())
+    log.debug("%s", report.text())  # the command prints it
     if not report.ok:
         kinds = ", ".join(f"{count} {kind}" for kind, count in report.counts().items())
         if not options.fix:

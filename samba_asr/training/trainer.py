@@ -152,7 +152,7 @@ class Trainer:
         if ended_by:
             logger.info("stopped by a signal after step %d; the same command continues", self.step)
         else:
-            logger.info("done: %d steps, %s", self.step, f"best validation {best}" if best else "never validated")
+            logger.info("done: %d steps%s", self.step, f", best validation {best}" if best and self.step else "")
         return TrainResult(best, self.step, self.folder, ended_by)
 
     def _begin(self) -> None:
@@ -271,7 +271,9 @@ class Trainer:
         if self.bad_steps >= MAX_BAD_STEPS:
             raise UserError(self._hopeless(f"{MAX_BAD_STEPS} steps in a row were not finite"))
         if first:
-            self.progress.step(self.step, f"epoch {self.epoch}/{self.config.train.epochs}", lr, self._done(), outcome)
+            limits = self.config.train  # with a limit of time or steps, the number of epochs means nothing
+            of = "" if limits.max_minutes or limits.max_steps else f"/{limits.epochs}"
+            self.progress.step(self.step, f"epoch {self.epoch}{of}", lr, self._done(), outcome)
 
     def _hopeless(self, what: str) -> str:
         return (

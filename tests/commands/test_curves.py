@@ -37,6 +37,18 @@ def exp(tmp_path):
     return tmp_path / "exp"
 
 
+def test_a_run_too_short_for_a_loss_shows_its_validation(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    (tmp_path / "log.txt").write_text(
+        "\n".join(line for line in LOG.splitlines() if " loss 1" not in line and "nan" not in line)
+    )
+    assert call(tmp_path, "--out", tmp_path / "c.png") == 0
+    assert "no loss is logged yet: a run logs one every train.log_every=20 steps" in capsys.readouterr().out
+    assert (tmp_path / "c.png").stat().st_size > 1000
+    with pytest.raises(UserError, match=r"no loss is logged yet"):
+        call(tmp_path, "--losses", "ctc", "--out", tmp_path / "c.png")
+
+
 # That this is what runs log is seen in test_train, test_pretrain and test_lm.
 def test_a_log_holds_curves_and_the_last_word_counts(exp):
     training, validation = read_curves(exp)

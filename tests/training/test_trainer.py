@@ -56,6 +56,15 @@ def test_a_run_leaves_what_it_promises(run, tmp_path):
         assert text in log
 
 
+def test_the_log_counts_no_epochs_that_a_limit_forestalls_and_no_score_without_a_step(run, tmp_path):
+    run(tmp_path / "none", "train.epochs=0")
+    assert (tmp_path / "none" / "log.txt").read_text().rstrip().endswith("done: 0 steps")
+    run(tmp_path / "short", "train.epochs=300", "train.max_steps=2")
+    log = (tmp_path / "short" / "log.txt").read_text()
+    assert "epoch 1 step 1 loss" in log
+    assert "/300" not in log
+
+
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_killed_and_resumed_is_the_same_as_never_killed(run, corpus, tmp_path, losses, ema):
     run(tmp_path / "whole", f"train.ema={ema}")
