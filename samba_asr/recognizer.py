@@ -177,9 +177,11 @@ class Recognizer:
         by_hand = any(text.startswith(("decode.search.method=", "decode.method=")) for text in settings)
         own = loaded.config.decode.search.method
         chosen = [] if by_hand else [text for need in needs for text in settings_for(need, own)]
+        changes = [*chosen, *settings]
         if loaded.model is None:
-            return cls(loaded, overridden(loaded.config.decode, [*chosen, *settings]), sure)
-        return cls(loaded, configs.load(overrides=[*chosen, *settings], folder=folder).decode, sure)
+            return cls(loaded, overridden(loaded.config.decode, changes), sure)
+        decode = configs.load(overrides=changes, folder=folder).decode if changes else loaded.config.decode
+        return cls(loaded, decode, sure)
 
     def __repr__(self) -> str:
         name = self.folder or "a model in memory"

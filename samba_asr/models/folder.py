@@ -25,6 +25,7 @@ from samba_asr.config import SEARCH_FILES, VERSIONS, Config, DecodeConfig, is_se
 from samba_asr.errors import UserError
 from samba_asr.models import weights
 from samba_asr.models.asr import AsrModel
+from samba_asr.models.box import is_boxed
 from samba_asr.models.loaded import LoadedModel, search_file
 from samba_asr.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -205,7 +206,9 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> LoadedModel:
             "the files are of two models"
         )
     layers = config.model.layers + config.model.decoder.layers
-    model = weights.build_and_load(folder / "model.safetensors", lambda: AsrModel(config.model), layers)
+    model = weights.build_and_load(
+        folder / "model.safetensors", lambda: AsrModel(config.model), layers, trusted=is_boxed(folder)
+    )
     return LoadedModel(model.to(device).eval(), tokenizer, config, folder)
 
 

@@ -12,7 +12,7 @@ import torch
 from samba_asr import config as configs
 from samba_asr.cli import main
 from samba_asr.config import SEARCH_FILES, Config, DecodeConfig, SearchConfig
-from samba_asr.decoding.build import two_pass
+from samba_asr.decoding.build import two_pass, word_guide
 from samba_asr.errors import UserError
 from samba_asr.models.folder import copy_search_files, load_model
 from samba_asr.models.lm import MambaLm
@@ -130,7 +130,7 @@ def test_a_lexicon_of_the_models_own(place, here):
     (here.parent / "model" / "more.txt").write_text("ba B A\n")
     (here.parent / "model" / "lm.arpa").write_text(UNIGRAMS)
     (here / "more.txt").write_text("garbage\n")
-    decode = dataclasses.replace(DecodeConfig(), search=SearchConfig(method="beam"))
+    decode = dataclasses.replace(DecodeConfig(), search=SearchConfig(method="beam", backend="numpy"))
     decode = decode.with_files({"lm.path": "lm.arpa", "lm.lexicon": "more.txt"})
     loaded = load_model(place / "model")._replace(tokenizer=PHONES, folder=here.parent / "model")
     loaded = loaded._replace(config=dataclasses.replace(loaded.config, decode=decode))
@@ -196,4 +196,5 @@ def test_a_run_takes_the_users_files_along(tmp_path, monkeypatch):
     shutil.rmtree(tmp_path / "run")
     loaded = load_model(tmp_path / "away")
     assert loaded.config.decode.lm.path == "books.arpa"
-    assert two_pass(loaded, loaded.config.decode).search.guide is not None
+    assert word_guide(loaded, loaded.config.decode) is not None
+    assert two_pass(loaded, loaded.config.decode).search.init_state(1)

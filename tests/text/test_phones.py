@@ -103,3 +103,32 @@ class TestPhoneTokenizer:
             train_tokenizer(["A"], "phone", 100, tmp_path)
         with pytest.raises(UserError, match="text is empty"):
             train_tokenizer([], "phone", None, tmp_path)
+
+
+def test_a_loaded_tokenizer_reads_its_words_when_they_are_needed(tmp_path, monkeypatch):
+    monkeypatch.setenv("SAMBA_ASR_CACHE", str(tmp_path / "cache"))
+    read, times = Lexicon.read.__func__, []
+    monkeypatch.setattr(Lexicon, "read", classmethod(lambda cls, path: times.append(path) or read(cls, path)))
+    whole = PhoneTokenizer(Lexicon({"see": (("S", "IY"),), "sea": (("S", "IY"),), "at": (("AE", "T"), ("AH", "T"))}))
+    path = whole.save(tmp_path)
+    PhoneTokenizer.load(tmp_path)
+    assert len(times) == 1  # for its phones, which are kept
+    tokenizer = PhoneTokenizer.load(tmp_path)
+    assert tokenizer.pieces(range(tokenizer.vocab_size)) == whole.pieces(range(whole.vocab_size))
+    assert len(times) == 1
+    assert tokenizer.spellings("at") == whole.spellings("at")
+    assert tokenizer.decode(tokenizer.encode("sea at")) == "see at"
+    assert len(times) == 2
+    other = PhoneTokenizer.load(tmp_path)
+    path.write_text("see S IY\nbow B AW\n")
+    with pytest.raises(UserError, match="has changed since the model was loaded"):
+        other.spellings("bow")
+
+
+def test_a_lexicon_that_cannot_be_read_is_an_error_at_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("SAMBA_ASR_CACHE", str(tmp_path / "cache"))
+    for content, message in ((b"see\n", "line 1: 'see' has no phones"), (b"", "is empty"), (b"\xff S\n", "not UTF-8")):
+        (tmp_path / "lexicon.txt").write_bytes(content)
+        for _ in range(2):
+            with pytest.raises(UserError, match=message):
+                PhoneTokenizer.load(tmp_path)
