@@ -48,11 +48,11 @@ class Progress:
         """Return the line for `seconds` of audio done in `spent` seconds of work."""
         speed = seconds / max(spent, 1e-3)
         if self.duration is None:
-            return f"{self.name}: {_minutes(seconds)}, {speed:.0f} times real time"
+            return f"{self.name}: {minutes(seconds)}, {speed:.0f} times real time"
         left = max(0.0, self.duration - seconds) / max(speed, 1e-3)
         return (
-            f"{self.name}: {_minutes(seconds)} of {_minutes(self.duration)}, {speed:.0f} times real time, "
-            f"{_minutes(left)} left"
+            f"{self.name}: {minutes(seconds)} of {minutes(self.duration)}, {speed:.0f} times real time, "
+            f"{minutes(left)} left"
         )
 
     def clear(self) -> None:
@@ -68,7 +68,8 @@ def overwrite(text: str) -> None:
     print(f"\r\x1b[K{text[-width:]}", end="", file=sys.stderr, flush=True)
 
 
-def _minutes(seconds: float) -> str:
+def minutes(seconds: float) -> str:
+    """Return 1:02:03 or 2:03."""
     whole = round(seconds)
     return (
         f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}" if whole >= 3600 else f"{whole // 60}:{whole % 60:02}"

@@ -37,7 +37,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "files",
-        nargs="+",
+        nargs="*",
         metavar="FILE",
         help="audio or video; a folder, with all audio in it; a quoted pattern such as 'calls/*.wav'; - is standard input",
     )
@@ -53,6 +53,15 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "-o", "--out", type=Path, metavar="DIR", help="write a file of each format for each input into this folder"
+    )
+    parser.add_argument(
+        "--manifest",
+        type=Path,
+        metavar="FILE",
+        help="a manifest, corpus or shards in place of files: rows of JSON in --out DIR/transcripts.jsonl; it can resume",
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="files of --manifest at a time, in threads (default: 1)"
     )
     parser.add_argument(
         "--names",
@@ -116,12 +125,18 @@ class Work:
 
 def run(args: argparse.Namespace) -> int:
     """0; 1 if a file failed."""
+    from samba_asr.commands import archive
     from samba_asr.commands.files import expand, outputs
     from samba_asr.decoding.hotwords import parse
 
     if args.quiet:
         logging.getLogger("samba_asr").setLevel(logging.ERROR)
     args.style = style(args)
+    if args.manifest is not None:
+        archive.check(args)
+        return archive.run(args, load_recognizer(args.model, args.device, args.overrides))
+    if not args.files:
+        raise UserError("no files: name audio files or folders, - for standard input, or give --manifest FILE")
     files = expand(args.files)
     paths = _outputs(args, files, outputs)
     needs = ["hotwords"] if args.hotwords else []
