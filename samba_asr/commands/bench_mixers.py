@@ -93,12 +93,14 @@ def _comparison(args: argparse.Namespace) -> Comparison:
     for text in args.latency:
         if text != "offline" and not (text.isdigit() and int(text) > 0):
             raise UserError(f"--latency {text}: give milliseconds, or offline")
-    for name, values in (("--seeds", args.seeds), ("--mixers", args.mixers), ("--latency", args.latency)):
+    # `--config a b key=value`: argparse gives all three to --config, and so it does for --test and --mixers
+    files, manifests, names = (
+        [text for text in of if "=" not in text.split(":")[0]] for of in (args.config, args.test, args.mixers)
+    )
+    settings = [text for text in (*args.config, *args.test, *args.mixers) if "=" in text.split(":")[0]]
+    for name, values in (("--seeds", args.seeds), ("--mixers", names), ("--latency", args.latency)):
         if len(set(values)) < len(values):
             raise UserError(f"{name} {' '.join(map(str, values))}: give each once")
-    # `--config a b key=value`: argparse gives all three to --config, and so it does for --test
-    files, manifests = ([text for text in of if "=" not in text] for of in (args.config, args.test))
-    overrides = [text for text in (*args.config, *args.test) if "=" in text] + args.overrides
     tests = {Path(name).stem: name for name in manifests}
     if not tests or len(tests) < len(manifests):
         raise UserError(f"--test {' '.join(manifests)}: give manifests of different names")
@@ -106,10 +108,10 @@ def _comparison(args: argparse.Namespace) -> Comparison:
         read_testset(Path(name))
     return Comparison(
         args.out,
-        chosen(args.mixers),
+        chosen(names),
         tuple(args.seeds),
         tuple(files),
-        tuple(overrides),
+        (*settings, *args.overrides),
         args.steps,
         args.minutes,
         tests,

@@ -108,6 +108,7 @@ def test_settings_may_stand_anywhere(tmp_path, asked, capsys):
     words = (
         "--mixers",
         "mamba",
+        "data.workers=0",
         "--config",
         "model/tiny",
         "optim.lr=0.1",
@@ -119,7 +120,7 @@ def test_settings_may_stand_anywhere(tmp_path, asked, capsys):
     )
     call("--out", tmp_path, *words, "--seeds", 1)
     assert asked[0]["files"] == ["model/tiny"]
-    assert asked[0]["overrides"][:2] == ["optim.lr=0.1", "model.layers=2"]
+    assert asked[0]["overrides"][:3] == ["optim.lr=0.1", "model.layers=2", "data.workers=0"]
     assert asked[0]["tests"] == {"test": str(test)}
 
 
