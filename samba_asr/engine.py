@@ -4,9 +4,11 @@
         session = engine.open(listener, rate=48000, latency_ms=640)      # from any thread; Full if there is no room
         session.accept(samples); session.flush("a"); session.finish()
 
-Each tick is one step of the model for all sessions that are due, with at most `SHARE` seconds of each.  So a file that was sent
-at once does not make live sessions wait.  A session's events go to its listener, a function that is called in the engine's
-thread and must return at once.  In addition to the events of `samba_asr.session` there are
+Each tick is one step of the model for at most `ROWS` sessions that are due, with at most `SHARE` seconds of each.  So neither a
+file that was sent at once nor a crowd of sessions makes one wait long.  Those that waited longest come first; a session that
+stops or flushes has a head start, and its final is computed before the partials of others.  A session's events go to its
+listener, a function that is called in the engine's thread and must return at once.  In addition to the events of
+`samba_asr.session` there are
 
     Lag(seconds)            so many seconds of the session's audio wait for the model
     Idle(seconds)           no audio or command came for so long: the engine ends the session, and its last events follow
@@ -52,6 +54,8 @@ logger = logging.getLogger(__name__)
 
 SHARE = 2.0  # seconds of one session's audio in one tick, at most
 LATE = 2.0  # seconds of a session's audio that may wait for the model before `Lag` is emitted
+ROWS = 32  # sessions in one tick, at most
+HEAD_START = 0.5  # seconds of waiting that a `flush` or the end counts as much as
 GATHER = 0.02  # seconds that the engine waits for further sessions when one is due
 
 
@@ -112,6 +116,7 @@ class LiveSession:
     def __init__(self, engine: Engine, listener: Listener, session: Session):
         self.engine, self.listener, self.session = engine, listener, session
         self.active = time.monotonic()  # time of the last audio, command or step
+        self.served = self.active  # time of its last tick
 
     @property
     def over(self) -> bool:
@@ -268,12 +273,18 @@ class Engine:
                     return
             time.sleep(GATHER)
             with self.lock:
-                work = {s.session: (s, s.session.take(SHARE)) for s in self.sessions if s.session.due(SHARE)}
+                work = [(s, s.session.take(SHARE)) for s in self._next()]
             began = time.monotonic()
-            self._tick(list(work.values()))
-            for session, _ in work.values():
-                session.active = time.monotonic()
+            self._tick(work)
+            for session, _ in work:
+                session.active = session.served = time.monotonic()
             self.counts.stepped(time.monotonic() - began, len(work))
+
+    def _next(self) -> list[LiveSession]:
+        """Return the sessions of the next tick, in fair turns."""
+        due = [s for s in self.sessions if s.session.due(SHARE)]
+        due.sort(key=lambda s: s.served - HEAD_START * s.session.cutting)
+        return due[:ROWS]
 
     def _end_idle(self) -> None:
         """End idle sessions.  Otherwise a transport that fails to close one would hold its place forever."""
@@ -289,7 +300,8 @@ class Engine:
         for group in sessions.by_block(work for _, work in due):
             self._all_or_each(owners, group, sessions.step)
             self._all_or_each(owners, [w for w in group if not w.session.over], sessions.drain)
-            for work in group:  # events are sent before the next session is concluded, as finishing segments takes time
+            # Events are sent before the next session is concluded, as finishing segments takes time.  Clients wait for finals.
+            for work in sorted(group, key=lambda work: work.cut is None):
                 if not work.session.over:
                     self._guarded(owners[work.session], lambda work=work: sessions.conclude(self.recognizer, work))
                     self._emit_new(owners[work.session], work)

@@ -12,7 +12,20 @@ import torch
 
 from samba_asr import session as sessions_
 from samba_asr.config import load
-from samba_asr.engine import Done, Engine, EngineCounts, Failed, Final, Flushed, Full, Idle, Lag, Over, Partial
+from samba_asr.engine import (
+    HEAD_START,
+    Done,
+    Engine,
+    EngineCounts,
+    Failed,
+    Final,
+    Flushed,
+    Full,
+    Idle,
+    Lag,
+    Over,
+    Partial,
+)
 from samba_asr.errors import UserError
 from samba_asr.models.folder import LoadedModel
 from samba_asr.recognizer import Recognizer
@@ -226,6 +239,44 @@ def test_a_long_file_does_not_keep_a_live_session_waiting(engine):
     live.until(Done)
     assert not file.over
     long.until(Done)
+
+
+def test_a_tick_takes_few_sessions_and_all_get_their_turn(engine, monkeypatch):
+    sizes, step = [], sessions_.step
+
+    def counted(recognizer, work):
+        sizes.append(len(work))
+        return step(recognizer, work)
+
+    monkeypatch.setattr(sessions_, "step", counted)
+    monkeypatch.setattr("samba_asr.engine.ROWS", 2)
+    samples = noise(2.0)
+    ears = [Ear() for _ in range(5)]
+    with engine.lock:  # so that all are due at once
+        for ear in ears:
+            session = engine.open(ear, 16000, latency_ms=640)
+            session.accept(samples)
+            session.finish()
+    for ear in ears:
+        ear.until(Done)
+        assert ear.text == alone(engine.recognizer, samples, latency_ms=640).text
+    assert max(sizes) <= 2
+
+
+def test_who_stops_has_a_head_start_before_those_who_speak(engine):
+    with engine.lock:
+        live = [engine.open(Ear(), 16000, latency_ms=640) for _ in range(3)]
+        for session in live:
+            session.accept(noise(1.0))
+        live[2].finish()
+        now = time.monotonic()
+        for session in live:
+            session.served = now
+        assert engine._next()[0] is live[2]
+        live[1].served = now - 2 * HEAD_START  # waited longer than that
+        assert engine._next() == [live[1], live[2], live[0]]
+        for session in live:
+            session.cancel()
 
 
 def test_what_an_engine_cannot_be(recognizer):

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from samba_asr.audio.ahead import ahead
 from samba_asr.audio.read import stream
 from samba_asr.errors import UserError
 
@@ -22,7 +23,7 @@ def pieces(source: Any, rate: int, seconds: float, channel: int | None = None) -
     if _is_array(source):
         yield rate, source
     elif isinstance(source, str | bytes | Path) or hasattr(source, "read"):
-        for audio in stream(source, seconds, channel=channel):
+        for audio in ahead(stream(source, seconds, channel=channel)):
             yield audio.rate, audio.samples
     else:
         rate = getattr(source, "rate", rate)

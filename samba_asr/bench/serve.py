@@ -20,7 +20,8 @@ class ClientReport(NamedTuple):
 
     lags: list[float]  # for each partial: time since the audio that it covers was sent
     first: float | None  # from the first audio to the first partial
-    final: float | None  # from stop to done
+    final: float | None  # from stop to done: latency (a) of finals
+    ended: list[float]  # from the last word's end to its final, the wait of the endpoint included: latency (b)
     text: str
     refused: str  # reason, or ""
 
@@ -34,7 +35,7 @@ async def speak(
 
     await asyncio.sleep(wait)
     headers = {"Authorization": f"Bearer {token}"} if token else None
-    lags, first, finals, refused, stopped, final = [], None, [], "", None, None
+    lags, first, finals, refused, stopped, final, ended = [], None, [], "", None, None, []
     data, size = samples.astype("<f4").tobytes(), int(STEP * rate) * 4
     try:
         async with connect(f"{url}/v1/stream", additional_headers=headers, compression=None, open_timeout=30) as socket:
@@ -67,6 +68,8 @@ async def speak(
                         first = now - began if first is None else first
                     elif message["type"] == "final":
                         finals.append(message["text"])
+                        if not stopped:  # by its endpoint
+                            ended.append(now - (began + message["end"]))
                     elif message["type"] == "error":
                         refused = message["code"]
                     elif message["type"] == "done" and stopped:
@@ -75,7 +78,7 @@ async def speak(
                 sending.cancel()
     except (WebSocketException, OSError) as error:
         refused = refused or type(error).__name__
-    return ClientReport(lags, first, final, " ".join(finals), refused)
+    return ClientReport(lags, first, final, ended, " ".join(finals), refused)
 
 
 async def _all(url, clips, n, rate, latency_ms, token) -> list[ClientReport]:
@@ -97,6 +100,7 @@ def measure(
     lags = sorted(lag for h in served for lag in h.lags)
     first = sorted(h.first for h in served if h.first is not None)
     final = sorted(h.final for h in served if h.final is not None)
+    ended = sorted(seconds for h in served for seconds in h.ended)
     return {
         "clients": n,
         "refused": n - len(served),
@@ -105,7 +109,10 @@ def measure(
         "partial_p50": _at(lags, 0.5),
         "partial_p95": _at(lags, 0.95),
         "first_p50": _at(first, 0.5),
+        "final_p50": _at(final, 0.5),
         "final_p95": _at(final, 0.95),
+        "speech_final_p50": _at(ended, 0.5),
+        "speech_final_p95": _at(ended, 0.95),
         "cores": (cpu_seconds(pid) - cpu) / seconds,
         "memory": memory(pid),
     }

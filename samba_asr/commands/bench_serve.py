@@ -11,7 +11,19 @@ from samba_asr.commands.bench_common import add_service
 from samba_asr.errors import UserError
 
 CLIENTS = (1, 4, 16, 32, 48, 64, 96)
-HEAD = ("clients", "refused", "lost", "differing", "partial p50", "p95 ms", "first p50", "final p95 ms", "cores", "MiB")
+HEAD = (
+    "clients",
+    "refused",
+    "lost",
+    "differing",
+    "partial p50",
+    "p95 ms",
+    "first p50",
+    "final (a) p95",
+    "(b) p95 ms",
+    "cores",
+    "MiB",
+)
 
 
 def add_parser(kinds) -> None:
@@ -20,7 +32,9 @@ def add_parser(kinds) -> None:
         help="latency and capacity of the service",
         description="Start a service and send it speech in real time, from more and more clients.  partial: milliseconds from "
         "sending audio to a partial result that covers it; words at the beginning of an encoder block wait for the block "
-        "(--latency-ms) as well.  differing: texts that differ from those of the recognizer alone.",
+        "(--latency-ms) as well.  final a: from stop to the last final.  final b: from the end of a segment's last word to its "
+        "final, with the wait of the endpoint (decode.endpoint.pause).  differing: texts that differ from those of the "
+        "recognizer alone.",
     )
     add_service(parser)
     parser.add_argument(
@@ -59,7 +73,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _line(row: dict[str, Any]) -> str:
-    ms = [row[k] if row[k] is None else 1000 * row[k] for k in ("partial_p50", "partial_p95", "first_p50", "final_p95")]
+    keys = ("partial_p50", "partial_p95", "first_p50", "final_p95", "speech_final_p95")
+    ms = [row[k] if row[k] is None else 1000 * row[k] for k in keys]
     cells = [str(row[k]) for k in ("clients", "refused", "lost", "differing")]
     cells += ["-" if x is None else f"{x:.0f}" for x in ms] + [f"{row['cores']:.2f}", f"{row['memory']:.0f}"]
     return "  ".join(cell.rjust(len(head)) for cell, head in zip(cells, HEAD, strict=True))

@@ -30,6 +30,7 @@ def test_clients_are_served_up_to_the_limit_and_all_read_what_they_should(place,
     assert four["refused"] >= 1
     assert (four["lost"], four["differing"]) == (0, 0)
     assert two["partial_p50"] <= two["partial_p95"]
+    assert 0 < two["final_p50"] <= two["final_p95"]
     assert two["memory"] > 0
 
 
