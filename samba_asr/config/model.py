@@ -171,9 +171,8 @@ class ModelConfig:
     full_block: float = 0.5  # probability that a training utterance is one block instead
     max_block: int = 512  # "offline": the largest block, in frames (of 40 ms: 20.48 s), so that memory is bounded
     self_conditioning: tuple[int, ...] = ()  # layers, from 1, after which CTC predicts and conditions the layers above
-    skip_blanks: float = (
-        0.0  # after the last of these, inference leaves out frames whose blank has at least this probability
-    )
+    skip_blanks: float = 0.0  # in inference the layers above the last of these skip frames so sure to be blank; 0: none
+    rates: tuple[int, ...] = ()  # frames in a step of each layer, such as [1, 2, 4, 4, 2, 1]; (): 1 everywhere
     # Derived, not settings (`DERIVED`):
     teacher: int = 0  # channels of the frames in data.teacher
     vocab_size: int = 0  # of the tokenizer

@@ -23,6 +23,7 @@ from samba_asr.nn.conv import ConvolutionModule
 from samba_asr.nn.dropout import Dropout
 from samba_asr.nn.front import build_front
 from samba_asr.nn.mixers import build_mixer
+from samba_asr.nn.rates import Down, Level, Up, depths, lay_rate
 from samba_asr.nn.skip import init_skip, select
 from samba_asr.ops.blocks import Blocks, elapse, lay_blocks
 from samba_asr.streaming import Stack, State, Step, StreamingModule, concat, mask, take_time, valid_mask
@@ -72,14 +73,16 @@ class LayerState(NamedTuple):
 class EncoderLayer(BlockModule):
     """One layer of the encoder."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, rate: int = 1):
+        """rate: frames in a step of this layer; its convolution spans the same time at every rate."""
         super().__init__()
         d = config.d_model
+        kernel = config.conv_kernel if rate == 1 else max(3, config.conv_kernel // rate | 1)
         self.feed_forward_in = FeedForward(d, config.ffn_expand, config.dropout)
         self.mixer_norm = nn.LayerNorm(d)
         self.mixer = build_mixer(d, config.mixer)
         self.convolution_norm = nn.LayerNorm(d)
-        self.convolution = ConvolutionModule(d, config.conv_kernel, config.dropout)
+        self.convolution = ConvolutionModule(d, kernel, config.dropout)
         self.feed_forward_out = FeedForward(d, config.ffn_expand, config.dropout)
         self.norm = nn.LayerNorm(d)
         self.dropout = Dropout(config.dropout)
@@ -128,8 +131,20 @@ class Encoder(StreamingModule):
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.d_model, self.max_block = config.d_model, config.max_block
-        layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.layers))
+        self.depths = depths(config.rates, config.layers)  # of each layer: how often its frame rate is halved
+        layers = nn.ModuleList(EncoderLayer(config, 1 << depth) for depth in self.depths)
         self.layers = cast("MutableSequence[EncoderLayer]", layers)
+        moves = list(zip([0, *self.depths], [*self.depths, 0], strict=True))
+        self.down = cast("Sequence[Down]", nn.ModuleList(Down(config.d_model) for a, b in moves for _ in range(b - a)))
+        self.up = cast("Sequence[Up]", nn.ModuleList(Up(config.d_model) for a, b in moves for _ in range(a - b)))
+        if config.rates and config.skip_blanks:
+            raise UserError("model.rates and model.skip_blanks do not go together: set one of them")
+        slow = [i for i in config.self_conditioning if 0 < i < config.layers and self.depths[i - 1]]
+        if slow:
+            raise UserError(
+                f"model.self_conditioning={list(config.self_conditioning)}: layer {slow[0]} has rate {config.rates[slow[0] - 1]} "
+                "in model.rates; CTC reads frames of rate 1"
+            )
         if config.skip_blanks and not config.self_conditioning:
             raise UserError(
                 f"model.skip_blanks={config.skip_blanks:g} needs a CTC head inside the encoder: set model.self_conditioning, "
@@ -151,6 +166,22 @@ class Encoder(StreamingModule):
         # A faster way through the layers where every row is one whole block (samba_asr.runtime.graphs), without gradients alone:
         # (x (b, t, d), the layers' states, frames after which states are handed on) -> y, states.
         self.live_step: Callable[[Tensor, State, int], tuple[Tensor, State]] | None = None
+
+    @property
+    def recordable(self) -> bool:
+        """Whether the same operations run for every block of a size; otherwise a step cannot be recorded or exported."""
+        return not self.skip_blanks and not any(self.depths)
+
+    def _hop_size(self, hop: int | Tensor | None, size: Tensor) -> Tensor:
+        """Return (b,) frames between the starts of blocks of `size` (b,) frames, from 1 to a whole block; None: a whole block.
+
+        It is a multiple of the frames in a group of the lowest rate, so that no group crosses it; at least one group.
+        """
+        if hop is None:
+            return size
+        most = 1 << max(self.depths)
+        hop = torch.as_tensor(hop, device=size.device).expand_as(size).clamp(min=1).minimum(size)
+        return torch.where(hop < size, (hop // most * most).clamp(min=most).minimum(size), hop)
 
     def _init_layers(self, batch, device, dtype) -> tuple[State, ...]:
         states = (layer.init_state(batch, device=device, dtype=dtype) for layer in self.layers)
@@ -186,7 +217,7 @@ class Encoder(StreamingModule):
             torch.zeros(batch, capacity, self.d_model, device=device, dtype=dtype),
             torch.zeros(batch, dtype=torch.long, device=device),
             size,
-            _hop_size(hop, size),
+            self._hop_size(hop, size),
             self._init_layers(batch, device, dtype),
             torch.zeros(batch, capacity, device=device, dtype=dtype),
         )
@@ -263,7 +294,7 @@ class Encoder(StreamingModule):
     ) -> tuple[Tensor, Tensor]:
         """Process whole utterances at once, from the initial states and without buffering.  gap: (b, t), as in `step`."""
         size = self.block_size(block, x.shape[0], x.device)
-        if bool((_hop_size(hop, size) < size).any()):  # a block starts from the states that the previous one kept
+        if bool((self._hop_size(hop, size) < size).any()):  # a block starts from the states that the previous one kept
             start = self.init_state(x.shape[0], block=size, hop=hop, device=x.device, dtype=x.dtype)
             y, emitted, state = self.step(x, lengths, start, gap)
             return concat((y, emitted), self.finish(state))
@@ -294,8 +325,11 @@ class Encoder(StreamingModule):
     def _through(self, x: Tensor, states: Sequence[State], blocks: Blocks, lengths: Tensor | None = None):
         """Run the layers in order.  lengths None: all of x is valid."""
         new, read, whole = [], [], None
+        rates = _Rates(self, x, blocks, lengths) if any(self.depths) else None
         states, skip = (states[:-1], states[-1]) if self.skip_blanks else (states, None)
         for i, (layer, state) in enumerate(zip(self.layers, states, strict=True), 1):
+            if rates is not None:
+                x, lengths, blocks = rates.go(x, self.depths[i - 1])
             if x.shape[1]:  # else all frames are skipped
                 x, _, state = layer.step(x, lengths, state, blocks)  # pyright: ignore[reportArgumentType]  (only handed on)
             new.append(state)
@@ -307,6 +341,8 @@ class Encoder(StreamingModule):
                     whole = select(log_probs[..., 0].exp(), self.skip_blanks, ends, blocks, skip)
                     t, x = x.shape[1], take_time(x, whole.index)
                     lengths, blocks, skip = whole.lengths, whole.blocks, whole.state
+        if rates is not None:
+            x, _, _ = rates.go(x, 0)
         if whole is not None:
             skipped = x.new_zeros(x.shape[0], t + 1, x.shape[2])  # zeros at skipped frames; one more step for padding
             place = whole.index.masked_fill(~valid_mask(whole.lengths, x.shape[1]), t)
@@ -314,9 +350,32 @@ class Encoder(StreamingModule):
         return x, tuple(new) if skip is None else (*new, skip), read
 
 
-def _hop_size(hop: int | Tensor | None, size: Tensor) -> Tensor:
-    """Return (b,) frames between the starts of blocks of `size` (b,) frames, from 1 to a whole block; None: a whole block."""
-    return size if hop is None else torch.as_tensor(hop, device=size.device).expand_as(size).clamp(min=1).minimum(size)
+class _Rates:
+    """The way of one chunk through the frame rates of the layers."""
+
+    def __init__(self, encoder: Encoder, x: Tensor, blocks: Blocks, lengths: Tensor | None):
+        self._down, self._up, self._stack = iter(encoder.down), iter(encoder.up), []
+        if lengths is None:
+            lengths = torch.full((x.shape[0],), x.shape[1], device=x.device)
+        self._rates: list[tuple[Tensor, Blocks]] = [(lengths, blocks)]  # of the chunk at each depth
+        self._levels: list[Level] = []  # from each depth to the next
+        self._depth = 0
+
+    def go(self, x: Tensor, depth: int) -> tuple[Tensor, Tensor, Blocks]:
+        """Bring x (b, t, d) to the rate of this depth; return it, its lengths (b,) and its blocks."""
+        while self._depth < depth:
+            lengths, blocks = self._rates[self._depth]
+            if self._depth == len(self._levels):
+                level = lay_rate(blocks, lengths, x.shape[1], 2)
+                self._levels.append(level)
+                self._rates.append((level.lengths, level.blocks))
+            self._stack.append(x)
+            x = next(self._down)(x, lengths, self._levels[self._depth])
+            self._depth += 1
+        while self._depth > depth:
+            self._depth -= 1
+            x = next(self._up)(x, self._stack.pop(), self._levels[self._depth])
+        return x, *self._rates[depth]
 
 
 def _joined_gaps(state: EncoderState, gap: Tensor | None, x: Tensor, lengths: Tensor) -> Tensor | None:

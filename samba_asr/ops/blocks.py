@@ -34,6 +34,11 @@ class Blocks(NamedTuple):
     )
 
     @property
+    def has_gaps(self) -> bool:
+        """Whether there are gaps, or blocks from which frames are missing: Triton's kernels for both directions know neither."""
+        return self.before is not None and self.before.gap is not None
+
+    @property
     def kept(self) -> Tensor | None:
         """Number of steps after which states are taken, (b,); None as for `ragged`."""
         return self.ragged if self.keep is None else self.keep

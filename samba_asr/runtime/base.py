@@ -94,7 +94,7 @@ class AcousticRuntime(Protocol):
 
     def pause(self, states: Sequence[Any]) -> tuple[Frames, list[Any]]:
         """Return the frames that wait for more audio, and the states for the audio after a pause, which comes with its gap."""
-        raise NotImplementedError
+        return self.finish(states), [None] * len(states)  # without `takes_gaps` the audio after a pause starts anew
 
     def finish(self, states: Sequence[Any]) -> Frames:
         """Return the last frames, which waited for more audio."""

@@ -157,6 +157,8 @@ def check(model: AsrModel) -> None:
     if not model.ctc.exportable:
         names = [name for name in heads if heads[name].exportable]
         raise UserError(f"the head {config.head!r} cannot be exported; these can: {', '.join(names)}")
+    if any(model.acoustic.encoder.depths):
+        raise UserError("model.rates cannot be exported: frames are grouped anew for each block")
     if config.skip_blanks:
         raise UserError("model.skip_blanks cannot be exported: how many frames it skips depends on the audio")
     if config.features.gain:

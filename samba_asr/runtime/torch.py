@@ -31,7 +31,7 @@ class TorchRuntime(AcousticRuntime):
         self.max_block = model.config.max_block
         self.second_pass = model.decoder
         encoder = model.acoustic.encoder
-        if weight.is_cuda and wants_triton(weight.device, weight.dtype) and not encoder.skip_blanks:
+        if weight.is_cuda and wants_triton(weight.device, weight.dtype) and encoder.recordable:
             encoder.live_step = LayerGraphs(encoder.one_block)
 
     @property

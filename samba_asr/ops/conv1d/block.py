@@ -37,7 +37,7 @@ def block_conv1d(
         weight: (d, k); bias (d,).
         initial_state: (b, past, d) the inputs before x.  Tap `past` is the current step's.
         silu: apply x * sigmoid(x) to the output.
-        backend: "auto", "torch" or "triton", which supports no elapsed time.
+        backend: "auto", "torch" or "triton", which supports no gaps.
 
     Where `blocks` have a gap of `BREAK` steps or more (samba_asr.ops.elapsed), no tap reaches across it.
     Returns y (b, t, d), unspecified after the valid steps, and the state after `blocks.kept` steps, (b, past, d) in the
@@ -45,10 +45,10 @@ def block_conv1d(
     """
     breaks = _breaks(blocks)
     if backend == "auto":
-        backend, _ = ("torch", "") if blocks.before else choose(x.device, x.dtype, x.shape[1])
+        backend, _ = ("torch", "") if blocks.has_gaps else choose(x.device, x.dtype, x.shape[1])
     if backend == "triton":
-        if blocks.before:
-            raise UserError("block_conv1d: backend 'triton' supports no elapsed time: use 'torch'")
+        if blocks.has_gaps:
+            raise UserError("block_conv1d: backend 'triton' supports no gaps: use 'torch'")
         require_triton(x, "block_conv1d")
         from samba_asr.ops.conv1d.triton import block_conv1d_triton
 

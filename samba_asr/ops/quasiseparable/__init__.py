@@ -47,7 +47,7 @@ def join_and_gate(
     Returns (b, t, d) in the dtype of x, unspecified after the valid steps (`blocks.ragged`).
     """
     if backend == "auto":
-        backend, _ = ("torch", "") if blocks.before else choose(x.device, x.dtype, x.shape[1])
+        backend, _ = ("torch", "") if blocks.has_gaps else choose(x.device, x.dtype, x.shape[1])
     if backend == "triton":
         require_triton(x, "join_and_gate")
         from samba_asr.ops.quasiseparable.triton import join_and_gate_triton

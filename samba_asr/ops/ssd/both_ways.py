@@ -37,9 +37,7 @@ def ssd_both_ways(
     `blocks.kept` steps, (b, h, p, n).  Padding is handled as by `ssd`.
     """
     if backend == "auto":
-        backend, _ = (
-            ("chunk", "") if blocks.before else choose(x.device, x.dtype, x.shape[1])
-        )  # kernels know even blocks
+        backend, _ = ("chunk", "") if blocks.has_gaps else choose(x.device, x.dtype, x.shape[1])
     if blocks.keep is not None:
         forward, backward, _ = ssd_both_ways(
             x, dt, A, B, C, blocks._replace(keep=None), initial_state=initial_state, backend=backend
