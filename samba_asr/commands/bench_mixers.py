@@ -210,5 +210,5 @@ def draw(found: dict[str, Any], path: Path) -> Path:
     times.legend(fontsize="small")
     for axis in (rates, times):
         axis.grid(alpha=0.3)
-    figure.suptitle(f"{found['budget']} a run, {len(found['seeds'])} seeds")
+    figure.suptitle(f"{found['budget']} a run, seeds {', '.join(map(str, found['seeds']))}")
     return plot.save(figure, path)
