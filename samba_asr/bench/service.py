@@ -49,7 +49,7 @@ def running(
 
 
 def _wait(process: subprocess.Popen, port: int) -> None:
-    for _ in range(600):
+    for _ in range(1800):  # three minutes: a busy machine takes one to import everything
         if process.poll() is not None:
             raise UserError("the service ended at once: run samba-asr serve to see its error")
         try:
