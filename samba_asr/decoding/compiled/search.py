@@ -171,6 +171,8 @@ class CompiledBeam:
         if not counts.any():
             return state
         frames = frames_of(log_probs, int(counts.max()))
+        if self.tables is not None and frames.shape[2] != len(self.tables.begins):  # compiled code does not check
+            raise ValueError(f"frames of {frames.shape[2]} units for words of {len(self.tables.begins)}")
         begins = self._begins(frames.shape[2])
         rows = state.rows.copy()
 
@@ -254,13 +256,13 @@ class CompiledBeam:
         count = max(1, min(nbest, used))
         scores = (row.values[kernel.P, :count] + row.values[kernel.BONUS, :count]).tolist()
         better = row.values[kernel.VB, :count] >= row.values[kernel.VN, :count]
-        paths = np.where(better, row.marks[kernel.PATH_B, :count], row.marks[kernel.PATH_N, :count]).tolist()
+        ends = np.where(better, row.marks[kernel.PATH_B, :count], row.marks[kernel.PATH_N, :count]).tolist()
         read = self.tables is not None and not self.tables.spell
         nodes = [] if read and not timed else row.nodes.tolist()
         entries, found = row.words.tolist(), []
         for j in range(count):
             words = self._words(row, j, entries) if read else None
-            tokens, times, at = [], [], paths[j] if nodes else -1
+            tokens, times, at = [], [], ends[j] if nodes else -1
             while at >= 0:
                 tokens.append(nodes[1][at])
                 times.append(nodes[2][at])
