@@ -120,7 +120,7 @@ class WordEntry(Message):
     start: float = Field(description="seconds")
     end: float = Field(description="seconds")
     confidence: float = Field(description="0 to 1; of a calibrated model the probability that the word is right")
-    spoken: str | list[str] | None = Field(default=None, description="of a written word, what was said")
+    spoken: list[str] | None = Field(default=None, description="of a written word, what was said")
 
 
 class FinalText(Message):
