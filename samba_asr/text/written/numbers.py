@@ -122,7 +122,8 @@ def _written(words: Sequence[str], apart: Sequence[bool], run: list[_Number]) ->
     row = _row(words, run)
     if row:
         return [Digits(start, end, row)]
-    if before in _MONTHS and run[0].value <= 31 and run[0].text != "0":  # a day, then perhaps a year
+    year = len(run) == 2 and 13 <= run[0].value <= 20 and 10 <= run[1].value <= 99 and not any(n.ordinal for n in run)
+    if before in _MONTHS and run[0].value <= 31 and run[0].text != "0" and not year:  # a day, then perhaps a year
         return [Digits(run[0].start, run[0].end, run[0].text), *_written(words, apart, run[1:])]
     if len(run) == 2 and not any(one.ordinal for one in run):
         first, second = (int(one.value) for one in run)

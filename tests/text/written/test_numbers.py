@@ -44,6 +44,8 @@ def write(text):
         ("the twenty first of may", "the 21st of may"),
         ("june sixth nineteen forty four", "june 6th 1944"),
         ("may second", "may 2nd"),
+        ("of may nineteen eighty four", "of may 1984"),
+        ("may nineteen nineteen eighty four", "may 19 1984"),
         ("the twentieth century", "the 20th century"),
         # money and percentages
         ("five dollars and twenty five cents", "$5.25"),
