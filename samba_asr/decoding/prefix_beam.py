@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -113,7 +113,7 @@ class PrefixBeam:
     `times` are the first frames of the tokens in the best alignment of that hypothesis in the beam.
     """
 
-    takes = ALL
+    takes: ClassVar[frozenset[str]] = ALL
 
     def __init__(
         self,

@@ -33,13 +33,13 @@ def _sources() -> str:
     return digest.hexdigest()[:16]
 
 
-_FOLDER = numba.core.config.CACHE_DIR or str(cache_folder() / "kernels" / _sources())
+config: Any = numba.core.config  # its settings are set when numba is imported
+_FOLDER = config.CACHE_DIR or str(cache_folder() / "kernels" / _sources())
 _called = False  # whether a first call has succeeded
 
 
 def jit(function: F) -> F:
     """Compile a function when it is first called."""
-    config = numba.core.config
     own = config.CACHE_DIR
     try:
         config.CACHE_DIR = _FOLDER

@@ -10,7 +10,7 @@ import math
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -79,7 +79,7 @@ class CompiledBeam:
     tables: lexicon and n-gram; None: none.  hotwords: whether sessions may have hotwords.
     """
 
-    takes = ALL
+    takes: ClassVar[frozenset[str]] = ALL
 
     def __init__(
         self,
@@ -186,14 +186,14 @@ class CompiledBeam:
                     self.beam, self.candidates or frames.shape[2], self.recombine or 0, self._known, self._unknown,
                     row.frames, int(self.tables is not None), self._room, session.homophones,
                 )  # fmt: skip
-                needed, *found = kernel.run(
+                needed, values, marks, names, nodes, words = kernel.run(
                     self._tree, session.more, self._grams, session.hot, units, frames[r, : counts[r]],
                     row.values, row.marks, row.names, row.nodes, row.words, options, scores,
                 )  # fmt: skip
                 if not needed:
                     break
                 self._room = max(self._room, 2 * needed)
-            rows[r] = Row(*found, row.frames + int(counts[r]), session)
+            rows[r] = Row(values, marks, names, nodes, words, row.frames + int(counts[r]), session)
 
         call_first(lambda: each(step, np.flatnonzero(counts).tolist(), self.threads))
         return CompiledState(rows)

@@ -99,10 +99,9 @@ def _read(path: Path, key: str) -> Tables | None:
         if len(mapped) != start + max(some["data_offsets"][1] for some in header.values()):
             return None
         arrays = {name: _array(mapped, start, some) for name, some in header.items()}
-        tree, grams, texts = (
-            kind(**{name: arrays[f"{prefix}.{name}"] for name in kind._fields})
-            for prefix, kind in (("tree", Tree), ("grams", Grams), ("texts", Strings))
-        )
+        tree = Tree(*(arrays[f"tree.{name}"] for name in Tree._fields))
+        grams = Grams(*(arrays[f"grams.{name}"] for name in Grams._fields))
+        texts = Strings(*(arrays[f"texts.{name}"] for name in Strings._fields))
         (weight, bonus), (space, spell) = arrays["weights"].tolist(), arrays["units"].tolist()
         os.utime(path)  # used last now
     except (FileNotFoundError, PermissionError):
