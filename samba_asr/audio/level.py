@@ -1,32 +1,44 @@
 """A causal gain that brings speech of any level to that of the training data.
 
-It follows two running estimates over E, the mean power of the last 200 ms in decibels relative to full scale.  L also uses
-the power of the last hop, less 6 dB, so that no word begins too loud:
+Powers are in decibels relative to full scale.  E_t is the mean power of the last 200 ms, p_t that of the last hop of 10 ms.
 
-    L_t = max_{s <= t} (E_s - 0.5 dB per second * (t - s))      the level of speech
-    N_t = min_{s <= t} (E_s + 1 dB per second * (t - s))        the level of the background
+    N_t = min_{s <= t} (E_s + 1 dB per second * (t - s))    the level of the background
+    L_t = mean of the power of hops that are 12 dB over N    the level of speech, over the last 30 s
 
-Speech with L from LOW to HIGH is unchanged, because training data lie there (95 % of LibriSpeech).  Quieter speech is raised
-to LOW, and louder speech is lowered to HIGH.  Until L stands out from N, it may not be speech, and the gain raises the
-background to QUIET at most.
+Speech whose L lies between LOW and HIGH is unchanged: 98 % of the training data.  Quieter speech is raised, 2 dB for each dB
+below LOW, until it is at TARGET; louder speech is lowered to HIGH.  L is a mean, because a gain that follows each peak costs
+7 % more word errors even where it is right on average.  Until there is half a second of speech, the rest of it counts with
+the power that speech has below its loudest hop so far, so that no word begins too loud.  Until L stands out from N, it may
+not be speech, and the gain raises the background to QUIET at most.
 Shapes: b batch, s samples, t hops.
 """
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from samba_asr.audio.level_numpy import (
+    ACTIVE,
+    DARK,
+    ENOUGH,
+    FIRST,
+    HIGH,
+    LOW,
+    MEMORY,
+    MOST,
+    QUIET,
+    RISE,
+    SLOPE,
+    STANDS_OUT,
+    START,
+    SURE,
+    TARGET,
+    VOID,
+    WINDOW,
+)
 from samba_asr.streaming import Step, StreamingModule, mask, tail, valid_mask
-
-LOW, HIGH = -20.0, -11.0  # dB, the range of the training data
-QUIET = -75.0  # dB; a background below it is that of a quiet recording
-MOST = 46.0  # dB, largest gain
-DARK = -100.0  # dB; a background below it is digital silence, which says nothing about the recording
-WINDOW = 0.2  # seconds
-ONSET = 6.0  # dB of the first hop over the 200 ms of its word, so that one hop is enough to estimate the level
-RELEASE, RISE = 0.5, 1.0  # dB per second
-STANDS_OUT, SLOPE = 16.0, 4.0  # dB of L over N from which on it may be speech; dB of gain for each dB more
 
 
 class Level(StreamingModule):
@@ -35,46 +47,51 @@ class Level(StreamingModule):
     def __init__(self, sample_rate: int, hop: int):
         super().__init__()
         self.stride = hop
-        self.hops = max(1, round(WINDOW * sample_rate / hop))
-        self.release, self.rise = RELEASE * hop / sample_rate, RISE * hop / sample_rate  # dB a hop
+        self.hops, self.memory = (max(1, round(seconds * sample_rate / hop)) for seconds in (WINDOW, MEMORY))
+        self.first, self.enough = (max(1.0, seconds * sample_rate / hop) for seconds in (FIRST, ENOUGH))  # hops
+        self.rise = RISE * hop / sample_rate  # dB a hop
 
     def init_state(self, batch, *, device=None, dtype=None):
-        """Return powers of the last hops with their counts (b, hops - 1, 2), L (b, 1) and N (b, 1)."""
+        """Return powers of the last hops with their counts (b, hops - 1, 2), active ones (b, memory - 1, 2) and N (b, 1)."""
         full = {"device": device, "dtype": dtype}
         return (
             torch.zeros(batch, self.hops - 1, 2, **full),
-            torch.full((batch, 1), -1e4, **full),
+            torch.zeros(batch, self.memory - 1, 2, **full),
             torch.full((batch, 1), 1e4, **full),
         )
 
     def step(self, x: Tensor, lengths: Tensor, state: tuple[Tensor, Tensor, Tensor]) -> Step:
-        before, peak, floor = state
+        before, active, floor = state
         b, t = x.shape[0], x.shape[1] // self.stride
         counts = lengths // self.stride
         power = mask(x, lengths)[:, : t * self.stride, 0].view(b, t, self.stride).square().mean(-1, keepdim=True)
         valid = valid_mask(counts, t)  # (b, t)
-        hops = torch.cat(
-            [before, torch.cat([power, valid.unsqueeze(-1).to(power.dtype)], -1)], 1
-        )  # (b, hops - 1 + t, 2)
+        hops = torch.cat([before, torch.cat([power, valid.unsqueeze(-1).to(power.dtype)], -1)], 1)
         if t == 0:
             return Step(x.new_zeros(b, 0, 1), counts, state)
         window = hops.unfold(1, self.hops, 1).sum(-1)  # (b, t, 2)
         energy = 10 * (window[..., 0] / window[..., 1].clamp(min=1) + 1e-12).log10()  # (b, t) dB
+        now = 10 * (power[..., 0] + 1e-12).log10()
         time = torch.arange(1, t + 1, device=x.device, dtype=x.dtype)
-        onset = 10 * (power[..., 0] + 1e-12).log10() - ONSET
-        up, down = torch.maximum(energy, onset) + self.release * time, energy.clamp(min=DARK) - self.rise * time
-        far = torch.full_like(energy, 1e4)
-        up, down = torch.where(valid, up, -far), torch.where(valid, down, far)
-        tops = torch.cat([peak, up], 1).cummax(1).values  # (b, 1 + t): before the first hop, and after each
+        down = torch.where(valid, energy.clamp(min=DARK) - self.rise * time, torch.full_like(energy, 1e4))
         bottoms = torch.cat([floor, down], 1).cummin(1).values
-        speech, noise = tops[:, 1:] - self.release * time, bottoms[:, 1:] + self.rise * time
-        raised = (LOW - speech).clamp(0, MOST)
-        known = torch.maximum(QUIET - noise, SLOPE * (speech - noise - STANDS_OUT)).clamp(min=0)
+        noise = bottoms[:, 1:] + self.rise * time
+        speaks = (valid & (now > noise + ACTIVE)).to(power.dtype)
+        spoken = torch.cat([active, torch.stack([power[..., 0] * speaks, speaks], -1)], 1)  # (b, memory - 1 + t, 2)
+        past = spoken.transpose(1, 2)
+        total, number = (F.avg_pool1d(past, self.memory, 1) * self.memory).unbind(1)  # (b, t)
+        loudest = F.max_pool1d(past[:, :1], self.memory, 1).squeeze(1)
+        rest = (self.first - number).clamp(min=0)
+        speech = 10 * ((total + rest * loudest * START) / (number + rest) + 1e-12).log10()
+        raised = torch.minimum(SLOPE * (LOW - speech), TARGET - speech).clamp(0, MOST)
+        background = torch.where(noise > VOID, QUIET - noise, 0.0)
+        evidence = (number / self.enough).clamp(max=1)
+        known = torch.maximum(background, evidence * SURE * (speech - noise - STANDS_OUT)).clamp(min=0)
         gain = torch.minimum(raised, known) - (speech - HIGH).clamp(min=0)
         last, passed = counts.unsqueeze(1), counts.unsqueeze(1).to(x.dtype)
         state = (
             tail(hops, counts, self.hops - 1) if self.hops > 1 else before,
-            torch.where(last > 0, tops.gather(1, last) - self.release * passed, peak),
+            tail(spoken, counts, self.memory - 1) if self.memory > 1 else active,
             torch.where(last > 0, bottoms.gather(1, last) + self.rise * passed, floor),
         )
         return Step(torch.where(valid, gain, torch.zeros_like(gain)).unsqueeze(-1), counts, state)

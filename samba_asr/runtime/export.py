@@ -161,10 +161,6 @@ def check(model: AsrModel) -> None:
         raise UserError("model.rates cannot be exported: frames are grouped anew for each block")
     if config.skip_blanks:
         raise UserError("model.skip_blanks cannot be exported: how many frames it skips depends on the audio")
-    if config.features.gain:
-        raise UserError(
-            "model.features.gain=true cannot be exported: its estimates of level are computed in torch alone"
-        )
     if model.decoder is not None:
         logger.info("the decoder of the second pass is not exported: with graphs it needs torch")
 
@@ -204,6 +200,7 @@ def export(model: AsrModel, weights: str, out: Path, *, int8: bool = False) -> D
         front_state=front.state.width,
         layer_state=layers.state.width,
         int8=int8,
+        gain=config.features.gain,
     )
     part = out / f"{DESCRIPTION}.part"
     part.write_text(json.dumps(about._asdict(), indent=2) + "\n")

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from samba_asr.audio.features_numpy import NumpyLogMel
+from samba_asr.audio.features_numpy import FeatureState, NumpyLogMel
+from samba_asr.audio.level_numpy import NumpyLevel
 from samba_asr.audio.onnx import session
 from samba_asr.errors import UserError
 from samba_asr.runtime.base import AcousticRuntime, Frames, Latency, SecondPass
@@ -47,13 +48,14 @@ class Description(NamedTuple):
     front_state: int  # numbers in the packed state of a row
     layer_state: int
     int8: bool = False  # whether the weights of matrix products are 8-bit
+    gain: bool = False  # model.features.gain
 
 
 class OnnxState(NamedTuple):
     """State of one session.  Its arrays are never changed."""
 
     latency: Latency
-    samples: np.ndarray  # (window - hop,) the last samples
+    features: FeatureState
     front: np.ndarray  # (front_state,)
     waiting: np.ndarray  # (n, d) frames of a block that is not yet whole
     layers: np.ndarray  # (layer_state,)
@@ -82,7 +84,8 @@ class OnnxRuntime(AcousticRuntime):
         self.rate, self.stride, self.max_block = self.about.rate, self.about.stride, self.about.max_block
         self.second_pass = second_pass
         with np.load(self.folder / FEATURES) as arrays:
-            self._features = NumpyLogMel(arrays, self.about.hop)
+            level = NumpyLevel(self.rate, self.about.hop) if self.about.gain else None
+            self._features = NumpyLogMel(arrays, self.about.hop, level)
         self._sessions: dict[str, Any] = {}
         self._lock = threading.Lock()
 
@@ -105,7 +108,7 @@ class OnnxRuntime(AcousticRuntime):
         self, audio: Sequence[np.ndarray], states: Sequence[OnnxState], gaps: Sequence[float] | None = None
     ) -> tuple[Frames, list[OnnxState]]:
         assert not gaps, "graphs take no gaps (takes_gaps)"
-        features, samples = self._features.step(audio, [state.samples for state in states])
+        features, heard = self._features.step(audio, [state.features for state in states])
         frames, front = self._front(features, [state.front for state in states])
         waiting = [np.concatenate([state.waiting, x]) for state, x in zip(states, frames, strict=True)]
         layers = [state.layers for state in states]
@@ -119,7 +122,7 @@ class OnnxRuntime(AcousticRuntime):
                     waiting[row], layers[row] = waiting[row][hop:], state
         after = [
             OnnxState(old.latency, *new)
-            for old, *new in zip(states, samples, front, [x.copy() for x in waiting], layers, strict=True)
+            for old, *new in zip(states, heard, front, [x.copy() for x in waiting], layers, strict=True)
         ]
         return self._padded(found), after
 

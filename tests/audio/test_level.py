@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from samba_asr.audio.features import LogMel
-from samba_asr.audio.level import DARK, HIGH, LOW, MOST, QUIET, Level
+from samba_asr.audio.features_numpy import NumpyLogMel
+from samba_asr.audio.level import HIGH, LOW, QUIET, TARGET, Level
+from samba_asr.audio.level_numpy import NumpyLevel
 from samba_asr.audio.read import read
 from samba_asr.config import FeatureConfig
 from tests.contract import verify_streaming
@@ -40,18 +42,24 @@ def speech(level: float, background: float = -60.0, seconds: float = 4.0) -> tor
     return noise(s, scale=1.0) * torch.where(loud, 10 ** (level / 20), 10 ** (background / 20))
 
 
-@pytest.mark.parametrize("level", [LOW + 4, -16.0, HIGH - 1])
+@pytest.mark.parametrize("level", [LOW + 2, -22.0, HIGH - 2])
 def test_speech_of_the_usual_level_is_left_alone(level):
     found = gains(speech(level))
     assert found[60:].abs().max() < 0.5
-    assert found.max() < 4.0  # nor before the first word, by much
+    assert found.max() < 7.0  # nor before the first word, by much
 
 
-@pytest.mark.parametrize("lower", [10, 20, 30, 40])
-def test_quiet_speech_is_raised_to_the_usual_level(lower):
-    found = gains(speech(-16.0 - lower, -60.0 - lower))
-    assert found[60:].min() > lower + LOW + 16 - 1.5
-    assert found[60:].max() < lower + LOW + 16 + 1.5
+@pytest.mark.parametrize("level", [-36.0, -46.0, -56.0, -64.0])
+def test_quiet_speech_is_raised_to_the_usual_level(level):
+    found = gains(speech(level, level - 44))
+    assert (level + found[60:]).min() > TARGET - 2
+    assert (level + found[60:]).max() < TARGET + 2
+
+
+def test_the_gain_moves_slowly():
+    quiet, loud = speech(-48.0, -92.0), speech(-42.0, -92.0)  # one speaks up
+    found = gains(torch.cat([quiet, loud]))
+    assert found[60:].diff().abs().max() < 0.5  # dB in 10 ms
 
 
 def test_loud_speech_is_lowered():
@@ -66,7 +74,7 @@ def test_a_background_alone_is_of_no_quiet_recording_is_not_raised(level):
 
 def test_digital_silence_stays_it():
     found = gains(torch.zeros(16000))
-    assert found.max() <= min(MOST, QUIET - DARK + 1e-3)
+    assert found.max() == 0
     features, _ = LogMel(FeatureConfig(gain=True))(torch.zeros(1, 16000, 1), torch.tensor([16000]))
     assert torch.isfinite(features).all()
     assert features.unique().numel() == 1
@@ -84,3 +92,20 @@ def test_features_of_speech_are_nearly_those_of_its_own_level(lower):
 
     shift = (features(quiet) - features(samples))[100:].mean()
     assert abs(10 * shift / np.log(10)) < 8.0
+
+
+@needs_shared("cases")
+@pytest.mark.parametrize("gain", [0.001, 0.03, 1.0, 5.0])
+def test_the_twin_in_numpy_gives_the_same_features(gain):
+    samples = np.clip(gain * read(shared("cases/base.wav")).samples, -1, 1)
+    samples = samples[: len(samples) // 160 * 160].astype(np.float32)
+    config = FeatureConfig(gain=True)
+    module = LogMel(config)
+    wanted = module(torch.from_numpy(samples).view(1, -1, 1), torch.tensor([len(samples)]))[0][0].numpy()
+    arrays = {name: getattr(module, name).numpy() for name in ("window", "bank", "mean", "std")}
+    twin = NumpyLogMel(arrays, config.hop, NumpyLevel(config.sample_rate, config.hop))
+    state, found = twin.init_state(), []
+    for chunk in np.split(samples, [160, 480, 4800, 4800, 32000]):
+        (features,), (state,) = twin.step([chunk], [state])
+        found.append(features)
+    np.testing.assert_allclose(np.concatenate(found), wanted, atol=2e-3)

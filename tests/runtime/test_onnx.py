@@ -142,7 +142,7 @@ def test_a_state_does_not_keep_the_rows_of_others_alive(hydra):
     runtime = OnnxRuntime(hydra[1])
     _, states = runtime.step([audio(9)] * 3, [runtime.start(Latency(4, 2)) for _ in range(3)])
     for state in states:
-        for x in (state.samples, state.front, state.waiting, state.layers):
+        for x in (state.features.samples, state.front, state.waiting, state.layers):
             assert x.base is None or x.base.size == x.size
 
 
@@ -175,14 +175,6 @@ def test_a_head_without_a_graph_is_named(tmp_path, monkeypatch):
 def test_a_front_end_without_a_graph_is_named(tmp_path):
     with pytest.raises(UserError, match=r"front end 'chimera' cannot be exported.*model\.front=conv"):
         export(AsrModel(tiny(front="chimera")).eval(), "", tmp_path)
-
-
-def test_features_with_a_gain_are_refused(tmp_path):
-    from dataclasses import replace
-
-    config = tiny()
-    with pytest.raises(UserError, match=r"model\.features\.gain"):
-        export(AsrModel(replace(config, features=replace(config.features, gain=True))).eval(), "", tmp_path)
 
 
 def damaged(folder, tmp_path, change):
