@@ -19,6 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from samba_asr.audio import parquet
 from samba_asr.batch import Transcriber
 from samba_asr.data.readers import read_corpus
 from samba_asr.errors import UserError, missing_extra
@@ -173,9 +174,7 @@ def written(folder: Path) -> Iterable[dict[str, Any]]:
     for path in sorted(folder.glob("part-*.jsonl")):
         yield from (json.loads(line) for line in path.read_text("utf-8").splitlines())
     for path in sorted(folder.glob("part-*.parquet")):
-        import pyarrow.parquet as parquet
-
-        yield from parquet.read_table(path).to_pylist()
+        yield from parquet.rows(path)
 
 
 def _write(folder: Path, number: int, rows: Sequence[Mapping[str, Any]], form: str) -> None:
@@ -185,14 +184,7 @@ def _write(folder: Path, number: int, rows: Sequence[Mapping[str, Any]], form: s
     if form == "jsonl":
         hidden.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     else:
-        import pyarrow as arrow
-        import pyarrow.parquet as parquet
-
-        number, text = arrow.float64(), arrow.string()
-        word = arrow.struct([("word", text), ("start", number), ("end", number), ("confidence", number)])
-        kinds = {"words": arrow.list_(word), "duration": number, "confidence": number}
-        schema = arrow.schema([(name, kinds.get(name, text)) for name in rows[0]])
-        parquet.write_table(arrow.Table.from_pylist([dict(row) for row in rows], schema), hidden)
+        parquet.write(hidden, rows, {"words": {"word": str, "start": float, "end": float, "confidence": float}})
     hidden.replace(path)
 
 

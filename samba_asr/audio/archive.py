@@ -15,16 +15,14 @@ import contextlib
 import io
 import os
 import re
-import threading
-from collections import OrderedDict
 from typing import Any, NamedTuple
 
+from samba_asr.audio import parquet
 from samba_asr.audio.source import AudioError
-from samba_asr.errors import missing_extra, printable
+from samba_asr.errors import UserError, printable
 
 _SLICE = re.compile(r"(?P<path>.+)#(?P<offset>\d+)\+(?P<length>\d+)", re.DOTALL)
 _ROW = re.compile(r"(?P<path>.+)#(?P<column>[^#\[\]]+)\[(?P<row>\d+)\]", re.DOTALL)
-_GROUPS = 4  # row groups that are kept in memory
 
 
 class Slice(NamedTuple):
@@ -116,49 +114,17 @@ class _Part(io.RawIOBase):
         return len(data)
 
 
-_groups: OrderedDict[tuple[str, int, str, int], list[Any]] = OrderedDict()  # (path, its time, column, group) -> values
-_lock = threading.Lock()
-
-
 def _value(address: Row) -> bytes:
     """Return the bytes of a row; AudioError if there are none."""
     name = printable(str(address))
     try:
-        values, row = _group(address)
+        value = parquet.value(address.path, address.column, address.row)
     except (OSError, ValueError, KeyError) as error:  # pyarrow's errors are ValueErrors or OSErrors
+        if isinstance(error, UserError):
+            raise
         text = " ".join(str(error).split())[:200]
         raise AudioError(f"{name}: the table cannot be read ({text}): copy it again") from None
-    value = values[row]
     data = value.get("bytes") if isinstance(value, dict) else value
     if not isinstance(data, bytes) or not data:
         raise AudioError(f"{name}: this row has no bytes of audio: embed the files in the table, or leave the row out")
     return data
-
-
-def _group(address: Row) -> tuple[list[Any], int]:
-    """Return the values of the row group that holds the row, and the row's place in it."""
-    try:
-        import pyarrow.parquet as parquet
-    except ImportError:
-        raise missing_extra("pyarrow", "parquet") from None
-    stamp = os.stat(address.path).st_mtime_ns
-    with parquet.ParquetFile(address.path) as file:
-        first = 0
-        for group in range(file.num_row_groups):
-            rows = file.metadata.row_group(group).num_rows
-            if address.row < first + rows:
-                break
-            first += rows
-        else:
-            raise ValueError(f"it has {first} rows")
-        key = (address.path, stamp, address.column, group)
-        with _lock:
-            if key in _groups:
-                _groups.move_to_end(key)
-                return _groups[key], address.row - first
-        values = file.read_row_group(group, columns=[address.column]).column(address.column).to_pylist()
-    with _lock:
-        _groups[key] = values
-        while len(_groups) > _GROUPS:
-            _groups.popitem(last=False)
-    return values, address.row - first

@@ -19,8 +19,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
-import soundfile
-
 from samba_asr.audio.archive import Row, Slice, open_address, parse
 from samba_asr.audio.read import Audio, AudioError, read
 from samba_asr.data.manifest import DEFAULTS, Utterance, read_manifest, write_manifest
@@ -166,6 +164,8 @@ def _kind_of(data: bytes) -> str:
 
 
 def _flac(audio: Audio) -> bytes:
+    import soundfile
+
     file = io.BytesIO()
     soundfile.write(file, audio.samples, audio.rate, format="FLAC", subtype="PCM_16")
     return file.getvalue()

@@ -23,10 +23,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from samba_asr.audio import parquet
 from samba_asr.audio.archive import Row, Slice
 from samba_asr.data.fields import NUMBERS, from_lhotse, from_record, segment
 from samba_asr.data.manifest import DEFAULTS, Utterance, id_of, read_records
-from samba_asr.errors import UserError, missing_extra, printable
+from samba_asr.errors import UserError, printable
 from samba_asr.text.lines import FAULTS, open_text
 
 log = logging.getLogger(__name__)
@@ -233,39 +234,22 @@ def _shar(cuts: Path) -> Iterator[Utterance]:
 def _parquet(shard: Path) -> Iterator[Utterance]:
     """Yield the rows of a table with a column of audio bytes, Hugging Face's `audio` = {bytes, path} or plain bytes."""
     try:
-        import pyarrow as arrow
-        import pyarrow.parquet as parquet
-    except ImportError:
-        raise missing_extra("pyarrow", "parquet") from None
-    try:
-        file = parquet.ParquetFile(shard)
-    except (OSError, arrow.ArrowInvalid) as error:
+        columns = parquet.columns(shard)
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:
         log.warning("%s: not a whole Parquet file (%s): left out", shard, " ".join(str(error).split())[:200])
         return
-    with file:
-        schema = file.schema_arrow
-        sound = next((field.name for field in schema if _is_sound(arrow, field)), None)
-        if sound is None:
-            raise UserError(
-                f"{shard}: no column of audio bytes among {', '.join(schema.names)}: embed the files "
-                "(Hugging Face's column `audio` with `bytes`), or give a manifest of paths"
-            )
-        rest = [field.name for field in schema if field.name != sound and not arrow.types.is_nested(field.type)]
-        if not from_record(dict.fromkeys(rest, "x")).get("text"):
-            raise UserError(f"{shard}: no column of texts among {', '.join(schema.names)}: name it `text`")
-        row = 0
-        for batch in file.iter_batches(columns=rest):
-            for record in batch.to_pylist():
-                where = f"{shard}, row {row}"
-                address = str(Row(os.path.abspath(shard), sound, row))
-                row += 1
-                yield _utterance(_fields(record, where), address, f"{shard.stem}-{row - 1}")
-
-
-def _is_sound(arrow: Any, field: Any) -> bool:
-    kind = field.type
-    if arrow.types.is_struct(kind):
-        return any(inner.name == "bytes" for inner in kind)
-    return field.name.lower() in ("audio", "wav", "flac", "sound") and (
-        arrow.types.is_binary(kind) or arrow.types.is_large_binary(kind)
-    )
+    named = ", ".join(column.name for column in columns)
+    sound = next((column.name for column in columns if column.sound), None)
+    if sound is None:
+        raise UserError(
+            f"{shard}: no column of audio bytes among {named}: embed the files "
+            "(Hugging Face's column `audio` with `bytes`), or give a manifest of paths"
+        )
+    rest = [column.name for column in columns if not column.sound and not column.nested]
+    if not from_record(dict.fromkeys(rest, "x")).get("text"):
+        raise UserError(f"{shard}: no column of texts among {named}: name it `text`")
+    for row, record in enumerate(parquet.rows(shard, rest)):
+        address = str(Row(os.path.abspath(shard), sound, row))
+        yield _utterance(_fields(record, f"{shard}, row {row}"), address, f"{shard.stem}-{row}")
