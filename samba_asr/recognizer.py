@@ -137,7 +137,7 @@ class Recognizer:
         """
         self.model, self.tokenizer, self.config, _ = loaded
         self.decode = decode or self.config.decode
-        self.runtime = build(loaded, self.decode.runtime)
+        self.runtime = build(loaded, self.decode.runtime, gaps=bool(self.decode.vad.method))
         self.latency(None)  # reports wrong settings now
         search = two_pass(loaded, self.decode, self.runtime.second_pass)
         if self.decode.vad.method:

@@ -208,8 +208,8 @@ def transcribed(work: Work, file: str) -> tuple[list[Result] | None, str]:
 
 
 def _listened(work: Work, file: str, source: Any, channel: int | None) -> Result:
-    from samba_asr.decoding.written import AHEAD
     from samba_asr.recognizer import Result
+    from samba_asr.text.written.form import AHEAD
 
     args, name = work.args, printable(os.path.basename(file)) if channel is None else f"{printable(file)}, {channel}"
     partial = PartialLine() if args.stream else None

@@ -57,8 +57,12 @@ class Choice(NamedTuple):
     why: str
 
 
-def choose(loaded: LoadedModel, config: RuntimeConfig) -> Choice:
-    """Return the runtime for these settings: `auto` is onnx where graphs of the model exist and it is on a CPU, else torch."""
+def choose(loaded: LoadedModel, config: RuntimeConfig, *, gaps: bool = False) -> Choice:
+    """Return the runtime for these settings: `auto` is onnx where graphs of the model exist and it is on a CPU, else torch.
+
+    gaps: whether a gate (decode.vad) leaves audio out.  Then `auto` is torch, because graphs start again after a pause, and torch
+        lets its time pass: the texts could differ.
+    """
     if config.backend != "auto":
         runtimes[config.backend]  # UserError if unknown
         return Choice(config.backend, f"decode.runtime.backend={config.backend}")
@@ -67,6 +71,8 @@ def choose(loaded: LoadedModel, config: RuntimeConfig) -> Choice:
     device = next(loaded.model.parameters()).device.type
     if device != "cpu":
         return Choice("torch", f"the model is on {device}")
+    if gaps:
+        return Choice("torch", "decode.vad leaves audio out, and graphs start again after each pause")
     if config.graphs:
         return Choice("onnx", f"decode.runtime.graphs={config.graphs}")
     if not (cache_folder() / "graphs").is_dir() or not (digest := weights_digest(loaded.folder)):
@@ -79,9 +85,12 @@ def choose(loaded: LoadedModel, config: RuntimeConfig) -> Choice:
     return Choice("onnx", f"graphs of this model are in {folder}")
 
 
-def build(loaded: LoadedModel, config: RuntimeConfig) -> AcousticRuntime:
-    """Make the chosen runtime.  If `auto` finds damaged graphs in the cache, a warning is logged, and torch runs the model."""
-    chosen = choose(loaded, config)
+def build(loaded: LoadedModel, config: RuntimeConfig, *, gaps: bool = False) -> AcousticRuntime:
+    """Make the chosen runtime; arguments as for `choose`.
+
+    If `auto` finds damaged graphs in the cache, a warning is logged, and torch runs the model.
+    """
+    chosen = choose(loaded, config, gaps=gaps)
     try:
         return runtimes.build(chosen.name, loaded, config)
     except UserError as error:

@@ -177,6 +177,12 @@ def test_a_front_end_without_a_graph_is_named(tmp_path):
         export(AsrModel(tiny(front="chimera")).eval(), "", tmp_path)
 
 
+@pytest.mark.parametrize("changes", [{"skip_blanks": 0.9}])
+def test_what_depends_on_the_audio_is_refused(tmp_path, changes):
+    with pytest.raises(UserError, match=f"model.{next(iter(changes))} cannot be exported"):
+        export(model(**changes), "", tmp_path)
+
+
 def damaged(folder, tmp_path, change):
     copy = tmp_path / "copy"
     copy.mkdir()

@@ -55,6 +55,13 @@ def test_auto_runs_torch_for_other_weights_and_without_onnxruntime(folder, cache
     assert "onnxruntime is missing" in why
 
 
+def test_auto_runs_torch_behind_a_gate_for_graphs_cannot_let_time_pass(folder, cache):
+    assert choose(load_model(folder), RuntimeConfig(), gaps=True).name == "torch"
+    assert choose(load_model(folder), RuntimeConfig(backend="onnx"), gaps=True).name == "onnx"
+    settings = ["decode.vad=energy"]
+    assert Recognizer.load(folder, settings=settings).runtime.takes_gaps
+
+
 def test_a_model_without_a_folder_runs_in_torch(recognizer, cache):
     assert choose(recognizer._loaded, RuntimeConfig()).name == "torch"
 
