@@ -129,7 +129,7 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> int:
     info = tarfile.TarInfo(name)
     info.size, info.mode = len(data), 0o644
     tar.addfile(info, io.BytesIO(data))
-    tar.members = []  # tarfile keeps all that it has written
+    setattr(tar, "members", [])  # noqa: B010  (tarfile keeps all that it has written)
     return tar.offset - -(-len(data) // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
 
 

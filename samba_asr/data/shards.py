@@ -97,7 +97,7 @@ def members(shard: Path) -> Iterator[Member]:
                     file = tar.extractfile(info)
                     text = file.read() if file else b""
                 yield Member(name, at, info.size, text)
-                tar.members = []  # tarfile keeps all that it has seen
+                setattr(tar, "members", [])  # noqa: B010  (tarfile keeps all that it has seen)
     except (tarfile.TarError, OSError, EOFError) as error:
         log.warning("%s: broken at byte %d (%s): what follows is left out", shard, at, printable(str(error)))
 

@@ -121,8 +121,8 @@ class OnnxRuntime(AcousticRuntime):
                     found[row].append(piece)
                     waiting[row], layers[row] = waiting[row][hop:], state
         after = [
-            OnnxState(old.latency, *new)
-            for old, *new in zip(states, heard, front, [x.copy() for x in waiting], layers, strict=True)
+            OnnxState(old.latency, heard[row], front[row], waiting[row].copy(), layers[row])
+            for row, old in enumerate(states)
         ]
         return self._padded(found), after
 
