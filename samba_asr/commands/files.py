@@ -13,8 +13,12 @@ from samba_asr.errors import UserError, printable
 from samba_asr.formats import SUFFIXES
 
 MEDIA = frozenset(
-    ".3gp .aac .ac3 .aif .aiff .amr .asf .au .avi .caf .flac .flv .m4a .m4b .m4v .mka .mkv .mov .mp2 .mp3 .mp4 .mpeg .mpg .mts "
-    ".oga .ogg .opus .ts .w64 .wav .webm .wma .wmv .wv".split()  # noqa: SIM905  (one a line fills a page)
+    f".{suffix}"
+    for line in (
+        "3gp aac ac3 aif aiff amr asf au avi caf flac flv m4a m4b m4v mka mkv mov mp2 mp3 mp4 mpeg mpg mts",
+        "oga ogg opus ts w64 wav webm wma wmv wv",
+    )
+    for suffix in line.split()
 )
 """Suffixes of files that are taken from a folder."""
 
