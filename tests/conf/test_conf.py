@@ -14,7 +14,7 @@ from samba_asr.models.asr import AsrModel
 
 ROOT = Path(__file__).resolve().parents[2]
 CONF = sorted(p.relative_to(ROOT / "conf").with_suffix("").as_posix() for p in (ROOT / "conf").rglob("*.yaml"))
-RUNS = sorted((ROOT / "egs").glob("*/run.sh"))
+RUNS = sorted(p for p in (ROOT / "egs").glob("*/run.sh") if "run_stages" in p.read_text())  # recipes in stages
 
 
 @pytest.mark.parametrize("name", CONF)
@@ -64,7 +64,7 @@ def test_there_are_recipes():
     assert {p.parent.name for p in RUNS} == {"digits", "fsdd", "librispeech", "mini_librispeech"}
 
 
-@pytest.mark.parametrize("script", [*RUNS, *sorted((ROOT / "egs").glob("*.sh")), ROOT / "egs/bench/gpu.sh"], ids=str)
+@pytest.mark.parametrize("script", sorted((ROOT / "egs").rglob("*.sh")), ids=str)
 def test_shell_scripts_parse(script):
     assert subprocess.run(["bash", "-n", str(script)], check=False).returncode == 0
 
