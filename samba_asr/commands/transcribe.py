@@ -125,12 +125,21 @@ class Work:
 
 def run(args: argparse.Namespace) -> int:
     """0; 1 if a file failed."""
+    logger = logging.getLogger("samba_asr")
+    level = logger.level
+    if args.quiet:
+        logger.setLevel(logging.ERROR)
+    try:
+        return _run(args)
+    finally:
+        logger.setLevel(level)
+
+
+def _run(args: argparse.Namespace) -> int:
     from samba_asr.commands import archive
     from samba_asr.commands.files import expand, outputs
     from samba_asr.decoding.hotwords import parse
 
-    if args.quiet:
-        logging.getLogger("samba_asr").setLevel(logging.ERROR)
     args.style = style(args)
     if args.manifest is not None:
         archive.check(args)
