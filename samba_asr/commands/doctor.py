@@ -27,6 +27,7 @@ REQUIRED = {
     "safetensors": "safetensors",
     "jiwer": "jiwer",
     "num2words": "num2words",
+    "text_to_num": "text2num",
 }
 
 

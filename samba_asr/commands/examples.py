@@ -52,6 +52,16 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "align": ('samba-asr align talk.wav "One, two, three"', "samba-asr align --format textgrid talk.wav talk.txt"),
     "explain": ("samba-asr explain talk.wav --out talk.png",),
     "calibrate": ("samba-asr calibrate --model exp/mine/model --data data/dev.jsonl --plot reliability.png",),
+    "bench mixers": (
+        "samba-asr bench mixers --out exp/mixers --config model/tiny train/cpu digits --steps 1000 --test data/test.jsonl "
+        "data.train=[data/train.jsonl]",
+    ),
+    "export": ("samba-asr export", "samba-asr export --model exp/mine/model --out exported --int8"),
+    "punctuation split": ("samba-asr punctuation split books.txt.xz books.tsv --out data",),
+    "punctuation train": (
+        "samba-asr punctuation train data/train.txt --valid data/valid.txt --exp exp/punctuation --out punctuation.safetensors",
+    ),
+    "punctuation score": ("samba-asr punctuation score data/test.txt",),
     "lm train": ("samba-asr lm train books.txt.xz --out lm.ngram",),
     "lm mamba": ("samba-asr lm mamba books.txt.xz --valid dev.txt --exp exp/lm --tokenizer exp/mine/model",),
     "lm pronounce": ("samba-asr lm pronounce --exp exp/letters --out pronunciation.safetensors",),
