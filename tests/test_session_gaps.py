@@ -102,7 +102,7 @@ def test_a_lost_packet_is_hidden_from_the_model(recognizer):
             seen.append(found.log_probs[0, : found.lengths[0]].argmax(-1))
         found = recognizer.runtime.finish([state])
         seen.append(found.log_probs[0, : found.lengths[0]].argmax(-1))
-    assert torch.equal(torch.cat(seen), want[0])
+    assert np.array_equal(np.concatenate(seen), want[0].numpy())
     assert lost / RATE < PACKET
 
 
@@ -119,7 +119,7 @@ def test_after_a_gap_the_encoder_goes_on_where_it_was(recognizer):
     _, states = runtime.pause(states)
     seen, states = runtime.step([second], states, [100.0])
     last = runtime.finish(states)
-    want = torch.cat([seen.log_probs[0, : seen.lengths[0]], last.log_probs[0, : last.lengths[0]]])
+    want = np.concatenate([seen.log_probs[0, : seen.lengths[0]], last.log_probs[0, : last.lengths[0]]])
 
     found, step, finish = [], runtime.step, runtime.finish
     keep = lambda frames: found.append(frames.log_probs[0, : frames.lengths[0]])  # noqa: E731
@@ -135,7 +135,7 @@ def test_after_a_gap_the_encoder_goes_on_where_it_was(recognizer):
         list(recognizer.events(session))
     finally:
         runtime.step, runtime.finish = step, finish
-    torch.testing.assert_close(torch.cat(found), want)
+    torch.testing.assert_close(np.concatenate(found), want)
     assert (
         finals(events_of(recognizer, [first, 4.0, second]))[-1].text
         != alone(recognizer, second, latency_ms=320)[-1].text
