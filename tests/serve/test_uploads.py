@@ -109,7 +109,7 @@ def test_a_file_is_read_from_disk_and_closed(start, recognizer, monkeypatch):
         assert source.closed
     bad = start().post("/v1/audio/transcriptions", files={"file": ("a", b"no audio at all" * 99)})
     assert bad.status_code == 400
-    assert "cannot be read: <audio>: " in bad.json()["error"]["message"]
+    assert "cannot be read: a: " in bad.json()["error"]["message"]
     assert seen.pop()[0].closed
 
 
