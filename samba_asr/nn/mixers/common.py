@@ -1,4 +1,4 @@
-"""Common parts of the mixers: initial step sizes, the gated norm of Mamba-2, and bidirectional short convolutions."""
+"""Common parts of the mixers: initial step sizes, the gated norm of Mamba-2, and short convolutions."""
 
 from __future__ import annotations
 
@@ -10,14 +10,24 @@ from torch import Tensor, nn
 
 from samba_asr.errors import UserError
 from samba_asr.ops.blocks import Blocks
-from samba_asr.ops.conv1d import block_conv1d
+from samba_asr.ops.conv1d import block_conv1d, causal_conv1d
+from samba_asr.ops.elapsed import Elapsed
 
 
-def either(first: Tensor | None, second: Tensor | None) -> Tensor | None:
-    """Return `first | second`, where None is False everywhere."""
-    if first is None or second is None:
-        return second if first is None else first
-    return first | second
+def short_conv(
+    conv: nn.Conv1d, u: Tensor, state: Tensor, lengths: Tensor | None, reset: Tensor | None, elapsed: Elapsed | None
+) -> tuple[Tensor, Tensor]:
+    """Convolve u (b, t, d), and apply SiLU; the convolution starts again at `reset` and where time has passed.
+
+    conv: depthwise, of k taps.  state: (b, k - 1, d).  Arguments as for `CausalMixer.step`.
+    Returns y (b, t, d) and the new state, of the dtype of `state`.
+    """
+    if elapsed is not None and elapsed.breaks is not None:
+        reset = elapsed.breaks if reset is None else reset | elapsed.breaks
+    y, after = causal_conv1d(
+        u, conv.weight[:, 0], conv.bias, initial_state=state, lengths=lengths, reset=reset, silu=True
+    )
+    return y, after.to(state.dtype)
 
 
 def no_weight_decay(parameter: Tensor) -> nn.Parameter:

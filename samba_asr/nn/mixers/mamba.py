@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from samba_asr.config import MambaConfig
 from samba_asr.nn.blocks import CausalMixer
-from samba_asr.nn.mixers.common import conv_both_ways, either, initial_dt_bias, no_weight_decay
+from samba_asr.nn.mixers.common import conv_both_ways, initial_dt_bias, no_weight_decay, short_conv
 from samba_asr.ops.blocks import Blocks
-from samba_asr.ops.conv1d import causal_conv1d
 from samba_asr.ops.elapsed import Elapsed, wait
 from samba_asr.ops.selective_scan import selective_scan, selective_scan_both_ways
 from samba_asr.ops.spectrum import LARGEST_DT, diagonal
@@ -69,15 +68,7 @@ class Mamba(CausalMixer):
     ) -> Step:
         """Process x (b, t, d_model).  See `CausalMixer.step`."""
         u, z = self.in_proj(mask(x, lengths)).chunk(2, dim=-1)
-        u, conv = causal_conv1d(
-            u,
-            self.conv1d.weight[:, 0],
-            self.conv1d.bias,
-            initial_state=state.conv,
-            lengths=lengths,
-            reset=either(reset, elapsed.breaks) if elapsed else reset,
-            silu=True,
-        )
+        u, conv = short_conv(self.conv1d, u, state.conv, lengths, reset, elapsed)
         dt, B, C = self.x_proj(u).split([self.dt_rank, self.d_state, self.d_state], dim=-1)
         dt, A = F.linear(dt, self.dt_proj.weight), -self.A_log.exp()
         if elapsed:
@@ -103,7 +94,7 @@ class Mamba(CausalMixer):
                 lengths=lengths,
                 reset=reset,
             )
-        after = MambaState(conv.to(state.conv.dtype), ssm)
+        after = MambaState(conv, ssm)
         return Step(self.out_proj(y), lengths, after)  # pyright: ignore[reportArgumentType]  (None where all steps count)
 
     def both_ways(self, back: Mamba, x: Tensor, state: MambaState, blocks: Blocks) -> tuple[Tensor, MambaState]:

@@ -18,13 +18,12 @@ from samba_asr.nn.blocks import CausalMixer
 from samba_asr.nn.mixers.common import (
     GatedRMSNorm,
     conv_both_ways,
-    either,
     initial_a_log,
     initial_dt_bias,
     no_weight_decay,
+    short_conv,
 )
 from samba_asr.ops.blocks import Blocks
-from samba_asr.ops.conv1d import causal_conv1d
 from samba_asr.ops.elapsed import Elapsed, wait
 from samba_asr.ops.ssd import ssd, ssd_both_ways
 from samba_asr.streaming import Step, mask
@@ -73,15 +72,7 @@ class Mamba2(CausalMixer):
     ) -> Step:
         """Process x (b, t, d_model).  See `CausalMixer.step`."""
         z, u, dt = self.in_proj(mask(x, lengths)).split([self.d_inner, self.conv1d.in_channels, self.heads], dim=-1)
-        u, conv = causal_conv1d(
-            u,
-            self.conv1d.weight[:, 0],
-            self.conv1d.bias,
-            initial_state=state.conv,
-            lengths=lengths,
-            reset=either(reset, elapsed.breaks) if elapsed else reset,
-            silu=True,
-        )
+        u, conv = short_conv(self.conv1d, u, state.conv, lengths, reset, elapsed)
         u, B, C = u.split([self.d_inner, self.d_state, self.d_state], dim=-1)
         u = u.unflatten(-1, (self.heads, -1))  # (b, t, h, p)
         dt = F.softplus(dt.to(self.dt_bias.dtype) + self.dt_bias)
@@ -97,7 +88,7 @@ class Mamba2(CausalMixer):
             reset=reset,
         )
         y = (y + self.D.to(u.dtype)[:, None] * u).flatten(-2)  # (b, t, d_inner)
-        after = Mamba2State(conv.to(state.conv.dtype), ssm)
+        after = Mamba2State(conv, ssm)
         return Step(self.out_proj(self.norm(y, z)), lengths, after)  # pyright: ignore[reportArgumentType]  (None where all steps count)
 
     def both_ways(self, back: Mamba2, x: Tensor, state: Mamba2State, blocks: Blocks) -> tuple[Tensor, Mamba2State]:

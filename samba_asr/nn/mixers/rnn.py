@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from samba_asr.config import ParaGruConfig, ParaLstmConfig
 from samba_asr.errors import UserError
 from samba_asr.nn.blocks import CausalMixer
-from samba_asr.nn.mixers.common import either, initial_dt_bias, no_weight_decay
-from samba_asr.ops.conv1d import causal_conv1d
+from samba_asr.nn.mixers.common import initial_dt_bias, no_weight_decay, short_conv
 from samba_asr.ops.elapsed import Elapsed
 from samba_asr.ops.rnn import para_gru, para_lstm
 from samba_asr.streaming import Step, mask
@@ -70,19 +69,11 @@ class _ParaRnn(CausalMixer):
     ) -> Step:
         """Process x (b, t, d_model).  See `CausalMixer.step`.  The cell holds its state while time passes."""
         u, z = self.in_proj(mask(x, lengths)).chunk(2, dim=-1)
-        u, conv = causal_conv1d(
-            u,
-            self.conv1d.weight[:, 0],
-            self.conv1d.bias,
-            initial_state=state.conv,
-            lengths=lengths,
-            reset=either(reset, elapsed.breaks) if elapsed else reset,
-            silu=True,
-        )
+        u, conv = short_conv(self.conv1d, u, state.conv, lengths, reset, elapsed)
         u = mask(u, lengths)
         y, rnn = self.cell(self.gates(u), initial_state=state.rnn, lengths=lengths, reset=reset)
         y = (y.to(u.dtype) + self.D.to(u.dtype) * u) * F.silu(z)
-        return Step(self.out_proj(y), lengths, ParaRnnState(conv.to(state.conv.dtype), rnn))  # pyright: ignore[reportArgumentType]  (None where all steps count)
+        return Step(self.out_proj(y), lengths, ParaRnnState(conv, rnn))  # pyright: ignore[reportArgumentType]  (None where all steps count)
 
     def gates(self, u: Tensor) -> Tensor:
         """Return the inputs of the cell's three gates, (b, t, 3, d), with time first in memory, as the cell reads them."""

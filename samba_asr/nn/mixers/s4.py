@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from samba_asr.config import S4Config, S4dConfig
 from samba_asr.errors import UserError
 from samba_asr.nn.blocks import CausalMixer
-from samba_asr.nn.mixers.common import either, no_weight_decay
-from samba_asr.ops.conv1d import causal_conv1d
+from samba_asr.nn.mixers.common import no_weight_decay, short_conv
 from samba_asr.ops.elapsed import Elapsed
 from samba_asr.ops.lti import Prepared, System, lti_with_gaps
 from samba_asr.ops.precision import accumulation_dtype
@@ -86,19 +85,11 @@ class _TimeInvariant(CausalMixer):
         A gap is so many steps without input.  A span is ignored: all steps of a time-invariant system are alike.
         """
         u, z = self.in_proj(mask(x, lengths)).chunk(2, dim=-1)
-        u, conv = causal_conv1d(
-            u,
-            self.conv1d.weight[:, 0],
-            self.conv1d.bias,
-            initial_state=state.conv,
-            lengths=lengths,
-            reset=either(reset, elapsed.breaks) if elapsed else reset,
-            silu=True,
-        )
+        u, conv = short_conv(self.conv1d, u, state.conv, lengths, reset, elapsed)
         gap = None if elapsed is None else elapsed.gap
         y, ssm = lti_with_gaps(u, self.prepared(), gap, initial_state=state.ssm, lengths=lengths, reset=reset)
         y = (y + self.D.to(u.dtype) * u) * F.silu(z)
-        return Step(self.out_proj(y), lengths, S4State(conv.to(state.conv.dtype), ssm))  # pyright: ignore[reportArgumentType]  (None where all steps count)
+        return Step(self.out_proj(y), lengths, S4State(conv, ssm))  # pyright: ignore[reportArgumentType]  (None where all steps count)
 
     def prepared(self) -> Prepared:
         """Return the system.  Where nothing trains, it is kept, with the matrices of its chunks, until a parameter changes.
