@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import os
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,10 +11,8 @@ from typing import Any, NamedTuple
 from samba_asr.errors import missing_extra
 
 _GROUPS = 4  # row groups that are kept in memory
+_FILES = 1024  # whose row groups are known without reading them again
 _SOUNDS = ("audio", "wav", "flac", "sound")  # names of columns of plain bytes that are audio
-
-_groups: OrderedDict[tuple[str, int, str, int], list[Any]] = OrderedDict()  # (path, its time, column, group) -> values
-_lock = threading.Lock()
 
 
 class Column(NamedTuple):
@@ -53,28 +50,30 @@ def value(path: str, column: str, row: int) -> Any:
 
     OSError, ValueError or KeyError if there is none.
     """
-    _, parquet = _arrow()
     stamp = os.stat(path).st_mtime_ns
+    counts = _counts(path, stamp)
+    first = 0
+    for group, count in enumerate(counts):
+        if row < first + count:
+            return _values(path, stamp, column, group)[row - first]
+        first += count
+    raise ValueError(f"it has {first} rows")
+
+
+@functools.lru_cache(_FILES)
+def _counts(path: str, stamp: int) -> tuple[int, ...]:
+    """Return the rows of each row group.  stamp: time of the file, so that a changed one is read again."""
+    _, parquet = _arrow()
     with parquet.ParquetFile(path) as file:
-        first = 0
-        for group in range(file.num_row_groups):
-            count = file.metadata.row_group(group).num_rows
-            if row < first + count:
-                break
-            first += count
-        else:
-            raise ValueError(f"it has {first} rows")
-        key = (path, stamp, column, group)
-        with _lock:
-            if key in _groups:
-                _groups.move_to_end(key)
-                return _groups[key][row - first]
-        values = file.read_row_group(group, columns=[column]).column(column).to_pylist()
-    with _lock:
-        _groups[key] = values
-        while len(_groups) > _GROUPS:
-            _groups.popitem(last=False)
-    return values[row - first]
+        return tuple(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
+
+
+@functools.lru_cache(_GROUPS)
+def _values(path: str, stamp: int, column: str, group: int) -> list[Any]:
+    """Return the values of a column in a row group."""
+    _, parquet = _arrow()
+    with parquet.ParquetFile(path) as file:
+        return file.read_row_group(group, columns=[column]).column(column).to_pylist()
 
 
 def write(path: Path, entries: Sequence[Mapping[str, Any]], lists: Mapping[str, Mapping[str, type]]) -> None:
