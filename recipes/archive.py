@@ -21,6 +21,8 @@ from typing import Any
 
 from samba_asr.audio import parquet
 from samba_asr.batch import Transcriber
+from samba_asr.commands.files import expand
+from samba_asr.commands.search_options import add_settings
 from samba_asr.data.readers import read_corpus
 from samba_asr.errors import UserError, missing_extra
 
@@ -145,8 +147,6 @@ def _rows(ray: Any, source: str) -> Any:
         )
     path = Path(source)
     if path.is_dir() and not any(path.glob("*.jsonl")):
-        from samba_asr.commands.files import expand
-
         return ray.data.from_items([{"id": name, "audio": name} for name in expand([source])])
     utterances = read_corpus(path)
     keys = [u.id for u in utterances]
@@ -214,14 +214,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="processes (default: 2)")
     parser.add_argument("--cpus", type=float, default=1.0, metavar="N", help="processors of each (default: 1)")
     parser.add_argument("--gpus", type=float, default=0.0, metavar="N", help="GPUs of each, such as 0.25 (default: 0)")
-    parser.add_argument("--set", dest="settings", nargs="+", action="extend", default=[], metavar="KEY=VALUE")
+    add_settings(parser)
     args = parser.parse_args(argv)
     try:
         report = run(
             args.source,
             args.out,
             model=args.model,
-            settings=args.settings,
+            settings=args.overrides,
             form=args.format,
             workers=args.workers,
             cpus=args.cpus,

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+from samba_asr.commands.search_options import add_settings
 from samba_asr.errors import UserError
 
 
@@ -28,15 +29,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "--minutes", type=float, default=20.0, metavar="N", help="maximum duration of training (default: %(default)g)"
     )
     parser.add_argument("--license", default="", help="license of the new weights, for the model card")
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        dest="overrides",
-        metavar="key=value",
-        help="settings of training, such as optim.lr=0.0001",
-    )
+    add_settings(parser, "settings of training, such as optim.lr=0.0001")
     parser.set_defaults(run=run)
     return parser
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from samba_asr import config as configs
+from samba_asr.commands.search_options import add_settings
 from samba_asr.errors import UserError
 
 
@@ -35,15 +36,7 @@ def add_mamba(kinds) -> None:
     parser.add_argument(
         "--config", nargs="+", action="extend", default=[], metavar="NAME_OR_FILE", help="as in samba-asr train"
     )
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        dest="overrides",
-        metavar="key=value",
-        help="settings, such as lm.layers=2",
-    )
+    add_settings(parser, "settings, such as lm.layers=2")
     parser.set_defaults(run=run_mamba)
 
 

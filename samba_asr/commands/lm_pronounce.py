@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from samba_asr import config as configs
+from samba_asr.commands.search_options import add_settings
 
 
 def add_pronounce(kinds) -> None:
@@ -19,9 +20,7 @@ def add_pronounce(kinds) -> None:
     parser.add_argument("--exp", type=Path, required=True, metavar="DIR", help="folder of the run")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="such as pronunciation.safetensors")
     parser.add_argument("--lexicon", type=Path, metavar="FILE", help="Kaldi's lexicon.txt (default: CMUdict)")
-    parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], dest="overrides", metavar="key=value", help="settings"
-    )
+    add_settings(parser, "settings")
     parser.set_defaults(run=run_pronounce)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from samba_asr import config as configs
+from samba_asr.commands.search_options import add_settings
 from samba_asr.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,15 +38,7 @@ def add_tune(kinds) -> None:
     parser.add_argument(
         "--bonuses", type=float, nargs="+", default=None, metavar="X", help="values of decode.lm.word_bonus"
     )
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        dest="overrides",
-        metavar="key=value",
-        help="search settings, such as decode.lm=lm.ngram decode.search.beam=16",
-    )
+    add_settings(parser, "search settings, such as decode.lm=lm.ngram decode.search.beam=16")
     parser.set_defaults(run=run_tune)
 
 

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from samba_asr import config as configs
+from samba_asr.commands.search_options import add_settings
 
 SEGMENTS = (8, 24)  # words of a segment of speech, shortest and longest
 DEFAULTS = (
@@ -74,9 +75,7 @@ def add_train(kinds) -> None:
     parser.add_argument("--valid", type=Path, required=True, metavar="FILE", help="text to validate on, of other books")
     parser.add_argument("--exp", type=Path, required=True, metavar="DIR", help="folder of the run")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="such as punctuation.safetensors")
-    parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], dest="overrides", metavar="key=value", help="settings"
-    )
+    add_settings(parser, "settings")
     parser.set_defaults(run=run_train)
 
 

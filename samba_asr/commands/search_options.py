@@ -14,15 +14,13 @@ if TYPE_CHECKING:
 MODEL_HELP = "model folder, or the name of a shipped model: english (default), digits"
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
+SEARCH_HELP = "override search settings of the model, such as decode.search.beam=32 decode.search.rescore=0.3"
+
+
+def add_settings(parser: argparse.ArgumentParser, help: str = SEARCH_HELP) -> None:
+    """Add `--set key=value ...`, which may be repeated, as `overrides`."""
     parser.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        dest="overrides",
-        metavar="key=value",
-        help="override search settings of the model, such as decode.search.beam=32 decode.search.rescore=0.3",
+        "--set", nargs="+", action="extend", default=[], dest="overrides", metavar="key=value", help=help
     )
 
 
