@@ -24,7 +24,8 @@ from typing import Any
 from samba_asr.audio.read import stream
 from samba_asr.data.manifest import id_of
 from samba_asr.errors import UserError
-from samba_asr.recognizer import Recognizer, Result
+from samba_asr.recognizer import Recognizer
+from samba_asr.result import Result
 from samba_asr.text.written.form import AHEAD
 
 Row = Mapping[str, Any]

@@ -15,7 +15,7 @@ from typing import Any
 
 from samba_asr.decoding.transcript import Segment, Word, WrittenWord
 from samba_asr.errors import printable
-from samba_asr.recognizer import Result
+from samba_asr.result import Result
 from samba_asr.subtitles import Cue, Layout, subtitles
 
 FORMATS = ("text", "json", "srt", "vtt", "ctm", "textgrid")

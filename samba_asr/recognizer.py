@@ -30,7 +30,7 @@ import copy
 import functools
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,15 +49,16 @@ from samba_asr.decoding.hotwords import Hotwords
 from samba_asr.decoding.known_text import place, spell
 from samba_asr.decoding.searches import refusal, settings_for
 from samba_asr.decoding.segmenter import Segmenter
-from samba_asr.decoding.transcript import Segment, Word, WrittenWord
+from samba_asr.decoding.transcript import Segment
 from samba_asr.errors import UserError
 from samba_asr.models.box import box_folder
 from samba_asr.models.exported import is_exported, load_exported
 from samba_asr.models.loaded import LoadedModel
+from samba_asr.result import Result
 from samba_asr.runtime.base import MAX_STEP, AcousticRuntime, Latency, latency_of
 from samba_asr.runtime.choose import build, runtimes
 from samba_asr.runtime.whole import log_probs
-from samba_asr.session import Done, Event, Final, Quiet, Session, advance
+from samba_asr.session import Event, Final, Quiet, Session, advance
 from samba_asr.text.units import Tokenizer
 from samba_asr.text.written.form import AHEAD, TEXTS, writes_english
 
@@ -68,60 +69,6 @@ logger = logging.getLogger(__name__)
 
 Phrases = Mapping[str, float] | Sequence[str] | str | Hotwords | None
 """Hotwords: a phrase, or phrases with or without weights, or the result of `Recognizer.hotwords`, made once for many sessions."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """Text of audio, in segments.  `text` and `words` join those of the segments."""
-
-    segments: tuple[Segment, ...]
-    duration: float  # seconds of audio received
-    withheld: int = 0  # words dropped for low confidence (decode.endpoint.confidence)
-
-    @classmethod
-    def of(cls, events: Iterable[Event], on_segment: Callable[[Segment], None] = lambda segment: None) -> Result:
-        """Collect a session's events.  on_segment: called with each segment.  A `Truncated` error has the result so far."""
-        segments, duration, withheld = [], 0.0, 0
-        try:
-            for event in events:
-                if isinstance(event, Final):
-                    segments.append(event.segment)
-                    on_segment(event.segment)
-                elif isinstance(event, Done):
-                    duration = event.seconds
-                elif isinstance(event, Quiet):
-                    withheld += event.withheld
-        except Truncated as error:
-            error.result = cls(tuple(segments), duration, withheld)
-            raise
-        return cls(tuple(segments), duration, withheld)
-
-    def __repr__(self) -> str:
-        counts = ", ".join(
-            f"{n} {name}{'s' * (n != 1)}" for n, name in ((len(self.segments), "segment"), (len(self.words), "word"))
-        )
-        withheld = f", {self.withheld} withheld" if self.withheld else ""
-        text = self.text if len(self.text) < 60 else f"{self.text[:57]}..."
-        return f"Result({text!r}, {counts}{withheld}, {self.duration:.1f} s)"
-
-    @property
-    def text(self) -> str:
-        """The spoken form, which is what is scored."""
-        return " ".join(segment.text for segment in self.segments)
-
-    @property
-    def readable(self) -> str:
-        """The written form, if it was asked for; else the spoken form."""
-        return " ".join(segment.readable for segment in self.segments)
-
-    @property
-    def written(self) -> tuple[WrittenWord, ...]:
-        """The words of the written form; empty if it was not asked for."""
-        return tuple(word for segment in self.segments if segment.written for word in segment.written.words)
-
-    @property
-    def words(self) -> tuple[Word, ...]:
-        return tuple(word for segment in self.segments for word in segment.words)
 
 
 class Recognizer:

@@ -22,7 +22,7 @@ from samba_asr.audio.read import AudioError
 from samba_asr.decoding.transcript import Segment
 from samba_asr.errors import UserError, printable
 from samba_asr.formats import Style, entry, render
-from samba_asr.recognizer import Result
+from samba_asr.result import Result
 from samba_asr.serve import errors
 from samba_asr.serve.access import drain
 from samba_asr.serve.models import Models

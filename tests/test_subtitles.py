@@ -15,7 +15,7 @@ from samba_asr.decoding.confidence import Evidence
 from samba_asr.decoding.transcript import Segment, Word, Written, WrittenWord
 from samba_asr.errors import UserError
 from samba_asr.formats import Style, render, render_channels
-from samba_asr.recognizer import Result
+from samba_asr.result import Result
 from samba_asr.subtitles import SILENCE, Layout, subtitles
 
 

@@ -20,7 +20,8 @@ from samba_asr.errors import UserError, printable
 
 if TYPE_CHECKING:
     from samba_asr.decoding.hotwords import Hotwords
-    from samba_asr.recognizer import Recognizer, Result
+    from samba_asr.recognizer import Recognizer
+    from samba_asr.result import Result
     from samba_asr.session import Event
 
 STREAM_LATENCY_MS = 640.0
@@ -217,7 +218,7 @@ def transcribed(work: Work, file: str) -> tuple[list[Result] | None, str]:
 
 
 def _listened(work: Work, file: str, source: Any, channel: int | None) -> Result:
-    from samba_asr.recognizer import Result
+    from samba_asr.result import Result
     from samba_asr.text.written.form import AHEAD
 
     args, name = work.args, printable(os.path.basename(file)) if channel is None else f"{printable(file)}, {channel}"

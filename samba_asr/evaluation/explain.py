@@ -10,7 +10,8 @@ import torch
 from samba_asr import plot
 from samba_asr.audio.resample import resample
 from samba_asr.errors import UserError
-from samba_asr.recognizer import Recognizer, Result
+from samba_asr.recognizer import Recognizer
+from samba_asr.result import Result
 
 LONGEST = 60.0  # seconds of a picture
 MOST_UNITS = 28  # rows of the probabilities

@@ -18,7 +18,8 @@ from samba_asr.data.dataset import AudioStore, Batch, evaluation_batches
 from samba_asr.data.manifest import Utterance, read_manifest
 from samba_asr.decoding.base import Hypothesis
 from samba_asr.errors import UserError
-from samba_asr.recognizer import Recognizer, Result
+from samba_asr.recognizer import Recognizer
+from samba_asr.result import Result
 from samba_asr.runtime.base import AcousticRuntime, Frames, Latency
 from samba_asr.text.tokenizer import Tokenizer
 

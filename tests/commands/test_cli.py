@@ -21,7 +21,7 @@ from samba_asr.cli import gathered, main, parser
 from samba_asr.commands.examples import EXAMPLES, subcommands
 from samba_asr.data.manifest import read_manifest
 from samba_asr.decoding.transcript import Segment, Word
-from samba_asr.recognizer import Result
+from samba_asr.result import Result
 
 CORPUS = Path(__file__).parents[2] / "egs" / "digits" / "data" / "manifest.jsonl"
 posix = pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell, named pipes")
