@@ -23,6 +23,8 @@ from samba_asr.audio import parquet
 from samba_asr.batch import Transcriber
 from samba_asr.commands.files import expand
 from samba_asr.commands.search_options import add_settings
+from samba_asr.data import plan
+from samba_asr.data.manifest import check_unique
 from samba_asr.data.readers import read_corpus
 from samba_asr.errors import UserError, missing_extra
 
@@ -149,9 +151,7 @@ def _rows(ray: Any, source: str) -> Any:
     if path.is_dir() and not any(path.glob("*.jsonl")):
         return ray.data.from_items([{"id": name, "audio": name} for name in expand([source])])
     utterances = read_corpus(path)
-    keys = [u.id for u in utterances]
-    if len(set(keys)) < len(keys):
-        raise UserError(f"{source}: ids occur twice: they must be unique in a manifest")
+    check_unique(utterances, source)
     return ray.data.from_items(
         [{"id": u.id, "audio": u.audio, "start": u.start, "duration": u.duration} for u in utterances]
     )
@@ -188,20 +188,19 @@ def _write(folder: Path, number: int, rows: Sequence[Mapping[str, Any]], form: s
     hidden.replace(path)
 
 
-def _same_plan(folder: Path, plan: Mapping[str, Any]) -> None:
+def _same_plan(folder: Path, wanted: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     there = folder / PLAN
     if there.exists():
-        before = json.loads(there.read_text("utf-8"))
-        if changed := [name for name in plan if plan[name] != before.get(name)]:
-            name = changed[0]
+        if found := plan.change(there, wanted):
             raise UserError(
-                f"{folder}: holds a run with {name}={before.get(name)!r}, not {plan[name]!r}: choose another folder"
+                f"{folder}: holds a run with {found.key}={found.before!r}, not {wanted[found.key]!r}: "
+                "choose another folder"
             )
     elif any(folder.iterdir()):
         raise UserError(f"{folder}: is not empty, and no output of this recipe: choose another folder")
     else:
-        there.write_text(json.dumps(plan), encoding="utf-8")
+        plan.write(there, wanted)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

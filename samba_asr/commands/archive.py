@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from samba_asr.commands.terminal import minutes, overwrite
+from samba_asr.data import plan
 from samba_asr.errors import UserError, printable
 
 if TYPE_CHECKING:
@@ -48,9 +49,12 @@ def run(args: argparse.Namespace, recognizer: Recognizer) -> int:
     import torch
 
     from samba_asr.batch import transcribe_many
+    from samba_asr.data.manifest import check_unique
     from samba_asr.data.readers import read_corpus
 
-    rows = [asdict(utterance) for utterance in read_corpus(args.manifest)]
+    utterances = read_corpus(args.manifest)
+    check_unique(utterances, args.manifest)
+    rows = [asdict(utterance) for utterance in utterances]
     args.out.mkdir(parents=True, exist_ok=True)
     _same_plan(args, rows)
     found = _done(args.out / PART, {row["id"] for row in rows})
@@ -77,13 +81,8 @@ def run(args: argparse.Namespace, recognizer: Recognizer) -> int:
 
 def _same_plan(args: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> None:
     """Refuse the folder of another run; accept that of this one, if it was interrupted."""
-    ids = [row["id"] for row in rows]
-    if len(set(ids)) < len(ids):
-        seen: set[str] = set()
-        twice = next(id for id in ids if id in seen or seen.add(id))
-        raise UserError(f"{args.manifest}: the id {twice!r} occurs twice: ids must be unique in a manifest")
     key = [[row["id"], row["audio"], row["start"], row["duration"]] for row in rows]
-    plan = {
+    wanted = {
         "rows": hashlib.sha256(json.dumps(key).encode()).hexdigest(),
         "model": str(args.model or "english"),
         "settings": list(args.overrides),
@@ -92,14 +91,13 @@ def _same_plan(args: argparse.Namespace, rows: Sequence[dict[str, Any]]) -> None
     }
     there = args.out / PLAN
     if there.exists():
-        before = json.loads(there.read_text("utf-8"))
-        if changed := [name for name in plan if plan[name] != before.get(name)]:
-            what = "other files" if changed[0] == "rows" else f"another {changed[0]} ({before.get(changed[0])})"
+        if found := plan.change(there, wanted):
+            what = "other files" if found.key == "rows" else f"another {found.key} ({found.before})"
             raise UserError(f"{args.out}: an unfinished run with {what}: finish it, or choose another folder")
     elif (args.out / DONE).exists():
         raise UserError(f"{args.out}: holds {DONE} already: choose another folder, or delete it")
     else:
-        there.write_text(json.dumps(plan), encoding="utf-8")
+        plan.write(there, wanted)
 
 
 def _done(part: Path, ids: set[str]) -> dict[str, dict[str, Any]]:

@@ -128,14 +128,11 @@ def write_kaldi(folder: str | os.PathLike, utterances: Iterable[Utterance]) -> N
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     utterances = sorted(utterances, key=lambda utterance: utterance.id.encode())
-    seen: set[str] = set()
     for utterance in utterances:
         for name in (utterance.id, utterance.speaker or utterance.id):
             if not name or len(name.split()) != 1:
                 raise UserError(f"{folder}: Kaldi's files cannot hold {name!r}: ids and speakers must be single words")
-        if utterance.id in seen:
-            raise UserError(f"{folder}: the id {utterance.id!r} occurs twice: ids must be unique in a manifest")
-        seen.add(utterance.id)
+    check_unique(utterances, folder)
     paths = {utterance.id: os.path.abspath(utterance.audio) for utterance in utterances}
     segmented = len(set(paths.values())) < len(paths) or any(utterance.start for utterance in utterances)
     speakers: dict[str, list[str]] = {}
@@ -158,6 +155,15 @@ def write_kaldi(folder: str | os.PathLike, utterances: Iterable[Utterance]) -> N
     for name, table in tables.items():
         lines = sorted((f"{key} {value}".rstrip() + "\n").encode() for key, value in table.items())
         (folder / name).write_bytes(b"".join(lines))
+
+
+def check_unique(utterances: Iterable[Utterance], where: object) -> None:
+    """Raise UserError, with `where`, if two utterances have one id."""
+    seen: set[str] = set()
+    for utterance in utterances:
+        if utterance.id in seen:
+            raise UserError(f"{where}: the id {utterance.id!r} occurs twice: ids must be unique in a manifest")
+        seen.add(utterance.id)
 
 
 def id_of(audio: str) -> str:

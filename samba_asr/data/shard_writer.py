@@ -21,7 +21,8 @@ from typing import NamedTuple
 
 from samba_asr.audio.archive import Row, Slice, open_address, parse
 from samba_asr.audio.read import Audio, AudioError, read
-from samba_asr.data.manifest import DEFAULTS, Utterance, read_manifest, write_manifest
+from samba_asr.data import plan
+from samba_asr.data.manifest import DEFAULTS, Utterance, check_unique, read_manifest, write_manifest
 from samba_asr.data.shards import SOUNDS
 from samba_asr.errors import UserError
 
@@ -56,10 +57,7 @@ def write_shards(
         raise UserError("no utterances: there is nothing to write")
     if size < 1:
         raise UserError(f"shards of {size} bytes: give at least 1")
-    ids = [utterance.id for utterance in utterances]
-    if len(set(ids)) < len(ids):
-        twice = next(id for id in ids if ids.count(id) > 1)
-        raise UserError(f"the id {twice!r} occurs twice: ids must be unique in a manifest")
+    check_unique(utterances, out)
     out.mkdir(parents=True, exist_ok=True)
     _same_plan(utterances, out, size)
     found: list[Utterance] = []
@@ -89,15 +87,15 @@ def write_shards(
 
 def _same_plan(utterances: Sequence[Utterance], out: Path, size: int) -> None:
     """Refuse a folder with the shards of another run; keep those of this run, if it was interrupted."""
-    plan = json.dumps({"size": size, "utterances": [[u.id, u.audio, u.start, u.duration, u.text] for u in utterances]})
+    wanted = {"size": size, "utterances": [[u.id, u.audio, u.start, u.duration, u.text] for u in utterances]}
     there = out / PLAN
     if there.exists():
-        if there.read_text("utf-8") != plan:
+        if plan.change(there, wanted):
             raise UserError(f"{out}: holds part of the shards of another manifest: choose another folder, or delete it")
-        return
-    if any(out.glob("*.tar")):
+    elif any(out.glob("*.tar")):
         raise UserError(f"{out}: holds shards already: choose another folder, or delete them")
-    there.write_text(plan, encoding="utf-8")
+    else:
+        plan.write(there, wanted)
 
 
 def _write_shard(utterances: Sequence[Utterance], shard: Path, size: int) -> tuple[list[Utterance], dict]:
