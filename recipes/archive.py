@@ -52,7 +52,7 @@ class Worker:
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return Python's values for numpy's, and None for NaN, by which a table says that there is none."""
+    """Return a row with Python's numbers for numpy's, and None for NaN, which marks a missing value in a table."""
     plain = {key: value.item() if hasattr(value, "item") else value for key, value in row.items()}
     return {key: None if isinstance(value, float) and value != value else value for key, value in plain.items()}
 
@@ -123,7 +123,7 @@ def run(
 
 
 class _NotIn:
-    """Whether a row is still to be done."""
+    """Filter for Ray: keeps the rows that are still to be done."""
 
     def __init__(self, done: Iterable[str]):
         self.done = frozenset(done)

@@ -52,7 +52,7 @@ class Transcriber:
 
 
 def transcribe_row(recognizer: Recognizer, row: Row, **options: Any) -> dict[str, Any]:
-    """Transcribe one row; what a user can mend is told in the row's `error` and raises nothing.
+    """Transcribe one row.  An error that the user can fix is written into the row's `error`, and not raised.
 
     options: latency_ms, text, digits of `Recognizer.transcribe`.
     """

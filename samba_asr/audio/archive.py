@@ -115,7 +115,7 @@ class _Part(io.RawIOBase):
 
 
 def _value(address: Row) -> bytes:
-    """Return the bytes of a row; AudioError if there are none."""
+    """Return the bytes of a row; AudioError for a row without bytes."""
     name = printable(str(address))
     try:
         value = parquet.value(address.path, address.column, address.row)

@@ -55,7 +55,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is compared."""
+    """Mixers and training runs that a comparison consists of."""
 
     out: Path
     variants: tuple[Variant, ...]

@@ -1,4 +1,4 @@
-"""What commands show on stderr while they work: partial results, and the progress of long files."""
+"""Display on stderr while a command works: partial results, and the progress of long files."""
 
 from __future__ import annotations
 

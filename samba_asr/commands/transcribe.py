@@ -115,7 +115,7 @@ def formats(text: str) -> list[str]:
 
 @dataclass(frozen=True)
 class Work:
-    """What is the same for all files."""
+    """Recognizer and options of a call, the same for all its files."""
 
     recognizer: Recognizer
     latency_ms: float | None

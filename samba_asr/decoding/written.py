@@ -38,7 +38,7 @@ _OPEN = frozenset([",", ";", ":", "—"])  # marks that end no text
 
 @dataclass(frozen=True)
 class _Context:
-    """What the segments so far leave to the next one."""
+    """State that the segments so far leave to the next one."""
 
     state: State
     starts: bool  # the next word begins a sentence

@@ -379,7 +379,7 @@ class _Rates:
 
 
 def _joined_gaps(state: EncoderState, gap: Tensor | None, x: Tensor, lengths: Tensor) -> Tensor | None:
-    """Return the gaps (b, t) before the waiting frames and those of x (b, t, d); None if there are none."""
+    """Return the gaps (b, t) before the waiting frames and those of x (b, t, d); None without gaps."""
     waits = bool(state.gap.any())
     if gap is None and not waits:
         return None

@@ -37,7 +37,7 @@ def torch_runtime(loaded: LoadedModel, config: RuntimeConfig) -> TorchRuntime:
 
 @runtimes.register("onnx")
 def onnx_runtime(loaded: LoadedModel, config: RuntimeConfig) -> OnnxRuntime:
-    """Run the graphs of decode.runtime.graphs, or those in the cache; UserError if there are none, or of other weights."""
+    """Run the graphs of decode.runtime.graphs, or those in the cache; UserError if they are missing, or of other weights."""
     if loaded.model is None:
         return OnnxRuntime(config.graphs or loaded.folder or "")
     digest = weights_digest(loaded.folder)
@@ -106,6 +106,6 @@ def cached_graphs(digest: str) -> Path:
 
 
 def weights_digest(folder: Path | None) -> str | None:
-    """Return the sha256 of the weights in a model folder; None if there are none."""
+    """Return the sha256 of the weights in a model folder; None for a folder without weights."""
     path = folder and Path(folder) / "model.safetensors"
     return sha256(path) if path and path.is_file() else None

@@ -56,7 +56,7 @@ class Grams(NamedTuple):
 
 
 class Hot(NamedTuple):
-    """Automaton of hotwords (`samba_asr.decoding.hotwords`); one node where there are none."""
+    """Automaton of hotwords (`samba_asr.decoding.hotwords`); one node without hotwords."""
 
     first: np.ndarray  # (n + 1,) int32
     token: np.ndarray  # (e,) int32
@@ -327,7 +327,7 @@ def hot_tables(hotwords: Hotwords | None) -> Hot:
 
 
 def session_words(tables: Tables, hotwords: Hotwords) -> Vocabulary | None:
-    """Return the words of `hotwords` that the lexicon lacks (`WordGuide.start`); None if there are none."""
+    """Return the words of `hotwords` that the lexicon lacks (`WordGuide.start`); None if it has all of them."""
 
     def known(word: str) -> bool:
         i = tables.word(word)

@@ -35,7 +35,7 @@ class ParaRnnState(NamedTuple):
 
 
 class _ParaRnn(CausalMixer):
-    """What both mixers share, forward in time."""
+    """Common base of both mixers, forward in time."""
 
     state_shape: ClassVar[tuple[int, ...]]  # of a channel
 

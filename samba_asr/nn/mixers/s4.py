@@ -40,7 +40,7 @@ class S4State(NamedTuple):
 
 
 class _TimeInvariant(CausalMixer):
-    """What S4 and S4D share, forward in time."""
+    """Common base of S4 and S4D, forward in time."""
 
     A_imag: nn.Parameter | None
     P: nn.Parameter | None
