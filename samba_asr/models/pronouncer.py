@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from samba_asr.config import HydraConfig, PronouncerConfig
-from samba_asr.errors import UserError
+from samba_asr.models import one_file
 from samba_asr.models.encoder import FeedForward
 from samba_asr.nn.dropout import Dropout
 from samba_asr.nn.mixers import build_mixer
@@ -101,35 +102,16 @@ def padded(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
 
 def save_pronouncer(path: Path, model: Pronouncer) -> None:
     """Write the weights in 16 bits, with sizes and phones in the metadata, to one file."""
-    from dataclasses import asdict
-
-    from safetensors.torch import save_file
-
     about = {"phones": " ".join(model.phones), **{name: str(value) for name, value in asdict(model.config).items()}}
-    weights = {name: x.detach().cpu().half().contiguous() for name, x in model.state_dict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(weights, path, about)
-    path.chmod(0o644)  # safetensors makes it readable only by its owner; a server may run as another user
+    one_file.write(path, {name: x.detach().cpu().half() for name, x in model.state_dict().items()}, about)
 
 
 @functools.cache
 def load_pronouncer(path: Path | None = None) -> Pronouncer:
     """Load the shipped network, or that of a file; UserError for a missing or other file."""
-    from dataclasses import fields
-
-    from safetensors import SafetensorError, safe_open
-
     path = path or Path(__file__).with_name(FILE)
-    try:
-        with safe_open(path, "pt") as file:
-            about = file.metadata() or {}
-            weights = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (no mapping)
+    with one_file.opened(path, "pronunciation", "samba-asr lm pronounce") as (about, weights):
         sizes: dict[str, Any] = {f.name: type(f.default)(about[f.name]) for f in fields(PronouncerConfig)}
         model = Pronouncer(PronouncerConfig(**sizes), about["phones"].split())
         model.load_state_dict(weights)
-    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{path}: not a model of pronunciation ({reason}): train one with samba-asr lm pronounce"
-        ) from None
-    return model.eval()
+        return model.eval()

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samba_asr.config import HydraConfig, PunctuationConfig
-from samba_asr.errors import UserError
+from samba_asr.models import one_file
 from samba_asr.models.encoder import FeedForward
 from samba_asr.nn.blocks import BlockModule
 from samba_asr.nn.dropout import Dropout
@@ -112,8 +112,6 @@ class Punctuator(BlockModule):
 
 def save_punctuator(path: Path, model: Punctuator) -> None:
     """Write the network to one file: matrices in 8 bits with a scale for each row, the rest in 16; words in the metadata."""
-    from safetensors.torch import save_file
-
     about = {
         "vocabulary": " ".join(model.vocabulary.words),
         "listed": " ".join(model.listed.values()),
@@ -128,21 +126,14 @@ def save_punctuator(path: Path, model: Punctuator) -> None:
             weights[name], weights[name + _SCALE] = (x / scale).round().to(torch.int8), scale.half()
         else:
             weights[name] = x.half()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: x.contiguous() for name, x in weights.items()}, path, about)
-    path.chmod(0o644)  # safetensors makes it readable only by its owner; a server may run as another user
+    one_file.write(path, weights, about)
 
 
 @functools.cache
 def load_punctuator(path: Path | None = None) -> Punctuator:
     """Load the shipped network, or that of a file; UserError for a missing or other file."""
-    from safetensors import SafetensorError, safe_open
-
     path = path or Path(__file__).with_name(FILE)
-    try:
-        with safe_open(path, "pt") as file:
-            about = file.metadata() or {}
-            stored = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (no mapping)
+    with one_file.opened(path, "punctuation", "samba-asr punctuation") as (about, stored):
         sizes: dict[str, Any] = {f.name: _parse(about[f.name], f.default) for f in fields(PunctuationConfig)}
         listed = {spelling.lower(): spelling for spelling in about["listed"].split()}
         bias = tuple(map(float, about["bias"].split()))
@@ -155,12 +146,7 @@ def load_punctuator(path: Path | None = None) -> Punctuator:
             if not name.endswith(_SCALE)
         }
         model.load_state_dict(weights)
-    except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{path}: not a model of punctuation ({reason}): train one with samba-asr punctuation"
-        ) from None
-    return model.eval()
+        return model.eval()
 
 
 def _plain(value) -> str:
