@@ -30,7 +30,7 @@ from samba_asr.serve import protocol
 from samba_asr.serve.lobby import IdleTimer
 from samba_asr.serve.models import Models
 from samba_asr.serve.settings import Settings
-from samba_asr.serve.stream import IDLE, BoundedSession, Outbox, TooLong, close
+from samba_asr.serve.stream import IDLE, LoopSession, Outbox, TooLong, close
 
 router = APIRouter()
 
@@ -119,36 +119,25 @@ def parse(text: str) -> Update | Append | Commit | Clear:
         raise Fault(f"{where + ': ' if where else ''}{first['msg']}", event=event) from None
 
 
-class RealtimeSession(BoundedSession):
+class RealtimeSession(LoopSession):
     """A session whose events become OpenAI's; an item is a segment, or what a commit ends."""
 
     KIND = "realtime"
 
     def __init__(self, models: Models, settings: Settings):
         super().__init__(models, settings)
-        self._loop = asyncio.get_running_loop()
         self.out = Outbox(self._loop)
         self.manual = False  # no turn detection
         self.commits: deque[str] = deque()  # items that wait for their flush; "" for audio to forget
-        self.over = asyncio.Event()
-        self.end = 1001, "the service is going down"  # until the engine reports another reason
         self.uncommitted = 0.0  # seconds received since the last item ended
         self._before: str | None = None  # the last item
         self._begin()
 
     def _begin(self) -> None:
-        self.item, self._texts, self._sent, self._started, self._from = (
-            f"item_{uuid.uuid4().hex[:20]}",
-            [],
-            "",
-            False,
-            0.0,
-        )
+        self.item = f"item_{uuid.uuid4().hex[:20]}"
+        self._texts, self._sent, self._started, self._from = [], "", False, 0.0
 
-    def on_event(self, event: News) -> None:
-        self._loop.call_soon_threadsafe(self._on_event, event)
-
-    def _on_event(self, event: News) -> None:
+    def handle(self, event: News) -> None:
         match event:
             case Partial():
                 self._show(event)
@@ -160,15 +149,12 @@ class RealtimeSession(BoundedSession):
                     self._complete(segment.until)
             case Flushed(name):
                 self._flushed(name)
-            case Idle(seconds):
-                self.end = IDLE, f"no audio and no command for {seconds:g} s"
+            case Idle():
+                self.ended(event)
             case Failed() | Done():
-                self.outcome = "done" if isinstance(event, Done) else "failed"
-                if isinstance(event, Failed):
-                    self.end = 1011, event.reason
-                elif self._texts:
+                if isinstance(event, Done) and self._texts:
                     self._complete(event.seconds)
-                self.over.set()
+                self.ended(event)
                 self.send("")
 
     def _show(self, event: Partial) -> None:

@@ -167,6 +167,35 @@ class BoundedSession:
         logger.info("session over", extra={"fields": fields})
 
 
+class LoopSession(BoundedSession):
+    """A session whose events are handled in the event loop, and which knows why it ended."""
+
+    def __init__(self, models: Models, settings: Settings):
+        super().__init__(models, settings)
+        self._loop = asyncio.get_running_loop()
+        self.over = asyncio.Event()
+        self.end = 1001, "the service is going down"  # close code and reason, until the engine reports another
+
+    def on_event(self, event: News) -> None:
+        self._loop.call_soon_threadsafe(self.handle, event)
+
+    def handle(self, event: News) -> None:
+        """Handle an event, in the event loop."""
+        raise NotImplementedError
+
+    def ended(self, event: Idle | Failed | Done) -> None:
+        """Note why the session ends, and that it is over."""
+        match event:
+            case Idle(seconds):
+                self.end = IDLE, f"no audio and no command for {seconds:g} s"
+                return  # the engine reports its end next
+            case Failed(reason):
+                self.outcome, self.end = "failed", (1011, reason)
+            case Done():
+                self.outcome = "done"
+        self.over.set()
+
+
 class MessageSession(BoundedSession):
     """A session whose events become messages of `samba_asr.serve.protocol`."""
 

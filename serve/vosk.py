@@ -25,7 +25,7 @@ from samba_asr.serve import protocol
 from samba_asr.serve.lobby import IdleTimer
 from samba_asr.serve.models import Models
 from samba_asr.serve.settings import Settings
-from samba_asr.serve.stream import IDLE, BoundedSession, close
+from samba_asr.serve.stream import IDLE, LoopSession, close
 
 router = APIRouter()
 
@@ -44,23 +44,18 @@ class Asked(BaseModel):
         return [phrase for phrase in self.phrase_list or () if phrase != "[unk]"] or None
 
 
-class VoskSession(BoundedSession):
+class VoskSession(LoopSession):
     """Results of a session that have not been sent yet; used in the event loop."""
 
     KIND = "vosk"
 
     def __init__(self, models: Models, settings: Settings):
         super().__init__(models, settings)
-        self._loop = asyncio.get_running_loop()
         self.segments: list[Segment] = []
         self.partial = ""
-        self.end = 1001, "the service is going down"  # until the engine reports another reason
-        self.over, self.flushed = asyncio.Event(), asyncio.Event()
+        self.flushed = asyncio.Event()
 
-    def on_event(self, event: News) -> None:
-        self._loop.call_soon_threadsafe(self._on_event, event)
-
-    def _on_event(self, event: News) -> None:
+    def handle(self, event: News) -> None:
         match event:
             case Partial(text):
                 self.partial = text.lower()
@@ -69,13 +64,10 @@ class VoskSession(BoundedSession):
                 self.partial = ""
             case Flushed():
                 self.flushed.set()
-            case Idle(seconds):
-                self.end = IDLE, f"no audio and no command for {seconds:g} s"
+            case Idle():
+                self.ended(event)
             case Failed() | Done():
-                self.outcome = "done" if isinstance(event, Done) else "failed"
-                if isinstance(event, Failed):
-                    self.end = 1011, event.reason
-                self.over.set()
+                self.ended(event)
                 self.flushed.set()
 
     def reply(self, words: bool, last: bool = False) -> dict[str, Any]:

@@ -106,8 +106,8 @@ def test_a_segment_is_an_item_and_what_follows_is_another():
 async def _segments():
     session = RealtimeSession(SimpleNamespace(metrics=None, names=["toy"]), Settings())
     for begin in (0.0, 3.0):
-        session._on_event(Partial("HELLO THERE", "HELLO", begin + 1))
-        session._on_event(Final(Segment("HELLO THERE", begin + 0.5, begin + 2, (), begin + 3.0)))
+        session.handle(Partial("HELLO THERE", "HELLO", begin + 1))
+        session.handle(Final(Segment("HELLO THERE", begin + 0.5, begin + 2, (), begin + 3.0)))
     await asyncio.sleep(0)
     events = [await session.out.get() for _ in range(12)]
     assert [event["type"].rpartition(".")[2] for event in events] == [
