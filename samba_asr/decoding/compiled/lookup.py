@@ -58,19 +58,25 @@ def find_name(table, names, name):
 
 
 @jit
-def child_of(first, token, child, node, wanted):
-    """Return the child of a node by token, or -1; children are sorted by token."""
-    a, b = np.int64(first[node]), np.int64(first[node + 1])
+def place_of(values, low, high, wanted):
+    """Return the place of a value between `low` and `high`, where `values` rise, or -1."""
+    a, b = np.int64(low), np.int64(high)
     while a < b:
         m = (a + b) >> 1
-        t = token[m]
-        if t < wanted:
+        if values[m] < wanted:
             a = m + 1
-        elif t > wanted:
+        elif values[m] > wanted:
             b = m
         else:
-            return np.int64(child[m])
+            return m
     return np.int64(-1)
+
+
+@jit
+def child_of(first, token, child, node, wanted):
+    """Return the child of a node by token, or -1; children are sorted by token."""
+    at = place_of(token, first[node], first[node + 1], wanted)
+    return np.int64(child[at]) if at >= 0 else np.int64(-1)
 
 
 @jit
@@ -92,21 +98,7 @@ def gram_score(successors, words, log_prob, backoff, link, level, paid, context,
     if at >= virtual:  # no n-gram begins with it
         at = np.int64(link[at])
     while True:
-        found = np.int64(-1)
-        if at == 0:
-            found = np.int64(1 + word)
-        else:
-            a, b = np.int64(successors[at]), np.int64(successors[at + 1])
-            while a < b:
-                m = (a + b) >> 1
-                w = words[m]
-                if w < word:
-                    a = m + 1
-                elif w > word:
-                    b = m
-                else:
-                    found = m
-                    break
+        found = np.int64(1 + word) if at == 0 else place_of(words, successors[at], successors[at + 1], word)
         if found >= 0:
             total = np.float64(log_prob[found])
             for i in range(n - 1, -1, -1):  # the shortest context first
