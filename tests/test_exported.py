@@ -20,6 +20,7 @@ from samba_asr.models.folder import save_model
 from samba_asr.recognizer import Recognizer
 from tests.support.sound import noise
 
+pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from samba_asr.errors import UserError, missing_extra
+from samba_asr.errors import missing_extra
 
 
 def session(path: Path | str, extra: str) -> Any:
@@ -22,14 +22,9 @@ def session(path: Path | str, extra: str) -> Any:
 
 
 def quantize(path: Path) -> None:
-    """Write the matrices of a graph's products as 8-bit integers, with one scale for each column.
+    """Write the matrices of a graph's products as 8-bit integers, with one scale for each column."""
+    from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    UserError if the package onnx is missing.
-    """
-    try:
-        from onnxruntime.quantization import QuantType, quantize_dynamic
-    except ImportError as error:
-        raise UserError("8-bit weights need the packages onnx and onnxruntime: pip install onnx onnxruntime") from error
     whole = path.with_suffix(".float32.onnx")
     path.rename(whole)
     root = logging.getLogger()

@@ -45,6 +45,7 @@ OPTIONAL = {
     "matplotlib": Optional("matplotlib", "plot", "plots of scores"),
     "librosa": Optional("librosa", "plot", "plots of spectrograms"),
     "silero_vad": Optional("silero-vad", "vad", "voice activity by a network"),
+    "onnx": Optional("onnx", "export", "writing such graphs: samba-asr export"),
     "onnxruntime": Optional("onnxruntime", "onnx", "graphs that samba-asr export wrote, and decode.vad=silero"),
     "numba": Optional("numba", "fast", "beam search in a tenth of the time"),
     "faster_whisper": Optional("faster-whisper", "label", "labels by Whisper tiny.en"),

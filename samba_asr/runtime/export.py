@@ -15,6 +15,7 @@ state before the first step.  keep: frames of a block after which its state is t
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import math
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 
 from samba_asr.audio.onnx import quantize, session
 from samba_asr.config.plain import to_json
-from samba_asr.errors import UserError
+from samba_asr.errors import UserError, missing_extra
 from samba_asr.models.asr import AsrModel
 from samba_asr.models.exported import SETTINGS
 from samba_asr.models.folder import LoadedModel, copy_search_files
@@ -176,6 +177,9 @@ def export(model: AsrModel, weights: str, out: Path, *, int8: bool = False) -> D
     UserError if a part of the model cannot be exported, or a package is missing.
     """
     check(model)
+    for package in ("onnx", "onnxruntime"):  # before the graphs are recorded, which takes a while
+        if importlib.util.find_spec(package) is None:
+            raise missing_extra(package, "export")
     out.mkdir(parents=True, exist_ok=True)
     (out / DESCRIPTION).unlink(missing_ok=True)  # without it the folder is refused, until all files are written
     features, acoustic, config = model.features, model.acoustic, model.config

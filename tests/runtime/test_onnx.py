@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 
 import numpy as np
@@ -19,6 +20,7 @@ from samba_asr.runtime.torch import TorchRuntime
 from tests.contract import awake
 from tests.models.tiny import FRAME, tiny
 
+pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
 SIZES = [(b, t) for b in (1, 3, 32) for t in (1, 13, 70)]  # 70: three chunks of a scan, the last of them short
 LATENCIES = [Latency(6, 6), Latency(4, 2), Latency(4, 4), Latency(1, 1), Latency(3, 1)]
@@ -217,3 +219,12 @@ def test_graphs_of_other_weights_are_refused(hydra):
     assert OnnxRuntime(hydra[1], weights="digest of the weights").about.format == 1
     with pytest.raises(UserError, match="other weights"):
         OnnxRuntime(hydra[1], weights="another")
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime"])
+def test_a_missing_package_is_named_with_its_extra_before_anything_is_written(package, tmp_path, monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find_spec(name))
+    with pytest.raises(UserError, match=rf"'{package}'.*samba_asr\[export\]"):
+        export(model(), "digest", tmp_path / "graphs")
+    assert not (tmp_path / "graphs").exists()

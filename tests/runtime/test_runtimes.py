@@ -16,6 +16,7 @@ from samba_asr.recognizer import Recognizer
 from samba_asr.runtime.choose import build, cached_graphs, choose, runtimes, weights_digest
 from tests.support.sound import noise
 
+pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 
