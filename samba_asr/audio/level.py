@@ -69,8 +69,8 @@ class Level(StreamingModule):
         hops = torch.cat([before, torch.cat([power, valid.unsqueeze(-1).to(power.dtype)], -1)], 1)
         if t == 0:
             return Step(x.new_zeros(b, 0, 1), counts, state)
-        window = hops.unfold(1, self.hops, 1).sum(-1)  # (b, t, 2)
-        energy = 10 * (window[..., 0] / window[..., 1].clamp(min=1) + 1e-12).log10()  # (b, t) dB
+        sums, received, _ = last_hops(hops, self.hops)
+        energy = 10 * (sums / received.clamp(min=1) + 1e-12).log10()  # (b, t) dB
         now = 10 * (power[..., 0] + 1e-12).log10()
         time = torch.arange(1, t + 1, device=x.device, dtype=x.dtype)
         down = torch.where(valid, energy.clamp(min=DARK) - self.rise * time, torch.full_like(energy, 1e4))
@@ -78,9 +78,7 @@ class Level(StreamingModule):
         noise = bottoms[:, 1:] + self.rise * time
         speaks = (valid & (now > noise + ACTIVE)).to(power.dtype)
         spoken = torch.cat([active, torch.stack([power[..., 0] * speaks, speaks], -1)], 1)  # (b, memory - 1 + t, 2)
-        past = spoken.transpose(1, 2)
-        total, number = (F.avg_pool1d(past, self.memory, 1) * self.memory).unbind(1)  # (b, t)
-        loudest = F.max_pool1d(past[:, :1], self.memory, 1).squeeze(1)
+        total, number, loudest = last_hops(spoken, self.memory)  # (b, t)
         rest = (self.first - number).clamp(min=0)
         speech = 10 * ((total + rest * loudest * START) / (number + rest) + 1e-12).log10()
         raised = torch.minimum(SLOPE * (LOW - speech), TARGET - speech).clamp(0, MOST)
@@ -95,3 +93,21 @@ class Level(StreamingModule):
             torch.where(last > 0, bottoms.gather(1, last) + self.rise * passed, floor),
         )
         return Step(torch.where(valid, gain, torch.zeros_like(gain)).unsqueeze(-1), counts, state)
+
+
+def last_hops(x: Tensor, window: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the sum of powers, the sum of counts and the largest power of the `window` hops up to each new one, each (b, t).
+
+    x: powers (not negative) and counts (b, window - 1 + t, 2) of earlier hops and of t > 0 new ones.
+    Each window is the end of the earlier hops and the beginning of the new ones, so two running sums give all of them.
+    """
+    sums, peaks = [], []
+    for first in range(0, x.shape[1] - window + 1, window):
+        new = x[:, first + window - 1 : first + 2 * window - 1]  # (b, n, 2)
+        old = F.pad(x[:, first : first + window - 1], (0, 0, 0, 2))  # zeros, for the window that has no earlier hop
+        common = old[:, new.shape[1] :]  # in every window
+        ends = old[:, : new.shape[1]].flip(1)
+        sums.append(ends.cumsum(1).flip(1) + common.sum(1, keepdim=True) + new.cumsum(1))
+        louder = torch.maximum(ends[..., 0].cummax(1).values.flip(1), new[..., 0].cummax(1).values)
+        peaks.append(torch.maximum(louder, common[..., 0].amax(1, keepdim=True)))
+    return *torch.cat(sums, 1).unbind(-1), torch.cat(peaks, 1)

@@ -53,15 +53,14 @@ class NumpyLevel:
             return np.zeros(0), state
         power = np.square(x[: t * self._hop].reshape(t, self._hop).astype(np.float64)).mean(-1)
         hops = np.concatenate([state.hops, np.stack([power, np.ones(t)], 1)])
-        total, count = _sums(hops, self._hops).T
+        total, count, _ = last_hops(hops, self._hops)
         energy, time = 10 * np.log10(total / count + 1e-12), np.arange(1, t + 1)
         down = np.maximum(energy, DARK) - self._rise * time
         bottoms = np.minimum.accumulate(np.concatenate([[state.floor], down]))[1:]
         noise = bottoms + self._rise * time
         speaks = (10 * np.log10(power + 1e-12) > noise + ACTIVE).astype(np.float64)
         active = np.concatenate([state.active, np.stack([power * speaks, speaks], 1)])
-        total, count = _sums(active, self._memory).T
-        loudest = np.lib.stride_tricks.sliding_window_view(active[:, 0], self._memory).max(-1)
+        total, count, loudest = last_hops(active, self._memory)
         rest = np.maximum(self._first - count, 0)
         speech = 10 * np.log10((total + rest * loudest * START) / (count + rest).clip(min=1e-9) + 1e-12)
         raised = np.clip(np.minimum(SLOPE * (LOW - speech), TARGET - speech), 0, MOST)
@@ -73,6 +72,18 @@ class NumpyLevel:
         return gain, after
 
 
-def _sums(x: np.ndarray, window: int) -> np.ndarray:
-    """Return the sums of each `window` rows of x (window - 1 + t, c) -> (t, c)."""
-    return np.lib.stride_tricks.sliding_window_view(x, window, axis=0).sum(-1)
+def last_hops(x: np.ndarray, window: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return sums of powers, sums of counts and the largest power of the `window` hops up to each new one, each (t,).
+
+    x: powers and counts (window - 1 + t, 2); see `samba_asr.audio.level.last_hops`.
+    """
+    sums, peaks = [], []
+    for first in range(0, len(x) - window + 1, window):
+        new = x[first + window - 1 : first + 2 * window - 1]
+        old = np.concatenate([x[first : first + window - 1], np.zeros((2, 2))])
+        common, ends = old[len(new) :], old[: len(new)][::-1]
+        sums.append(ends.cumsum(0)[::-1] + common.sum(0) + new.cumsum(0))
+        louder = np.maximum(np.maximum.accumulate(ends[:, 0])[::-1], np.maximum.accumulate(new[:, 0]))
+        peaks.append(np.maximum(louder, common[:, 0].max()))
+    total, count = np.concatenate(sums).T
+    return total, count, np.concatenate(peaks)

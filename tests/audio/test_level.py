@@ -8,8 +8,9 @@ import torch
 
 from samba_asr.audio.features import LogMel
 from samba_asr.audio.features_numpy import NumpyLogMel
-from samba_asr.audio.level import HIGH, LOW, QUIET, TARGET, Level
+from samba_asr.audio.level import HIGH, LOW, QUIET, TARGET, Level, last_hops
 from samba_asr.audio.level_numpy import NumpyLevel
+from samba_asr.audio.level_numpy import last_hops as numpy_last_hops
 from samba_asr.audio.read import read
 from samba_asr.config import FeatureConfig
 from tests.contract import verify_streaming
@@ -109,3 +110,14 @@ def test_the_twin_in_numpy_gives_the_same_features(gain):
         (features,), (state,) = twin.step([chunk], [state])
         found.append(features)
     np.testing.assert_allclose(np.concatenate(found), wanted, atol=2e-3)
+
+
+@pytest.mark.parametrize("window", [1, 2, 7, 40])
+@pytest.mark.parametrize("t", [1, 3, 39, 40, 41, 97])
+def test_the_sums_of_windows_are_those_of_each_window_alone(window, t):
+    x = noise(3, window - 1 + t, 2).abs()
+    windows = x.unfold(1, window, 1)  # (b, t, 2, window)
+    expected = torch.stack([*windows.sum(-1).unbind(-1), windows[:, :, 0].amax(-1)])
+    torch.testing.assert_close(torch.stack(last_hops(x, window)), expected)
+    found = numpy_last_hops(x[1].double().numpy(), window)
+    np.testing.assert_allclose(np.stack(found), expected[:, 1], rtol=1e-5)
