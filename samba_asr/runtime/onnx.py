@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,8 @@ from samba_asr.audio.level_numpy import NumpyLevel
 from samba_asr.audio.onnx import session
 from samba_asr.errors import UserError
 from samba_asr.runtime.base import AcousticRuntime, Frames, Latency, SecondPass
+from samba_asr.threads import each
+from samba_asr.threads import threads as default_threads
 
 FORMAT = 1
 """Version of a folder of graphs; other versions are refused."""
@@ -73,10 +76,18 @@ class OnnxRuntime(AcousticRuntime):
 
     device = "cpu"
 
-    def __init__(self, folder: Path | str, *, weights: str | None = None, second_pass: SecondPass | None = None):
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        weights: str | None = None,
+        second_pass: SecondPass | None = None,
+        threads: int | None = None,
+    ):
         """folder: that of the graphs.
 
         weights: sha256 of the weights that the graphs must come from; None: any.
+        threads: for the rows of a step, or for one long row; None: as many as torch's operations use (`samba_asr.threads`).
         UserError for a folder that is incomplete, damaged, of another version, or of other weights.
         """
         self.folder = Path(folder)
@@ -86,12 +97,18 @@ class OnnxRuntime(AcousticRuntime):
         with np.load(self.folder / FEATURES) as arrays:
             level = NumpyLevel(self.rate, self.about.hop) if self.about.gain else None
             self._features = NumpyLogMel(arrays, self.about.hop, level)
+        self._threads = threads
         self._sessions: dict[str, Any] = {}
         self._lock = threading.Lock()
 
     @property
     def frame(self) -> float:
         return self.stride / self.rate
+
+    @property
+    def threads(self) -> int:
+        """Threads of the next step."""
+        return self._threads or default_threads()
 
     def start(self, latency: Latency) -> OnnxState:
         about = self.about
@@ -166,12 +183,20 @@ class OnnxRuntime(AcousticRuntime):
         self, x: Sequence[np.ndarray], keep: int, states: Sequence[np.ndarray]
     ) -> tuple[list[Piece], list[np.ndarray]]:
         """Run rows of one block each, (t, d); return the first `keep` frames of each and the states after them."""
-        name = BLOCK if len(x[0]) <= SHORT else WHOLE
+        run = self._session(BLOCK if len(x[0]) <= SHORT else WHOLE).run
+        size = min(ROWS, math.ceil(len(x) / self.threads))
+        found: dict[int, tuple[np.ndarray, ...]] = {}  # by the first row
+
+        def rows(at: int) -> None:
+            here = np.stack(x[at : at + size])
+            given = {"frames": here, "keep": np.full(len(here), keep), "state": np.stack(states[at : at + size])}
+            found[at] = run(None, given)
+
+        starts = list(range(0, len(x), size))
+        each(rows, starts, self.threads)
         pieces, after = [], []
-        for at in range(0, len(x), ROWS):
-            here = np.stack(x[at : at + ROWS])
-            given = {"frames": here, "keep": np.full(len(here), keep), "state": np.stack(states[at : at + ROWS])}
-            frames, log_probs, state = self._session(name).run(None, given)
+        for at in starts:
+            frames, log_probs, state = found[at]
             pieces += [Piece(y, p) for y, p in zip(frames[:, :keep], log_probs[:, :keep], strict=True)]
             after += _rows(state)
         return pieces, after
@@ -179,7 +204,10 @@ class OnnxRuntime(AcousticRuntime):
     def _session(self, name: str) -> Any:
         with self._lock:
             if name not in self._sessions:
-                self._sessions[name] = session(self.folder / name, "fast")
+                inside = (
+                    self.threads if name == WHOLE else 1
+                )  # a file is one row; the rows of live blocks are shared out
+                self._sessions[name] = session(self.folder / name, "fast", inside)
             return self._sessions[name]
 
     def _padded(self, found: Sequence[Sequence[Piece]]) -> Frames:

@@ -131,6 +131,28 @@ def test_chunks_of_sessions_in_any_company_give_what_the_whole_gives(exported, l
         np.testing.assert_allclose(np.concatenate(found[row]), expected[row], atol=1e-5)
 
 
+@pytest.mark.parametrize(("threads", "calls"), [(1, [5]), (2, [3, 2]), (3, [2, 2, 1]), (9, [1] * 5)])
+def test_the_rows_of_a_live_step_are_shared_out_among_threads(hydra, threads, calls):
+    chunks = [audio(3, seed) for seed in range(5)]
+    alone, runtime = OnnxRuntime(hydra[1], threads=1), OnnxRuntime(hydra[1], threads=threads)
+    session, seen = runtime._session, []
+
+    class Counted:
+        def __init__(self, name):
+            self.name = name
+
+        def run(self, names, given):
+            if self.name == BLOCK:
+                seen.append(len(given["frames"]))
+            return session(self.name).run(names, given)
+
+    runtime._session = Counted
+    expected, _ = alone.step(chunks, [alone.start(Latency(3, 3)) for _ in chunks])
+    found, _ = runtime.step(chunks, [runtime.start(Latency(3, 3)) for _ in chunks])
+    assert sorted(seen) == sorted(calls)
+    np.testing.assert_allclose(found.log_probs, expected.log_probs, atol=1e-5)
+
+
 def test_old_states_stay_valid(hydra):
     runtime, latency = OnnxRuntime(hydra[1]), Latency(4, 2)
     _, (before,) = runtime.step([audio(9)], [runtime.start(latency)])

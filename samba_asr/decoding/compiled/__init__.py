@@ -5,7 +5,7 @@
     paths.py    words that all texts share, and alignment
     tables.py   flat arrays of lexicon, n-gram model and hotwords
     store.py    tables as one mapped file in the cache folder
-    jit.py      numba and its cache        threads.py   rows in threads
+    jit.py      numba and its cache
 
 Only jit.py imports numba.  Importing search.py imports it.
 """

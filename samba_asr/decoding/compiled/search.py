@@ -27,12 +27,12 @@ from samba_asr.decoding.compiled.tables import (
     of_guide,
     session_words,
 )
-from samba_asr.decoding.compiled.threads import each
 from samba_asr.decoding.guide import Guide, Guides
 from samba_asr.decoding.hotwords import HotwordGuide, Hotwords
 from samba_asr.decoding.ngram import BEGIN, END, UNKNOWN
 from samba_asr.decoding.prefix_beam import checked_options, most_alike
 from samba_asr.decoding.words import WordGuide
+from samba_asr.threads import each
 
 if TYPE_CHECKING:
     import torch
