@@ -8,6 +8,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,7 +120,14 @@ def examine() -> dict[str, Any]:
         },
     }
     if not problems:
-        found |= {"device": device(), "threads": threads(), "ops": ops(), "search": search(), "box": box()}
+        found |= {
+            "device": device(),
+            "threads": threads(),
+            "space": space(),
+            "ops": ops(),
+            "search": search(),
+            "box": box(),
+        }
         if found["box"].get("problem"):
             problems.append(f"the shipped model is broken: {found['box']['problem']}: install samba_asr again")
     return {**found, "problems": problems}
@@ -174,8 +182,24 @@ def device() -> dict[str, str]:
 def threads() -> dict[str, Any]:
     import torch
 
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"torch": torch.get_num_threads(), "cores": usable, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "")}
+    from samba_asr.threads import cores
+
+    return {
+        "torch": torch.get_num_threads(),
+        "cores": cores(),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", ""),
+    }
+
+
+def space() -> dict[str, Any]:
+    """Return the memory of this machine, and the room that is left where caches lie, in GB."""
+    from samba_asr.cache import cache_folder
+
+    known = hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9 if known else None
+    folder = cache_folder()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    return {"memory": memory, "free": shutil.disk_usage(there).free / 1e9, "cache": str(folder)}
 
 
 def ops() -> dict[str, dict[str, dict[str, str]]]:
@@ -251,6 +275,9 @@ def _machine_lines(found: dict[str, Any]):
     yield f"dtype    {d['dtype']}: {d['dtype_why']}"
     setting = f", OMP_NUM_THREADS={t['OMP_NUM_THREADS']}" if t["OMP_NUM_THREADS"] else ""
     yield f"threads  {t['torch']} for torch on {t['cores']} cores ({d['cpu']}){setting}"
+    room = found["space"]
+    memory = f"{room['memory']:.1f} GB" if room["memory"] else "unknown"
+    yield f"memory   {memory}; {room['free']:.0f} GB of disk are free for caches in {room['cache']}"
     for name, picks in found["ops"].items():
         for steps, pick in picks.items():
             yield f"op       {name}, {steps} step{'s' if steps != '1' else ''}: {pick['backend']}: {pick['why']}"
@@ -262,3 +289,4 @@ def _machine_lines(found: dict[str, Any]):
     elif "parameters" in b:
         yield f"model    {b['model']}, {b['parameters'] / 1e6:.2f} M parameters"
         yield f"runtime  {b['runtime']}: {b['runtime_why']}"
+    yield "speed    samba-asr bench transcribe FILE: of files and live steps; bench serve: people at once; bench train: training"

@@ -24,6 +24,11 @@ def add_train(kinds) -> None:
         metavar="FILE",
         help="packed if the name ends in .ngram, else ARPA, gzipped if it ends in .gz",
     )
+    parser.add_argument(
+        "--upper",
+        action="store_true",
+        help="convert the text to LibriSpeech's spelling, which the shipped models write: capitals, no marks, numbers in words",
+    )
     parser.add_argument("--order", type=int, default=3, metavar="N", help="longest n-gram (default: %(default)s)")
     parser.add_argument(
         "--words", type=int, default=100_000, metavar="N", help="keep the N most frequent words (default: %(default)s)"
@@ -72,17 +77,22 @@ def run_train(args: argparse.Namespace) -> int:
     from samba_asr.decoding import packed
     from samba_asr.decoding.ngram import read_arpa
     from samba_asr.text.lm import read_lines, train_ngram
+    from samba_asr.text.normalize import upper
+    from samba_asr.text.numbers import spoken
 
+    lines = read_lines(args.text)
+    if args.upper:
+        lines = (found for line in lines if (found := upper(spoken(line))))
     sizes = {"order": args.order, "words": args.words, "growth": args.growth, "pruning": args.pruning}
     if args.out.suffix == ".ngram":
         args.out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
             dir=args.out.parent
         ) as folder:  # hundreds of MB, so not in /tmp, which may be memory
-            train_ngram(read_lines(args.text), Path(folder) / "lm.arpa", **sizes)
+            train_ngram(lines, Path(folder) / "lm.arpa", **sizes)
             packed.write(args.out, *read_arpa(Path(folder) / "lm.arpa"))
     else:
-        train_ngram(read_lines(args.text), args.out, **sizes)
+        train_ngram(lines, args.out, **sizes)
     logger.info("%s: %.1f MB", args.out, args.out.stat().st_size / 1e6)
     return 0
 

@@ -6,9 +6,12 @@ pruning Kneser-Ney smoothed n-gram models", 2007.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import logging
+import os
 import shutil
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -16,6 +19,7 @@ from pathlib import Path
 
 from samba_asr.errors import UserError, missing_extra
 from samba_asr.text.lines import FAULTS, open_text
+from samba_asr.text.normalize import upper
 
 logger = logging.getLogger(__name__)
 
@@ -78,14 +82,40 @@ def train_ngram(
             100 * covered,
             order,
         )
-        trainer = varikn.VarigramTrainer(True, False)  # three discounts per order: modified Kneser-Ney
-        trainer.set_datacost_scale(growth)
-        trainer.set_datacost_scale2(pruning)
-        trainer.set_max_order(order)
-        trainer.initialize(str(marked), 0, 0, 0, "", "<s>", False, "")
-        trainer.grow(1)
-        trainer.write_file(str(arpa), True)
+        if strange := [word for word in counts if word != upper(word)]:
+            logger.warning(
+                "%d of %d words hold small letters or marks, such as %r: the shipped models write capitals alone, and never such "
+                "words; --upper converts the text",
+                sum(counts[word] for word in strange),
+                counts.total(),
+                strange[0],
+            )
+        with quiet():
+            trainer = varikn.VarigramTrainer(True, False)  # three discounts per order: modified Kneser-Ney
+            trainer.set_datacost_scale(growth)
+            trainer.set_datacost_scale2(pruning)
+            trainer.set_max_order(order)
+            trainer.initialize(str(marked), 0, 0, 0, "", "<s>", False, "")
+            trainer.grow(1)
+            trainer.write_file(str(arpa), True)
         part = out.with_name(out.name + ".part")
         with arpa.open("rb") as source, (gzip.open if out.suffix == ".gz" else open)(part, "wb") as target:
             shutil.copyfileobj(source, target)
         part.replace(out)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Drop what compiled code writes to standard output and standard error, as VariKN does for every step of its search."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    before = [os.dup(1), os.dup(2)]
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        for fd, saved in zip((1, 2), before, strict=True):
+            os.dup2(saved, fd)
+            os.close(saved)

@@ -175,9 +175,10 @@ class SpeechTask:
             gather=ranks.gather,
             check=check,
         )
+        unit = " in phones" if self.config.tokenizer.kind == "phone" else ""
         for utterance in self.valid[: self.config.train.examples]:
             logger.info("ref %s: %s", utterance.id, utterance.text)
-            logger.info("hyp %s: %s", utterance.id, result.texts.get(utterance.id, "(not readable)"))
+            logger.info(f"hyp{unit} %s: %s", utterance.id, result.texts.get(utterance.id, "(not readable)"))
         compete = f", CTC-CRF loss {result.crf:.4f}" if result.crf is not None else ""
         logger.info(
             "%s: validation WER %.2f %%, CTC loss %.4f a token%s (%.0f s)",

@@ -80,6 +80,21 @@ class TestTrain:
         assert set(read_ngram(tmp_path / "lm.arpa").ids) - {"<s>", "</s>", "<unk>"} == {"the", "cat"}
 
     @needs_varikn
+    def test_text_that_the_shipped_models_never_write_is_pointed_out(self, tmp_path, caplog, capfd):
+        (tmp_path / "a.txt").write_text("Hello, it's me.\nWe met at 10:30.\n")
+        assert call("train", tmp_path / "a.txt", "--out", tmp_path / "lm.arpa", "--pruning", 0) == 0
+        assert "7 of 7 words hold small letters or marks, such as 'Hello,'" in caplog.text
+        assert "--upper" in caplog.text
+        assert "opti size" not in "".join(capfd.readouterr())  # VariKN's own messages
+
+    @needs_varikn
+    def test_text_in_the_spelling_of_the_shipped_models(self, tmp_path, caplog):
+        (tmp_path / "a.txt").write_text("Hello, it's me.\nWe met 12 men.\n...\n")
+        assert call("train", tmp_path / "a.txt", "--upper", "--out", tmp_path / "lm.arpa", "--pruning", 0) == 0
+        assert {"HELLO", "IT'S", "TWELVE"} <= set(read_ngram(tmp_path / "lm.arpa").ids)
+        assert "small letters" not in caplog.text
+
+    @needs_varikn
     def test_no_text(self, tmp_path):
         (tmp_path / "empty.txt").write_text("\n \n")
         with pytest.raises(UserError, match="is empty"):
