@@ -137,7 +137,7 @@ class Guides:
         shared = {n: prefix for n, prefix in enumerate(prefixes) if isinstance(prefix, JointPrefix)}
         if not shared:
             return first.extend(prefixes, tokens)
-        extensions = first.extend([_first_view(prefix) for prefix in prefixes], tokens)
+        extensions = first.extend([first_view(prefix) for prefix in prefixes], tokens)
         there = np.zeros(len(prefixes), dtype=bool)
         there[extensions.of] = True
         shared = {n: prefix for n, prefix in shared.items() if there[n]}
@@ -175,7 +175,7 @@ class Guides:
 
     def finish(self, prefixes: Sequence[GuidedPrefix]) -> list[GuidedPrefix]:
         first, *others = self.guides
-        whole = first.finish([_first_view(prefix) for prefix in prefixes])
+        whole = first.finish([first_view(prefix) for prefix in prefixes])
         shared = {n: prefix for n, prefix in enumerate(prefixes) if isinstance(prefix, JointPrefix)}
         more = [
             _map_present(guide.finish, [prefix.views[g] for prefix in shared.values()])
@@ -186,7 +186,7 @@ class Guides:
         return whole
 
     def words(self, prefix: GuidedPrefix) -> tuple[str, ...] | None:
-        return self.guides[0].words(_first_view(prefix))
+        return self.guides[0].words(first_view(prefix))
 
 
 def _views_of(guide: Guide) -> Callable[[Sequence[Any], Tokens], list[Any]]:
@@ -199,7 +199,8 @@ def _views_of(guide: Guide) -> Callable[[Sequence[Any], Tokens], list[Any]]:
     return extend
 
 
-def _first_view(prefix: GuidedPrefix) -> GuidedPrefix:
+def first_view(prefix: GuidedPrefix) -> GuidedPrefix:
+    """Return the view of the first guide, which may be that of words."""
     return prefix.views[0] if isinstance(prefix, JointPrefix) else prefix
 
 

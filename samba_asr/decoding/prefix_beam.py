@@ -33,9 +33,13 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 import numpy as np
 
 from samba_asr.decoding.base import ALL, BLANK, Hypothesis, checked_lengths, frames_of, take
-from samba_asr.decoding.guide import Extensions, Guide, GuidedPrefix
+from samba_asr.decoding.guide import Extensions, Guide, GuidedPrefix, Guides, first_view
 from samba_asr.decoding.hotwords import Hotwords
+from samba_asr.decoding.joins import Dropped, Joins, Node, Place, join, nodes_of, reading_after
+from samba_asr.decoding.joins import lattice as lattice_of
+from samba_asr.decoding.lattice import Lattice
 from samba_asr.decoding.ngram import mix
+from samba_asr.decoding.words import WordGuide
 from samba_asr.errors import UserError
 
 if TYPE_CHECKING:
@@ -69,14 +73,6 @@ def checked_options(
         )
 
 
-class Node(NamedTuple):
-    """Last token of an alignment, linked to the one before it.  Nodes of a dropped beam are freed with it."""
-
-    before: Node | None
-    token: int
-    time: int
-
-
 class BeamState(NamedTuple):
     """State of the search.  Beams of a row are sorted, best first; those with pb = pn = -inf are unused."""
 
@@ -93,6 +89,8 @@ class BeamState(NamedTuple):
     recombination: np.ndarray  # (b, k) uint64: key, equal for prefixes that the guide will never tell apart
     path_b: np.ndarray  # (b, k) object: Node of the alignment that vb scores
     path_n: np.ndarray  # (b, k) object: Node of the alignment that vn scores
+    reading: np.ndarray  # (b, k) object: Reading, the last word read; None before the first one ends
+    joins: np.ndarray  # (b,) object: Joins, what recombination dropped; None without a lattice
     frames: np.ndarray  # (b,) int64: frames seen
 
 
@@ -110,6 +108,8 @@ class PrefixBeam:
                  after the same context of the language model) are kept (None: all), as in decoding by WFST.  The others could
                  only follow the best, and would fill the beam with combinations of old doubts.  For n-best lists of n: n.
     guide:       scores prefixes beyond their frames, and may forbid them, in rows where it has a view.
+    lattice:     nats or None.  What recombination drops within so many of the frame's best is kept for `lattices`, if there are
+                 words (None: nothing is).  Hypotheses are the same with it.
     `times` are the first frames of the tokens in the best alignment of that hypothesis in the beam.
     """
 
@@ -123,16 +123,21 @@ class PrefixBeam:
         prune: float | None = 7.0,
         guide: Guide | None = None,
         recombine: int | None = None,
+        lattice: float | None = None,
     ):
         checked_options(beam, candidates, blank_skip, prune, recombine)
         self.beam, self.candidates, self.blank_skip, self.recombine = beam, candidates, blank_skip, recombine
         self.prune = math.inf if prune is None else prune
         self.guide = guide
+        words = guide.guides[0] if isinstance(guide, Guides) else guide
+        self.lattice = lattice if isinstance(words, WordGuide) else None
+        self._begins = words.begins if isinstance(words, WordGuide) else np.zeros(0, dtype=bool)
 
     @classmethod
     def from_config(cls, config: SearchConfig, guide: Guide | None = None, *, counts_words: bool = True) -> PrefixBeam:
         """See `samba_asr.decoding.base.Search`."""
-        return cls(config.beam, prune=config.prune, recombine=most_alike(config, counts_words), guide=guide)
+        recombine = most_alike(config, counts_words)
+        return cls(config.beam, prune=config.prune, recombine=recombine, guide=guide, lattice=config.lattice or None)
 
     def init_state(self, batch: int, hotwords: Hotwords | None = None) -> BeamState:
         shape = (batch, self.beam + (-(-self.beam // 4) if self.guide else 0))
@@ -148,9 +153,24 @@ class PrefixBeam:
             raise ValueError("hotwords need a search with a HotwordGuide")
         if self.guide and (first := self.guide.start(hotwords)) is not None:
             guide[:, 0], bonus[:, 0], credit[:, 0] = first, first.bonus, first.credit
-        frames = np.zeros(batch, dtype=np.int64)
+        frames, joins = np.zeros(batch, dtype=np.int64), np.empty(batch, dtype=object)
         return BeamState(
-            start, never, start, never, last, bonus, credit, guide, name, nothing, name, empty, empty, frames
+            start,
+            never,
+            start,
+            never,
+            last,
+            bonus,
+            credit,
+            guide,
+            name,
+            nothing,
+            name,
+            empty,
+            empty,
+            empty,
+            joins,
+            frames,
         )
 
     def step(
@@ -184,10 +204,12 @@ class PrefixBeam:
         if self.guide is None or not len(state.frames):
             return state
         guide, bonus, credit = state.guide.copy(), state.bonus.copy(), state.credit.copy()
+        reading = state.reading.copy()
         at, k = np.nonzero((np.logaddexp(state.pb, state.pn) > -np.inf) & (guide != None))  # noqa: E711 (elementwise)
         for r, i, whole in zip(at, k, self.guide.finish(guide[at, k].tolist()), strict=True):
             guide[r, i], bonus[r, i], credit[r, i] = whole, whole.bonus, whole.credit
-        state = state._replace(guide=guide, bonus=bonus, credit=credit)
+            reading[r, i] = reading_after(reading[r, i], first_view(state.guide[r, i]), first_view(whole), whole.bonus)
+        state = state._replace(guide=guide, bonus=bonus, credit=credit, reading=reading)
         order = np.argsort(-_score(state), axis=1, kind="stable")
         return BeamState(*(f if f.ndim == 1 else np.take_along_axis(f, order, axis=1) for f in state))
 
@@ -202,6 +224,20 @@ class PrefixBeam:
             ]
             for row in range(len(score))
         ]
+
+    def lattices(self, state: BeamState) -> list[Lattice | None]:
+        """Return the lattice of each row of a finished state; None without `lattice`, or without words."""
+        if self.lattice is None:
+            return [None] * len(state.frames)
+        found, score = [], _score(state)
+        for row in range(len(score)):
+            used = np.flatnonzero(score[row] > -np.inf).tolist()
+            better = state.vb[row] >= state.vn[row]
+            paths = np.where(better, state.path_b[row], state.path_n[row])
+            viterbi = np.maximum(state.vb[row], state.vn[row])
+            ends = [Place(state.reading[row, k], paths[k], float(viterbi[k]), float(state.bonus[row, k])) for k in used]
+            found.append(lattice_of(ends, state.joins[row], self._begins, int(state.frames[row])))
+        return found
 
     def _words(self, guided: GuidedPrefix | None) -> tuple[str, ...] | None:
         return None if guided is None or self.guide is None else self.guide.words(guided)
@@ -228,10 +264,11 @@ class PrefixBeam:
         if len(at):
             twin = s.last[at, j] == s.last[at, i]
             pn[at, j] = np.logaddexp(pn[at, j], np.where(twin, s.pb[at, i], p[at, i]) + again[at, j])
-            gain = np.where(twin, s.vb[at, i], v[at, i]) + again[at, j]
-            at, j, i, twin, gain = (x[gain > vn[at, j]] for x in (at, j, i, twin, gain))
+            before = np.where(twin, s.vb[at, i], v[at, i])
+            gain = before + again[at, j]
+            at, j, i, twin, before, gain = (x[gain > vn[at, j]] for x in (at, j, i, twin, before, gain))
             vn[at, j] = gain
-            path_n[at, j] = _nodes(np.where(twin, s.path_b[at, i], path[at, i]), s.last[at, j], s.frames[at])
+            path_n[at, j] = nodes_of(np.where(twin, s.path_b[at, i], path[at, i]), s.last[at, j], s.frames[at], before)
 
         # Extend.  The guide scores only extensions that survive pruning.
         double = tokens[:, None, :] == s.last[:, :, None]  # (b, k, c)
@@ -255,8 +292,10 @@ class PrefixBeam:
         )
         recombination = np.where(recombination == 0, name, recombination)
         twin = double[at, i, c]
-        gain = np.where(twin, s.vb[at, i], v[at, i]) + best[at, c]
+        before_token = np.where(twin, s.vb[at, i], v[at, i])
+        gain = before_token + best[at, c]
 
+        lost = leader = np.zeros(0, dtype=np.int64)
         # Keep the best k of the k that stay and the n new ones of each row.
         row = np.concatenate([np.repeat(np.arange(b), k), at])
         score = np.concatenate([stay.ravel(), more[at, i, c] + bonus])
@@ -264,7 +303,10 @@ class PrefixBeam:
             alike = mix(
                 np.concatenate([s.recombination.ravel(), recombination]), np.concatenate([s.last.ravel(), token])
             )
-            score = _best_alike(score, row, alike, self.recombine)
+            whole = score
+            score, leader = _best_alike(score, row, alike, self.recombine)
+            if self.lattice is not None:
+                lost = _lost(whole, score, row, b, self.lattice)
         kept = _best(score, np.concatenate([s.credit.ravel(), credit]), row, b, self.beam, k)  # (b, k)
         dropped = score[kept] == -np.inf
         never, nothing = np.full(len(at), -np.inf), np.full(len(at), None)
@@ -272,14 +314,52 @@ class PrefixBeam:
         def both(old: np.ndarray, new: np.ndarray) -> np.ndarray:
             return np.concatenate([old.ravel(), new])[kept]
 
+        old_path_n = path_n
         path_b, path_n, guide = both(path, nothing), both(path_n, nothing), both(s.guide, nothing)
         r, slot = np.nonzero(kept >= b * k)
         n = kept[r, slot] - b * k
         before = np.where(twin[n], s.path_b[r, i[n]], path[r, i[n]])
-        path_n[r, slot] = _nodes(before, token[n], s.frames[r])
+        path_n[r, slot] = nodes_of(before, token[n], s.frames[r], before_token[n])
         guide[r, slot] = np.fromiter(map(view, fresh[n].tolist()), dtype=object, count=len(n))
+        old_vb, old_vn = vb, vn
         pb, vb = both(pb, never), both(vb, never)
         pn, vn = both(pn, more[at, i, c]), both(vn, gain)
+        reading, kept_bonus = both(s.reading, nothing), both(s.bonus, bonus)
+        if self.lattice is not None:
+            for y, o, x in zip(r.tolist(), slot.tolist(), n.tolist(), strict=True):
+                old, new = s.guide[y, i[x]], guide[y, o]
+                reading[y, o] = reading_after(s.reading[y, i[x]], first_view(old), first_view(new), kept_bonus[y, o])
+
+        def place(x: int) -> Place:
+            """Where a candidate is that may be kept or not."""
+            if x < b * k:
+                y, j = divmod(x, k)
+                first = old_vb[y, j] >= old_vn[y, j]
+                there = path[y, j] if first else old_path_n[y, j]
+                return Place(s.reading[y, j], there, max(old_vb[y, j], old_vn[y, j]), s.bonus[y, j])
+            x -= b * k
+            y, j, new = at[x], i[x], view(int(fresh[x]))
+            before = s.path_b[y, j] if twin[x] else path[y, j]
+            node = Node(before, int(token[x]), int(s.frames[y]), float(before_token[x]))
+            read = reading_after(s.reading[y, j], first_view(s.guide[y, j]), first_view(new), bonus[x])
+            return Place(read, node, gain[x], bonus[x])
+
+        joins = s.joins
+        if len(lost):
+            joins = joins.copy()
+            slots = np.full(len(row), -1)
+            slots[kept] = np.where(dropped, -1, np.arange(kept.shape[1]))
+            found: dict[int, list[Dropped]] = {}
+            for x, first in zip(lost.tolist(), leader[lost].tolist(), strict=True):
+                y, o = int(row[x]), slots[first]
+                if o < 0:
+                    continue
+                best_path = (path_b if vb[y, o] >= vn[y, o] else path_n)[y, o]
+                survivor = Place(reading[y, o], best_path, max(vb[y, o], vn[y, o]), kept_bonus[y, o])
+                if (one := join(place(x), survivor, self._begins)) is not None:
+                    found.setdefault(y, []).append(one)
+            for y, some in found.items():
+                joins[y] = Joins(joins[y], tuple(some))
         for x in (pb, pn, vb, vn):
             x[dropped] = -np.inf
         return BeamState(
@@ -288,7 +368,7 @@ class PrefixBeam:
             vb=vb,
             vn=vn,
             last=both(s.last, token),
-            bonus=both(s.bonus, bonus),
+            bonus=kept_bonus,
             credit=both(s.credit, credit),
             guide=guide,
             name=both(s.name, name),
@@ -296,6 +376,8 @@ class PrefixBeam:
             recombination=both(s.recombination, recombination),
             path_b=path_b,
             path_n=path_n,
+            reading=reading,
+            joins=joins,
             frames=s.frames + 1,
         )
 
@@ -363,11 +445,6 @@ def _blank_frame(s: BeamState, blank: np.ndarray) -> BeamState:
     )
 
 
-def _nodes(before: np.ndarray, token: np.ndarray, time: np.ndarray) -> np.ndarray:
-    """(n,) each -> Nodes, (n,) object."""
-    return np.fromiter(map(Node, before.tolist(), token.tolist(), time.tolist()), dtype=object, count=len(before))
-
-
 def _score(s: BeamState) -> np.ndarray:
     return np.logaddexp(s.pb, s.pn) + s.bonus  # (b, k)
 
@@ -398,15 +475,28 @@ def _best(score: np.ndarray, credit: np.ndarray, row: np.ndarray, rows: int, k: 
     return np.take_along_axis(kept, np.argsort(-score[kept], axis=1, kind="stable"), axis=1) if with_credit else kept
 
 
-def _best_alike(score: np.ndarray, row: np.ndarray, alike: np.ndarray, count: int) -> np.ndarray:
-    """Return `score` (n,) with -inf for all but the best `count` of each row with one key `alike`."""
+def _best_alike(score: np.ndarray, row: np.ndarray, alike: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return `score` (n,) with -inf for all but the best `count` of each row with one key `alike`; and the best of each's key."""
     order = np.lexsort((-score, alike, row))
     row, alike = row[order], alike[order]
     first = np.flatnonzero(np.concatenate([[True], (row[1:] != row[:-1]) | (alike[1:] != alike[:-1])]))
-    rank = np.arange(len(order)) - np.repeat(first, np.diff(np.append(first, len(order))))
-    score = score.copy()
+    counts = np.diff(np.append(first, len(order)))
+    rank = np.arange(len(order)) - np.repeat(first, counts)
+    score, leader = score.copy(), np.empty(len(order), dtype=np.int64)
     score[order[rank >= count]] = -np.inf
-    return score
+    leader[order] = np.repeat(order[first], counts)
+    return score, leader
+
+
+def _lost(before: np.ndarray, after: np.ndarray, row: np.ndarray, rows: int, width: float) -> np.ndarray:
+    """Return what recombination dropped within `width` of the best of its row, row by row, the best first.
+
+    before, after: scores (n,) without and with recombination.
+    """
+    top = np.full(rows, -np.inf)
+    np.maximum.at(top, row, before)
+    lost = np.flatnonzero((after == -np.inf) & (before > -np.inf) & (before > top[row] - width))
+    return lost[np.lexsort((-before[lost], row[lost]))]
 
 
 def _put(state: BeamState, rows: np.ndarray, part: BeamState) -> BeamState:

@@ -170,7 +170,7 @@ class WordGuide:
         self._known = {word for word, some in spelt.items() if some}
         self._unknown = model.ids.get(UNKNOWN)
         pieces = tokenizer.pieces(range(tokenizer.vocab_size))
-        self._begins = np.array([piece.startswith(SPACE) for piece in pieces])
+        self.begins = np.array([piece.startswith(SPACE) for piece in pieces])
         self._tokens_spell_words = tokenizer.KIND != "phone"
         # Where units are characters, the space is a unit by itself, and no text begins with it.
         space = pieces.index(SPACE) if SPACE in pieces else None
@@ -208,7 +208,7 @@ class WordGuide:
     def extend(self, prefixes: Sequence[WordPrefix], tokens: Tokens) -> Extensions:
         tokens = np.asarray(tokens, dtype=np.int64)
         node = np.array([prefix.node for prefix in prefixes], dtype=np.int64)
-        new = self._begins[tokens] | (node == ROOT)
+        new = self.begins[tokens] | (node == ROOT)
         extensions = self._extend_words(prefixes, node, tokens, np.flatnonzero(~new))
         new = np.flatnonzero(new)
         self._find_ends([prefixes[p] for p in new.tolist()])

@@ -69,6 +69,7 @@ def searches(draw) -> dict[str, Any]:
         "blank_skip": draw(st.sampled_from([0.7, 0.99, 1.0])),
         "prune": draw(st.sampled_from([1.0, 7.0, None])),
         "recombine": draw(st.sampled_from([None, 1, 2])),
+        "lattice": draw(st.sampled_from([None, 1.0, 8.0])),
     }
 
 
@@ -121,6 +122,11 @@ def run_both(numpy_search, compiled, x: np.ndarray, hotwords: list, rng: np.rand
             numpy_state, state, x, seen = take(numpy_state, order), take(state, order), x[order], seen[order]
         if (seen == t).all():
             break
+    numpy_lattices = numpy_search.lattices(numpy_search.finish(numpy_state))
+    for one, other in zip(compiled.lattices(compiled.finish(state)), numpy_lattices, strict=True):
+        assert (one is None) == (other is None)
+        for field, wanted in zip(one or (), other or (), strict=True):
+            assert list(field) == list(wanted)  # the scores too, bit for bit
     for timed in (True, False):
         found = compiled.hypotheses(compiled.finish(state), 99, timed)
         assert bits(found) == bits(numpy_search.hypotheses(numpy_search.finish(numpy_state), 99, timed))

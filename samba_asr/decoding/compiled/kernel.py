@@ -9,7 +9,11 @@ linked nodes in two more.  A step reads the old arrays and makes new ones, so ol
     marks (8, w) int32     by beam: see `LAST` .. `HOT`
     names (3, w) uint64    by beam: name, name of the parent, recombination key
     nodes (3, n) int32     alignments: node before (-1: none), token, frame
+    node_score (1, n) float64  Viterbi score before the token
     words (2, m) int32     words read: entry before (-1: none), word (those of the session after those of the model)
+    word_score (1, m) float64  score of the guides when the next word began, without look-ahead
+    joins (4, q) int32     what recombination dropped, for a lattice: see `J_READING` .. `J_TOKEN`
+    join_score (2, q) float64  its acoustic and LM score
     tree, more             lexicon, and words of the session: `samba_asr.decoding.compiled.tables.Tree`
     grams, hot             n-gram model and hotword automaton: `Grams` and `Hot` there
 
@@ -25,6 +29,7 @@ import math
 import numpy as np
 
 from samba_asr.decoding.compiled.jit import jit
+from samba_asr.decoding.compiled.joins import find_join, index_joins, word_begin
 from samba_asr.decoding.compiled.links import compact, resized
 from samba_asr.decoding.compiled.lookup import (
     CACHE,
@@ -45,6 +50,8 @@ of it that may be taken back; score of hotwords that are no longer in the automa
 LAST, NODE, PRIVATE, CONTEXT, WORDS, PATH_B, PATH_N, HOT = range(8)
 """Rows of `marks`: last token; node of the last word in its tree, and whether that is the session's tree; n-gram context; entry
 of the words; nodes of the two best alignments; node of the hotword automaton."""
+J_READING, J_INTO, J_WORD, J_TOKEN = range(4)
+"""Rows of `joins`: entry of `words` after which `J_WORD` was said; entry that it leads to; node of the alignment before it."""
 NAME, PARENT, ALIKE = range(3)
 """Rows of `names`."""
 
@@ -52,7 +59,9 @@ INF = math.inf
 UNFINISHED = -50.0  # as samba_asr.decoding.words; a test compares them
 UNKNOWN_SCORE = -15.0
 U64 = np.uint64
-X_MORE, X_GAIN, X_BASE, X_BONUS, X_CREDIT, X_KEPT = range(6)  # extensions, as the rows of `values` and `marks`
+X_MORE, X_GAIN, X_BASE, X_BONUS, X_CREDIT, X_KEPT, X_VITERBI = range(
+    7
+)  # extensions, as the rows of `values` and `marks`
 X_FROM, X_TOKEN, X_NODE, X_PRIVATE, X_CONTEXT, X_WORD, X_HOT = range(7)
 
 
@@ -75,16 +84,19 @@ def clear_dead(values, marks, names, alive):
 
 
 @jit
-def run(tree, more, grams, hot, begins, frames, values, marks, names, nodes, words, options, scores):
-    """Process frames (t, v) float64 of one row; returns (0, values, marks, names, nodes, words).
+def run(
+    tree, more, grams, hot, begins, frames, values, marks, names, nodes, node_score, words, word_score, joins, join_score,
+    options, scores,
+):  # fmt: skip
+    """Process frames (t, v) float64 of one row; returns (0, values, marks, names, nodes, ... join_score).
 
     options: (beam, candidates, recombine (0: no limit), the model's words, <unk> or -1, frames before, whether words guide,
         room for extensions, words that end in one node)
-    scores: (weight, bonus, log of the probability from which a blank is alone, prune)
+    scores: (weight, bonus, log of the probability from which a blank is alone, prune, width of the lattice or 0)
     If there are more extensions than room, the number comes back first, and the state as it was: call again with more room.
     """
     beam, candidates, recombine, known, unknown, begin, worded, room, homophones = options
-    weight, word_bonus, log_silent, prune = scores
+    weight, word_bonus, log_silent, prune, width = scores
     first, child_token, child_node, root, ends_first, ends_word, ahead, start = tree
     first_m, child_token_m, child_node_m, root_m, ends_first_m, ends_word_m, ahead_m, start_m = more
     successors, gram_word, log_prob, backoff, link, level = grams
@@ -95,8 +107,16 @@ def run(tree, more, grams, hot, begins, frames, values, marks, names, nodes, wor
     values, marks, names = values.copy(), marks.copy(), names.copy()
     values2, marks2, names2 = np.empty_like(values), np.empty_like(marks), np.empty_like(names)  # the next frame's
     node_count, word_count = nodes.shape[1], words.shape[1]
+    join_count = joins.shape[1]
     nodes = resized(nodes, node_count, 2 * node_count + 8 * w)
+    node_score = resized(node_score, node_count, nodes.shape[1])
     words = resized(words, word_count, 2 * word_count + 4 * w)
+    word_score = resized(word_score, word_count, words.shape[1])
+    joined = worded and width > 0 and recombine > 0
+    if joined:
+        joins = resized(joins, join_count, 2 * join_count + 64)
+        join_score = resized(join_score, join_count, joins.shape[1])
+    join_table = index_joins(joins, join_count, 4 * joins.shape[1] if joined else 1)
     # What stays, with its alignments; extensions; their order; hash tables; n-gram scores; the ends of a beam.
     G, path, path_n, again, v_best = (
         np.empty((5, w)),
@@ -105,13 +125,15 @@ def run(tree, more, grams, hot, begins, frames, values, marks, names, nodes, wor
         np.empty(w),
         np.empty(w),
     )
-    XF, XI, XU = np.empty((6, room)), np.empty((7, room), np.int32), np.empty((2, room), U64)
+    XF, XI, XU = np.empty((7, room)), np.empty((7, room), np.int32), np.empty((2, room), U64)
     score, alike, credit = np.empty(w + room), np.empty(w + room, U64), np.empty(w + room)
     idx, tmp, buckets = np.empty(w + room, np.int32), np.empty(w + room, np.int32), np.empty(BUCKETS + 1, np.int32)
     slots = 16
     while slots < 4 * w:
         slots *= 2
     table, keys, times = np.empty(slots, np.int32), np.empty(slots, U64), np.empty(slots, np.int32)
+    firsts, places = np.empty(slots, np.int32), np.empty(w + room, np.int32)
+    lost, leader = np.empty(room + w, np.int32), np.empty(room + w, np.int32)
     mask = U64(slots - 1)
     candidates = min(candidates, v - 1)
     tokens, best = np.empty(candidates, np.int64), np.empty(candidates)
@@ -138,10 +160,17 @@ def run(tree, more, grams, hot, begins, frames, values, marks, names, nodes, wor
             continue
         if node_count + 2 * w > nodes.shape[1] or word_count + w > words.shape[1]:
             clear_dead(values, marks, names, alive)
-            node_count = compact(nodes, node_count, marks, PATH_B, PATH_N + 1)
-            word_count = compact(words, word_count, marks, WORDS, WORDS + 1)
+            node_count = compact(
+                nodes, node_score, node_count, marks, PATH_B, PATH_N + 1, joins, join_count, J_TOKEN, J_TOKEN + 1
+            )
+            word_count = compact(
+                words, word_score, word_count, marks, WORDS, WORDS + 1, joins, join_count, J_READING, J_INTO + 1
+            )
             nodes = resized(nodes, node_count, 2 * node_count + 8 * w)
+            node_score = resized(node_score, node_count, nodes.shape[1])
             words = resized(words, word_count, 2 * word_count + 4 * w)
+            word_score = resized(word_score, word_count, words.shape[1])
+            join_table = index_joins(joins, join_count, len(join_table))
 
         # The best tokens, of equal ones the lower id first.
         listed = 0
@@ -189,12 +218,14 @@ def run(tree, more, grams, hot, begins, frames, values, marks, names, nodes, wor
             if i >= 0:
                 twin = marks[LAST, j] == marks[LAST, i]
                 G[PN, j] = logaddexp(G[PN, j], (values[PB, i] if twin else values[P, i]) + again[j])
-                gain = (values[VB, i] if twin else v_best[i]) + again[j]
+                viterbi = values[VB, i] if twin else v_best[i]
+                gain = viterbi + again[j]
                 if gain > G[VN, j]:
                     G[VN, j] = gain
                     nodes[0, node_count] = marks[PATH_B, i] if twin else path[i]
                     nodes[1, node_count] = marks[LAST, j]
                     nodes[2, node_count] = begin + f
+                    node_score[0, node_count] = viterbi
                     path_n[j] = node_count
                     node_count += 1
             G[P, j] = logaddexp(G[PB, j], G[PN, j])
@@ -269,7 +300,9 @@ def run(tree, more, grams, hot, begins, frames, values, marks, names, nodes, wor
                                 end_word[e] = word + known if private else word
                         count = ends * ((1 if to >= 0 else 0) + (1 if to_m >= 0 else 0))
                 if n + count > room:
-                    return n + count, values, marks, names, nodes, words
+                    return (
+                        n + count, values, marks, names, nodes, node_score, words, word_score, joins, join_score,
+                    )  # fmt: skip
                 hot_next = np.int64(0)
                 kept = 0.0
                 if hotted:
@@ -312,7 +345,8 @@ def run(tree, more, grams, hot, begins, frames, values, marks, names, nodes, wor
                     elif not worded:
                         alike_key = name
                     XF[X_MORE, n] = p
-                    XF[X_GAIN, n] = (values[VB, j] if twin else v_best[j]) + best[q]
+                    XF[X_VITERBI, n] = values[VB, j] if twin else v_best[j]
+                    XF[X_GAIN, n] = XF[X_VITERBI, n] + best[q]
                     XF[X_BASE, n] = base
                     XF[X_BONUS, n] = bonus
                     XF[X_CREDIT, n] = hot_credit[hot_next] if hotted else 0.0
@@ -332,11 +366,16 @@ def run(tree, more, grams, hot, begins, frames, values, marks, names, nodes, wor
 
         # Keep the best, sorted.
         count = rank(score, alive + n, idx, tmp, buckets)
+        dropped = 0
         if recombine > 0:
             if hotted and 4 * count > len(times):
                 keys = np.empty(8 * count, U64)
                 times = np.empty(8 * count, np.int32)
-            count = limit_alike(score, alike, idx, count, recombine, keys, times, -1 if hotted else beam)
+                firsts = np.empty(8 * count, np.int32)
+            least = score[idx[0]] - width if joined and count > 0 else INF
+            count, dropped = limit_alike(
+                score, alike, idx, count, recombine, keys, times, -1 if hotted else beam, firsts, least, lost, leader
+            )
         if hotted:
             for x in range(alive + n):
                 credit[x] = values[CREDIT, x] if x < alive else XF[X_CREDIT, x - alive]
@@ -377,25 +416,98 @@ def run(tree, more, grams, hot, begins, frames, values, marks, names, nodes, wor
             if XI[X_WORD, x] >= 0:
                 words[0, word_count] = marks[WORDS, j]
                 words[1, word_count] = XI[X_WORD, x]
+                first_node = XI[X_NODE, x]
+                word_score[0, word_count] = XF[X_BONUS, x] - (
+                    ahead_m[first_node] if XI[X_PRIVATE, x] else ahead[first_node]
+                )
                 marks2[WORDS, o] = word_count
                 word_count += 1
             nodes[0, node_count] = marks[PATH_B, j] if token == marks[LAST, j] else path[j]
             nodes[1, node_count] = token
             nodes[2, node_count] = begin + f
+            node_score[0, node_count] = XF[X_VITERBI, x]
             marks2[PATH_B, o] = -1
             marks2[PATH_N, o] = node_count
             node_count += 1
             names2[NAME, o] = XU[0, x]
             names2[PARENT, o] = names[NAME, j]
             names2[ALIKE, o] = XU[1, x]
+
+        # What recombination dropped, and what is kept in its place, as samba_asr.decoding.joins.
+        if dropped > 0:
+            for x in range(alive + n):
+                places[x] = -1
+            for o in range(count):
+                places[idx[o]] = o
+        for d in range(dropped):
+            o = places[leader[d]]
+            into = marks2[WORDS, o] if o >= 0 else -1
+            if into < 0:
+                continue
+            x = np.int64(lost[d])
+            if x < alive:
+                reading = marks[WORDS, x]
+                at = path[x] if G[VB, x] >= G[VN, x] else path_n[x]
+                acoustic, lm = max(G[VB, x], G[VN, x]), values[BONUS, x]
+                word = np.int64(-1)
+            else:
+                x -= alive
+                j = XI[X_FROM, x]
+                reading = marks[WORDS, j]
+                at = marks[PATH_B, j] if XI[X_TOKEN, x] == marks[LAST, j] else path[j]
+                acoustic, lm = XF[X_GAIN, x], XF[X_BONUS, x]
+                word = np.int64(XI[X_WORD, x])
+            if word < 0:  # it is within a word
+                if reading < 0:
+                    continue
+                word = np.int64(words[1, reading])
+                reading = words[0, reading]
+                at = nodes[0, word_begin(nodes, begins, at)]
+            if values2[VB, o] >= values2[VN, o]:
+                to = marks2[PATH_B, o]
+                acoustic = acoustic - values2[VB, o]
+            else:
+                to = marks2[PATH_N, o]
+                acoustic = acoustic - values2[VN, o]
+            acoustic = acoustic + node_score[0, word_begin(nodes, begins, to)]
+            lm = lm - values2[BONUS, o] + word_score[0, into]
+            if reading >= 0:
+                acoustic = acoustic - node_score[0, word_begin(nodes, begins, at)]
+                lm = lm - word_score[0, reading]
+            if join_count == joins.shape[1]:
+                joins = resized(joins, join_count, 2 * join_count)
+                join_score = resized(join_score, join_count, 2 * join_count)
+                join_table = index_joins(joins, join_count, 4 * joins.shape[1])
+            slot = find_join(join_table, joins, reading, word, into)
+            known_join = join_table[slot]
+            if known_join < 0:
+                known_join = join_count
+                join_table[slot] = join_count
+                join_count += 1
+            elif not acoustic > join_score[0, known_join]:
+                continue
+            joins[J_READING, known_join] = reading
+            joins[J_INTO, known_join] = into
+            joins[J_WORD, known_join] = word
+            joins[J_TOKEN, known_join] = at
+            join_score[0, known_join] = acoustic
+            join_score[1, known_join] = lm
         values, values2 = values2, values
         marks, marks2 = marks2, marks
         names, names2 = names2, names
         alive = count
     clear_dead(values, marks, names, alive)
-    node_count = compact(nodes, node_count, marks, PATH_B, PATH_N + 1)
-    word_count = compact(words, word_count, marks, WORDS, WORDS + 1)
-    return 0, values, marks, names, resized(nodes, node_count, node_count), resized(words, word_count, word_count)
+    node_count = compact(
+        nodes, node_score, node_count, marks, PATH_B, PATH_N + 1, joins, join_count, J_TOKEN, J_TOKEN + 1
+    )
+    word_count = compact(
+        words, word_score, word_count, marks, WORDS, WORDS + 1, joins, join_count, J_READING, J_INTO + 1
+    )
+    return (
+        0, values, marks, names, resized(nodes, node_count, node_count), resized(node_score, node_count, node_count),
+        resized(words, word_count, word_count), resized(word_score, word_count, word_count),
+        resized(joins, join_count, join_count), resized(join_score, join_count, join_count),
+    )  # fmt: skip
 
 
 @jit

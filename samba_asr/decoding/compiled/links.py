@@ -9,15 +9,18 @@ from samba_asr.decoding.compiled.jit import jit
 
 
 @jit
-def compact(links, used, roots, low, high):
-    """Keep the nodes that rows low .. high - 1 of `roots` reach, in order, and renumber those rows; returns how many."""
+def compact(links, scores, used, roots, low, high, more, count, first, last):
+    """Keep the nodes that rows low .. high - 1 of `roots` reach, in order, and renumber those rows; returns how many.
+
+    Rows first .. last - 1 of `more`, of its first `count` columns, are roots too.  scores (1, n): moved along.
+    """
     marks = np.full(used, -1, np.int32)
     for r in range(low, high):
         for j in range(roots.shape[1]):
-            at = roots[r, j]
-            while at >= 0 and marks[at] < 0:
-                marks[at] = 0
-                at = links[0, at]
+            reach(links, marks, roots[r, j])
+    for r in range(first, last):
+        for j in range(count):
+            reach(links, marks, more[r, j])
     n = 0
     for i in range(used):
         if marks[i] >= 0:
@@ -25,19 +28,32 @@ def compact(links, used, roots, low, high):
             links[0, n] = marks[before] if before >= 0 else -1
             for c in range(1, links.shape[0]):
                 links[c, n] = links[c, i]
+            scores[0, n] = scores[0, i]
             marks[i] = n
             n += 1
     for r in range(low, high):
         for j in range(roots.shape[1]):
             if roots[r, j] >= 0:
                 roots[r, j] = marks[roots[r, j]]
+    for r in range(first, last):
+        for j in range(count):
+            if more[r, j] >= 0:
+                more[r, j] = marks[more[r, j]]
     return n
+
+
+@jit
+def reach(links, marks, at):
+    """Mark a node and all before it."""
+    while at >= 0 and marks[at] < 0:
+        marks[at] = 0
+        at = links[0, at]
 
 
 @jit
 def resized(links, used, size):
     """Return the first `used` nodes in an array for `size`."""
-    found = np.empty((links.shape[0], size), np.int32)
+    found = np.empty((links.shape[0], size), links.dtype)
     for r in range(links.shape[0]):
         for i in range(used):
             found[r, i] = links[r, i]

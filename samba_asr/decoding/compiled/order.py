@@ -85,31 +85,44 @@ def rank(values, n, idx, tmp, buckets):
 
 
 @jit
-def limit_alike(score, alike, idx, count, limit, table, times, whole):
+def limit_alike(score, alike, idx, count, limit, table, times, whole, firsts, least, lost, leader):
     """Keep at most `limit` of each key, in order: idx[:kept] are those kept, the scores of the others become -inf.
 
-    whole: beams after which to stop (-1: none).  table, times: scratch, an open hash table.
+    whole: beams after which to stop (-1: none).  table, times, firsts: scratch, an open hash table.
+    least: of the others, those with a higher score go to `lost`, and the first with their key to `leader`.
+    Returns how many are kept, and how many are lost.
     """
     size = U64(len(table))
     for s in range(len(table)):
         times[s] = 0
-    kept = 0
+    kept, gone = 0, 0
     for o in range(count):
-        if kept == whole:
-            break
         x = idx[o]
+        full = kept == whole
+        if full and not score[x] > least:
+            break
         key = alike[x]
         s = key % size
         while times[s] > 0 and table[s] != key:
             s = s + U64(1) if s + U64(1) < size else U64(0)
         if times[s] >= limit:
+            if score[x] > least:
+                lost[gone] = x
+                leader[gone] = firsts[s]
+                gone += 1
             score[x] = -INF
             continue
+        if full:  # of the keys that are not kept nothing need be known
+            if times[s] > 0:
+                times[s] += 1
+            continue
+        if times[s] == 0:
+            firsts[s] = x
         table[s] = key
         times[s] += 1
         idx[kept] = x
         kept += 1
-    return kept
+    return kept, gone
 
 
 @jit

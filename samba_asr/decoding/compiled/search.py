@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
@@ -29,6 +29,7 @@ from samba_asr.decoding.compiled.tables import (
 )
 from samba_asr.decoding.guide import Guide, Guides
 from samba_asr.decoding.hotwords import HotwordGuide, Hotwords
+from samba_asr.decoding.lattice import Alignments, Ending, Join, Lattice, Readings, assemble
 from samba_asr.decoding.ngram import BEGIN, END, UNKNOWN
 from samba_asr.decoding.prefix_beam import checked_options, most_alike
 from samba_asr.decoding.words import WordGuide
@@ -64,7 +65,11 @@ class Row:
     marks: np.ndarray
     names: np.ndarray
     nodes: np.ndarray
+    node_score: np.ndarray
     words: np.ndarray
+    word_score: np.ndarray
+    joins: np.ndarray
+    join_score: np.ndarray
     frames: int  # seen
     session: Session
 
@@ -91,6 +96,7 @@ class CompiledBeam:
         blank_skip: float = 0.99,
         prune: float | None = 7.0,
         recombine: int | None = None,
+        lattice: float | None = None,
         threads: int = 0,
     ):
         """threads: at most so many for the rows of a step; 0: as many as there are cores."""
@@ -98,6 +104,7 @@ class CompiledBeam:
         self.tables, self.hotwords, self.threads = tables, hotwords, threads
         self.beam, self.candidates, self.blank_skip, self.recombine = beam, candidates, blank_skip, recombine
         self.prune = math.inf if prune is None else prune
+        self.lattice = lattice if tables is not None else None
         if tables is None:
             self._tree, self._grams = tuple(no_tree()), tuple(no_grams())
             self._known, self._unknown, self._closing, self._start = 0, -1, -1, 0
@@ -133,6 +140,7 @@ class CompiledBeam:
             beam=config.beam,
             prune=config.prune,
             recombine=most_alike(config, counts_words),
+            lattice=config.lattice or None,
             threads=config.threads,
         )
 
@@ -161,7 +169,9 @@ class CompiledBeam:
         marks[kernel.CONTEXT, 0], marks[kernel.HOT, 0] = self._start, session.start
         values[kernel.BONUS, 0], values[kernel.CREDIT, 0] = session.hot[4][session.start], session.hot[5][session.start]
         names[[kernel.NAME, kernel.ALIKE], 0] = 1
-        row = Row(values, marks, names, np.empty((3, 0), np.int32), np.empty((2, 0), np.int32), 0, session)
+        nodes, words, joins = (np.empty((n, 0), np.int32) for n in (3, 2, 4))
+        none, two = np.empty((1, 0)), np.empty((2, 0))
+        row = Row(values, marks, names, nodes, none, words, none, joins, two, 0, session)
         return CompiledState(_objects([row] * batch))
 
     def step(
@@ -180,20 +190,21 @@ class CompiledBeam:
             row: Row = state.rows[r]
             session = row.session
             units = session.begins if len(session.begins) else begins
-            scores = (*self._weights, math.log(self.blank_skip), self.prune)
+            scores = (*self._weights, math.log(self.blank_skip), self.prune, self.lattice or 0.0)
             while True:
                 options = (
                     self.beam, self.candidates or frames.shape[2], self.recombine or 0, self._known, self._unknown,
                     row.frames, int(self.tables is not None), self._room, session.homophones,
                 )  # fmt: skip
-                needed, values, marks, names, nodes, words = kernel.run(
+                needed, *arrays = kernel.run(
                     self._tree, session.more, self._grams, session.hot, units, frames[r, : counts[r]],
-                    row.values, row.marks, row.names, row.nodes, row.words, options, scores,
+                    row.values, row.marks, row.names, row.nodes, row.node_score, row.words, row.word_score,
+                    row.joins, row.join_score, options, scores,
                 )  # fmt: skip
                 if not needed:
                     break
                 self._room = max(self._room, 2 * needed)
-            rows[r] = Row(values, marks, names, nodes, words, row.frames + int(counts[r]), session)
+            rows[r] = Row(*arrays, row.frames + int(counts[r]), session)
 
         call_first(lambda: each(step, np.flatnonzero(counts).tolist(), self.threads))
         return CompiledState(rows)
@@ -212,13 +223,35 @@ class CompiledBeam:
                 self._tree, session.more, self._grams, session.hot, row.values, row.marks, row.names, row.words, options,
                 self._weights,
             )  # fmt: skip
-            rows[r] = Row(values, marks, names, row.nodes, words, row.frames, session)
+            rows[r] = replace(row, values=values, marks=marks, names=names, words=words)
 
         call_first(lambda: each(finish, list(range(len(rows))), self.threads))
         return CompiledState(rows)
 
     def hypotheses(self, state: CompiledState, nbest: int = 1, timed: bool = True) -> list[list[Hypothesis]]:
         return [self._of_row(row, nbest, timed) for row in state.rows]
+
+    def lattices(self, state: CompiledState) -> list[Lattice | None]:
+        """See `samba_asr.decoding.prefix_beam.PrefixBeam.lattices`."""
+        return [None if self.lattice is None else self._lattice(row) for row in state.rows]
+
+    def _lattice(self, row: Row) -> Lattice:
+        units = row.session.begins if len(row.session.begins) else self._begins(0)
+        before, token, time = row.nodes
+        words = [self._text(row, word) for word in row.words[1].tolist()]
+        scores = [*row.word_score[0].tolist(), *[0.0] * (len(words) - row.word_score.shape[1])]  # of last words: none
+        alignments = Alignments(before.tolist(), time.tolist(), row.node_score[0].tolist(), units[token].tolist())
+        used = int(np.count_nonzero(row.values[kernel.P] > -math.inf))
+        better = row.values[kernel.VB] >= row.values[kernel.VN]
+        paths = np.where(better, row.marks[kernel.PATH_B], row.marks[kernel.PATH_N]).tolist()
+        viterbi = np.maximum(row.values[kernel.VB], row.values[kernel.VN]).tolist()
+        bonus, entries = row.values[kernel.BONUS].tolist(), row.marks[WORDS].tolist()
+        endings = [Ending(entries[j], paths[j], viterbi[j], bonus[j]) for j in range(used)]
+        reading, into, word, at = row.joins.tolist()
+        acoustic, lm = row.join_score.tolist()
+        said = [self._text(row, one) for one in word]
+        joins = map(Join, reading, at, said, into, acoustic, lm)
+        return assemble(alignments, Readings(row.words[0].tolist(), words, scores), endings, joins, row.frames)
 
     def shared_words(self, states: Sequence[CompiledState]) -> list[str] | None:
         """Return the words with which all texts of the states' first rows begin, but for the last of each.

@@ -151,12 +151,12 @@ def _tables_of(guide: WordGuide) -> Tables:
     spelt = np.zeros(len(words), dtype=bool)
     spelt[sorted({word for some in vocabulary.tree.words.values() for word in some})] = True
     return Tables(
-        tree=flat_tree(vocabulary, len(guide._begins), guide._space),
+        tree=flat_tree(vocabulary, len(guide.begins), guide._space),
         grams=gram_trie(model.grams),
         texts=Strings.of(words),
         spelt=fixed(spelt),
         likeliest=fixed(vocabulary.likeliest, np.int32),
-        begins=fixed(guide._begins),
+        begins=fixed(guide.begins),
         space=-1 if guide._space is None else guide._space,
         spell=guide._tokens_spell_words,
         weight=guide.weight,
