@@ -15,8 +15,9 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "calibrate",
         help="calibrate the confidences of words",
         description="Recognize a validation set with the search settings of later use, fit confidences to the words that are "
-        "right, and write confidence.json into the model folder.  The printed errors are cross-validated: each word is in a part "
-        "that was not fitted (five parts, by utterance).",
+        "right, and write confidence.json into the model folder.  NCE is the normalized cross-entropy (1: the confidences know "
+        "all, 0: no more than the share of right words), AUC how often a right word has more confidence than a wrong one.  The "
+        "printed numbers are cross-validated: each word is in a part that was not fitted (five parts, by utterance).",
     )
     parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="model folder")
     parser.add_argument("--data", type=Path, required=True, metavar="MANIFEST", help="utterances with texts, JSONL")
@@ -51,7 +52,10 @@ def run(args: argparse.Namespace) -> int:
     for name, confidence in confidences.items():
         found = measure(confidence, words.right)
         near = f", of those with about 0.9: {100 * found.near_right:.0f} % right ({found.near})" if found.near else ""
-        print(f"{name}: mean confidence {found.mean:.3f}, expected calibration error {found.error:.3f}{near}")
+        print(
+            f"{name}: NCE {found.entropy:.3f}, AUC {found.area:.3f}, mean confidence {found.mean:.3f}, "
+            f"expected calibration error {found.error:.3f}{near}"
+        )
     if args.plot:
         print(draw(confidences, words.right, args.plot))
     return 0

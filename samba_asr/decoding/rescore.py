@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from samba_asr.decoding.align import Path
 from samba_asr.decoding.base import Hypothesis, Search, stack, take
 from samba_asr.decoding.hotwords import Hotwords
+from samba_asr.decoding.lattice import Lattice
 from samba_asr.errors import UserError
 from samba_asr.runtime.base import Frames, SecondPass
 
@@ -185,6 +186,17 @@ class TwoPass:
         found = self.search.hypotheses(state.without[0].search, self._read(nbest))
         return self._second(found, self.take(state, [0]), nbest)[0]
 
+    def lattice(self, state: TwoPassState, without: bool = False) -> Lattice | None:
+        """Return the word lattice of the first row of a finished state; None if the search keeps none.
+
+        It is that of the search which `hypotheses` reads, or of the one without hotwords.
+        """
+        beside, search = state.without[0], take(state.search, [0])
+        if beside and (without or self._unsaid(beside, self.search.hypotheses(search)[0])):
+            search = beside.search
+        ask = getattr(self.search, "lattices", None)
+        return ask(search)[0] if ask else None
+
     def _read(self, nbest: int) -> int:
         """Return the number of first-pass hypotheses that the second pass scores."""
         return max(nbest, self.nbest) if self.weight or self.reader else nbest
@@ -215,11 +227,16 @@ class TwoPass:
         """Return the first pass's hypotheses: without hotwords for rows in which no phrase was said or avoided."""
         found = self.search.hypotheses(state.search, nbest)
         for row, beside in enumerate(state.without):
-            if beside and not beside.hotwords.text_score(found[row][0].tokens, found[row][0].words):
-                plain = self.search.hypotheses(beside.search, nbest)[0]
-                if beside.hotwords.text_score(plain[0].tokens, plain[0].words) >= 0:
-                    found[row] = plain
+            if beside and (plain := self._unsaid(beside, found[row], nbest)):
+                found[row] = plain
         return found
+
+    def _unsaid(self, beside: Without, found: list[Hypothesis], nbest: int = 1) -> list[Hypothesis] | None:
+        """Return the hypotheses of the search without hotwords if no phrase was said or avoided, else None."""
+        if beside.hotwords.text_score(found[0].tokens, found[0].words):
+            return None
+        plain = self.search.hypotheses(beside.search, nbest)[0]
+        return plain if beside.hotwords.text_score(plain[0].tokens, plain[0].words) >= 0 else None
 
 
 def _each_without(ask: Callable[[Any], Any], without: tuple[Without | None, ...]) -> tuple[Without | None, ...]:

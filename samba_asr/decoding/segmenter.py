@@ -32,8 +32,9 @@ from samba_asr.decoding.align import Span, align
 from samba_asr.decoding.base import BLANK, Hypothesis, text_of
 from samba_asr.decoding.confidence import Evidence, agreement, raw
 from samba_asr.decoding.hotwords import Hotwords
+from samba_asr.decoding.lattice import Lattice, in_seconds
 from samba_asr.decoding.rescore import TwoPass, TwoPassState
-from samba_asr.decoding.transcript import Segment, grouped, words_of
+from samba_asr.decoding.transcript import Graph, Segment, grouped, words_of
 from samba_asr.errors import UserError
 from samba_asr.runtime.base import Frames
 from samba_asr.text.units import SPACE, Tokenizer
@@ -126,13 +127,14 @@ class Segmenter:
         rules: EndpointConfig | None,
         frame: float,
         sure: Callable[[Evidence], float] = raw,
+        graph: Graph | None = None,
     ):
         """rules: None: the whole session is one segment, which is never dropped.
-        frame: seconds of an encoder frame.  sure: maps evidence to confidence.
+        frame: seconds of an encoder frame.  sure: maps evidence to confidence.  graph: judges a lattice's words in its place.
 
         UserError for rules that would never end a segment, or would end it at once.
         """
-        self.search, self.tokenizer, self.frame, self.sure = search, tokenizer, frame, sure
+        self.search, self.tokenizer, self.frame, self.sure, self.graph = search, tokenizer, frame, sure, graph
         self.rules = rules
         self.least, self.silence, self.pause, self.longest = 0.0, NEVER, NEVER, NEVER
         if rules is None:
@@ -153,7 +155,7 @@ class Segmenter:
         """Return a segmenter without rules; itself if it has none."""
         if self.rules is None:
             return self
-        return Segmenter(self.search, self.tokenizer, None, self.frame, self.sure)
+        return Segmenter(self.search, self.tokenizer, None, self.frame, self.sure, self.graph)
 
     def open(self, hotwords: Hotwords | None = None) -> SegmentState:
         """Open a session, with its own hotwords or those of the search."""
@@ -243,15 +245,18 @@ class Segmenter:
     def _close(self, s: SegmentState) -> None:
         """Finish the open segment; a new one begins with the next frame."""
         state = self.search.finish(s.state)
-        segment, withheld = self._segment(s, self.search.hypotheses(state, NBEST)[0])
+        segment, withheld = self._segment(s, self.search.hypotheses(state, NBEST)[0], self.search.lattice(state))
         if segment is None and (plain := self.search.without_hotwords(state, NBEST)):
-            segment, withheld = self._segment(s, plain)  # hotwords neither turn noise into speech nor drop speech
+            lattice = self.search.lattice(state, without=True)
+            segment, withheld = self._segment(
+                s, plain, lattice
+            )  # hotwords neither turn noise into speech nor drop speech
         if segment:
             s.segments.append(segment)
         s.withheld += withheld
         self._restart(s)
 
-    def _segment(self, s: SegmentState, nbest: list[Hypothesis]) -> tuple[Segment | None, int]:
+    def _segment(self, s: SegmentState, nbest: list[Hypothesis], lattice: Lattice | None) -> tuple[Segment | None, int]:
         """Make a segment of the best hypothesis, and count its dropped words; None if no word is confident enough."""
         best, timed = nbest[0], [self._timed_words(h) for h in nbest]
         spans = align(np.concatenate(s.log_probs), best.tokens, self.search.best_path) if best.tokens else []
@@ -266,13 +271,16 @@ class Segmenter:
             elapsed=s.elapsed,
             agreed=agreed,
             sure=self.sure,
+            lattice=lattice,
+            graph=self.graph,
         )
         kept = tuple(words[n] for n in speech([word.confidence for word in words], self.least))
         if not kept:
             return None, len(words)
         text = text_of(best, self.tokenizer) if kept == words else " ".join(word.text for word in kept)
         until = round((s.begin + s.until(s.length)) * self.frame, 3)
-        return Segment(text, kept[0].start, kept[-1].end, kept, until), len(words) - len(kept)
+        shown = lattice and in_seconds(lattice, lambda frame: (s.begin + s.elapsed(frame)) * self.frame)
+        return Segment(text, kept[0].start, kept[-1].end, kept, until, lattice=shown), len(words) - len(kept)
 
     def _split(self, s: SegmentState) -> None:
         frames, log_probs = np.concatenate(s.frames), np.concatenate(s.log_probs)

@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import numpy as np
 
 from samba_asr.decoding.align import Span
 from samba_asr.decoding.confidence import Evidence, raw
+from samba_asr.decoding.lattice import Lattice
+from samba_asr.decoding.posteriors import Alternative, alternatives, posteriors, support
 from samba_asr.text.units import SPACE, Tokenizer
 
 Mark = TypeVar("Mark")
+
+
+MOST = 8  # alternatives that a word keeps
+
+
+class Said(NamedTuple):
+    """A word of the best text, in the frames first .. end - 1 of its segment."""
+
+    text: str
+    first: int
+    end: int
+    evidence: Evidence
+
+
+class Graph(Protocol):
+    """Judge of all words of a lattice (`samba_asr.decoding.graph`)."""
+
+    def judge(self, lattice: Lattice, shares: np.ndarray, said: Sequence[Said]) -> tuple[list[float], np.ndarray]:
+        """Return the confidences of the words that were `said`, and the probability (a,) that an arc's word is right.
+
+        shares: `posteriors` (k, a).
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -26,10 +54,16 @@ class Word:
     end: float
     confidence: float
     evidence: Evidence = field(repr=False, compare=False)
+    alternatives: tuple[Alternative, ...] = field(
+        default=(), repr=False, compare=False
+    )  # what else was likely, best first
 
-    def entry(self) -> dict[str, str | float]:
-        """Return the JSON object of the word, the same in files and messages."""
-        return {"word": self.text, "start": self.start, "end": self.end, "confidence": self.confidence}
+    def entry(self, alternatives: int = 0) -> dict[str, Any]:
+        """Return the JSON object of the word, the same in files and messages, with at most so many alternatives (0: none)."""
+        found: dict[str, Any] = {"word": self.text, "start": self.start, "end": self.end, "confidence": self.confidence}
+        if alternatives and self.alternatives:
+            found["alternatives"] = [other.entry() for other in self.alternatives[:alternatives]]
+        return found
 
 
 @dataclass(frozen=True)
@@ -45,10 +79,14 @@ class WrittenWord:
     confidence: float
     spoken: tuple[Word, ...]
 
-    def entry(self) -> dict[str, Any]:
-        """Return the JSON object of the word, with its spoken words."""
+    def entry(self, alternatives: int = 0) -> dict[str, Any]:
+        """Return the JSON object of the word, with its spoken words; with those of a single one's alternatives."""
         about = {"word": self.text, "start": self.start, "end": self.end, "confidence": self.confidence}
-        return {**about, "spoken": [word.text for word in self.spoken]}
+        found = {**about, "spoken": [word.text for word in self.spoken]}
+        if alternatives and len(self.spoken) == 1 and (others := self.spoken[0].alternatives):
+            write = str.capitalize if self.text[:1].isupper() else str.lower
+            found["alternatives"] = [{**one.entry(), "text": write(one.text)} for one in others[:alternatives]]
+        return found
 
 
 @dataclass(frozen=True)
@@ -70,6 +108,7 @@ class Segment:
     start, end: seconds.  Start of the first word and end of the last.
     until: seconds.  End of the audio that this and earlier segments cover; the next segment begins there.
     written: the written form; None if it was not asked for.
+    lattice: all words that were considered, its times in seconds; None where the search keeps none (decode.search.lattice).
     """
 
     text: str
@@ -78,6 +117,7 @@ class Segment:
     words: tuple[Word, ...]
     until: float
     written: Written | None = None
+    lattice: Lattice | None = field(default=None, repr=False, compare=False)
 
     @property
     def readable(self) -> str:
@@ -96,21 +136,39 @@ def words_of(
     elapsed: Callable[[int], float] = lambda frame: frame,
     agreed: Sequence[float] | None = None,
     sure: Callable[[Evidence], float] = raw,
+    lattice: Lattice | None = None,
+    graph: Graph | None = None,
 ) -> tuple[Word, ...]:
     """Return the words of `tokens`, which lie at `spans`.
 
     frame: seconds of an encoder frame.  begin: frame from which `spans` count.  elapsed: frames from there to the start of a
     frame: more than its number after missing audio.  read_as: words by a lexicon, where the pieces do not spell them.
     agreed: of each word, see `Evidence`.  sure: maps evidence to confidence.
+    lattice: of the same frames, for more evidence and for alternatives.  graph: judges its words in place of `sure`.
     """
     words = grouped(tokens, spans, tokenizer, read_as)
     shares = [1.0] * len(words) if agreed is None else agreed
-    found = []
+    paths = None if lattice is None else posteriors(lattice)
+    said = []
     for (text, some), share in zip(words, shares, strict=True):
-        evidence = Evidence(sum(s.log_prob for s in some) / len(some), share)
-        first, last = elapsed(some[0].first), elapsed(some[-1].end - 1)
-        start, end = round((begin + first) * frame, 3), round((begin + last + 1) * frame, 3)
-        found.append(Word(text, start, end, round(sure(evidence), 4), evidence))
+        first, end, scores = some[0].first, some[-1].end, [s.log_prob for s in some]
+        evidence = Evidence(
+            sum(scores) / len(scores), share, least=min(scores), frames=math.log(1 + end - first), units=len(scores)
+        )
+        if lattice is not None and paths is not None:
+            evidence = evidence._replace(**support(lattice, paths, text, first, end)._asdict())
+        said.append(Said(text, first, end, evidence))
+    confidences, arcs = [sure(word.evidence) for word in said], None
+    if graph is not None and lattice is not None and paths is not None and said:
+        confidences, arcs = graph.judge(lattice, paths, said)
+    found = []
+    for word, confidence in zip(said, confidences, strict=True):
+        start = round((begin + elapsed(word.first)) * frame, 3)
+        end = round((begin + elapsed(word.end - 1) + 1) * frame, 3)
+        others: tuple[Alternative, ...] = ()
+        if lattice is not None and paths is not None:
+            others = alternatives(lattice, paths[1], word.text, word.first, word.end, confidence, MOST, arcs)
+        found.append(Word(word.text, start, end, round(confidence, 4), word.evidence, others))
     return tuple(found)
 
 

@@ -9,7 +9,15 @@ from pathlib import Path
 
 from samba_asr import plot
 from samba_asr.data.manifest import Utterance
-from samba_asr.decoding.confidence import Calibration, Evidence, expected_error, raw, reliability
+from samba_asr.decoding.confidence import (
+    Calibration,
+    Evidence,
+    area_under_curve,
+    expected_error,
+    normalized_cross_entropy,
+    raw,
+    reliability,
+)
 from samba_asr.errors import UserError
 from samba_asr.evaluation.testset import recognized
 from samba_asr.metrics.wer import score
@@ -44,6 +52,8 @@ class Reliability:
     error: float  # expected calibration error
     near: int  # number of words with a confidence of about 0.9
     near_right: float  # share of right words among these; NaN without any
+    entropy: float  # normalized cross-entropy, at most 1; NaN if all words are right, or all wrong
+    area: float  # under the ROC curve; NaN as well
 
 
 def calibrate(
@@ -117,7 +127,14 @@ def measure(confidence: Sequence[float], right: Sequence[bool]) -> Reliability:
     """Measure the agreement of confidences with the share of right words."""
     near = [ok for c, ok in zip(confidence, right, strict=True) if 0.85 <= c < 0.95]
     share = sum(near) / len(near) if near else float("nan")
-    return Reliability(sum(confidence) / len(confidence), expected_error(confidence, right), len(near), share)
+    return Reliability(
+        mean=sum(confidence) / len(confidence),
+        error=expected_error(confidence, right),
+        near=len(near),
+        near_right=share,
+        entropy=normalized_cross_entropy(confidence, right),
+        area=area_under_curve(confidence, right),
+    )
 
 
 def draw(confidences: Mapping[str, Sequence[float]], right: Sequence[bool], path: Path) -> Path:

@@ -139,7 +139,7 @@ def test_silence_and_one_sample_are_no_errors_and_have_no_words(tmp_path, capsys
 def test_where_nothing_was_recognized_stderr_says_why(clips, tmp_path, capsys):
     folder, good = tmp_path / "model", clips[0][0]
     shutil.copytree(box_folder(), folder)
-    Calibration(-9.0, 0.0, 0.0).write(folder)
+    Calibration.two(-9.0, 0.0, 0.0).write(folder)
     soundfile.write(tmp_path / "silence.wav", np.zeros(8000 * 5, np.float32), 8000)
     soundfile.write(tmp_path / "none.wav", np.zeros(0, np.float32), 8000)
     files = [str(good), str(tmp_path / "silence.wav"), str(tmp_path / "none.wav")]
