@@ -18,12 +18,12 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
 from samba_asr.audio.read import stream
 from samba_asr.data.manifest import id_of
 from samba_asr.errors import UserError
+from samba_asr.many import attempt, in_threads
 from samba_asr.recognizer import Recognizer
 from samba_asr.result import Result
 from samba_asr.text.written.form import AHEAD
@@ -58,15 +58,7 @@ def transcribe_row(recognizer: Recognizer, row: Row, **options: Any) -> dict[str
     """
     audio = row.get("audio")
     named = audio if isinstance(audio, str) else ""
-    result, error = None, ""
-    try:
-        if not audio:
-            raise UserError("no `audio`: give a path, or the bytes of a file")
-        result = _transcribed(recognizer, row, options)
-    except UserError as problem:
-        result, error = getattr(problem, "result", None), str(problem)
-    except (OSError, MemoryError) as problem:
-        error = f"{named}: {getattr(problem, 'strerror', None) or 'too large for the memory'}"
+    result, error = attempt(named, lambda: _transcribed(recognizer, row, options))
     words = result.words if result else ()
     return {
         "id": str(row.get("id") or (id_of(named) if named else "")),
@@ -82,6 +74,8 @@ def transcribe_row(recognizer: Recognizer, row: Row, **options: Any) -> dict[str
 
 def _transcribed(recognizer: Recognizer, row: Row, options: Mapping[str, Any]) -> Result:
     """Transcribe the part of a file that the row names, in constant memory."""
+    if not row.get("audio"):
+        raise UserError("no `audio`: give a path, or the bytes of a file")
     pieces = stream(row["audio"], start=row.get("start") or 0.0, duration=row.get("duration"))
     first = next(pieces)
     samples = itertools.chain([first.samples], (piece.samples for piece in pieces))
@@ -91,30 +85,10 @@ def _transcribed(recognizer: Recognizer, row: Row, options: Mapping[str, Any]) -
 def transcribe_many(
     recognizer: Recognizer, rows: Sequence[Row], *, jobs: int = 1, **options: Any
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (position, row) as files are done, the longest first, `jobs` at a time in threads.
+    """Yield (position, row) as files are done, the longest first, `jobs` at a time (`samba_asr.many.in_threads`).
 
-    The recognizer is shared: its products and its compiled search release Python's lock.  Leaving the generator early waits
-    for the files in work and starts no others.  options: as for `transcribe_row`.  UserError for jobs below 1.
+    options: as for `transcribe_row`.  UserError for jobs below 1.
     """
-    if jobs < 1:
-        raise UserError(f"jobs={jobs}: give at least 1")
     order = sorted(range(len(rows)), key=lambda i: -(rows[i].get("duration") or float("inf")))
-    if jobs == 1:
-        yield from ((i, transcribe_row(recognizer, rows[i], **options)) for i in order)
-        return
-    waiting: dict[Future, int] = {}
-    left = iter(order)
-    with ThreadPoolExecutor(jobs, "samba_asr-batch") as pool:
-        for i in left:
-            waiting[pool.submit(transcribe_row, recognizer, rows[i], **options)] = i
-            if len(waiting) < jobs + 1:  # one ready for whoever is done first
-                continue
-            yield from _finished(waiting)
-        while waiting:
-            yield from _finished(waiting)
-
-
-def _finished(waiting: dict[Future, int]) -> Iterator[tuple[int, dict[str, Any]]]:
-    done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-    for future in sorted(done, key=lambda future: waiting[future]):
-        yield waiting.pop(future), future.result()
+    found = in_threads(lambda i: transcribe_row(recognizer, rows[i], **options), order, jobs)
+    yield from ((order[n], row) for n, row in found)

@@ -9,6 +9,11 @@
     ...         print(event.segment.text)
     ONE NINE FOUR
 
+    >>> for found in recognizer.transcribe_many(["talk.wav", "gone.wav"], jobs=2):
+    ...     print(found.result.text if found.result else found.error)
+    ONE NINE FOUR
+    gone.wav: no such file: check the name and the folder ...
+
     >>> with recognizer.stream(rate=48000, latency_ms=640) as stream:
     ...     for samples in np.zeros((3, 4800), np.float32):  # float32 (s,), chunks of any length
     ...         stream.accept(samples)
@@ -39,7 +44,7 @@ import numpy as np
 from samba_asr import config as configs
 from samba_asr.audio.inputs import pieces
 from samba_asr.audio.samples import as_rate
-from samba_asr.audio.source import Truncated
+from samba_asr.audio.source import Truncated, size
 from samba_asr.audio.vad import Gate
 from samba_asr.config import DecodeConfig
 from samba_asr.config.plain import overridden
@@ -51,10 +56,11 @@ from samba_asr.decoding.searches import refusal, settings_for
 from samba_asr.decoding.segmenter import Segmenter
 from samba_asr.decoding.transcript import Segment
 from samba_asr.errors import UserError
+from samba_asr.many import attempt, largest_first
 from samba_asr.models.box import box_folder
 from samba_asr.models.exported import is_exported, load_exported
 from samba_asr.models.loaded import LoadedModel
-from samba_asr.result import Result
+from samba_asr.result import Result, Transcribed
 from samba_asr.runtime.base import MAX_STEP, AcousticRuntime, Latency, latency_of
 from samba_asr.runtime.choose import build, runtimes
 from samba_asr.runtime.whole import log_probs
@@ -330,6 +336,32 @@ class Recognizer:
             ahead=ahead,
         )
         return Result.of(events, on_segment)
+
+    def transcribe_many(
+        self,
+        files: Sequence[Path | str | bytes],
+        *,
+        jobs: int = 1,
+        latency_ms: float | None = None,
+        hotwords: Phrases = None,
+        channel: int | None = None,
+        text: str = "spoken",
+        digits: bool = True,
+    ) -> Iterator[Transcribed]:
+        """Recognize many files, `jobs` at a time in threads, and yield each one's result or error, in the order of `files`.
+
+        The largest files begin first.  A file that cannot be read ends nothing: its error is in its place.  The other arguments
+        are those of `listen`.  UserError for jobs below 1.
+        """
+        options = {"latency_ms": latency_ms, "channel": channel, "text": text, "digits": digits}
+        self.latency(latency_ms)  # reports a wrong latency once, not once a file
+        options["hotwords"] = self.hotwords(hotwords)
+
+        def work(file: Path | str | bytes) -> Transcribed:
+            name = "" if isinstance(file, bytes) else str(file)
+            return Transcribed(file, *attempt(name, lambda: self.transcribe(file, **options)))
+
+        return largest_first(work, files, jobs, size)
 
     def recognize(self, samples: np.ndarray, *, rate: int | None = None, latency_ms: float | None = None) -> Result:
         """Recognize audio in memory: float32 (s,) in [-1, 1].  rate: samples a second, default the model's."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from samba_asr.audio.source import Truncated
 from samba_asr.decoding.transcript import Segment, Word, WrittenWord
@@ -62,3 +63,11 @@ class Result:
     @property
     def words(self) -> tuple[Word, ...]:
         return tuple(word for segment in self.segments for word in segment.words)
+
+
+class Transcribed(NamedTuple):
+    """One of many files, and what became of it (`Recognizer.transcribe_many`)."""
+
+    file: Any  # as given: a path, or the bytes of a file
+    result: Result | None  # None if it cannot be read; of a damaged file, the part before the damage
+    error: str  # "" or why it could not be read

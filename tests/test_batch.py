@@ -80,6 +80,22 @@ def test_every_row_is_done_once_whatever_the_jobs(transcriber, rows, jobs):
     assert [found[i] for i in range(len(rows))] == transcriber(rows)
 
 
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_files_keep_their_order_and_errors_stand_in_their_places(transcriber, rows, jobs):
+    files = [*(row["audio"] for row in rows), Path(rows[0]["audio"]).read_bytes()]
+    found = list(transcriber.recognizer.transcribe_many(files, jobs=jobs, text="written"))
+    wanted = transcriber(rows)
+    assert [one.file for one in found] == files
+    assert [one.result and one.result.readable for one in found[:-1]] == [row["text"] or None for row in wanted]
+    assert [one.error for one in found] == [*(row["error"] for row in wanted), ""]
+    assert found[-1].result == found[0].result  # bytes, too
+
+
+def test_wrong_options_of_many_files_are_one_error(transcriber, rows):
+    with pytest.raises(UserError, match="41"):
+        transcriber.recognizer.transcribe_many([rows[0]["audio"]], latency_ms=41)
+
+
 def test_no_jobs_are_refused(transcriber, rows):
     with pytest.raises(UserError, match="jobs=0"):
         list(transcribe_many(transcriber.recognizer, rows, jobs=0))

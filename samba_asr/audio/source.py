@@ -59,6 +59,16 @@ def as_file(source: Source, stack: contextlib.ExitStack) -> tuple[str, Any, int]
     return name, source, size
 
 
+def size(source: Source) -> int:
+    """Return the bytes of a source, 0 where that is not known before it is read."""
+    if isinstance(source, bytes | bytearray | memoryview):
+        return len(source)
+    try:
+        return os.stat(source).st_size if isinstance(source, str | os.PathLike) else 0
+    except (OSError, ValueError):
+        return 0
+
+
 def _opened(path: str | bytes, stack: contextlib.ExitStack) -> tuple[str, Any, int]:
     path = os.fsdecode(path)
     shown = printable(path)

@@ -40,14 +40,10 @@ def check(args: argparse.Namespace) -> None:
             raise UserError(f"--manifest does not go with {name}: it writes rows of JSON to --out DIR/{DONE}")
     if args.out is None:
         raise UserError(f"--manifest needs a folder for {DONE}: --out DIR")
-    if args.jobs < 1:
-        raise UserError(f"--jobs {args.jobs}: give at least 1")
 
 
 def run(args: argparse.Namespace, recognizer: Recognizer) -> int:
     """Transcribe all rows that are not done yet; 1 if a file failed."""
-    import torch
-
     from samba_asr.batch import transcribe_many
     from samba_asr.data.manifest import check_unique
     from samba_asr.data.readers import read_corpus
@@ -61,8 +57,6 @@ def run(args: argparse.Namespace, recognizer: Recognizer) -> int:
     left = [row for row in rows if row["id"] not in found]
     if found:
         print(f"{len(found)} of {len(rows)} files are done already", file=sys.stderr)
-    if args.jobs > 1:
-        torch.set_num_threads(max(1, torch.get_num_threads() // args.jobs))
     report = _Report(left, show=not args.quiet)
     with open(args.out / PART, "a", encoding="utf-8") as file:
         options = {"latency_ms": args.latency_ms, "text": args.text or "written", "digits": not args.no_itn}

@@ -61,9 +61,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         metavar="FILE",
         help="a manifest, corpus or shards in place of files: rows of JSON in --out DIR/transcripts.jsonl; it can resume",
     )
-    parser.add_argument(
-        "--jobs", type=int, default=1, metavar="N", help="files of --manifest at a time, in threads (default: 1)"
-    )
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="files at a time, in threads (default: 1)")
     parser.add_argument(
         "--names",
         action=argparse.BooleanOptionalAction,
@@ -137,14 +135,23 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from samba_asr.audio.source import size
     from samba_asr.commands import archive
     from samba_asr.commands.files import expand, outputs
     from samba_asr.decoding.hotwords import parse
+    from samba_asr.many import largest_first
 
     args.style = style(args)
+    if args.jobs < 1:
+        raise UserError(f"--jobs {args.jobs}: give at least 1")
     if args.manifest is not None:
         archive.check(args)
-        return archive.run(args, load_recognizer(args.model, args.device, args.overrides))
+        recognizer = load_recognizer(args.model, args.device, args.overrides)
+        share_cores(args.jobs)
+        return archive.run(args, recognizer)
+    for name, given in {"--stream": args.stream, "--verbose": args.verbose}.items():
+        if given and args.jobs > 1:
+            raise UserError(f"--jobs {args.jobs} does not go with {name}, which shows one file at a time")
     if not args.files:
         raise UserError("no files: name audio files or folders, - for standard input, or give --manifest FILE")
     files = expand(args.files)
@@ -161,8 +168,9 @@ def _run(args: argparse.Namespace) -> int:
     work = Work(recognizer, latency, chunk, hotwords, args)
     names = len(files) > 1 if args.names is None else args.names
     failed = 0
-    for file, places in zip(files, paths, strict=True):
-        results, problem = transcribed(work, file)
+    share_cores(args.jobs)
+    found = largest_first(lambda file: transcribed(work, file), files, args.jobs, size)
+    for file, places, (results, problem) in zip(files, paths, found, strict=True):
         if results is not None:
             write_all(results, file, places, args, names)
             if not any(result.segments for result in results) and not problem and not args.quiet:
@@ -173,6 +181,13 @@ def _run(args: argparse.Namespace) -> int:
     if failed and len(files) > 1:
         print(f"samba-asr transcribe: {failed} of {len(files)} files failed", file=sys.stderr)
     return int(failed > 0)
+
+
+def share_cores(jobs: int) -> None:
+    """Divide torch's threads among the jobs.  An exported model, without torch, has its own."""
+    torch = sys.modules.get("torch")
+    if jobs > 1 and torch is not None:
+        torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
 
 
 def _outputs(args: argparse.Namespace, files: Sequence[str], outputs: Any) -> Sequence[dict[str, Path]]:
@@ -198,23 +213,25 @@ def transcribed(work: Work, file: str) -> tuple[list[Result] | None, str]:
 
     Of a damaged file, both: the text before the damage.
     """
-    results: list[Result] = []
-    try:
-        if work.args.channels == "mix":
-            return [_listened(work, file, file, None)], ""
-        with contextlib.ExitStack() as stack:
-            from samba_asr.audio.read import channels
-            from samba_asr.audio.source import as_file
+    from samba_asr.audio.read import channels
+    from samba_asr.audio.source import as_file
+    from samba_asr.many import attempt
 
+    results: list[Result] = []
+
+    def whole() -> Result | None:
+        if work.args.channels == "mix":
+            return _listened(work, file, file, None)
+        with contextlib.ExitStack() as stack:
             _, source, _ = as_file(file, stack)  # a pipe can be read only once
             for channel in range(1, channels(source) + 1):
                 results.append(_listened(work, file, source, channel))
-        return results, ""
-    except UserError as error:
-        part = getattr(error, "result", None)
-        return [*results, part] if part is not None else None, str(error)
-    except (OSError, MemoryError) as error:
-        return None, f"{file}: {getattr(error, 'strerror', None) or 'too large for the memory'}"
+        return None
+
+    last, problem = attempt(file, whole)
+    if last is not None:
+        results.append(last)
+    return (results if last is not None or not problem else None), problem
 
 
 def _listened(work: Work, file: str, source: Any, channel: int | None) -> Result:
@@ -223,7 +240,7 @@ def _listened(work: Work, file: str, source: Any, channel: int | None) -> Result
 
     args, name = work.args, printable(os.path.basename(file)) if channel is None else f"{printable(file)}, {channel}"
     partial = PartialLine() if args.stream else None
-    progress = Progress(name, _duration(file), on=not (args.quiet or args.stream))
+    progress = Progress(name, _duration(file), on=not (args.quiet or args.stream or args.jobs > 1))
     try:
         events = work.recognizer.listen(
             source,

@@ -129,6 +129,18 @@ def test_bad_files_cost_one_line_each_and_the_others_still_get_their_text(clips,
         assert file in line
 
 
+def test_files_in_threads_are_written_as_one_after_another(clips, tmp_path, capsys):
+    bad = tmp_path / "bad.wav"
+    bad.write_bytes(b"nothing that sounds")
+    files = [str(clips[0][0]), str(bad), *(str(file) for file, _ in clips[1:])]
+    assert main(["transcribe", *files]) == 1
+    one = capsys.readouterr()
+    assert main(["transcribe", "--jobs", "3", *files]) == 1
+    assert capsys.readouterr() == one
+    assert main(["transcribe", "--jobs", "2", "--stream", *files]) == 1
+    assert "--jobs 2 does not go with --stream" in capsys.readouterr().err
+
+
 def test_silence_and_one_sample_are_no_errors_and_have_no_words(tmp_path, capsys):
     soundfile.write(tmp_path / "silence.wav", np.zeros(16000 * 5, np.float32), 16000)
     soundfile.write(tmp_path / "one.wav", np.zeros(1, np.float32), 16000)
