@@ -87,6 +87,7 @@ class Connections:
     waiting: dict[HttpConnection, None] = field(
         default_factory=dict
     )  # connections without a request, in the order in which they began to wait
+    others: int = 0  # connections at other ports, which count too
     refused: int = 0
     rate_limit: RateLimit = field(default_factory=lambda: RateLimit(logger))
 
@@ -116,7 +117,8 @@ class HttpConnection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
-        if len(self.connections) > self._shared.most and not self._shared.make_room(self):
+        taken = len(self.connections) + self._shared.others
+        if taken > self._shared.most and not self._shared.make_room(self):
             self._shared.refused += 1
             self._shared.rate_limit.warning("too many connections: new ones are refused", most=self._shared.most)
             transport.write(FULL % self._shared.retry_seconds)

@@ -1,26 +1,32 @@
-"""Idle WebSockets: how long one may send nothing, and how many may wait without a session.
+"""Idle live connections (WebSockets, Wyoming): how long one may send nothing, and how many may wait without a session.
 
-Audio and commands keep a client's connection open; a ping does not.  If too many WebSockets wait without a session, the one that
-has waited longest is closed, so that idle clients do not block others.
+Audio and commands keep a client's connection open; a ping does not.  If too many wait without a session, the one that has waited
+longest is closed, so that idle clients do not block others.
 """
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from typing import Protocol, TypeVar
 
-from fastapi import WebSocket
-from starlette.types import Message
+T = TypeVar("T", covariant=True)
+
+
+class Source(Protocol[T]):
+    """A connection that receives messages, such as a WebSocket."""
+
+    async def receive(self) -> T: ...
 
 
 class Lobby:
-    """The WebSockets without a session; used in the event loop."""
+    """The live connections without a session; used in the event loop."""
 
     def __init__(self, most: int):
         self.most, self._waiting = most, {}
 
     def enter(self, idle_timer: IdleTimer) -> None:
-        """Add a WebSocket; if there are more than `most`, end the one that has waited longest."""
+        """Add a connection; if there are more than `most`, end the one that has waited longest."""
         self._waiting[idle_timer] = None
         if len(self._waiting) > self.most:
             next(iter(self._waiting)).end()
@@ -30,7 +36,7 @@ class Lobby:
 
 
 class IdleTimer:
-    """Idle timer of one WebSocket; as a context it enters and leaves the lobby."""
+    """Idle timer of one connection; as a context it enters and leaves the lobby."""
 
     def __init__(self, seconds: float, lobby: Lobby):
         self.seconds, self.lobby = seconds, lobby
@@ -59,7 +65,7 @@ class IdleTimer:
             with suppress(RuntimeError):  # nothing is awaited now; the next wait ends at once
                 self._clock.reschedule(self._until)
 
-    async def receive(self, socket: WebSocket) -> Message:
+    async def receive(self, source: Source[T]) -> T:
         """Receive the next message; TimeoutError if no audio or command has come for too long."""
         async with asyncio.timeout_at(self._until) as self._clock:
-            return await socket.receive()
+            return await source.receive()

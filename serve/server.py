@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import socket
 import threading
 from typing import Any
 
@@ -14,6 +15,7 @@ from fastapi import FastAPI
 from samba_asr.serve.connections import connections, raise_file_limit
 from samba_asr.serve.models import Models
 from samba_asr.serve.settings import Settings
+from samba_asr.serve.wyoming import Door
 
 logger = logging.getLogger(__name__)
 
@@ -21,8 +23,8 @@ logger = logging.getLogger(__name__)
 class Server(uvicorn.Server):
     """Uvicorn's server for the application."""
 
-    def __init__(self, app: FastAPI, **changes: Any):
-        """changes: of uvicorn's settings, such as host and port."""
+    def __init__(self, app: FastAPI, *, wyoming: socket.socket | None = None, **changes: Any):
+        """wyoming: listening socket for the Wyoming protocol.  changes: of uvicorn's settings, such as host and port."""
         settings: Settings = app.state.settings
         self.bounds = connections(settings, raise_file_limit())
         config = {
@@ -35,6 +37,7 @@ class Server(uvicorn.Server):
         }
         super().__init__(uvicorn.Config(app, **{**config, **changes}))
         self.app = app
+        self._wyoming, self._door = wyoming, Door(app, self.bounds, lambda: len(self.server_state.connections))
 
     @property
     def models(self) -> Models:
@@ -43,9 +46,11 @@ class Server(uvicorn.Server):
     async def startup(self, sockets=None) -> None:
         await super().startup(sockets)
         for server in self.servers:
-            for host, port, *_ in (socket.getsockname() for socket in server.sockets):
+            for host, port, *_ in (one.getsockname() for one in server.sockets):
                 fields = {"url": _url(host, port), "host": host, "port": port, "models": self.models.names}
                 logger.info("ready", extra={"fields": fields})
+        if self._wyoming is not None:
+            await self._door.start(self._wyoming)
         if hasattr(signal, "SIGHUP") and threading.current_thread() is threading.main_thread():
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.models.ask_reload)
 
@@ -53,6 +58,7 @@ class Server(uvicorn.Server):
         """Finish live sessions and send their last results before uvicorn closes connections."""
         await asyncio.to_thread(self.models.close)
         await asyncio.sleep(0.2)  # for the last messages to be sent
+        await self._door.close()
         await super().shutdown(sockets)
         logger.info("ended")
 

@@ -36,7 +36,7 @@ class Settings:
     max_connections: int = bound(1000, "connections of all kinds; fewer if the process may not open so many files")
     head_seconds: float = bound(10.0, "seconds for a request's head to arrive")
     idle_seconds: float = bound(60.0, "seconds without audio or a command, or without a read, that end a session")
-    max_message_bytes: int = bound(1 << 20, "bytes of a WebSocket message")
+    max_message_bytes: int = bound(1 << 20, "bytes of a WebSocket message, or of a Wyoming event")
     max_uploads: int = bound(2, "uploaded files at a time")
     max_upload_bytes: int = bound(256 << 20, "bytes of a file")
     max_upload_seconds: float = bound(600.0, "seconds for a file to arrive")

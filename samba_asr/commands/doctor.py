@@ -65,6 +65,7 @@ OPTIONAL = {
     "sounddevice": Optional("sounddevice", "mic", "samba-asr mic (and PortAudio, from the system's packages)"),
     "python_multipart": Optional("python-multipart", "serve", "the service: uploads"),
     "prometheus_client": Optional("prometheus-client", "serve", "the service: metrics"),
+    "wyoming": Optional("wyoming", "wyoming", "samba-asr serve --wyoming, for Home Assistant"),
     "torchaudio": Optional("torchaudio", "torchaudio", "its datasets"),
     "triton": Optional("triton", "gpu", "kernels on NVIDIA GPUs"),
 }

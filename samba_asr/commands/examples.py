@@ -74,6 +74,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "samba-asr serve",
         "samba-asr serve --model english mine=exp/mine/model --port 8080",
         "SAMBA_ASR_TOKENS=secret samba-asr serve --host 0.0.0.0",
+        "samba-asr serve --host 0.0.0.0 --open --wyoming 10300",
     ),
     "stream": ("samba-asr stream talk.wav", "samba-asr stream --fast --url ws://127.0.0.1:8080 talk.wav"),
     "mic": ("samba-asr mic", "samba-asr mic --latency-ms 320 --hotword 'Anne Bronte'", "samba-asr mic --list"),

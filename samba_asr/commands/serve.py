@@ -40,6 +40,12 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument(
         "--port", type=int, default=8000, metavar="N", help="port (default: %(default)s; 0: a free one)"
     )
+    parser.add_argument(
+        "--wyoming",
+        type=int,
+        metavar="PORT",
+        help="speak the Wyoming protocol of Home Assistant too, on this TCP port of --host; usual is 10300.  It has no tokens",
+    )
     parser.add_argument("--device", default="auto", help="device: auto, cpu, cuda, cuda:1 (default: auto)")
     add_settings(parser)
     for one in bounds():
@@ -67,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         from samba_asr.serve.app import create_app
         from samba_asr.serve.server import Server
+        from samba_asr.serve.wyoming import listening
     except ImportError as error:
         raise missing_extra(error.name or "fastapi", "serve") from error
     from samba_asr.serve.logs import set_up
@@ -76,6 +83,10 @@ def run(args: argparse.Namespace) -> int:
     if args.host not in LOCAL and not tokens and not args.open:
         raise UserError(
             f"--host {args.host} is reachable from other machines: set SAMBA_ASR_TOKENS, or give --open to accept every client"
+        )
+    if args.wyoming is not None and not args.open and (tokens or args.host not in LOCAL):
+        raise UserError(
+            f"--wyoming {args.wyoming}: this protocol has no tokens: give --open to accept every client that reaches its port"
         )
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
@@ -94,9 +105,12 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
             flush=True,
         )
-    app = create_app(settings, load(settings))  # reports a wrong model before the port is opened
+    recognizers = load(settings)  # reports a wrong model before the port is opened
+    wyoming = None if args.wyoming is None else listening(args.host, args.wyoming)
+    app = create_app(settings, recognizers)
+    del recognizers  # the application frees replaced models
     set_up(args.log)
-    Server(app, host=args.host, port=args.port).run()
+    Server(app, wyoming=wyoming, host=args.host, port=args.port).run()
     return 0
 
 

@@ -16,11 +16,12 @@ from samba_asr.serve.settings import Settings
 
 
 class Service:
-    def __init__(self, recognizer, port: int = 0, **changes):
+    def __init__(self, recognizer, port: int = 0, wyoming: bool = False, **changes):
         app = create_app(Settings(**{"latency_ms": 320.0, "grace_seconds": 0.1, **changes}), {"toy": recognizer})
         self.socket = socket.create_server(("127.0.0.1", port))
         self.port = self.socket.getsockname()[1]
-        self.server = Server(app, log_level="error", timeout_graceful_shutdown=1)
+        self.wyoming = socket.create_server(("127.0.0.1", 0)) if wyoming else None
+        self.server = Server(app, wyoming=self.wyoming, log_level="error", timeout_graceful_shutdown=1)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [self.socket]})
         self.thread.start()
         while not self.server.started:
