@@ -1,6 +1,7 @@
 """Output formats of a transcript: text, JSON, subtitles (SRT, WebVTT), NIST's CTM, Praat's TextGrid.
 
-`render` takes the transcript of a file, `render_channels` those of its channels, as in a telephone call.  The text is the
+`render` takes the transcript of a file, `render_channels` those of its channels, as in a telephone call, `render_subtitles` any
+words with times.  The text is the
 written form where the transcript has it, except in CTM and TextGrid, which hold what was said.
 """
 
@@ -16,7 +17,7 @@ from typing import Any
 from samba_asr.decoding.transcript import Segment, Word, WrittenWord
 from samba_asr.errors import printable
 from samba_asr.result import Result
-from samba_asr.subtitles import Cue, Layout, subtitles
+from samba_asr.subtitles import Cue, Layout, Timed, subtitles
 
 FORMATS = ("text", "json", "srt", "vtt", "ctm", "textgrid")
 SUFFIXES = {"text": "txt", "textgrid": "TextGrid"}  # of files, where not the name of the format
@@ -53,7 +54,13 @@ def render(result: Result, name: str, form: str, style: Style | None = None) -> 
         return "\n".join(_ctm(name, 1, word) for word in _words(result))
     if form == "textgrid":
         return _textgrid({"words": result})
-    return _cues([(cue, "") for cue in subtitles(_words(result), style.layout)], form, style)
+    return render_subtitles(_words(result), form, style)
+
+
+def render_subtitles(words: Sequence[Timed], form: str, style: Style | None = None) -> str:
+    """Render words in order of time as subtitles, "srt" or "vtt", without a final newline."""
+    style = style or Style()
+    return _cues([(cue, "") for cue in subtitles(words, style.layout)], form, style)
 
 
 def render_channels(results: Sequence[Result], name: str, form: str, style: Style | None = None) -> str:

@@ -14,7 +14,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 import samba_asr
 from samba_asr.recognizer import Recognizer
-from samba_asr.serve import access, errors, files, lines, realtime, reference, stream, vosk
+from samba_asr.serve import access, errors, files, lines, realtime, reference, stream, subtitles, vosk
 from samba_asr.serve.lobby import Lobby
 from samba_asr.serve.models import Models, load
 from samba_asr.serve.settings import Settings
@@ -52,6 +52,7 @@ def create_app(settings: Settings | None = None, recognizers: Mapping[str, Recog
     app.include_router(vosk.router)
     app.include_router(realtime.router)
     app.include_router(lines.router)
+    app.include_router(subtitles.router, max_body_size=subtitles.MOST_BYTES)
     app.include_router(files.router, max_body_size=settings.max_body_bytes, form_limits=files.FORM)
     return app
 
