@@ -19,11 +19,12 @@ from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope, Send
 
 from samba_asr.audio.read import AudioError
+from samba_asr.decoding.hotwords import parse
 from samba_asr.decoding.transcript import Segment
 from samba_asr.errors import UserError, printable
 from samba_asr.formats import Style, entry, render
 from samba_asr.result import Result
-from samba_asr.serve import errors
+from samba_asr.serve import errors, protocol
 from samba_asr.serve.access import drain
 from samba_asr.serve.models import Models
 from samba_asr.serve.settings import Settings
@@ -80,7 +81,9 @@ async def transcriptions(
     ] = "",
     response_format: Annotated[Literal["json", "text", "verbose_json", "srt", "vtt"], Form()] = "json",
     latency_ms: Annotated[float | None, Form(gt=0, description="encoder latency; default: the longest")] = None,
-    stream: Annotated[bool, Form(description="send server-sent events, one for each segment")] = False,
+    stream: Annotated[
+        bool, Form(description="send events, one for each segment; of verbose_json with its words")
+    ] = False,
     text: Annotated[Literal["written", "spoken"], Form(description="written: punctuation, case, digits")] = "written",
     itn: Annotated[bool, Form(description="numbers of the written text in digits")] = True,
     max_line_width: Annotated[int, Form(description="subtitles: characters of a line")] = 42,
@@ -93,6 +96,9 @@ async def transcriptions(
         list[Literal["word", "segment"]] | None,
         Form(alias="timestamp_granularities[]", description="parts of verbose_json; default: both"),
     ] = None,
+    hotwords: Annotated[
+        str, Form(description="phrases to expect, one on each line, each with its weight after a colon or without")
+    ] = "",
     prompt: Annotated[str, Form(description="ignored", max_length=10_000)] = "",
     language: Annotated[str, Form(description="en, or nothing: the models know no other", max_length=20)] = "",
     temperature: Annotated[float, Form(description="ignored")] = 0.0,
@@ -111,15 +117,18 @@ async def transcriptions(
         layout = Layout(max_line_width, max_lines, max_cps, min_duration, max_duration)
     except UserError as error:
         raise errors.Refusal(400, str(error)) from None
-    work = partial(
-        recognizer.transcribe, latency_ms=latency_ms, longest=settings.max_file_seconds, text=text, digits=itn
-    )
+    try:
+        phrases = parse(hotwords.splitlines(), recognizer.decode.hotwords.weight)
+    except UserError as error:
+        raise errors.Refusal(400, str(error), param="hotwords") from None
+    options = {"latency_ms": latency_ms, "hotwords": phrases or None, "text": text, "digits": itn}
+    work = partial(recognizer.transcribe, longest=settings.max_file_seconds, **options)
     job = Job(request.state.place, _spool(file), work)
     watching = asyncio.create_task(_watch(request, job))
     try:
         if stream:
             await job.begun()
-            return Events(job)
+            return Events(job, verbose=response_format == "verbose_json")
         result = await job.result()
     except AudioError as error:
         why = str(error).replace("<audio>", printable(file.filename or "audio"))
@@ -243,14 +252,17 @@ class Job:
 
 
 class Events(Response):
-    """OpenAI's events: a delta for each finished segment, then the whole text.  The work ends with the response."""
+    """OpenAI's events: a delta for each finished segment, then the whole text.  The work ends with the response.
+
+    verbose: each delta has its segment too, with times and words, and the last event the duration.
+    """
 
     media_type = "text/event-stream"
 
-    def __init__(self, job: Job):
+    def __init__(self, job: Job, *, verbose: bool = False):
         super().__init__()
         del self.headers["content-length"]
-        self.job = job
+        self.job, self.verbose = job, verbose
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         watching = asyncio.create_task(_watch(Request(scope, receive), self.job))
@@ -264,12 +276,16 @@ class Events(Response):
             watching.cancel()
 
     async def _events(self) -> AsyncIterator[str]:
-        space = ""
+        number = 0
         async for segment in self.job.segments():
-            yield _event({"type": "transcript.text.delta", "delta": space + segment.readable})
-            space = " "
+            delta = {"type": "transcript.text.delta", "delta": " " * (number > 0) + segment.readable}
+            more = {"segment": protocol.final(segment, number, words=True)} if self.verbose else {}
+            yield _event({**delta, **more})
+            number += 1
         try:
-            yield _event({"type": "transcript.text.done", "text": (await self.job.result()).readable})
+            result = await self.job.result()
+            more = {"duration": round(result.duration, 3)} if self.verbose else {}
+            yield _event({"type": "transcript.text.done", "text": result.readable, **more})
         except UserError as error:
             yield _event({"type": "error", **errors.content(400, str(error))})
         except Exception:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 
@@ -108,3 +109,30 @@ class TestFiles:
         answer = self.post(start(model=english), response_format="srt", **fields)
         assert answer.status_code == 400
         assert problem in answer.json()["error"]["message"]
+
+    def test_events_have_the_words_of_their_segments_if_asked(self, start, english):
+        client = start(model=english)
+        answer = self.post(client, response_format="verbose_json", stream=True)
+        *deltas, done = [json.loads(line.removeprefix("data: ")) for line in answer.text.splitlines() if line]
+        whole = self.post(client, response_format="verbose_json").json()
+        assert [word for event in deltas for word in event["segment"]["words"]] == whole["words"]
+        assert [event["segment"]["text"] for event in deltas] == [segment["text"] for segment in whole["segments"]]
+        assert (done["text"], done["duration"]) == (whole["text"], whole["duration"])
+        plain = self.post(client, stream=True).text
+        assert "words" not in plain
+        assert "duration" not in plain
+
+    def test_hotwords_are_those_of_transcribe(self, start, english, monkeypatch):
+        given, transcribe = [], type(english).transcribe
+
+        def noted(self, *arguments, hotwords, **options):
+            given.append(hotwords)
+            return transcribe(self, *arguments, **options)
+
+        monkeypatch.setattr(type(english), "transcribe", noted)
+        client = start(model=english)
+        assert self.post(client, hotwords="Anne Bronte :3\n\nKeats").status_code == 200
+        assert self.post(client).status_code == 200
+        assert given == [{"Anne Bronte": 3.0, "Keats": english.decode.hotwords.weight}, None]
+        answer = self.post(client, hotwords="Keats :x")
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "hotwords")
