@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from samba_asr.decoding.guide import Guide, Guides
 from samba_asr.decoding.hotwords import HotwordGuide, Hotwords
 from samba_asr.decoding.hotwords import read as read_hotwords
 from samba_asr.decoding.ngram import is_kenlm, read_ngram
-from samba_asr.decoding.prefix_beam import PrefixBeam
+from samba_asr.decoding.prefix_beam import ROOMY, PrefixBeam
 from samba_asr.decoding.rescore import TwoPass
 from samba_asr.decoding.searches import refusal, searches
 from samba_asr.decoding.words import WordGuide
@@ -69,6 +70,8 @@ def two_pass(loaded: LoadedModel, config: DecodeConfig, decoder: SecondPass | No
         path = search_file(config.hotwords.path, loaded, "hotwords.path")
         phrases = Hotwords(tokenizer_of(loaded, config), read_hotwords(path, config.hotwords.weight))
     neural, reader = neural_lm(loaded, config, alone=not config.lm.path)
+    if reader and config.search.beam >= ROOMY:  # it chooses from texts, as the decoder does
+        config = replace(config, search=replace(config.search, nbest=max(2, config.search.nbest)))
     return TwoPass(
         first_pass(loaded, config, neural),
         decoder,

@@ -137,10 +137,14 @@ def test_so_many_rivals_are_left_as_asked_for(lm):
     assert beginnings[1] < beginnings[8]
 
 
-@pytest.mark.parametrize(("beam", "nbest", "kept"), [(24, 1, 1), (64, 1, 2), (128, 1, 2), (24, 5, 5), (128, 10, 10)])
-def test_a_roomy_beam_keeps_rivals_and_who_asks_for_some_gets_them(lm, beam, nbest, kept):
+@pytest.mark.parametrize(
+    ("beam", "rescore", "nbest", "kept"),
+    [(24, 0.3, 1, 1), (64, 0.3, 1, 2), (128, 0.3, 1, 2), (128, 0.0, 1, 1), (24, 0.0, 5, 5), (128, 0.3, 10, 10)],
+)
+def test_a_second_pass_has_rivals_in_a_roomy_beam_and_who_asks_for_some_gets_them(lm, beam, rescore, nbest, kept):
     guide = WordGuide(PHONES, lm, weight=1.0, bonus=0.0)
-    search = PrefixBeam.from_config(SearchConfig(method="beam", beam=beam, nbest=nbest, prune=8.0), guide)
+    config = SearchConfig(method="beam", beam=beam, nbest=nbest, prune=8.0, rescore=rescore)
+    search = PrefixBeam.from_config(config, guide)
     assert (search.beam, search.recombine, search.prune) == (beam, kept, 8.0)
     assert PrefixBeam.from_config(SearchConfig(method="beam", beam=beam), guide, counts_words=False).recombine is None
 
