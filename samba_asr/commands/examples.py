@@ -78,7 +78,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "stream": ("samba-asr stream talk.wav", "samba-asr stream --fast --url ws://127.0.0.1:8080 talk.wav"),
     "mic": ("samba-asr mic", "samba-asr mic --latency-ms 320 --hotword 'Anne Bronte'", "samba-asr mic --list"),
-    "bench train": ("samba-asr bench train --config model/small",),
+    "bench train": (
+        "samba-asr bench train --config model/small",
+        "samba-asr bench train --config model/small train/gpu --count",
+    ),
     "bench transcribe": ("samba-asr bench transcribe talk.wav",),
     "bench compare": ("samba-asr bench compare talk.wav",),
     "bench serve": ("samba-asr bench serve",),

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from samba_asr.bench import count as step_count
 from samba_asr.bench import measure, peers
 from samba_asr.bench.transcribe import load_audio
 from samba_asr.commands import bench, bench_transcribe
@@ -206,3 +207,13 @@ def test_chunks_are_whole_frames_and_a_model_is_needed(place, monkeypatch, tmp_p
     monkeypatch.setattr(box.resources, "files", lambda package: tmp_path)
     with pytest.raises(UserError, match="has no shipped model"):
         call("transcribe")
+
+
+def test_the_operations_of_a_step_are_counted_without_a_gpu(capsys, monkeypatch):
+    monkeypatch.setattr(measure, "apart", lambda module, threads, question: step_count.main(**question))
+    small = [x for x in SMALL if not x.startswith(("tokenizer", "data"))]
+    assert call("train", "--count", "--threads", 1, *small) == 0
+    kernels, plain = capsys.readouterr().out.split("CTC, ")[1:]
+    assert kernels.startswith("Triton kernels (")
+    assert plain.startswith("torch's own operations: ")
+    assert "the CPU waits" in plain
