@@ -1,7 +1,7 @@
 """A GPU made of the CPU: it counts what a program would launch, and where it would wait.
 
-Tensors that are "on the GPU" wrap tensors of the CPU and say that their device is `cuda:0`.  Every operation on them is counted,
-and then done by the CPU, so values are right and control flow is that of a GPU.  Mixing both kinds raises RuntimeError as on a GPU.
+Tensors that are "on the GPU" wrap tensors of the CPU and say that their device is `cuda:0`.  Every operation on them is
+counted, and then done by the CPU, so values are right and control flow is that of a GPU.  Mixing both kinds raises RuntimeError.
 Triton kernels are counted, not run: what they would have written is zero.
 
     operations   dispatched by torch, backward included, and Triton kernels; `views` among them launch nothing

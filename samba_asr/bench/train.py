@@ -71,15 +71,16 @@ def _measure(config: Config, utterances: list[Utterance], folder: Path, seconds:
     objective = task.objective(task.new_net()).to(ranks.device).train()
     stepper = Stepper(objective, config, ranks)
 
-    audio, began, steps = 0.0, time.perf_counter(), 0
+    audio, began, steps, pending = 0.0, time.perf_counter(), 0, None
     batches = _batches(task.data, config)
     for number in itertools.count(1):
         group = itertools.islice(batches, max(config.optim.accumulate, 1))
         work = [SeededBatch(batch, derive_seed(number, i)) for i, batch in enumerate(group)]
-        outcome = stepper.step(work, number=number, lr=learning_rate(config.optim, number, 0.0))
-        if number == WARM_UP:
+        before, pending = pending, stepper.step(work, number=number, lr=learning_rate(config.optim, number, 0.0))
+        outcome = before.result() if before else None  # a step late, as the trainer reads it
+        if number == WARM_UP + 1:  # the steps of the warm-up are done
             began = time.perf_counter()
-        elif number > WARM_UP:
+        elif outcome and number > WARM_UP + 1:
             audio, steps = audio + outcome.seconds, steps + 1
             if time.perf_counter() - began >= seconds:
                 break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -73,3 +74,44 @@ class MovingAverage:
             kept = p.detach().clone()
             p.copy_(self.weights[name])
             self.weights[name].copy_(kept)
+
+
+class GradientSum:
+    """The gradients of several batches, summed apart from .grad, so that those of a bad batch can be left out."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter]):
+        self._parameters = parameters
+        self._sums: dict[nn.Parameter, Tensor] = {}
+
+    @torch.no_grad()
+    def take(self, unless: Tensor) -> None:
+        """Add every .grad and clear it; if `unless` is 1, the device leaves it out, NaN or not, and nobody waits for that.
+
+        torch has one operation on lists of tensors that obeys such a flag: the fused update of an optimizer.  Plain SGD of
+        rate 1, uphill, is addition.
+        """
+        used = [p for p in self._parameters if p.grad is not None]
+        for p in used:
+            if p not in self._sums:
+                self._sums[p] = torch.zeros_like(p)
+        if used:
+            torch._fused_sgd_(  # pyright: ignore[reportPrivateImportUsage]
+                [self._sums[p] for p in used],
+                [p.grad for p in used if p.grad is not None],
+                [],
+                weight_decay=0.0,
+                momentum=0.0,
+                lr=1.0,
+                dampening=0.0,
+                nesterov=False,
+                maximize=True,
+                is_first_step=False,
+                found_inf=unless.float(),
+            )
+        for p in used:
+            p.grad = None
+
+    def give_back(self) -> None:
+        """Put the sums into .grad."""
+        for p, total in self._sums.items():
+            p.grad = total

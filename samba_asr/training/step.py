@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -15,11 +16,12 @@ from samba_asr.data.bucketing import derive_seed
 from samba_asr.data.dataset import Batch
 from samba_asr.device import compute_dtype
 from samba_asr.nn.dropout import Dropout
-from samba_asr.nn.hooks import AfterStep, BeforeStep
+from samba_asr.nn.hooks import AfterStep, BeforeStep, sum_over_processes
 from samba_asr.training.distributed import Ranks
 from samba_asr.training.evaluate import autocast
+from samba_asr.training.late import Late
 from samba_asr.training.objectives import Objective, Outcome
-from samba_asr.training.optim import MovingAverage, make_optimizer
+from samba_asr.training.optim import GradientSum, MovingAverage, make_optimizer
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +46,36 @@ class StepResult(NamedTuple):
     norm: float  # of the gradient before clipping; 0 if there was none
 
 
+class Pending:
+    """A step that was launched; the device may still be at work."""
+
+    def __init__(self, number: int, names: Sequence[str], numbers: Tensor, ids: Sequence[Sequence[str]]):
+        """numbers: losses by name, units, batches that were bad, seconds, the norm; then the losses of all `ids` of this rank."""
+        self._number, self._names, self._late, self._ids = number, names, Late(numbers), ids
+
+    def result(self) -> StepResult:
+        """Wait for the device, and return the sums; log what was bad.  Call it once, best after the next step is launched."""
+        n = len(self._names)
+        sums, each = (found := self._late.read())[:n], iter(found[n + 4 :])
+        units, bad, seconds, norm = found[n : n + 4]
+        for ids in self._ids:
+            spoiled = [i for i, loss in zip(ids, each, strict=False) if not math.isfinite(loss)]
+            if spoiled:
+                what = "a batch is left out, its loss is not finite"
+                logger.warning("step %d: %s; utterances: %s", self._number, what, " ".join(spoiled))
+        norm = norm if units > 0 else 0.0
+        if not math.isfinite(norm):
+            bad += 1
+            ids = " ".join(i for ids in self._ids for i in ids)
+            logger.warning("step %d is not taken: its gradient is not finite; utterances: %s", self._number, ids)
+        return StepResult(dict(zip(self._names, sums, strict=True)), units, seconds, bad, norm)
+
+
 class Stepper:
-    """Objective, optimizer and moving average on one rank."""
+    """Objective, optimizer and moving average on one rank.
+
+    A step waits for nothing that the device computes.  What depends on it, such as whether a loss is finite, the device decides.
+    """
 
     def __init__(self, objective: Objective, config: Config, ranks: Ranks):
         self.objective, self.config, self.ranks = objective, config, ranks
@@ -57,44 +87,44 @@ class Stepper:
         self._before = [m for m in objective.modules() if isinstance(m, BeforeStep)]
         self._after = [m for m in objective.modules() if isinstance(m, AfterStep)]
 
-    def step(self, work: list[SeededBatch], *, number: int, lr: float) -> StepResult:
+    def step(self, work: list[SeededBatch], *, number: int, lr: float) -> Pending:
         """Take step `number` on this rank's `work`, together with the other ranks.
 
-        The loss is the sum over all batches divided by all their units.  A batch whose loss is not finite is logged and
-        left out.  If none remains, or the gradient is not finite, the weights do not change.
+        The loss is the sum over all batches divided by all their units.  A batch whose loss is not finite is left out, and
+        logged when the result is read.  If none remains, or the gradient is not finite, the weights do not change.
         """
-        sums, seconds, bad = self._backward(work, number)
-        *sums, units, seconds, bad = self.ranks.sum([*sums, seconds, bad])
-        norm = 0.0
-        if units > 0:
-            norm = self._update(units, number, lr)
-            if not math.isfinite(norm):
-                bad += 1
-                ids = " ".join(i for w in work for i in w.batch.ids)
-                logger.warning("step %d is not taken: its gradient is not finite; utterances: %s", number, ids)
+        sums, losses, ids, seconds = self._backward(work, number)
+        sums = sum_over_processes(torch.cat([sums, sums.new_full((1,), seconds)]))
+        norm = self._update(sums[len(self.names)], number, lr)
         self.optimizer.zero_grad(set_to_none=True)
-        return StepResult(dict(zip(self.names, sums, strict=True)), units, seconds, bad, norm)
+        return Pending(number, self.names, torch.cat([sums, norm.double()[None], *losses]), ids)
 
-    def _update(self, units: float, number: int, lr: float) -> float:
+    def _update(self, units: Tensor, number: int, lr: float) -> Tensor:
         """Divide the summed gradients by `units`, clip, update the weights; return the norm before clipping."""
         self.ranks.sum_gradients(self.parameters)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        torch._foreach_div_(gradients, units)  # pyright: ignore[reportPrivateImportUsage]
-        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.optim.clip or math.inf))
-        if math.isfinite(norm):
-            for group in self.optimizer.param_groups:
-                group["lr"] = lr
-            self.optimizer.step()
+        if gradients:
+            torch._foreach_div_(gradients, units.to(gradients[0].dtype))  # pyright: ignore[reportPrivateImportUsage]
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.optim.clip or math.inf).to(units.device)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        # As torch's GradScaler does: the fused update leaves weights and moments alone where this is 1.  No units: 0 / 0.
+        setattr(self.optimizer, "found_inf", (~norm.isfinite()).float())  # noqa: B010  (unknown to type checkers)
+        self.optimizer.step()
+        if self._after and math.isfinite(norm):  # for them alone the CPU waits
             for module in self._after:
                 module.after_step()
-            if self.average:
-                self.average.update(self.objective, number)
+        if self.average:
+            self.average.update(self.objective, number)
         return norm
 
-    def _backward(self, work: list[SeededBatch], number: int) -> tuple[list[float], float, int]:
-        """Compute the gradient of the summed loss in .grad; return sums, seconds of audio, number of batches not finite.
+    def _backward(
+        self, work: list[SeededBatch], number: int
+    ) -> tuple[Tensor, list[Tensor], list[Sequence[str]], float]:
+        """Compute the gradient of the summed loss in .grad.
 
-        Sums are those of `names`, then the units.
+        Return sums (those of `names`, then units and the number of batches not finite), losses and ids of the utterances
+        of each batch, and seconds of audio.
 
         A batch that is out of memory is split in two, and the whole step restarts, because the failed backward may have
         left a partial gradient.  An utterance that does not fit alone is logged and left out.
@@ -104,22 +134,29 @@ class Stepper:
             self.optimizer.zero_grad(set_to_none=True)
             for module in self._before:
                 module.before_step()
-            sums, samples, bad = [0.0] * (len(self.names) + 1), 0, 0
+            sums = torch.zeros(len(self.names) + 2, dtype=torch.float64, device=self.ranks.device)
+            losses, ids, samples = [], [], 0
+            alone = len(pending) == 1 and self.ranks.size == 1  # if its loss is not finite, the whole step is not taken
+            kept = None if alone else GradientSum(self.parameters)
             for i, w in enumerate(pending):
                 found = self._forward_backward(w, number)
                 if found == "out of memory":  # handled here, where the exception no longer holds the graph's tensors
                     pending[i : i + 1] = self._halves(w, number)
                     break
-                if found is None:
-                    bad += 1
-                    continue
-                sums = [a + b for a, b in zip(sums, found, strict=True)]
+                of_batch, loss = found
+                sums = sums + of_batch
+                losses.append(loss)
+                ids.append(w.batch.ids)
                 samples += int(w.batch.lengths.sum())
+                if kept is not None:
+                    kept.take(unless=of_batch[-1])
             else:
-                return sums, samples / self.config.model.features.sample_rate, bad
+                if kept is not None:
+                    kept.give_back()
+                return sums, losses, ids, samples / self.config.model.features.sample_rate
 
-    def _forward_backward(self, work: SeededBatch, number: int) -> list[float] | Literal["out of memory"] | None:
-        """Run forward and backward; return the sums of the batch, or None, without backward, if its loss is not finite."""
+    def _forward_backward(self, work: SeededBatch, number: int) -> tuple[Tensor, Tensor] | Literal["out of memory"]:
+        """Run forward and backward; return the sums of the batch, zeros and a 1 if its loss is not finite, and its losses."""
         seed = derive_seed("block", self.config.train.seed, number)  # all batches of a step have one block size
         block = WHOLE if work.easy else self.objective.draw_block(random.Random(seed))
         generator = torch.Generator().manual_seed(derive_seed("masks", work.seed))
@@ -128,21 +165,19 @@ class Stepper:
         try:
             with autocast(self.ranks.device, self.dtype), Dropout.off(self.objective, work.easy):
                 outcome = self.objective(batch, block=block, augment=not work.easy, generator=generator)
-            sums = torch.stack([x.detach().double().sum() for x in self._columns(outcome)]).tolist()
-            if math.isfinite(sums[0]):
-                outcome.loss.sum().backward()
-                return sums
+            outcome.loss.sum().backward()
         except torch.OutOfMemoryError:
             return "out of memory"
-        bad = " ".join(i for i, ok in zip(batch.ids, outcome.loss.isfinite().tolist(), strict=True) if not ok)
-        logger.warning("step %d: a batch is left out, its loss is not finite; utterances: %s", number, bad)
-        return None
+        columns = torch.stack(self._columns(outcome)).detach().double()  # (names and units, b)
+        sums = columns.sum(1)
+        bad = ~sums[:1].isfinite()
+        return torch.cat([torch.where(bad, 0.0, sums), bad]), columns[0]
 
     def _columns(self, outcome: Outcome) -> list[Tensor]:
         """Return the loss, the parts in the order of `names` (zeros for missing ones), and the units."""
         zeros = torch.zeros_like(outcome.loss)
         parts = [outcome.parts.get(name, zeros) for name in self.names[1:]]
-        return [outcome.loss, *parts, outcome.units]
+        return [outcome.loss, *parts, outcome.units.to(outcome.loss.dtype)]
 
     def _halves(self, work: SeededBatch, number: int) -> list[SeededBatch]:
         if self.ranks.device.type == "cuda":

@@ -33,7 +33,7 @@ from samba_asr.training.lock import locked
 from samba_asr.training.optim import MovingAverage, learning_rate
 from samba_asr.training.progress import Signals, TrainingProgress, log_file
 from samba_asr.training.score import Score
-from samba_asr.training.step import SeededBatch, Stepper
+from samba_asr.training.step import Pending, SeededBatch, Stepper
 from samba_asr.training.tasks import SpeechTask, Task
 
 logger = logging.getLogger(__name__)
@@ -127,6 +127,7 @@ class Trainer:
         self.bad_steps = 0  # in a row
         self._epoch_steps = 0  # of this epoch, in this process
         self.kept: list[checkpoint.Kept] = []
+        self._open: tuple[Pending, tuple[int, str, float, float]] | None = None  # the last step, not yet reported
         self.fraction = 0.0  # of the epoch that is done
         self._signaled = 0.0  # sum over ranks of the signals received when the step began
 
@@ -224,6 +225,7 @@ class Trainer:
                     raise Interrupted
                 if time.monotonic() - self._saved > self.config.train.save_minutes * 60:
                     self._save()
+            self._settle()
         finally:
             batches.close()
 
@@ -253,27 +255,37 @@ class Trainer:
                     path.unlink()
 
     def _step(self, group: list[tuple[int, Batch]]) -> None:
-        """Take one step on [(number of the batch in the epoch, batch)], and report it."""
+        """Take one step on [(number of the batch in the epoch, batch)], and report the one before."""
         self.step += 1
-        first = self.ranks.rank == 0
-        elapsed = time.monotonic() - self._clock if first else 0.0  # the first rank's: all must agree on the time
+        elapsed = (
+            time.monotonic() - self._clock if self.ranks.rank == 0 else 0.0
+        )  # the first rank's: all must agree on the time
         self.elapsed, self._signaled = self.ranks.sum([elapsed, self.signals.received])
         lr = learning_rate(self.config.optim, self.step, self._done())
         seeds = (derive_seed("batch", self.config.train.seed, self.epoch, number) for number, _ in group)
         easy = self.epoch <= self.config.train.easy_epochs
         work = [SeededBatch(batch, seed, easy) for (_, batch), seed in zip(group, seeds, strict=True)]
-        outcome = self.stepper.step(work, number=self.step, lr=lr)
+        limits = self.config.train  # with a limit of time or steps, the number of epochs means nothing
+        of = "" if limits.max_minutes or limits.max_steps else f"/{limits.epochs}"
+        pending = self.stepper.step(work, number=self.step, lr=lr)
+        self._settle()  # the step before, while the device works on this one
+        self._open = pending, (self.step, f"epoch {self.epoch}{of}", lr, self._done())
         self._epoch_steps += 1
+
+    def _settle(self) -> None:
+        """Read the losses of the last step, if nobody has, and report them; UserError after too many bad steps."""
+        if self._open is None:
+            return
+        (pending, where), self._open = self._open, None
+        outcome = pending.result()
         if outcome.units > 0 and math.isfinite(outcome.norm):
             self.bad_steps = 0  # some of it was learned
         elif outcome.bad:
             self.bad_steps += 1
         if self.bad_steps >= MAX_BAD_STEPS:
             raise UserError(self._hopeless(f"{MAX_BAD_STEPS} steps in a row were not finite"))
-        if first:
-            limits = self.config.train  # with a limit of time or steps, the number of epochs means nothing
-            of = "" if limits.max_minutes or limits.max_steps else f"/{limits.epochs}"
-            self.progress.step(self.step, f"epoch {self.epoch}{of}", lr, self._done(), outcome)
+        if self.ranks.rank == 0:
+            self.progress.step(*where, outcome)
 
     def _hopeless(self, what: str) -> str:
         return (
@@ -324,6 +336,7 @@ class Trainer:
 
         needed: it is the last save; UserError if it fails.
         """
+        self._settle()
         self._saved = time.monotonic()
         if self.ranks.rank:
             return

@@ -28,7 +28,7 @@ def make_stepper() -> Stepper:
 def moved(stepper: Stepper, work: list[SeededBatch]) -> torch.Tensor:
     head = stepper.objective.net.head
     before = head.weight.detach().clone()
-    stepper.step(work, number=1, lr=0.01)
+    stepper.step(work, number=1, lr=0.01).result()
     return head.weight.detach() - before
 
 
@@ -65,7 +65,9 @@ def test_training_in_bfloat16_follows_float32():
         stepper = Stepper(SpeechObjective(AsrModel(whole), config), config, CPU)
         assert stepper.dtype == getattr(torch, dtype)
         work = [SeededBatch(batch(), seed=1, easy=True)]
-        curves[dtype] = torch.tensor([stepper.step(work, number=i, lr=0.003).losses["loss"] for i in range(60)])
+        curves[dtype] = torch.tensor(
+            [stepper.step(work, number=i, lr=0.003).result().losses["loss"] for i in range(60)]
+        )
     single, half = curves.values()
     assert single[-1] < 0.3 * single[0]
     assert not torch.equal(single, half)
@@ -94,7 +96,8 @@ def test_a_step_of_nothing_but_bad_batches_moves_nothing(caplog):
     stepper = make_stepper()
     spoil(stepper, "u0")
     assert not moved(stepper, [make_work()]).any()
-    assert not stepper.optimizer.state
+    for state in stepper.optimizer.state.values():
+        assert not any(x.any() for x in state.values())
 
 
 def test_a_gradient_that_is_not_finite_moves_nothing(caplog):

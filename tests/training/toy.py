@@ -125,12 +125,13 @@ def record_losses(path: Path, die_at: int = 0) -> None:
     original = Stepper.step
 
     def step(self, work, *, number, lr):
-        outcome = original(self, work, number=number, lr=lr)
+        pending = original(self, work, number=number, lr=lr)
+        outcome = pending.result()
         with open(path, "a") as file:
             file.write(json.dumps([number, outcome.losses["loss"], outcome.units]) + "\n")
         if number == die_at:
             os.kill(os.getpid(), signal.SIGKILL)
-        return outcome
+        return pending
 
     Stepper.step = step
 

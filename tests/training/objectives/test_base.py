@@ -138,10 +138,10 @@ def test_an_auxiliary_loss_trains_its_layer_and_reaches_the_log():
     net = Toy(config).eval()
     net.inside = nn.Sequential(net.inside, Uneven(weight=20.0))
     stepper = Stepper(ToyObjective(net), config, CPU)
-    result = stepper.step([make_work()], number=1, lr=0.0)
+    result = stepper.step([make_work()], number=1, lr=0.0).result()
     assert result.losses["uneven"] > 0
     assert result.losses["loss"] == pytest.approx(result.losses["ctc"] + 20 * result.losses["uneven"])
-    size = [stepper.step([make_work()], number=i, lr=0.02).losses["uneven"] for i in range(2, 40)]
+    size = [stepper.step([make_work()], number=i, lr=0.02).result().losses["uneven"] for i in range(2, 40)]
     assert size[-1] < 0.5 * size[0]
 
 
