@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from samba_asr.errors import UserError
 
@@ -17,6 +18,11 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {name!r} cannot be used: {str(error).splitlines()[0]}") from None
     return device
+
+
+def upload(x: Tensor, device: torch.device) -> Tensor:
+    """Copy x of the CPU to a device, without waiting for what the device does."""
+    return (x.pin_memory() if device.type == "cuda" else x).to(device, non_blocking=True)
 
 
 def compute_dtype(name: str, device: torch.device) -> torch.dtype:

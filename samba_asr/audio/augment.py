@@ -17,6 +17,7 @@ from torch import Tensor
 
 from samba_asr.audio.channels import Channels, match
 from samba_asr.config import AugmentConfig
+from samba_asr.device import upload
 from samba_asr.errors import UserError
 
 NOISES = ("white", "pink", "brown", "babble")  # babble last: it needs other utterances
@@ -270,7 +271,7 @@ def spec_augment(
 
     masked = in_time[:, :, None] | in_freq[:, None, :]  # (b, t, m)
     masked &= (torch.arange(t, device=device) < lengths[:, None])[:, :, None]
-    return features.masked_fill(masked.to(features.device), 0.0)
+    return features.masked_fill(upload(masked, features.device), 0.0)
 
 
 def _masks(size: Tensor, widest: Tensor, count: Tensor, n: int, k: int, generator: torch.Generator) -> Tensor:

@@ -159,7 +159,11 @@ class Pretend(TorchDispatchMode):
         leaves = held and to is not None and torch.device(to).type == "cpu"
         if leaves or (name == "copy_" and not isinstance(args[0], OnDevice)):
             self._copied(name, kwargs.get("non_blocking") or (name == "copy_" and len(args) > 2 and args[2]))
-        elif name in WAIT or (name in ("index", "index_put", "index_put_") and _by_bool(args)):
+        elif (
+            name in WAIT
+            or (name == "_ctc_loss" and isinstance(args[2], OnDevice))
+            or (name in ("index", "index_put", "index_put_") and _by_bool(args))
+        ):
             self._wait(name)
         else:
             self._count(func, name)
@@ -194,7 +198,7 @@ class Pretend(TorchDispatchMode):
     @staticmethod
     def _check(func, args, kwargs) -> None:
         """Raise RuntimeError if a tensor of the CPU, other than a single number, meets one of the device."""
-        if func._schema.name in ("aten::copy_", "aten::_to_copy"):
+        if func._schema.name in ("aten::copy_", "aten::_to_copy", "aten::_ctc_loss", "aten::_ctc_loss_backward"):
             return
         strange = [v for v in _tensors((args, kwargs)) if not isinstance(v, OnDevice) and v.dim()]
         if strange:

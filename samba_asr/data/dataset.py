@@ -30,6 +30,7 @@ from samba_asr.data.durations import read_headers, with_durations
 from samba_asr.data.manifest import Utterance
 from samba_asr.data.teacher import TeacherFrames
 from samba_asr.data.unknown import check_known
+from samba_asr.device import upload
 from samba_asr.errors import UserError
 from samba_asr.text.tokenizer import Tokenizer
 
@@ -58,9 +59,13 @@ class Batch(NamedTuple):
     teacher: Tensor | None = None  # (b, t, w) float32, a teacher's frames of the utterances
     teacher_lengths: Tensor | None = None  # (b,) long, frames; 0 for an utterance without teacher's frames
     frames: Tensor | None = None  # (b,) long, only without texts: encoder frames as recorded; 0 for background
+    known_lengths: Tensor | None = None  # `lengths` and `token_lengths` of a batch on a device, still on the CPU
+    known_token_lengths: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
-        return Batch._make(x.to(device, non_blocking=True) if isinstance(x, Tensor) else x for x in self)
+        """Copy to a device without waiting for it."""
+        moved = (upload(x, device) if isinstance(x, Tensor) else x for x in self)
+        return Batch._make(moved)._replace(known_lengths=self.lengths, known_token_lengths=self.token_lengths)
 
     def rows(self, start: int, stop: int) -> Batch:
         """Return rows start to stop, with no more padding than they need."""

@@ -94,7 +94,7 @@ class EncoderLayer(BlockModule):
         )
 
     def step(self, x: Tensor, lengths: Tensor, state: LayerState, blocks: Blocks) -> Step:
-        x = mask(x, blocks.ragged)
+        x = blocks.mask(x)
         x = x + 0.5 * self.feed_forward_in(x)
         y, _, mixer = self.mixer.step(self.mixer_norm(x), lengths, state.mixer, blocks)
         x = x + self.dropout(y)
@@ -302,15 +302,36 @@ class Encoder(StreamingModule):
         return y, lengths
 
     def read(
-        self, x: Tensor, lengths: Tensor, block: int | Tensor = -1, gap: Tensor | None = None
+        self,
+        x: Tensor,
+        lengths: Tensor,
+        block: int | Tensor = -1,
+        gap: Tensor | None = None,
+        known: Tensor | None = None,
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Process utterances in blocks without overlap, as in training.  gap: (b, t), as in `step`.
 
+        known: `lengths` on the CPU, where `block` is too; the layout is then made there, and nothing waits for the device.
         Return y, lengths and the log-probabilities (b, t, v) of each intermediate CTC head, for its loss.
         """
-        states = self._init_layers(x.shape[0], x.device, x.dtype)
-        size = self.block_size(block, x.shape[0], x.device)
-        y, _, log_probs = self._layers(x, lengths, states, size, gap=gap)
+        t = x.shape[1]
+        if t == 0:
+            return x, lengths, []
+        if known is None:
+            known, device = lengths, lengths.device
+        else:
+            device = known.device
+        blocks = lay_blocks(known, t, self.block_size(block, len(known), device)).to(x.device)._replace(final=False)
+        if gap is not None:
+            blocks = elapse(blocks, gap[:, :t])
+        states: dict[int, State] = {}  # layers of one rate begin with equal zeros
+        for depth, layer in zip(self.depths, self.layers, strict=True):
+            if depth not in states:
+                states[depth] = layer.init_state(x.shape[0], device=x.device, dtype=x.dtype)
+        first = [states[depth] for depth in self.depths]
+        if self.skip_blanks:
+            first.append(init_skip(x.shape[0], x.device, x.dtype))
+        y, _, log_probs = self._through(x, first, blocks, lengths)
         return y, lengths, log_probs
 
     def _layers(self, x, lengths, states, size, keep=None, gap=None):
@@ -334,7 +355,7 @@ class Encoder(StreamingModule):
                 x, _, state = layer.step(x, lengths, state, blocks)  # pyright: ignore[reportArgumentType]  (only handed on)
             new.append(state)
             if str(i) in self.conditioning:
-                x, log_probs = self.conditioning[str(i)](mask(x, blocks.ragged))
+                x, log_probs = self.conditioning[str(i)](blocks.mask(x))
                 read.append(log_probs)
                 if skip is not None and i == self.skips_after and not self.training:
                     ends = torch.full_like(skip.gap, x.shape[1], dtype=torch.long) if lengths is None else lengths

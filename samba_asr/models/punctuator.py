@@ -26,7 +26,7 @@ from samba_asr.nn.blocks import BlockModule
 from samba_asr.nn.dropout import Dropout
 from samba_asr.nn.mixers import build_mixer
 from samba_asr.ops.blocks import Blocks, lay_blocks
-from samba_asr.streaming import State, Step, mask
+from samba_asr.streaming import State, Step
 from samba_asr.text.written.marks import CASES, MARKS
 from samba_asr.text.written.vocabulary import PAUSES, Vocabulary
 
@@ -48,7 +48,7 @@ class PunctuatorLayer(BlockModule):
         return self.mixer.init_state(batch, device=device, dtype=dtype)
 
     def step(self, x: Tensor, lengths: Tensor, state: State, blocks: Blocks) -> Step:
-        x = mask(x, blocks.ragged)
+        x = blocks.mask(x)
         y, _, state = self.mixer.step(self.norm(x), lengths, state, blocks)
         x = x + self.dropout(y)
         return Step(x + self.feed_forward(x), lengths, state)
@@ -95,7 +95,7 @@ class Punctuator(BlockModule):
         b, t, _ = x.shape
         if t == 0:
             return Step(self.output.weight.new_zeros(b, 0, self.output.out_features), lengths, state)
-        x = mask(x, blocks.ragged)
+        x = blocks.mask(x)
         words = self.embedding(x[..., :-1].reshape(b * t, -1)).view(b, t, -1)
         y = self.dropout(self.project(words) + self.pause(x[..., -1]))
         after = []

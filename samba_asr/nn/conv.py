@@ -58,7 +58,7 @@ class ConvolutionModule(BlockModule):
         return self.depthwise.init_state(batch, device=device, dtype=dtype)
 
     def step(self, x, lengths, state, blocks):
-        x = F.glu(self.expand(mask(x, blocks.ragged)), dim=-1)
+        x = F.glu(self.expand(blocks.mask(x)), dim=-1)
         x, lengths, state = self.depthwise.step(x, lengths, state, blocks)
         return Step(self.dropout(self.project(F.silu(self.norm(x)))), lengths, state)
 

@@ -12,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from samba_asr.device import upload
 from samba_asr.ops.elapsed import Elapsed
 from samba_asr.ops.exporting import exporting
+from samba_asr.streaming import mask
 
 
 class Blocks(NamedTuple):
@@ -32,11 +34,24 @@ class Blocks(NamedTuple):
     after: Elapsed | None = (
         None  # time after each step inside its block, for layers that run backward, in forward order
     )
+    padding: Tensor | None = (
+        None  # (b, t, 1) bool, the steps that are not valid, if somebody laid them out for all layers
+    )
+    most: int | None = None  # blocks in a row, at most, where the CPU knows it
+    final: bool = True  # whether anyone reads the states after the chunk; in training nobody does
 
     @property
     def has_gaps(self) -> bool:
         """Whether there are gaps, or blocks from which frames are missing: Triton's kernels for both directions know neither."""
         return self.before is not None and self.before.gap is not None
+
+    def to(self, device: torch.device) -> Blocks:
+        """Copy the layout of a chunk without elapsed time to a device, without waiting for it."""
+        return Blocks._make(upload(v, device) if isinstance(v, Tensor) else v for v in self)
+
+    def mask(self, x: Tensor) -> Tensor:
+        """Zero the padding of x (b, t, d), as `samba_asr.streaming.mask` does."""
+        return mask(x, self.ragged) if self.padding is None else x.masked_fill(self.padding, 0)
 
     @property
     def kept(self) -> Tensor | None:
@@ -55,7 +70,9 @@ def lay_blocks(lengths: Tensor, t: int, size: Tensor | int) -> Blocks:
     full = bool((lengths >= t).all())
     flip = torch.where(valid, begin + end - 1 - i, i)  # (b, t), the identity after the valid steps
     rows = (flip + torch.arange(flip.shape[0], device=flip.device)[:, None] * t).flatten()
-    return Blocks(rows, None if single else valid & (i == begin), None if full else lengths, size[:, 0])
+    start, padding = None if single else valid & (i == begin), None if full else ~valid[..., None]
+    most = -(-t // int(size.min())) if start is not None and lengths.device.type == "cpu" else None
+    return Blocks(rows, start, None if full else lengths, size[:, 0], padding=padding, most=most)
 
 
 def elapse(blocks: Blocks, gap: Tensor | None, span: Tensor | None = None) -> Blocks:

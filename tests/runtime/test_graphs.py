@@ -44,8 +44,8 @@ def weakly(tree):
     """A tree of tensors (or None) without a claim on their memory."""
     if isinstance(tree, torch.Tensor):
         return weakref.ref(tree)
-    if tree is None:
-        return None
+    if not isinstance(tree, tuple):
+        return tree
     parts = [weakly(child) for child in tree]
     return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
 
@@ -55,8 +55,8 @@ def held(tree):
         tensor = tree()
         assert tensor is not None, "a replay reads memory that was given back"
         return tensor
-    if tree is None:
-        return None
+    if not isinstance(tree, tuple):
+        return tree
     parts = [held(child) for child in tree]
     return type(tree)(*parts) if hasattr(tree, "_fields") else tuple(parts)
 

@@ -24,7 +24,7 @@ from samba_asr.ops.blocks import Blocks
 from samba_asr.ops.elapsed import decay, wait
 from samba_asr.ops.quasiseparable import join_and_gate
 from samba_asr.ops.ssd import ssd_both_ways
-from samba_asr.streaming import Step, mask, tail
+from samba_asr.streaming import Step, tail
 
 EPS = 1e-5
 """Of the norm."""
@@ -69,9 +69,8 @@ class Hydra(BlockModule):
         )
 
     def step(self, x: Tensor, lengths: Tensor, state: HydraState, blocks: Blocks) -> Step:
-        ragged = blocks.ragged
         width = self.d_inner + 4 * self.d_state
-        z, u, dt = self.in_proj(mask(x, ragged)).split([self.d_inner, width, 2 * self.heads], dim=-1)
+        z, u, dt = self.in_proj(blocks.mask(x)).split([self.d_inner, width, 2 * self.heads], dim=-1)
         u, _, conv = self.conv1d.step(u, lengths, state.conv, blocks)
         u, maps = u.split([self.d_inner, 4 * self.d_state], dim=-1)
         B, C = maps.unflatten(-1, (2, 2, 1, -1)).unbind(3)  # (b, t, 2, 1, n); forward, backward
@@ -83,7 +82,9 @@ class Hydra(BlockModule):
         skip = F.linear(u, self.fc_D.weight) + self.D.to(u.dtype)  # (b, t, h)
         reads = self._after_gaps(forward, backward, state.last, blocks)
         y = join_and_gate(*reads, u, skip, z, self.norm.weight, blocks, eps=EPS)
-        last = tail(torch.cat([state.last.to(forward.dtype), forward], dim=1), blocks.kept, 1).to(state.last.dtype)
+        last = state.last
+        if blocks.final:
+            last = tail(torch.cat([last.to(forward.dtype), forward], dim=1), blocks.kept, 1).to(last.dtype)
         return Step(self.out_proj(y), lengths, HydraState(conv, ssm, last))
 
     def _scan(self, x: Tensor, dt: Tensor, B: Tensor, C: Tensor, state: Tensor, blocks: Blocks):

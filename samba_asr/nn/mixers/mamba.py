@@ -103,7 +103,7 @@ class Mamba(CausalMixer):
             return super().both_ways(back, x, state, blocks)
         ways = (self, back)
         halves = [half for i in (0, 1) for half in (way.in_proj.weight.chunk(2)[i] for way in ways)]  # x, x, z, z
-        u, z = F.linear(mask(x, blocks.ragged), torch.cat(halves)).unflatten(-1, (2, 2, -1)).unbind(2)  # (b, t, 2, d)
+        u, z = F.linear(blocks.mask(x), torch.cat(halves)).unflatten(-1, (2, 2, -1)).unbind(2)  # (b, t, 2, d)
         u, conv = conv_both_ways(
             u,
             (self.conv1d.weight[:, 0], back.conv1d.weight[:, 0]),

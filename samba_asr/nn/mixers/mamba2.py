@@ -96,7 +96,7 @@ class Mamba2(CausalMixer):
         ways = (self, back)
         width = self.conv1d.in_channels
         parts = list(zip(*(way.in_proj.weight.split([self.d_inner, width, self.heads]) for way in ways), strict=True))
-        joined = F.linear(mask(x, blocks.ragged), torch.cat([weight for part in parts for weight in part]))
+        joined = F.linear(blocks.mask(x), torch.cat([weight for part in parts for weight in part]))
         z, u, dt = (
             v.unflatten(-1, (2, -1)) for v in joined.split([2 * self.d_inner, 2 * width, 2 * self.heads], dim=-1)
         )  # (b, t, 2, .)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from samba_asr.errors import UserError
 from samba_asr.ops.blocks import Blocks, flip
-from samba_asr.ops.conv1d.causal import causal_conv1d, depthwise_conv1d, forget
+from samba_asr.ops.conv1d.causal import causal_conv1d, causal_conv1d_torch, depthwise_conv1d, forget
 from samba_asr.ops.device import choose_fused as choose
 from samba_asr.ops.device import require_triton
 from samba_asr.streaming import mask, tail
@@ -105,5 +105,7 @@ def _block_conv1d_torch(
     reset = blocks.start
     if after is not None:
         reset = flip(after, blocks) if reset is None else reset | flip(after, blocks)
-    back, _ = causal_conv1d(flip(x, blocks), ahead, lengths=ragged, reset=reset, backend="torch")
+    most = blocks.most if after is None else None
+    nothing = x.new_zeros(x.shape[0], future, x.shape[2])
+    back, _ = causal_conv1d_torch(flip(x, blocks), ahead, None, nothing, ragged, reset, most)
     return y + flip(back, blocks), state

@@ -99,13 +99,20 @@ def causal_conv1d(
         )
     if backend != "torch":
         raise UserError(f"causal_conv1d has no backend {backend!r}: use 'auto', 'torch' or 'triton'")
-    y, state = _causal_conv1d_torch(x, weight, bias, initial_state, lengths, reset)
+    y, state = causal_conv1d_torch(x, weight, bias, initial_state, lengths, reset)
     return F.silu(y) if silu else y, state
 
 
-def _causal_conv1d_torch(
-    x: Tensor, weight: Tensor, bias: Tensor | None, initial_state: Tensor, lengths: Tensor | None, reset: Tensor | None
+def causal_conv1d_torch(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    initial_state: Tensor,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    most: int | None = None,
 ) -> tuple[Tensor, Tensor]:
+    """`causal_conv1d` in torch's own operations.  most: resets in a row, at most; so a GPU need not be asked for their number."""
     b, t, d = x.shape
     k = weight.shape[1]
     x = torch.cat([initial_state.to(x.dtype), mask(x, lengths)], dim=1)  # (b, k - 1 + t, d)
@@ -119,7 +126,8 @@ def _causal_conv1d_torch(
     reset = reset & (torch.arange(t, device=x.device) < lengths[:, None])
     passed = reset.cumsum(1)  # (b, t) resets so far
     at = torch.arange(t, device=x.device) + passed * (k - 1)  # (b, t) where each step goes
-    gaps = -(-(int(passed.max()) + 1) // 8) * 8  # a multiple: few shapes for oneDNN to compile kernels for
+    resets = int(passed.max()) if most is None or x.device.type == "cpu" else most
+    gaps = -(-(resets + 1) // 8) * 8  # a multiple: few shapes for oneDNN to compile kernels for
     spaced = x.new_zeros(b, t + (k - 1) * gaps, d)
     place = torch.cat([torch.arange(k - 1, device=x.device).expand(b, -1), at + k - 1], dim=1)
     spaced = spaced.scatter(1, place[..., None].expand(-1, -1, d), x)

@@ -40,6 +40,8 @@ class BatchFields(Protocol):
     frames: Tensor | None  # (b,) encoder frames as recorded, only without texts
     teacher: Tensor | None  # (b, t, w) frames of a teacher
     teacher_lengths: Tensor | None  # (b,)
+    known_lengths: Tensor | None  # `lengths` and `token_lengths` on the CPU, for a batch that was moved to a device
+    known_token_lengths: Tensor | None
 
 
 class Objective(nn.Module):

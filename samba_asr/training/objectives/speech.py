@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from samba_asr.audio.gaps import cut_gaps
 from samba_asr.config import Config
+from samba_asr.device import upload
 from samba_asr.models.asr import AsrModel
 from samba_asr.training.objectives import transforms
 from samba_asr.training.objectives.base import BatchFields, Objective, Outcome, draw_block, mean_of_views, objectives
@@ -71,26 +72,33 @@ class SpeechObjective(Objective):
     def compute(self, batch: BatchFields, *, block: int, augment: bool, generator: torch.Generator | None) -> Outcome:
         net, front, b = self.net, self.net.features, len(batch.lengths)
         audio, lengths, gap = batch.audio, batch.lengths, None
+        # The same on the CPU, for all that the CPU decides: asking the device would wait for it.
+        known = lengths if batch.known_lengths is None else batch.known_lengths
+        known_tokens = batch.token_lengths if batch.known_token_lengths is None else batch.known_token_lengths
         if augment and self.gap_prob:
             where = {
                 "probability": self.gap_prob,
                 "stride": net.acoustic.stride,
                 "rate": self.config.features.sample_rate,
             }
-            audio, lengths, gap = cut_gaps(audio, lengths, generator, **where)
+            audio, known, gap = cut_gaps(audio, known, generator, **where)
+            lengths = upload(known, audio.device)
         with torch.no_grad():
             features, lengths = front(audio.unsqueeze(-1), lengths)  # (b, t, m)
+        known = known // front.stride
         tokens, token_lengths = batch.tokens, batch.token_lengths
         if augment and "cr_ctc" in self.terms:  # without augmentation both views would be equal
             features, lengths = torch.cat([features, features]), torch.cat([lengths, lengths])
             tokens, token_lengths = torch.cat([tokens, tokens]), torch.cat([token_lengths, token_lengths])
+            known, known_tokens = torch.cat([known, known]), torch.cat([known_tokens, known_tokens])
             gap = None if gap is None else torch.cat([gap, gap])
         if augment:
-            features = transforms.apply(self.transforms, features, lengths, generator, front)
+            features = transforms.apply(self.transforms, features, known, generator, front)
         x, lengths = net.acoustic.subsampling(features, lengths)
-        frames, lengths, middle = net.acoustic.encoder.read(x, lengths, block, gap)  # (n b, t, d)
+        known = known // net.acoustic.subsampling.stride
+        frames, lengths, middle = net.acoustic.encoder.read(x, lengths, block, gap, known)  # (n b, t, d)
         log_probs, _ = net.ctc(frames, lengths)
-        ctc, *lower = (_ctc_loss(v, tokens, lengths, token_lengths) for v in (log_probs, *middle))
+        ctc, *lower = (_ctc_loss(v, tokens, known, known_tokens) for v in (log_probs, *middle))
         together = ctc.lerp(torch.stack(lower).mean(0), self.weights.intermediate) if lower else ctc
         given = Encoded(frames, lengths, log_probs, ctc, tokens, token_lengths, batch)
         loss, parts = self.weights.ctc * mean_of_views(together, b), {"ctc": mean_of_views(ctc, b)}
@@ -102,6 +110,9 @@ class SpeechObjective(Objective):
 
 
 def _ctc_loss(log_probs: Tensor, tokens: Tensor, lengths: Tensor, token_lengths: Tensor) -> Tensor:
-    """Return the CTC loss (n b,) in nats; 0, without a gradient, if the audio is too short for its text."""
+    """Return the CTC loss (n b,) in nats; 0, without a gradient, if the audio is too short for its text.
+
+    The lengths are on the CPU, where torch wants them.
+    """
     log_probs = log_probs.transpose(0, 1)
     return F.ctc_loss(log_probs, tokens, lengths, token_lengths, reduction="none", zero_infinity=True)

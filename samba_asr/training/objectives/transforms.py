@@ -15,7 +15,7 @@ from samba_asr.audio.features import LogMel
 from samba_asr.config import AugmentConfig
 
 Transform = Callable[[Tensor, Tensor, "torch.Generator | None", LogMel], Tensor]
-"""Normalized log-mel (b, t, m), lengths (b,), the source of random draws, the front end -> features of the same shape."""
+"""Normalized log-mel (b, t, m), lengths (b,) on the CPU, the source of random draws, the front end -> features as given."""
 
 
 def apply(
