@@ -42,6 +42,8 @@ class Optional(NamedTuple):
 
 OPTIONAL = {
     "tensorboard": Optional("tensorboard", "train", "curves of a training run"),
+    "mlflow": Optional("mlflow-skinny", "mlflow", "train.tracker=mlflow"),
+    "wandb": Optional("wandb", "wandb", "train.tracker=wandb"),
     "rich": Optional("rich", "train", "the progress display"),
     "matplotlib": Optional("matplotlib", "plot", "plots of scores"),
     "librosa": Optional("librosa", "plot", "plots of spectrograms"),

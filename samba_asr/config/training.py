@@ -101,6 +101,9 @@ class TrainConfig:
     valid_every: int = 1  # epochs
     examples: int = 3  # validation utterances whose hypotheses the log shows
     log_every: int = 20  # steps
+    tracker: str = (
+        "tensorboard"  # tensorboard | mlflow | wandb | none: where the curves go (samba_asr.training.tracking)
+    )
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ BEFORE = "before-last.pt"  # the last.pt before it, to continue from where that 
 MAY_CHANGE = (
     *("train.epochs", "train.max_steps", "train.max_minutes", "train.device", "train.save_minutes", "train.keep_best"),
     *("train.keep_last", "train.valid_every", "train.examples", "train.log_every", "data.workers", "data.cache"),
+    "train.tracker",
     "decode",
 )
 
@@ -143,7 +144,7 @@ def check_same_config(saved: dict[str, Any], config: Config, folder: Path) -> No
 
     A key that is newer than the run counts with its default.  A key that no longer exists is ignored.
     """
-    old, new = {**_flat(config_dict(Config())), **_flat(saved)}, _flat(config_dict(config))
+    old, new = {**flat(config_dict(Config())), **flat(saved)}, flat(config_dict(config))
     for key in new:
         if any(key == k or key.startswith(f"{k}.") for k in MAY_CHANGE):
             continue
@@ -236,11 +237,12 @@ def mean(models: Iterable[tuple[str, dict[str, Tensor]]]) -> dict[str, Tensor]:
     return {k: (total[k] / count).to(x.dtype) if k in total else x for k, x in first.items()}
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the settings of a configuration's dicts by their full names, such as train.seed."""
+    found = {}
     for key, value in tree.items():
         if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{key}."))
+            found.update(flat(value, f"{prefix}{key}."))
         else:
-            flat[prefix + key] = value
-    return flat
+            found[prefix + key] = value
+    return found

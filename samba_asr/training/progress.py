@@ -1,4 +1,4 @@
-"""Progress output of a training run (terminal, `log.txt`, TensorBoard), and its handling of SIGINT and SIGTERM."""
+"""Progress output of a training run (terminal, `log.txt`, tracker), and its handling of SIGINT and SIGTERM."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from samba_asr.training.step import StepResult
+from samba_asr.training.tracking import Tracking
 
 logger = logging.getLogger(__name__)
 
@@ -76,10 +77,10 @@ class TrainingProgress:
     per second for text.
     """
 
-    def __init__(self, every: int, tensorboard: Path | None, step: int = 0):
+    def __init__(self, every: int, tracking: Tracking | None = None):
         self.every = max(every, 1)
         self.live = sys.stderr.isatty()
-        self._board = _summary_writer(tensorboard, step) if tensorboard else None
+        self._tracking = tracking
         self._clear = _ClearLine()
         if self.live:
             logging.getLogger("samba_asr").addHandler(self._clear)
@@ -116,26 +117,21 @@ class TrainingProgress:
             sys.stderr.flush()
         if due:
             self._log(line)
-            for name, value in {**means, "lr": lr, "norm": outcome.norm, "hours_per_hour": hours}.items():
-                self.scalar(f"train/{name}", value, step)
+            shown = {**means, "lr": lr, "norm": outcome.norm, "hours_per_hour": hours}
+            self.track({f"train/{name}": value for name, value in shown.items()}, step)
             self.restart()
 
-    def scalar(self, name: str, value: float, step: int) -> None:
-        """Write a value to TensorBoard, if it is on."""
-        if self._board:
-            try:
-                self._board.add_scalar(name, value, step)
-            except OSError as error:
-                self._board = None
-                logger.warning("TensorBoard is off from here: %s", error.strerror or error)
+    def track(self, values: Mapping[str, float], step: int) -> None:
+        """Give values by name to the tracker, if there is one."""
+        if self._tracking:
+            self._tracking.log(values, step)
 
     def close(self) -> None:
         if self.live:
             self._clear.emit(None)
             logging.getLogger("samba_asr").removeHandler(self._clear)
-        if self._board:
-            with contextlib.suppress(OSError):
-                self._board.close()
+        if self._tracking:
+            self._tracking.close()
 
     def _left(self, now: float, done: float) -> str:
         began, first = self._first or (now, done)
@@ -160,13 +156,3 @@ class _ClearLine(logging.Handler):
     def emit(self, record: logging.LogRecord | None) -> None:
         sys.stderr.write("\r\033[K")
         sys.stderr.flush()
-
-
-def _summary_writer(folder: Path, step: int):
-    """Return a writer that hides what a killed run wrote after `step`; None without the package."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        logger.info("TensorBoard is off: pip install 'samba_asr[train]' to have it")
-        return None
-    return SummaryWriter(str(folder), purge_step=step + 1)

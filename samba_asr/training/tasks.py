@@ -66,7 +66,7 @@ class Data(Protocol):
 
 
 class Validated(NamedTuple):
-    """Result of a validation: the score that ranks checkpoints, and all values by name, for TensorBoard."""
+    """Result of a validation: the score that ranks checkpoints, and all values by name, for the tracker."""
 
     score: Score
     values: dict[str, float]

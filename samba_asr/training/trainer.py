@@ -35,6 +35,7 @@ from samba_asr.training.progress import Signals, TrainingProgress, log_file
 from samba_asr.training.score import Score
 from samba_asr.training.step import Pending, SeededBatch, Stepper
 from samba_asr.training.tasks import SpeechTask, Task
+from samba_asr.training.tracking import Tracking
 
 logger = logging.getLogger(__name__)
 
@@ -135,8 +136,11 @@ class Trainer:
 
     def run(self) -> TrainResult:
         self._begin()
-        board = self.folder / "tensorboard" if self.ranks.rank == 0 else None
-        self.progress = TrainingProgress(self.config.train.log_every, board, self.step)
+        tracking = None
+        if self.ranks.rank == 0:
+            settings = checkpoint.flat(checkpoint.config_dict(self.config))
+            tracking = Tracking(self.config.train.tracker, self.folder, self.step, settings)
+        self.progress = TrainingProgress(self.config.train.log_every, tracking)
         self._clock = time.monotonic() - self.elapsed
         self._saved = time.monotonic()
         ended_by = 0
@@ -300,8 +304,7 @@ class Trainer:
         found = self.task.validate(self.objective, self.ranks, self.stepper.dtype, self._check_signal, where)
         if found is None:
             return None
-        for name, value in found.values.items():
-            self.progress.scalar(f"valid/{name}", value, self.step)
+        self.progress.track({f"valid/{name}": value for name, value in found.values.items()}, self.step)
         return found.score
 
     def _must_stop(self) -> bool:

@@ -4,6 +4,7 @@ import io
 import logging
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,7 +22,7 @@ class Terminal(io.StringIO):
 
 
 def test_lines_are_logged_with_means_per_unit(caplog, tmp_path):
-    progress = TrainingProgress(every=2, tensorboard=None)
+    progress = TrainingProgress(every=2)
     with caplog.at_level(logging.INFO):
         for step in range(1, 5):
             progress.step(step, "epoch 1/2", 0.001, step / 100, RESULT)
@@ -35,7 +36,7 @@ def test_a_terminal_gets_one_line_in_place_and_the_file_the_log(monkeypatch, tmp
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)
     with log_file(tmp_path / "log.txt"):
-        progress = TrainingProgress(every=1, tensorboard=None)
+        progress = TrainingProgress(every=1)
         progress.step(1, "epoch 1/2", 0.001, 0.1, RESULT)
         progress.step(2, "epoch 1/2", 0.001, 0.2, RESULT)
         logging.getLogger("samba_asr.x").warning("careful")
@@ -48,21 +49,15 @@ def test_a_terminal_gets_one_line_in_place_and_the_file_the_log(monkeypatch, tmp
     assert "WARNING careful" in log
 
 
-def test_tensorboard_is_written(tmp_path):
-    pytest.importorskip("tensorboard")
-    progress = TrainingProgress(every=1, tensorboard=tmp_path / "tensorboard")
-    progress.step(1, "epoch 1/2", 0.001, 0.1, RESULT)
-    progress.close()
-    assert list((tmp_path / "tensorboard").glob("events*"))
-
-
-def test_without_tensorboard_training_goes_on_and_says_so(tmp_path, monkeypatch, caplog):
-    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
-    with caplog.at_level(logging.INFO):
-        progress = TrainingProgress(every=1, tensorboard=tmp_path)
-        progress.step(1, "epoch 1/2", 0.001, 0.1, RESULT)
-        progress.close()
-    assert caplog.text.count("TensorBoard is off") == 1
+def test_a_tracker_gets_the_numbers_of_the_line():
+    seen = {}
+    tracking = SimpleNamespace(log=lambda values, step: seen.update({step: values}))
+    progress = TrainingProgress(every=2, tracking=tracking)
+    for step in (1, 2, 3):
+        progress.step(step, "epoch 1/2", 0.001, 0.1, RESULT)
+    assert list(seen) == [2]
+    assert seen[2].keys() == {f"train/{name}" for name in ("loss", "ctc", "decoder", "lr", "norm", "hours_per_hour")}
+    assert seen[2]["train/loss"] == 3.0
 
 
 def test_the_first_signal_is_noted_and_the_second_does_what_it_always_did():
