@@ -20,12 +20,13 @@ from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from samba_asr.serve import errors
+from samba_asr.serve.pages import PAGE
 from samba_asr.serve.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 OPEN = ("/healthz", "/readyz")  # for load balancers
-PAGE = ("/", "/page.js", "/capture.js", "/page.css")  # the page itself is public; it asks for the token
+PUBLIC = (*OPEN, *PAGE)
 POLICY = "default-src 'self'; img-src 'self' data:; connect-src 'self' ws: wss:; frame-ancestors 'none'"
 METRICS = "/metrics"
 LIVE = "/v1/transcribe/stream"
@@ -50,7 +51,7 @@ class AccessControl:
             return await self.app(scope, receive, send)
         if not why and scope["path"] != LIVE and _length(scope) > self.settings.max_body_bytes:
             status, why = 413, errors.TOO_LARGE  # Starlette's own answer has a form that no client reads
-        if why and (status == 413 or scope["path"] not in OPEN + PAGE):
+        if why and (status == 413 or scope["path"] not in PUBLIC):
             await drain(receive)
             headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
             _log_request(scope, status, 0.0)
@@ -72,7 +73,7 @@ class AccessControl:
         try:
             await self.app(scope, body.receive, answered)
         finally:
-            if scope["path"] not in OPEN + PAGE + (METRICS,):
+            if scope["path"] not in (*PUBLIC, METRICS):
                 _log_request(scope, status, time.monotonic() - began)
 
 

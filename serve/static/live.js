@@ -1,0 +1,90 @@
+// A live session: the microphone's samples go up, messages come down (serve/README.md, "Protocol").
+
+import { knows, socket } from "./service.js";
+
+const ALTERNATIVES = 5; // of each word, where the service gives them
+
+export class Live {
+  // on: {open(rate), ready(message), level(0 to 1), sent(samples), message(message), over(problem)}
+  constructor(options, on) {
+    this.options = options; // model, latency_ms, text, itn, hotwords
+    this.on = on;
+    this.seconds = 0; // of audio sent
+    this.ready = this.stopping = false;
+    this.problem = "";
+  }
+
+  async start() {
+    const audio = { channelCount: 1, echoCancellation: true, noiseSuppression: false, autoGainControl: true };
+    this.stream = await navigator.mediaDevices.getUserMedia({ audio });
+    try {
+      this.context = new AudioContext();
+      await this.context.audioWorklet.addModule("capture.js");
+      const alternatives = await knows("alternatives");
+      const extra = alternatives ? { alternatives: alternatives.type === "boolean" ? true : ALTERNATIVES } : {};
+      const start = { type: "start", sample_rate: this.context.sampleRate, encoding: "pcm_f32le", ...this.options, ...extra };
+      this.on.open(this.rate);
+      this.socket = socket();
+      this.socket.onopen = () => this.socket.send(JSON.stringify(start));
+      this.socket.onmessage = (event) => this.receive(JSON.parse(event.data));
+      this.socket.onclose = () => this.over();
+      const node = new AudioWorkletNode(this.context, "capture");
+      node.port.onmessage = (event) => this.send(new Float32Array(event.data));
+      this.context.createMediaStreamSource(this.stream).connect(node);
+      node.connect(this.context.destination); // the node is silent, but it runs only when connected
+      await this.context.resume();
+    } catch (error) {
+      this.release();
+      throw error;
+    }
+    this.stream.getAudioTracks()[0].onended = () => this.stop(); // it was unplugged
+    const awake = navigator.wakeLock?.request("screen"); // a phone must not fall asleep
+    awake?.then((lock) => (this.released ? lock.release() : (this.lock = lock)), () => {});
+  }
+
+  get rate() {
+    return this.context.sampleRate;
+  }
+
+  send(samples) {
+    const power = samples.reduce((sum, x) => sum + x * x, 0) / samples.length;
+    this.on.level(Math.min(1, Math.sqrt(power) * 5));
+    if (!this.ready || this.stopping || this.socket.readyState !== WebSocket.OPEN) return;
+    this.socket.send(samples);
+    this.seconds += samples.length / this.rate;
+    this.on.sent(samples);
+  }
+
+  receive(message) {
+    if (message.type === "ready") {
+      this.ready = true;
+      this.on.ready(message);
+    } else if (message.type === "error") {
+      this.problem = message.message;
+    } else {
+      this.on.message(message);
+    }
+  }
+
+  // End the session; its last words still come.
+  stop() {
+    if (this.stopping) return;
+    this.stopping = true;
+    for (const track of this.stream.getTracks()) track.stop();
+    if (this.socket.readyState === WebSocket.OPEN) this.socket.send(JSON.stringify({ type: "stop" }));
+    else this.socket.close();
+  }
+
+  over() {
+    this.release();
+    if (!this.stopping && !this.problem) this.problem = "the connection broke; all that was heard is kept";
+    this.on.over(this.problem);
+  }
+
+  release() {
+    this.released = true;
+    for (const track of this.stream.getTracks()) track.stop();
+    if (this.context?.state !== "closed") this.context?.close();
+    this.lock?.release();
+  }
+}
