@@ -125,7 +125,7 @@ class OnnxRuntime(AcousticRuntime):
         self, audio: Sequence[np.ndarray], states: Sequence[OnnxState], gaps: Sequence[float] | None = None
     ) -> tuple[Frames, list[OnnxState]]:
         assert not gaps, "graphs take no gaps (takes_gaps)"
-        features, heard = self._features.step(audio, [state.features for state in states])
+        features, heard = self._features.step(audio, [state.features for state in states], self.threads)
         frames, front = self._front(features, [state.front for state in states])
         waiting = [np.concatenate([state.waiting, x]) for state, x in zip(states, frames, strict=True)]
         layers = [state.layers for state in states]

@@ -150,7 +150,8 @@ def depthwise_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
     if x.device.type == "cpu":
         d, k = weight.shape
         if exporting():  # one operation, and no choice by a size that may be a symbol
-            return F.conv1d(x.mT, weight[:, None], bias, groups=d).mT
+            # onnxruntime's kernel for depthwise convolution, ten times as fast as its convolution in general, takes images.
+            return F.conv2d(x.mT.unsqueeze(2), weight[:, None, None], bias, groups=d).squeeze(2).mT
         if not torch.is_grad_enabled() and x.shape[0] * (x.shape[1] - k + 1) * d * k <= FEW:
             y = (x.unfold(1, k, 1) * weight).sum(-1)  # (b, t, d, k) -> (b, t, d)
             return y if bias is None else y + bias
