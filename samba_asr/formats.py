@@ -29,11 +29,13 @@ class Style:
     """Choices of a user.
 
     text: "written" or "spoken"; "": as fits the format.  layout: of subtitles.  word_timestamps: mark each word's start, in vtt.
+    alternatives: of a word, in JSON, at most so many.
     """
 
     text: str = ""
     layout: Layout = Layout()  # noqa: RUF009 (frozen)
     word_timestamps: bool = False
+    alternatives: int = 0
 
     def form_of(self, result: Result, form: str) -> Result:
         """Return the transcript without its written form if the spoken one is wanted."""
@@ -49,7 +51,7 @@ def render(result: Result, name: str, form: str, style: Style | None = None) -> 
     if form == "text":
         return result.readable
     if form == "json":
-        return json.dumps({"audio": name, **entry(result)}, ensure_ascii=False)
+        return json.dumps({"audio": name, **entry(result, style.alternatives)}, ensure_ascii=False)
     if form == "ctm":
         return "\n".join(_ctm(name, 1, word) for word in _words(result))
     if form == "textgrid":
@@ -81,11 +83,13 @@ def render_channels(results: Sequence[Result], name: str, form: str, style: Styl
             "channels": len(results),
             "text": " ".join(segment.readable for segment, _ in segments),
             "segments": [{"channel": n, **_segment(s)} for s, n in segments],
-            "words": [{"channel": n, **w.entry()} for s, n in segments for w in (s.written or s).words],
+            "words": [
+                {"channel": n, **w.entry(style.alternatives)} for s, n in segments for w in (s.written or s).words
+            ],
             "duration": max((result.duration for result in results), default=0.0),
         }
         if any(segment.written for segment, _ in segments):
-            words = [{"channel": n, **word.entry()} for s, n in segments for word in s.words]
+            words = [{"channel": n, **word.entry(style.alternatives)} for s, n in segments for word in s.words]
             found["spoken"] = {"text": " ".join(segment.text for segment, _ in segments), "words": words}
         return json.dumps(found, ensure_ascii=False)
     if form == "ctm":
@@ -98,9 +102,12 @@ def render_channels(results: Sequence[Result], name: str, form: str, style: Styl
     return _cues([(cue, mark.format(n)) for cue, n in ordered], form, style)
 
 
-def entry(result: Result) -> dict[str, Any]:
-    """Return the JSON object of a transcript.  With a written form, the spoken one stands under `spoken`."""
-    words, spoken = [word.entry() for word in _words(result)], [word.entry() for word in result.words]
+def entry(result: Result, alternatives: int = 0) -> dict[str, Any]:
+    """Return the JSON object of a transcript.  With a written form, the spoken one stands under `spoken`.
+
+    alternatives: of a word, at most so many.
+    """
+    words, spoken = ([word.entry(alternatives) for word in some] for some in (_words(result), result.words))
     found: dict[str, Any] = {
         "text": result.readable,
         "segments": [_segment(segment) for segment in result.segments],

@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from samba_asr.audio.read import AudioError
 from samba_asr.decoding.hotwords import parse
-from samba_asr.decoding.transcript import Segment
+from samba_asr.decoding.transcript import MOST, Segment
 from samba_asr.errors import UserError, printable
 from samba_asr.formats import Style, entry, render
 from samba_asr.result import Result
@@ -92,6 +92,9 @@ async def transcriptions(
     min_duration: Annotated[float, Form(description="subtitles: seconds, if the next one leaves the time")] = 1.0,
     max_duration: Annotated[float, Form(description="subtitles: seconds")] = 7.0,
     word_timestamps: Annotated[bool, Form(description="vtt: mark the start of each word")] = False,
+    alternatives: Annotated[
+        int, Form(ge=0, le=MOST, description="verbose_json: other words that may have been said, of each word")
+    ] = 3,
     timestamp_granularities: Annotated[
         list[Literal["word", "segment"]] | None,
         Form(alias="timestamp_granularities[]", description="parts of verbose_json; default: both"),
@@ -140,7 +143,9 @@ async def transcriptions(
     finally:
         watching.cancel()
     parts = timestamp_granularities or ["word", "segment"]
-    return answer(result, file.filename or "audio", response_format, Style(text, layout, word_timestamps), parts)
+    return answer(
+        result, file.filename or "audio", response_format, Style(text, layout, word_timestamps, alternatives), parts
+    )
 
 
 @router.post("/v1/audio/translations", include_in_schema=False)
@@ -307,7 +312,7 @@ def answer(result: Result, name: str, form: str, style: Style, parts: Sequence[s
         "task": "transcribe",
         "language": "english",
         "duration": round(result.duration, 3),
-        **{name: value for name, value in entry(result).items() if name != "duration"},
+        **{name: value for name, value in entry(result, style.alternatives).items() if name != "duration"},
     }
     found = zip(verbose["segments"], result.segments, strict=True)
     verbose["segments"] = [segment_entry(i, entry, segment) for i, (entry, segment) in enumerate(found)]

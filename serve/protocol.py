@@ -1,6 +1,6 @@
 """The messages of `WS /v1/stream`: audio is sent up as binary messages, everything else is JSON with a `type`.
 
-up     start {model, sample_rate, encoding, latency_ms, words, text, itn, hotwords}      optional, before the first audio
+up     start {model, sample_rate, encoding, latency_ms, words, alternatives, text, itn, hotwords}   optional, before any audio
        gap {seconds} | flush {id} | ping | stop
 down   ready {session, model, sample_rate, encoding, latency_ms, unusable}
        partial {segment, text, stable, until}   text of the open segment; its beginning `stable` will not change
@@ -23,7 +23,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from samba_asr.decoding.transcript import Segment
+from samba_asr.decoding.transcript import MOST, Segment
 from samba_asr.errors import UserError
 from samba_asr.session import LONGEST_GAP, Partial
 
@@ -49,6 +49,9 @@ class AudioFormat(Message):
         default=None, gt=0, le=60000, description="a multiple of the model's frame (40 ms); default: the service's"
     )
     words: bool = Field(default=True, description="whether finals have their words")
+    alternatives: int = Field(
+        default=0, ge=0, le=MOST, description="of each of these, other words that may have been said, at most so many"
+    )
     text: Literal["written", "spoken"] = Field(default="spoken", description="written: punctuation, case, digits")
     itn: bool = Field(default=True, description="numbers of the written text in digits")
 
@@ -113,6 +116,13 @@ class PartialText(Message):
     until: float = Field(description="seconds of audio that went through the model")
 
 
+class OtherWord(Message):
+    """A word that may have been said in place of another."""
+
+    text: str
+    confidence: float = Field(description="0 to 1, as that of words")
+
+
 class WordEntry(Message):
     """A word of a final."""
 
@@ -121,6 +131,10 @@ class WordEntry(Message):
     end: float = Field(description="seconds")
     confidence: float = Field(description="0 to 1; of a calibrated model the probability that the word is right")
     spoken: list[str] | None = Field(default=None, description="of a written word, what was said")
+    alternatives: list[OtherWord] | None = Field(
+        default=None,
+        description="with `alternatives: N`, of models with a language model: at most N, the likeliest first",
+    )
 
 
 class FinalText(Message):
@@ -217,7 +231,7 @@ def partial(event: Partial, number: int) -> dict[str, Any]:
     return {"type": "partial", "segment": number, "text": text, "stable": stable, "until": event.until}
 
 
-def final(segment: Segment, number: int, words: bool) -> dict[str, Any]:
+def final(segment: Segment, number: int, words: bool, alternatives: int = 0) -> dict[str, Any]:
     sure = [word.confidence for word in segment.words]
     message: dict[str, Any] = {
         "type": "final",
@@ -231,7 +245,7 @@ def final(segment: Segment, number: int, words: bool) -> dict[str, Any]:
     if segment.written:
         message["spoken"] = segment.text
     if words:
-        message["words"] = [word.entry() for word in (segment.written or segment).words]
+        message["words"] = [word.entry(alternatives) for word in (segment.written or segment).words]
     return message
 
 

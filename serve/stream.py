@@ -202,7 +202,7 @@ class MessageSession(BoundedSession):
     def __init__(self, models: Models, settings: Settings):
         super().__init__(models, settings)
         self.out = Outbox(asyncio.get_running_loop())
-        self.words, self.segments = True, 0
+        self.words, self.alternatives, self.segments = True, 0, 0
         self._fault: dict[str, Any] | None = None
         self.code = 1001  # close code if the engine ends the session because the service shuts down
 
@@ -211,7 +211,7 @@ class MessageSession(BoundedSession):
             case Partial():
                 self.out.put(protocol.partial(event, self.segments))
             case Final(segment):
-                self.out.put(protocol.final(segment, self.segments, self.words))
+                self.out.put(protocol.final(segment, self.segments, self.words, self.alternatives))
                 self.segments += 1
             case Quiet(until, withheld):
                 self.out.put({"type": "quiet", "until": until, "withheld": withheld})
@@ -246,7 +246,7 @@ class MessageSession(BoundedSession):
 
     def start(self, asked: protocol.AudioFormat) -> None:
         """Open the session, and send `ready`."""
-        self.words = asked.words
+        self.words, self.alternatives = asked.words, asked.alternatives
         latency = self.open(asked)
         self.out.put(
             {

@@ -40,6 +40,7 @@ def add_subtitles(parser: argparse.ArgumentParser) -> None:
 
 def style(args: argparse.Namespace) -> Style:
     """Return the style of the formats.  UserError for limits that no subtitle can keep, and for options of other formats."""
+    from samba_asr.decoding.transcript import MOST
     from samba_asr.formats import Style
     from samba_asr.subtitles import Layout
 
@@ -50,7 +51,9 @@ def style(args: argparse.Namespace) -> Style:
         raise UserError(f"--{name} is for subtitles: add --format srt or vtt, not {asked}")
     if args.word_timestamps and "vtt" not in args.format:
         raise UserError(f"--word-timestamps is for --format vtt, not {asked}: no other subtitles have a place for them")
-    return Style(args.text or "", Layout(**given), args.word_timestamps)
+    if not 0 <= args.alternatives <= MOST:
+        raise UserError(f"--alternatives {args.alternatives}: give 0 (none) to {MOST}")
+    return Style(args.text or "", Layout(**given), args.word_timestamps, args.alternatives)
 
 
 def wants_written(args: argparse.Namespace) -> bool:

@@ -97,6 +97,14 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     )
     add_text(parser, "written; spoken for ctm and textgrid")
     add_subtitles(parser)
+    parser.add_argument(
+        "--alternatives",
+        type=int,
+        default=3,
+        metavar="N",
+        help="in json: so many other words at most that may have been said, of each word, with confidences, if the model has a "
+        "language model (default: %(default)s)",
+    )
     add_settings(parser)
     parser.set_defaults(run=run)
     return parser

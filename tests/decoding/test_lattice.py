@@ -11,14 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samba_asr.decoding.base import stack, take
+from samba_asr.decoding.confidence import Evidence
 from samba_asr.decoding.guide import Guides
 from samba_asr.decoding.hotwords import HotwordGuide, Hotwords
 from samba_asr.decoding.lattice import Lattice
 from samba_asr.decoding.lattice_files import render
-from samba_asr.decoding.posteriors import alternatives, best_path, most, oracle, posteriors
+from samba_asr.decoding.posteriors import Alternative, alternatives, best_path, most, oracle, posteriors
 from samba_asr.decoding.prefix_beam import PrefixBeam
+from samba_asr.decoding.transcript import Segment, Word, WrittenWord
 from samba_asr.decoding.words import WordGuide
+from samba_asr.formats import Style
+from samba_asr.formats import render as render_result
 from samba_asr.metrics.wer import score
+from samba_asr.result import Result
 from tests.decoding.toys import CHARS, PHONES, model
 from tests.support.search import frames
 
@@ -157,6 +162,18 @@ def test_a_word_and_its_alternatives():
     assert other.entry() == {"text": "B", "confidence": 0.1}
     assert alternatives(by_hand(), shares, "A", 0, 4, 0.9, 0) == ()
     assert alternatives(by_hand(), shares, "IT'S", 5, 9, 0.9, 3) == ()
+
+
+def test_words_with_alternatives_as_json():
+    others = (Alternative("B", 0.3), Alternative("C", 0.1))
+    word = Word("A", 0.0, 0.5, 0.6, Evidence(-0.1, 1.0), others)
+    assert "alternatives" not in word.entry()
+    assert word.entry(1)["alternatives"] == [{"text": "B", "confidence": 0.3}]
+    assert [other["text"] for other in WrittenWord("a,", 0.0, 0.5, 0.6, (word,)).entry(9)["alternatives"]] == ["b", "c"]
+    assert "alternatives" not in WrittenWord("12", 0.0, 0.5, 0.6, (word, word)).entry(9)
+    segment = Segment("A", 0.0, 0.5, (word,), 1.0)
+    shown = json.loads(render_result(Result((segment,), 1.0), "x", "json", Style(alternatives=2)))
+    assert shown["words"] == [word.entry(2)]
 
 
 def test_files():

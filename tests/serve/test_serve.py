@@ -23,6 +23,7 @@ from samba_asr.recognizer import Recognizer
 from samba_asr.serve.stream import Outbox
 from samba_asr.session import Final
 from tests.serve.front import expected, heard, pcm, text_of, until
+from tests.support.lm import UNIGRAMS
 from tests.support.sound import noise
 
 
@@ -99,6 +100,23 @@ class TestStream:
             assert list(ready["unusable"]) == ["Z\u0416"]
             socket.send_json({"type": "stop"})
             until(socket, "done")
+
+    def test_alternatives_come_with_the_words_of_finals_on_request(self, start, recognizer, tmp_path):
+        (tmp_path / "lm.arpa").write_text(UNIGRAMS.replace("\tab", "\tA").replace("\tba", "\tBAD"))
+        settings = ["decode.search.method=beam", "decode.search.beam=16", f"decode.lm={tmp_path / 'lm.arpa'}"]
+        loaded = LoadedModel(recognizer.model, recognizer.tokenizer, recognizer.config)
+        client, data, found = start(model=Recognizer(loaded, load([], settings).decode)), pcm(noise(2.0)), {}
+        for count in (0, 1):
+            with client.websocket_connect("/v1/stream") as socket:
+                socket.send_json({"type": "start", "alternatives": count})
+                socket.send_bytes(data)
+                socket.send_json({"type": "stop"})
+                messages = until(socket, "done")
+            found[count] = [word for m in messages if m["type"] == "final" for word in m["words"]]
+        others = [word.pop("alternatives") for word in found[1] if "alternatives" in word]
+        assert found[0] == found[1]
+        assert others
+        assert all([set(other) for other in some] == [{"text", "confidence"}] for some in others)
 
     def test_flush_and_ping(self, start):
         with start().websocket_connect("/v1/stream") as socket:
