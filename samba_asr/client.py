@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from samba_asr.decoding.turns import TurnRules
 from samba_asr.errors import UserError, missing_extra
 
 STEADY = 60.0  # seconds after which a connection counts as good, and breaks are counted from 0
@@ -57,6 +59,7 @@ class Client:
         hotwords: Mapping[str, float] | None = None,
         text: str = "spoken",
         digits: bool = True,
+        turns: TurnRules | None = None,
         token: str | None = None,
         on_message: Callable[[dict[str, Any]], None] = lambda message: None,
         retries: int = 5,
@@ -65,6 +68,7 @@ class Client:
 
         latency_ms: default the service's.  hotwords: phrases and their weights, nats a unit.  token: bearer token.
         text: "written" or "spoken".  digits: whether the written form has numbers in digits.
+        turns: rules of turns in seconds; the service then also sends messages of turns.
         on_message: called with every message of the service.
         retries: connections that may break in a row without a final between them; then UserError.
         """
@@ -78,6 +82,10 @@ class Client:
         self._start |= {"latency_ms": latency_ms} if latency_ms else {}
         self._start |= {"hotwords": dict(hotwords)} if hotwords else {}
         self._start |= {"text": text, "itn": digits} if text != "spoken" else {}
+        if turns is not None:
+            seconds = {"eager_ms": turns.eager, "end_ms": turns.end}
+            given = {name: 1000 * s for name, s in seconds.items() if s is not None and s != math.inf}
+            self._start |= {"turns": True, **given}
         self.finals: list[dict[str, Any]] = []
         self._kept = np.zeros(0, np.float32)  # audio that no final covers yet
         self._base = 0.0  # seconds of the session before `_kept`

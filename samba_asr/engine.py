@@ -29,12 +29,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from samba_asr import session as sessions
+from samba_asr.decoding.turns import EagerEnd, SpeechStarted, TurnEnded, TurnResumed, TurnRules
 from samba_asr.errors import UserError
 from samba_asr.recognizer import Phrases, Recognizer
 from samba_asr.session import Done, Event, Final, Flushed, Over, Partial, Quiet, Session, SessionWork
 
 __all__ = [  # those of samba_asr.session too: a client of the engine needs no other module
     "Done",
+    "EagerEnd",
     "Engine",
     "EngineCounts",
     "Event",
@@ -48,6 +50,10 @@ __all__ = [  # those of samba_asr.session too: a client of the engine needs no o
     "Over",
     "Partial",
     "Quiet",
+    "SpeechStarted",
+    "TurnEnded",
+    "TurnResumed",
+    "TurnRules",
 ]
 
 logger = logging.getLogger(__name__)
@@ -200,13 +206,13 @@ class Engine:
         hotwords: Phrases = None,
         text: str = "spoken",
         digits: bool = True,
+        turns: TurnRules | None = None,
     ) -> LiveSession:
         """Open a session; Full if there are `max_sessions`, UserError for settings that the recognizer does not support."""
-        session = LiveSession(
-            self,
-            listener,
-            self.recognizer.session(rate, latency_ms=latency_ms, hotwords=hotwords, text=text, digits=digits),
+        opened = self.recognizer.session(
+            rate, latency_ms=latency_ms, hotwords=hotwords, text=text, digits=digits, turns=turns
         )
+        session = LiveSession(self, listener, opened)
         with self.lock:
             if self.closing:
                 raise Full("the service is going down")

@@ -55,6 +55,7 @@ from samba_asr.decoding.known_text import place, spell
 from samba_asr.decoding.searches import refusal, settings_for
 from samba_asr.decoding.segmenter import Segmenter
 from samba_asr.decoding.transcript import Segment
+from samba_asr.decoding.turns import TurnRules
 from samba_asr.errors import UserError
 from samba_asr.many import attempt, largest_first
 from samba_asr.models.box import box_folder
@@ -180,6 +181,7 @@ class Recognizer:
         text: str = "spoken",
         digits: bool = True,
         ahead: int = 0,
+        turns: TurnRules | None = None,
     ) -> Session:
         """Open a session for audio of `rate` samples a second (default the model's), for `samba_asr.session.advance`.
 
@@ -190,6 +192,7 @@ class Recognizer:
         text: "spoken" or "written".  Written: segments and partials also have their written form (`Segment.written`).
         digits: whether the written form has numbers in digits.
         ahead: words after a segment for which its written form waits, and with it the segment.
+        turns: rules of turns, in seconds; the session then also emits the events of `samba_asr.decoding.turns`.
         """
         return Session(
             self,
@@ -199,6 +202,7 @@ class Recognizer:
             vad=self.decode.vad.method,
             partials=partials,
             writer=self.writer(text, digits=digits, ahead=ahead),
+            turns=turns,
         )
 
     def writer(self, text: str = "written", *, digits: bool = True, ahead: int = 0) -> Writer | None:
@@ -252,6 +256,7 @@ class Recognizer:
         text: str = "spoken",
         digits: bool = True,
         ahead: int = 0,
+        turns: TurnRules | None = None,
     ) -> Iterator[Event]:
         """Yield the events of audio as they come; the last one is `Done`.
 
@@ -263,6 +268,7 @@ class Recognizer:
         longest: seconds.  UserError as soon as more are decoded.
         channel: channel of a file, 1 is the first (default: the mix of all).
         text, digits, ahead: the written form, as for `session`.
+        turns: rules of turns, as for `session`.
         AudioError (a UserError) if a file cannot be read.  Truncated for a cut or damaged file, after the events of the part
         before the damage.
         """
@@ -271,7 +277,8 @@ class Recognizer:
             raise UserError(f"a chunk of {chunk_ms:g} ms holds no audio: it must be positive")
         session: Session | None = None
         broken: Truncated | None = None
-        settings = {"latency_ms": latency_ms, "hotwords": hotwords, "text": text, "digits": digits, "ahead": ahead}
+        settings: dict[str, Any] = {"latency_ms": latency_ms, "hotwords": hotwords, "turns": turns}
+        settings |= {"text": text, "digits": digits, "ahead": ahead}
         try:
             default = self.rate if rate is None else as_rate(rate)
             for given, samples in pieces(source, default, min(seconds, MAX_STEP), channel):

@@ -14,6 +14,10 @@ thread, no socket and no file: `Stream`, `Recognizer.listen` and the engine of t
     Quiet(until, withheld)         all audio before `until` is done; its new part gave no segment, or words were dropped
     Flushed(name)                  all audio from before `flush(name)` is done
     Done(seconds)                  the session is over
+
+With `turns` (`samba_asr.decoding.turns`) a session also has
+
+    SpeechStarted(at)  EagerEnd(segment)  TurnResumed(at)  TurnEnded(at, until)
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ from samba_asr.audio.vad import Gate
 from samba_asr.decoding.hotwords import Hotwords
 from samba_asr.decoding.segmenter import Segmenter, SegmentState
 from samba_asr.decoding.transcript import Segment
+from samba_asr.decoding.turns import EagerEnd, Signal, SpeechStarted, TurnEnded, TurnResumed, TurnRules
 from samba_asr.errors import UserError
 from samba_asr.runtime.base import MAX_STEP, AcousticRuntime, Frames, Latency
 
@@ -69,6 +74,7 @@ class Partial:
     written: tuple[str, str] | None = (
         None  # both in the written form, in sessions that have a writer (`Writer.preview`)
     )
+    turn_end: float | None = None  # probability that the turn is over, in sessions with turns
 
     @property
     def readable(self) -> str:
@@ -105,7 +111,7 @@ class Done:
     seconds: float  # of audio received
 
 
-Event = Partial | Final | Quiet | Flushed | Done
+Event = Partial | Final | Quiet | Flushed | Done | SpeechStarted | EagerEnd | TurnResumed | TurnEnded
 
 
 class Parts(Protocol):
@@ -165,12 +171,16 @@ class Session:
         vad: str = "",
         partials: bool = True,
         writer: Writer | None = None,
+        turns: TurnRules | None = None,
     ):
         """rate: samples a second of the input.  vad: detector of the gate (`samba_asr.audio.vad`), "" for none.
 
         partials: whether to emit `Partial` events; each of them reads all hypotheses.
         writer: for the written form of segments and partials; it belongs to this session.
+        turns: rules of turns, for their events.  Then the writer must not wait for words after a segment.
         """
+        if turns and writer and writer.ahead:
+            raise UserError(f"ahead={writer.ahead}: a session with turns does not wait for words after a segment")
         runtime = parts.runtime
         self._takes_gaps = runtime.takes_gaps
         self.rate, self.latency, self.partials = as_rate(rate), latency, partials
@@ -184,13 +194,14 @@ class Session:
         self._offset = 0.0  # seconds received before the framer started
         # State that a step changes:
         self.state: Any = None  # of the runtime; None while it has no audio
-        self.search: SegmentState = parts.segmenter.open(hotwords)
+        self.search: SegmentState = parts.segmenter.open(hotwords, turns)
         self._fed = 0  # encoder frames since the encoder started, or since the last pause
         self._began = 0.0  # frame where they started, and all missing audio since then
         self._total = 0  # encoder frames of the session
         self._paused = False  # whether the next audio comes after a pause
         self._open_at: float = 0  # frame where the open segment began after the last step
-        self._shown = ""  # the last partial
+        self._nothing: tuple[str, float | None] = "", 0.0 if turns else None
+        self._shown = self._nothing  # text and probability of the last partial
         self._events: deque[Event] = deque()
         self.over = False
 
@@ -367,36 +378,54 @@ class Session:
         if cut is not None:
             segmenter.finish(self.search)
         over, self.search.segments = self.search.segments, []
+        signals, self.search.signals = self.search.signals, []
         withheld, self.search.withheld = self.search.withheld, 0
-        self._events.extend(Final(segment) for segment in self._finals(over, cut))
+        self._tell(over, signals, cut is not None and cut.event is not None)
         ordered = cut is not None and cut.event is not None  # its own event says that all before it is done
         if withheld or (self.search.begin > self._open_at and not over and not ordered):
             self._events.append(Quiet(round(self.search.begin * self._frame, 3), withheld))
         self._open_at = self.search.begin
         if cut is None:
-            if self.partials and (text := segmenter.text(self.search)) != self._shown:
-                self._shown = text
+            if self.partials and (shown := self._showing(segmenter)) != self._shown:
+                self._shown = text, ending = shown
                 until = round((self._began + self._fed) * self._frame, 3)
                 stable = segmenter.stable(self.search)
                 written = self._writer.preview(text, stable) if self._writer else None
-                self._events.append(Partial(text, stable, until, written))
+                self._events.append(Partial(text, stable, until, written, ending))
             return
         self._paused = cut.event is None and self._takes_gaps
         if self._paused:
             self._began += self._fed
         else:
             self.state = None
-        self._fed, self._shown = 0, ""
+        self._fed, self._shown = 0, self._nothing
         if cut.event is not None:
             self.search.begin = self._open_at = self._began = cut.seconds / self._frame
             self._events.append(cut.event)
             self.over = isinstance(cut.event, Done)
 
-    def _finals(self, segments: Sequence[Segment], cut: Cut | None) -> list[Segment]:
+    def _showing(self, segmenter: Segmenter) -> tuple[str, float | None]:
+        """Return text and probability for a partial."""
+        ending = None if self.search.turns is None else round(segmenter.ending(self.search), 2)
+        return segmenter.text(self.search), ending
+
+    def _tell(self, segments: Sequence[Segment], signals: Sequence[tuple[int, Signal]], ends: bool) -> None:
+        """Queue finals and signals in their order.  ends: whether the text ends with these segments."""
+        if not signals:
+            self._events.extend(map(Final, self._finals(segments, ends)))
+            return
+        for n in range(len(segments) + 1):
+            for signal in (signal for before, signal in signals if before == n):
+                if isinstance(signal, EagerEnd) and self._writer:
+                    signal = EagerEnd(self._writer.draft(signal.segment))
+                self._events.append(signal)
+            self._events.extend(map(Final, self._finals(segments[n : n + 1], ends and n + 1 == len(segments))))
+
+    def _finals(self, segments: Sequence[Segment], ends: bool) -> list[Segment]:
         """Return the segments that are complete, with their written form if there is a writer."""
         if self._writer is None:
             return list(segments)
-        if cut is not None and cut.event is not None:
+        if ends:
             return self._writer.finish(segments)
         return [ready for segment in segments for ready in self._writer.write(segment)]
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from samba_asr import collector
-from samba_asr.engine import Engine, EngineCounts, Full, Listener, LiveSession
+from samba_asr.engine import Engine, EngineCounts, Full, Listener, LiveSession, TurnRules
 from samba_asr.errors import UserError
 from samba_asr.recognizer import Phrases, Recognizer
 from samba_asr.serve.metrics import Metrics, StepCounts
@@ -85,6 +85,7 @@ class Models:
         hotwords: Phrases = None,
         text: str = "spoken",
         digits: bool = True,
+        turns: TurnRules | None = None,
     ) -> LiveSession:
         """Open a session; see `Engine.open`."""
         self.engine(name)  # a wrong name is reported even if the service is full
@@ -94,7 +95,9 @@ class Models:
         while True:
             engine = self.engine(name)
             try:
-                return engine.open(listener, rate, latency_ms=latency_ms, hotwords=hotwords, text=text, digits=digits)
+                return engine.open(
+                    listener, rate, latency_ms=latency_ms, hotwords=hotwords, text=text, digits=digits, turns=turns
+                )
             except Full:
                 if engine is self.engine(name):
                     raise  # otherwise its model was reloaded just now

@@ -1,6 +1,7 @@
 """The messages of `WS /v1/stream`: audio is sent up as binary messages, everything else is JSON with a `type`.
 
-up     start {model, sample_rate, encoding, latency_ms, words, alternatives, text, itn, hotwords}   optional, before any audio
+up     start {model, sample_rate, encoding, latency_ms, words, alternatives, text, itn, turns, eager_ms, end_ms, hotwords}
+                                optional, before the first audio
        gap {seconds} | flush {id} | ping | stop
 down   ready {session, model, sample_rate, encoding, latency_ms, unusable}
        partial {segment, text, stable, until}   text of the open segment; its beginning `stable` will not change
@@ -9,6 +10,11 @@ down   ready {session, model, sample_rate, encoding, latency_ms, unusable}
                                 partial's `stable` may change
        quiet {until, withheld}  all audio before `until` is done; since the last message no segment ended, or words were dropped:
                                 `withheld` words had too little confidence (decode.endpoint.confidence)
+       with turns=true also
+       speech_started {at}      a turn begins
+       eager_end {segment, ...} the turn may be over; the fields are those of the final that follows if it is
+       turn_resumed {at}        it was not: the last eager_end is void
+       turn_ended {at, until}   the turn is over; its finals came before
        lag {seconds}            seconds of the client's audio that wait for the model
        flushed {id} | pong | error {code, message, retry_after} | done {seconds}
 
@@ -24,6 +30,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from samba_asr.decoding.transcript import MOST, Segment
+from samba_asr.decoding.turns import LONGEST, EagerEnd, Signal, SpeechStarted, TurnEnded, TurnResumed, TurnRules
 from samba_asr.errors import UserError
 from samba_asr.session import LONGEST_GAP, Partial
 
@@ -54,6 +61,28 @@ class AudioFormat(Message):
     )
     text: Literal["written", "spoken"] = Field(default="spoken", description="written: punctuation, case, digits")
     itn: bool = Field(default=True, description="numbers of the written text in digits")
+    turns: bool = Field(default=False, description="whether to report turns: their beginning, eager ends and end")
+    eager_ms: float | None = Field(
+        default=None,
+        gt=0,
+        le=1000 * LONGEST,
+        description="silence after words that makes an `eager_end`, with `turns`; default: none is reported",
+    )
+    end_ms: float | None = Field(
+        default=None,
+        gt=0,
+        le=1000 * LONGEST,
+        description="silence after words that ends a turn and its segment, with `turns`; default: decode.endpoint.pause",
+    )
+
+    @property
+    def rules(self) -> TurnRules | None:
+        """Rules of turns in seconds.  UserError for silences of a session that does not report turns."""
+        given = {"eager": self.eager_ms, "end": self.end_ms}
+        seconds = {name: ms / 1000 for name, ms in given.items() if ms is not None}
+        if seconds and not self.turns:
+            raise UserError("eager_ms and end_ms are settings of turns: add turns=true")
+        return TurnRules(**seconds) if self.turns else None
 
 
 class Start(AudioFormat):
@@ -114,6 +143,7 @@ class PartialText(Message):
     text: str
     stable: str = Field(description="the beginning of the text that will not change")
     until: float = Field(description="seconds of audio that went through the model")
+    turn_end: float | None = Field(default=None, description="with `turns`: the probability that the turn is over")
 
 
 class OtherWord(Message):
@@ -137,10 +167,7 @@ class WordEntry(Message):
     )
 
 
-class FinalText(Message):
-    """A finished segment."""
-
-    type: Literal["final"]
+class SegmentText(Message):
     segment: int
     start: float = Field(description="seconds")
     end: float = Field(description="seconds")
@@ -149,6 +176,40 @@ class FinalText(Message):
     confidence: float = Field(description="mean of the words'")
     spoken: str | None = Field(default=None, description="of a written text, the words as they were said")
     words: list[WordEntry] = Field(default=[], description="not with `words: false`")
+
+
+class FinalText(SegmentText):
+    """A finished segment."""
+
+    type: Literal["final"]
+
+
+class SpeechStartedNotice(Message):
+    """A turn begins; only with `turns`, as the next three."""
+
+    type: Literal["speech_started"]
+    at: float = Field(description="seconds: its first sound")
+
+
+class EagerEndText(SegmentText):
+    """The turn may be over; the open segment as it is then.  A `final` or a `turn_resumed` follows."""
+
+    type: Literal["eager_end"]
+
+
+class TurnResumedNotice(Message):
+    """Speech goes on after an `eager_end`, which is void."""
+
+    type: Literal["turn_resumed"]
+    at: float = Field(description="seconds")
+
+
+class TurnEndedNotice(Message):
+    """The turn is over, and its finals came before; a turn that was a noise has none."""
+
+    type: Literal["turn_ended"]
+    at: float = Field(description="seconds: its last sound")
+    until: float = Field(description="seconds: where its end became known")
 
 
 class QuietNotice(Message):
@@ -195,7 +256,8 @@ class DoneNotice(Message):
     seconds: float = Field(description="of audio received")
 
 
-Down = Ready | PartialText | FinalText | QuietNotice | LagNotice | FlushAnswer | Pong | ErrorNotice | DoneNotice
+Turn = SpeechStartedNotice | EagerEndText | TurnResumedNotice | TurnEndedNotice
+Down = Ready | PartialText | FinalText | Turn | QuietNotice | LagNotice | FlushAnswer | Pong | ErrorNotice | DoneNotice
 DOWN = TypeAdapter(Annotated[Down, Field(discriminator="type")])
 
 
@@ -228,13 +290,27 @@ class Samples:
 
 def partial(event: Partial, number: int) -> dict[str, Any]:
     text, stable = event.written or (event.text, event.stable)
-    return {"type": "partial", "segment": number, "text": text, "stable": stable, "until": event.until}
+    message = {"type": "partial", "segment": number, "text": text, "stable": stable, "until": event.until}
+    return message if event.turn_end is None else {**message, "turn_end": event.turn_end}
 
 
-def final(segment: Segment, number: int, words: bool, alternatives: int = 0) -> dict[str, Any]:
+def turn(event: Signal, number: int, words: bool) -> dict[str, Any]:
+    """Make the message of an event of turns.  number: of the open segment."""
+    match event:
+        case SpeechStarted(at):
+            return {"type": "speech_started", "at": at}
+        case EagerEnd(segment):
+            return final(segment, number, words, kind="eager_end")
+        case TurnResumed(at):
+            return {"type": "turn_resumed", "at": at}
+        case TurnEnded(at, until):
+            return {"type": "turn_ended", "at": at, "until": until}
+
+
+def final(segment: Segment, number: int, words: bool, alternatives: int = 0, kind: str = "final") -> dict[str, Any]:
     sure = [word.confidence for word in segment.words]
     message: dict[str, Any] = {
-        "type": "final",
+        "type": kind,
         "segment": number,
         "start": segment.start,
         "end": segment.end,

@@ -5,9 +5,10 @@ up     session.update {session: {type: "transcription", audio: {input: {format, 
 down   session.created, session.updated, error; input_audio_buffer.speech_started, .speech_stopped, .committed, .cleared;
        conversation.item.input_audio_transcription.delta, .completed
 
-With turn detection (the default) a segment of speech is an item; with `turn_detection: null` the client commits.  A commit ends
-the open item in both cases.  Deltas are words that will not change; the completed transcript is the one to keep, because
-marks and case may differ from those of the deltas.  An error leaves the session open.
+With turn detection (the default) a segment of speech is an item, which ends after `silence_duration_ms`; with `turn_detection:
+null` the client commits.  A commit ends the open item in both cases.  A noise that is no speech is an item without text.  Deltas
+are words that will not change; the completed transcript is the one to keep, because marks and case may differ from those of the
+deltas.  An error leaves the session open.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from samba_asr.engine import Done, Failed, Final, Flushed, Full, Idle, News, Over, Partial
+from samba_asr.decoding.turns import LONGEST
+from samba_asr.engine import Done, Failed, Final, Flushed, Full, Idle, News, Over, Partial, SpeechStarted, TurnEnded
 from samba_asr.errors import UserError
 from samba_asr.serve import protocol
 from samba_asr.serve.lobby import IdleTimer
@@ -50,6 +52,7 @@ class Transcription(BaseModel):
 
 class TurnDetection(BaseModel):
     type: Literal["server_vad", "semantic_vad"] = "server_vad"
+    silence_duration_ms: int | None = Field(default=None, ge=100, le=1000 * LONGEST)
 
 
 class Input(BaseModel):
@@ -141,6 +144,10 @@ class RealtimeSession(LoopSession):
         match event:
             case Partial():
                 self._show(event)
+            case SpeechStarted(at):
+                self._start(at)
+            case TurnEnded(_, until) if self._started and not (self._texts or self.manual or self.commits):
+                self._complete(until)  # nothing was said
             case Final(segment):
                 self._start(segment.start)
                 self._texts.append(segment.readable)
@@ -294,7 +301,11 @@ class Conversation:
             raise Fault(f"audio: {len(data)} bytes are no whole number of 16-bit samples", event=event.event_id)
         session = self.session
         if session.live is None:
-            start = protocol.AudioFormat(model=self._model(self.asked.audio.input), sample_rate=RATE, text="written")
+            wanted = self.asked.audio.input
+            silence = wanted.turn_detection and wanted.turn_detection.silence_duration_ms
+            start = protocol.AudioFormat(
+                model=self._model(wanted), sample_rate=RATE, text="written", turns=True, end_ms=silence
+            )
             session.open(start)
         await session.audio(data)
         session.uncommitted += len(data) / 2 / RATE

@@ -11,7 +11,24 @@ from typing import Any
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 
-from samba_asr.engine import Done, Failed, Final, Flushed, Full, Idle, Lag, LiveSession, News, Over, Partial, Quiet
+from samba_asr.engine import (
+    Done,
+    EagerEnd,
+    Failed,
+    Final,
+    Flushed,
+    Full,
+    Idle,
+    Lag,
+    LiveSession,
+    News,
+    Over,
+    Partial,
+    Quiet,
+    SpeechStarted,
+    TurnEnded,
+    TurnResumed,
+)
 from samba_asr.errors import UserError
 from samba_asr.recognizer import Phrases
 from samba_asr.serve import protocol
@@ -106,6 +123,7 @@ class BoundedSession:
             hotwords=hotwords,
             text=asked.text,
             digits=asked.itn,
+            turns=asked.rules,
         )
         self.began = time.monotonic()
         self.rate, self.samples = asked.sample_rate, protocol.Samples(asked.encoding)
@@ -213,6 +231,8 @@ class MessageSession(BoundedSession):
             case Final(segment):
                 self.out.put(protocol.final(segment, self.segments, self.words, self.alternatives))
                 self.segments += 1
+            case SpeechStarted() | EagerEnd() | TurnResumed() | TurnEnded():
+                self.out.put(protocol.turn(event, self.segments, self.words))
             case Quiet(until, withheld):
                 self.out.put({"type": "quiet", "until": until, "withheld": withheld})
             case Lag(seconds):

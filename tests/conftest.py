@@ -35,3 +35,11 @@ def recognizer(tmp_path_factory):
     from tests.support.recognizer import talkative
 
     return talkative(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture(scope="module")
+def pausing(recognizer):
+    """That recognizer, silent most of the time, and as if its few letters were all of English."""
+    from tests.support.recognizer import with_pauses
+
+    return with_pauses(recognizer)

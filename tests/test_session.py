@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,7 +14,20 @@ from samba_asr.errors import UserError
 from samba_asr.models.folder import LoadedModel
 from samba_asr.recognizer import Recognizer
 from samba_asr.runtime.base import Latency, latency_of
-from samba_asr.session import Done, Flushed, Over, Partial, Quiet, advance
+from samba_asr.session import (
+    Done,
+    EagerEnd,
+    Final,
+    Flushed,
+    Over,
+    Partial,
+    Quiet,
+    SpeechStarted,
+    TurnEnded,
+    TurnResumed,
+    TurnRules,
+    advance,
+)
 from tests.support.sessions import alone, changed, finals
 from tests.support.sound import noise
 
@@ -187,3 +202,58 @@ def test_listen_takes_arrays_blocks_and_files_alike(recognizer, tmp_path):
     want = alone(recognizer, samples, 8000, 320)
     for source, rate in ((tmp_path / "a.wav", None), (Blocks(), None), (samples, 8000), (list(Blocks()), 8000)):
         assert finals(recognizer.listen(source, rate=rate, latency_ms=320)) == want
+
+
+# --- turns
+
+TURNS = TurnRules(eager=0.08, end=0.2)
+
+
+def turns_of(recognizer, samples, sizes, **more) -> list:
+    """Events of a session but for partials and quiet notices, which depend on the chunks."""
+    session, at, found = recognizer.session(latency_ms=320, turns=TURNS, **more), 0, []
+    for size in [*sizes, len(samples)]:
+        session.feed(samples[at : at + size])
+        at += size
+        advance(recognizer, [session])
+    session.end()
+    found = list(recognizer.events(session))
+    return [event for event in found if not isinstance(event, Partial | Quiet)]
+
+
+@pytest.mark.parametrize("text", ["spoken", "written"])
+def test_turns_do_not_depend_on_chunks(pausing, text):
+    samples = noise(3.0)
+    whole = turns_of(pausing, samples, [], text=text)
+    assert {type(event) for event in whole} == {SpeechStarted, EagerEnd, TurnResumed, Final, TurnEnded, Done}
+    assert turns_of(pausing, samples, [1, 12000, 700, 20000], text=text) == whole
+    assert all(
+        (event.segment.written is not None) == (text == "written") for event in whole if isinstance(event, EagerEnd)
+    )
+
+
+def test_an_eager_end_is_written_as_the_final_that_ends_there(pausing):
+    samples, checked = noise(3.0), 0
+    whole = turns_of(pausing, samples, [], text="written")
+    for before, event in itertools.pairwise(whole):
+        if isinstance(before, EagerEnd) and isinstance(event, Final) and event.segment.words == before.segment.words:
+            assert [w.spoken for w in before.segment.written.words] == [w.spoken for w in event.segment.written.words]
+            checked += 1
+    assert checked
+
+
+def test_partials_of_a_session_with_turns_have_the_probability_of_its_end(pausing):
+    for turns in (TURNS, None):
+        session, found = pausing.session(latency_ms=320, turns=turns), []
+        for at in range(0, 48000, 5120):
+            session.feed(noise(3.0)[at : at + 5120])
+            advance(pausing, [session])
+            found += [event for event in session.events() if isinstance(event, Partial)]
+        assert found
+        assert all((event.turn_end is None) == (turns is None) for event in found)
+        assert turns is None or {0.0} < {event.turn_end for event in found}
+
+
+def test_a_session_with_turns_waits_for_no_words(pausing):
+    with pytest.raises(UserError, match="ahead=4: a session with turns"):
+        pausing.session(turns=TURNS, text="written", ahead=4)

@@ -16,6 +16,9 @@ later frames are searched again, for the next segment.  (Searching all frames ag
 longest segment together.)  If no silence is long enough, the cut is in the widest gap of the best hypothesis's alignment, and
 both parts are searched again.
 
+A session may ask for signals of turns (`samba_asr.decoding.turns`).  They come from the same frame-by-frame rules, so they too
+are the same for all chunks.
+
     b  sessions     t  frames     d  channels     v  ids
 """
 
@@ -35,6 +38,7 @@ from samba_asr.decoding.hotwords import Hotwords
 from samba_asr.decoding.lattice import Lattice, in_seconds
 from samba_asr.decoding.rescore import TwoPass, TwoPassState
 from samba_asr.decoding.transcript import Graph, Segment, grouped, words_of
+from samba_asr.decoding.turns import EagerEnd, Signal, SpeechStarted, TurnEnded, TurnResumed, TurnRules, probability
 from samba_asr.errors import UserError
 from samba_asr.runtime.base import Frames
 from samba_asr.text.units import SPACE, Tokenizer
@@ -100,10 +104,17 @@ class SegmentState:
         default_factory=dict
     )  # frames of missing audio before a frame, counted from the first
     withheld: int = 0  # words dropped from finished segments for low confidence; the caller may reset it
+    turns: TurnRules | None = None  # in frames; None: no signals
+    signals: list[tuple[int, Signal]] = field(
+        default_factory=list
+    )  # with the number of `segments` before each; the caller removes both together
+    speaking: bool = False  # whether a turn is open
+    offered: bool = False  # whether an eager end was reported, and only silence came since
+    voiced: float = 0  # end of the last frame that is not silent; counted as `begin`
 
     def copy(self) -> SegmentState:
         """Return an independent copy."""
-        lists = {name: list(getattr(self, name)) for name in ("segments", "frames", "log_probs")}
+        lists = {name: list(getattr(self, name)) for name in ("segments", "frames", "log_probs", "signals")}
         return replace(self, missing=dict(self.missing), **lists)
 
     def elapsed(self, frame: int) -> float:
@@ -115,6 +126,9 @@ class SegmentState:
     def until(self, frames: int) -> float:
         """Return the frames from `begin` to the end of `frames` frames of the open segment."""
         return self.elapsed(frames - 1) + 1 if frames else 0
+
+    def signal(self, signal: Signal) -> None:
+        self.signals.append((len(self.segments), signal))
 
 
 class Segmenter:
@@ -157,9 +171,14 @@ class Segmenter:
             return self
         return Segmenter(self.search, self.tokenizer, None, self.frame, self.sure, self.graph)
 
-    def open(self, hotwords: Hotwords | None = None) -> SegmentState:
-        """Open a session, with its own hotwords or those of the search."""
-        return SegmentState(self.search.init_state(1, hotwords), hotwords)
+    def open(self, hotwords: Hotwords | None = None, turns: TurnRules | None = None) -> SegmentState:
+        """Open a session, with its own hotwords or those of the search.
+
+        turns: rules in seconds, for signals of turns.  UserError for silences shorter than a frame.
+        """
+        if turns is not None:
+            turns = turns.in_frames(self.frame, self.pause)
+        return SegmentState(self.search.init_state(1, hotwords), hotwords, turns=turns)
 
     def step(self, sessions: Sequence[SegmentState], found: Frames) -> None:
         """Process the next frames, one row for each session; finished segments appear in `segments`."""
@@ -178,6 +197,8 @@ class Segmenter:
             for r in rows:
                 if self._longest_yet(s := sessions[r]):
                     s.gap = Silence(s.state, s.length, s.silent)
+                if self._eager(s):
+                    self._offer(s)
                 self._end(s)
 
     def finish(self, session: SegmentState) -> None:
@@ -207,9 +228,34 @@ class Segmenter:
             s.length += 1
             s.silent = s.silent + 1 + int(lost) if quiet else 0
             s.spoken |= not quiet
-            if self._over(s) or self._longest_yet(s):
+            if s.turns and not quiet:
+                self._voiced(s)
+            if self._over(s) or self._longest_yet(s) or self._eager(s):
                 return n
         return len(silent)
+
+    def _voiced(self, s: SegmentState) -> None:
+        """Signal the beginning of a turn, or that it goes on."""
+        s.voiced = s.begin + s.until(s.length)
+        if not s.speaking:
+            s.signal(SpeechStarted(self._seconds(s.voiced - 1)))
+        elif s.offered:
+            s.signal(TurnResumed(self._seconds(s.voiced - 1)))
+        s.speaking, s.offered = True, False
+
+    def _eager(self, s: SegmentState) -> bool:
+        """Return whether the silence after words is long enough for an eager end that is not reported yet."""
+        return s.turns is not None and s.spoken and not s.offered and s.silent >= s.turns.eager and not self._over(s)
+
+    def _offer(self, s: SegmentState) -> None:
+        """Report an eager end, with the segment as it would be if it ended here."""
+        s.offered = True
+        if segment := self._finished(s)[0]:
+            s.signal(EagerEnd(segment))
+
+    def ending(self, s: SegmentState) -> float:
+        """Return the probability that the open turn is over; 0 if none is open."""
+        return probability(s.silent * self.frame) if s.speaking else 0.0
 
     def _longest_yet(self, s: SegmentState) -> bool:
         """Return whether this frame ends the longest silence so far.
@@ -220,7 +266,13 @@ class Segmenter:
         return s.length >= self.longest // 2 and s.silent >= least
 
     def _over(self, s: SegmentState) -> bool:
-        return s.length >= self.longest or s.silent >= (self.pause if s.spoken else self.silence)
+        return s.length >= self.longest or s.silent >= self._allowed(s)
+
+    def _allowed(self, s: SegmentState) -> float:
+        """Return the frames of silence that end the segment."""
+        if not s.spoken:
+            return self.silence
+        return s.turns.end if s.turns else self.pause
 
     def _search(
         self, sessions: Sequence[SegmentState], frames: Sequence[np.ndarray], log_probs: Sequence[np.ndarray]
@@ -237,24 +289,34 @@ class Segmenter:
     def _end(self, s: SegmentState) -> None:
         if not self._over(s):
             return
-        if s.silent >= (self.pause if s.spoken else self.silence):
+        if s.silent >= self._allowed(s):
             self._close(s)
         else:
             self._split(s)
 
-    def _close(self, s: SegmentState) -> None:
-        """Finish the open segment; a new one begins with the next frame."""
+    def _close(self, s: SegmentState, turn: bool = True) -> None:
+        """Finish the open segment; a new one begins with the next frame.  turn: whether a turn ends too."""
+        segment, withheld = self._finished(s)
+        if segment:
+            s.segments.append(segment)
+        s.withheld += withheld
+        if turn and s.speaking:
+            s.signal(TurnEnded(self._seconds(s.voiced), self._seconds(s.begin + s.until(s.length))))
+            s.speaking = False
+        self._restart(s)
+
+    def _finished(self, s: SegmentState) -> tuple[Segment | None, int]:
+        """Return the open segment as it is if the audio ends here, and the number of dropped words."""
         state = self.search.finish(s.state)
         segment, withheld = self._segment(s, self.search.hypotheses(state, NBEST)[0], self.search.lattice(state))
         if segment is None and (plain := self.search.without_hotwords(state, NBEST)):
             lattice = self.search.lattice(state, without=True)
-            segment, withheld = self._segment(
-                s, plain, lattice
-            )  # hotwords neither turn noise into speech nor drop speech
-        if segment:
-            s.segments.append(segment)
-        s.withheld += withheld
-        self._restart(s)
+            # hotwords neither turn noise into speech nor drop speech
+            segment, withheld = self._segment(s, plain, lattice)
+        return segment, withheld
+
+    def _seconds(self, frame: float) -> float:
+        return round(frame * self.frame, 3)
 
     def _segment(self, s: SegmentState, nbest: list[Hypothesis], lattice: Lattice | None) -> tuple[Segment | None, int]:
         """Make a segment of the best hypothesis, and count its dropped words; None if no word is confident enough."""
@@ -278,7 +340,7 @@ class Segmenter:
         if not kept:
             return None, len(words)
         text = text_of(best, self.tokenizer) if kept == words else " ".join(word.text for word in kept)
-        until = round((s.begin + s.until(s.length)) * self.frame, 3)
+        until = self._seconds(s.begin + s.until(s.length))
         shown = lattice and in_seconds(lattice, lambda frame: (s.begin + s.elapsed(frame)) * self.frame)
         return Segment(text, kept[0].start, kept[-1].end, kept, until, lattice=shown), len(words) - len(kept)
 
@@ -294,7 +356,7 @@ class Segmenter:
             cut = self._gap(best, spans) or s.length
             self._again(s, frames[:cut], log_probs[:cut])
         s.length = cut
-        self._close(s)
+        self._close(s, turn=False)
         self._again(s, frames[cut:], log_probs[cut:])
         s.length = len(frames) - cut
         quiet = log_probs[cut:].argmax(-1) == BLANK
@@ -329,7 +391,7 @@ class Segmenter:
         s.count += s.length
         s.missing = {at: gap for at, gap in s.missing.items() if at >= s.count}
         s.state, s.frames, s.log_probs = self.search.init_state(1, s.hotwords), [], []
-        s.length, s.silent, s.spoken, s.gap = 0, 0, False, None
+        s.length, s.silent, s.spoken, s.gap, s.offered = 0, 0, False, None, False
 
 
 def _padded(rows: Sequence[np.ndarray]) -> np.ndarray:

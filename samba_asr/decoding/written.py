@@ -11,6 +11,7 @@ of their own segment.  So the text depends only on the segments and on `ahead`: 
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections import deque
 from collections.abc import Iterable, Sequence
@@ -68,6 +69,12 @@ class Writer:
         """
         self._waiting.extend(segments)
         return self._release(0, last=True)
+
+    def draft(self, segment: Segment) -> Segment:
+        """Return a segment with the written form that it has if the text ends with it; nothing of the writer changes."""
+        other = copy.copy(self)
+        other._waiting = deque(self._waiting)
+        return other.finish([segment])[-1]
 
     def preview(self, text: str, stable: str = "") -> tuple[str, str]:
         """Return the written form of the open segment's text so far, and of its beginning whose words will not change.

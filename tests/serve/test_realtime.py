@@ -20,7 +20,7 @@ openai = pytest.importorskip("openai")
 from samba_asr.decoding.transcript import Segment
 from samba_asr.serve.realtime import RealtimeSession
 from samba_asr.serve.settings import Settings
-from samba_asr.session import Final, Partial
+from samba_asr.session import Final, Partial, SpeechStarted, TurnEnded
 from tests.serve.front import LATENCY, heard, pcm
 from tests.support.service import serving
 from tests.support.sound import noise
@@ -118,6 +118,41 @@ async def _segments():
     assert first["item_id"] != second["item_id"]
     assert events[9]["previous_item_id"] == first["item_id"]
     assert (events[2]["audio_end_ms"], events[6]["audio_start_ms"]) == (3000, 3000)
+
+
+def test_speech_starts_with_its_first_sound_and_a_noise_is_an_item_without_text():
+    asyncio.run(_noise())
+
+
+async def _noise():
+    session = RealtimeSession(SimpleNamespace(metrics=None, names=["toy"]), Settings())
+    for event in (
+        SpeechStarted(0.5),
+        TurnEnded(0.6, 1.8),
+        SpeechStarted(2.5),
+        Final(Segment("HELLO", 2.6, 3.0, (), 4.2)),
+        TurnEnded(3.0, 4.2),
+    ):
+        session.handle(event)
+    await asyncio.sleep(0)
+    noise, hello = [[await session.out.get() for _ in range(n)] for n in (4, 5)]
+    assert [event["type"].rpartition(".")[2] for event in noise] == [
+        "speech_started", "speech_stopped", "committed", "completed",
+    ]  # fmt: skip
+    assert (noise[0]["audio_start_ms"], noise[1]["audio_end_ms"], noise[3]["transcript"]) == (500, 1800, "")
+    assert [event["type"].rpartition(".")[2] for event in hello] == [
+        "speech_started", "speech_stopped", "committed", "delta", "completed",
+    ]  # fmt: skip
+    assert (hello[0]["audio_start_ms"], hello[-1]["transcript"]) == (2500, "HELLO")
+
+
+def test_the_silence_that_ends_an_item_is_the_client_s(connection, service):
+    detection = {"type": "server_vad", "silence_duration_ms": 400}
+    session = {"type": "transcription", "audio": {"input": {"turn_detection": detection}}}
+    connection.session.update(session=session)
+    append(connection, pcm(noise(1.0, RATE)))
+    until(connection, "input_audio_buffer.speech_started")
+    assert service.engine.sessions[0].session.search.turns.end == 10  # frames
 
 
 def test_cleared_audio_has_no_text(connection, english):

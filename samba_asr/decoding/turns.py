@@ -1,0 +1,82 @@
+"""Turns of speech: when one begins, may be over, goes on, and is over; for programs that answer.
+
+    SpeechStarted(at)          a turn begins
+    EagerEnd(segment)          silence of `eager` seconds: the turn may be over, and this is its last segment if it is
+    TurnResumed(at)            it was not: the segment of the eager end is void
+    TurnEnded(at, until)       silence of `end` seconds, a flush or the end of the audio; the segments came before it
+
+A turn begins with the first frame whose most probable unit is not blank, and silence is frames of blank, as in the rules of
+`samba_asr.decoding.segmenter`.  So a noise may begin a turn; then it ends without a segment.  A segment that ends because it is
+too long ends no turn.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+from samba_asr.errors import UserError
+
+if TYPE_CHECKING:
+    from samba_asr.decoding.transcript import Segment
+
+LONGEST = 10.0  # seconds of silence that a rule may ask for
+
+
+class TurnRules(NamedTuple):
+    """Silences after words; in seconds, or in frames where that is said."""
+
+    eager: float = math.inf  # silence of an eager end; infinite: none is reported
+    end: float | None = None  # silence that ends a turn and its segment; None: decode.endpoint.pause
+
+    def in_frames(self, frame: float, pause: int) -> TurnRules:
+        """Convert to frames of `frame` seconds.  pause: frames, the default of `end`.
+
+        UserError for a silence of less than a frame or more than `LONGEST`.
+        """
+        for name, seconds in (("eager", self.eager), ("end", self.end)):
+            never = seconds is None or (name == "eager" and seconds == math.inf)
+            if not never and not frame <= seconds <= LONGEST:
+                raise UserError(
+                    f"{name}_ms={1000 * seconds:g}: give {1000 * frame:g} to {1000 * LONGEST:g} ms of silence"
+                )
+        eager = math.inf if self.eager == math.inf else round(self.eager / frame)
+        return TurnRules(eager, pause if self.end is None else round(self.end / frame))
+
+
+class SpeechStarted(NamedTuple):
+    """A turn begins."""
+
+    at: float  # seconds
+
+
+class EagerEnd(NamedTuple):
+    """The turn may be over."""
+
+    segment: Segment  # the open segment, as if the audio ended here
+
+
+class TurnResumed(NamedTuple):
+    """Speech goes on after an `EagerEnd`."""
+
+    at: float  # seconds
+
+
+class TurnEnded(NamedTuple):
+    """The turn is over."""
+
+    at: float  # seconds: the end of its last sound
+    until: float  # seconds: where that became known
+
+
+Signal = SpeechStarted | EagerEnd | TurnResumed | TurnEnded
+
+BIAS, SLOPE = -1.98, 2.86
+"""Logistic regression on silence alone: read sentences of dev-5h, each followed by 3 s of silence, and the pauses within them
+(egs/bench/RESULTS.md, "Ends of turn").  So it is calibrated for turns of some 13 s with four pauses.  The n-gram's probability of
+a sentence end, and the punctuation network's of a full stop, made it hardly better."""
+
+
+def probability(silence: float) -> float:
+    """Return the probability that a turn is over after `silence` seconds without a sound."""
+    return 1 / (1 + math.exp(-BIAS - SLOPE * silence))
