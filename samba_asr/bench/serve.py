@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from samba_asr.bench.turns import Notice, Talk, judge
 from samba_asr.client import websockets
+from samba_asr.metrics.wer import score
 
 STEP = 0.1  # seconds of audio in a message
 
@@ -24,18 +26,30 @@ class ClientReport(NamedTuple):
     ended: list[float]  # from the last word's end to its final, the wait of the endpoint included: latency (b)
     text: str
     refused: str  # reason, or ""
+    eager: list[Notice]  # eager ends of turn
+    turns: list[Notice]  # ends of turn
 
 
 async def speak(
-    url: str, samples: np.ndarray, rate: int, latency_ms: float, wait: float, token: str = ""
+    url: str,
+    samples: np.ndarray,
+    rate: int,
+    latency_ms: float,
+    wait: float,
+    token: str = "",
+    turns: dict[str, Any] | None = None,
 ) -> ClientReport:
-    """Run one client, which begins after `wait` seconds and sends samples (s,) in real time."""
+    """Run one client, which begins after `wait` seconds and sends samples (s,) in real time.
+
+    turns: the fields of its `start` that ask for turns.
+    """
     library = websockets()
     connect, WebSocketException = library.asyncio.client.connect, library.exceptions.WebSocketException
 
     await asyncio.sleep(wait)
     headers = {"Authorization": f"Bearer {token}"} if token else None
     lags, first, finals, refused, stopped, final, ended = [], None, [], "", None, None, []
+    notices: dict[str, list[Notice]] = {"eager_end": [], "turn_ended": []}
     data, size = samples.astype("<f4").tobytes(), int(STEP * rate) * 4
     try:
         async with connect(f"{url}/v1/stream", additional_headers=headers, compression=None, open_timeout=30) as socket:
@@ -45,6 +59,7 @@ async def speak(
                 "encoding": "pcm_f32le",
                 "latency_ms": latency_ms,
                 "words": False,
+                **(turns or {}),
             }
             await socket.send(json.dumps(start))
             began = time.monotonic()
@@ -70,6 +85,8 @@ async def speak(
                         finals.append(message["text"])
                         if not stopped:  # by its endpoint
                             ended.append(now - (began + message["end"]))
+                    elif message["type"] in notices:
+                        notices[message["type"]].append(Notice(message["until"], now - began))
                     elif message["type"] == "error":
                         refused = message["code"]
                     elif message["type"] == "done" and stopped:
@@ -78,23 +95,36 @@ async def speak(
                 sending.cancel()
     except (WebSocketException, OSError) as error:
         refused = refused or type(error).__name__
-    return ClientReport(lags, first, final, ended, " ".join(finals), refused)
+    text = " ".join(finals)
+    return ClientReport(lags, first, final, ended, text, refused, notices["eager_end"], notices["turn_ended"])
 
 
-async def _all(url, clips, n, rate, latency_ms, token) -> list[ClientReport]:
+async def _all(url, clips, n, rate, latency_ms, token, turns) -> list[ClientReport]:
     draw = random.Random(n)
     waits = [draw.uniform(0, 1.0) for _ in range(n)]  # clients do not begin at the same moment
     return await asyncio.gather(
-        *(speak(url, clips[i % len(clips)], rate, latency_ms, waits[i], token) for i in range(n))
+        *(speak(url, clips[i % len(clips)], rate, latency_ms, waits[i], token, turns) for i in range(n))
     )
 
 
 def measure(
-    url: str, clips: list[np.ndarray], texts: list[str], n: int, rate: int, latency_ms: float, pid: int, token: str = ""
+    url: str,
+    clips: list[np.ndarray],
+    texts: list[str],
+    n: int,
+    rate: int,
+    latency_ms: float,
+    pid: int,
+    token: str = "",
+    talks: list[Talk] | None = None,
+    turns: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Measure n clients at once.  texts: of each clip, by the recognizer alone.  pid: process of the service."""
+    """Measure n clients at once.  texts: of each clip, by the recognizer alone.  pid: process of the service.
+
+    talks, turns: the talks that the clips are, and the fields of `start` that ask for turns, to measure those.
+    """
     cpu, began = cpu_seconds(pid), time.monotonic()
-    reports = asyncio.run(_all(url, clips, n, rate, latency_ms, token))
+    reports = asyncio.run(_all(url, clips, n, rate, latency_ms, token, turns))
     seconds = time.monotonic() - began
     served = [h for h in reports if not h.refused]
     lags = sorted(lag for h in served for lag in h.lags)
@@ -115,6 +145,26 @@ def measure(
         "speech_final_p95": _at(ended, 0.95),
         "cores": (cpu_seconds(pid) - cpu) / seconds,
         "memory": memory(pid),
+        **(_turns([(talks[i % len(talks)], h) for i, h in enumerate(reports) if not h.refused], rate) if talks else {}),
+    }
+
+
+def _turns(served: list[tuple[Talk, ClientReport]], rate: int) -> dict[str, Any]:
+    """Return delays and early ends of turn, and the word error rate."""
+    hours = sum(len(talk.samples) for talk, _ in served) / rate / 3600
+    found: dict[str, Any] = {}
+    for name in ("eager", "turns"):
+        judged = [judge(talk.sounds, getattr(report, name)) for talk, report in served]
+        delays = sorted(delay for some, _ in judged for delay in some)
+        early = sum(early for _, early in judged)
+        found |= {f"{name}_p50": _at(delays, 0.5), f"{name}_p95": _at(delays, 0.95), f"{name}_met": len(delays)}
+        found[f"{name}_early_per_hour"] = early / hours if hours else None
+    references = {str(n): talk.text.upper() for n, (talk, _) in enumerate(served)}
+    texts = {str(n): report.text.upper() for n, (_, report) in enumerate(served)}
+    return {
+        **found,
+        "ends": sum(len(t.sounds) for t, _ in served),
+        "wer": score(references, texts).wer if served else None,
     }
 
 

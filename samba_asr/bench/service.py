@@ -13,8 +13,10 @@ from typing import IO, NamedTuple
 
 import numpy as np
 
+from samba_asr.decoding.turns import TurnRules
 from samba_asr.errors import UserError
 from samba_asr.recognizer import Recognizer
+from samba_asr.result import Result
 
 DIGITS = Path("egs/digits/data/manifest.jsonl")
 
@@ -80,6 +82,8 @@ def clips(manifest: Path | None, rate: int, seconds: float) -> list[np.ndarray]:
     return [speech[at : at + size] for at in range(0, len(speech) - size + 1, size)]
 
 
-def texts(recognizer: Recognizer, speech: Sequence[np.ndarray], latency_ms: float) -> list[str]:
+def texts(
+    recognizer: Recognizer, speech: Sequence[np.ndarray], latency_ms: float, turns: TurnRules | None = None
+) -> list[str]:
     """Recognize clips without a service."""
-    return [recognizer.recognize(clip, latency_ms=latency_ms).text for clip in speech]
+    return [Result.of(recognizer.listen(clip, latency_ms=latency_ms, turns=turns)).text for clip in speech]

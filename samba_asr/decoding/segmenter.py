@@ -38,7 +38,16 @@ from samba_asr.decoding.hotwords import Hotwords
 from samba_asr.decoding.lattice import Lattice, in_seconds
 from samba_asr.decoding.rescore import TwoPass, TwoPassState
 from samba_asr.decoding.transcript import Graph, Segment, grouped, words_of
-from samba_asr.decoding.turns import EagerEnd, Signal, SpeechStarted, TurnEnded, TurnResumed, TurnRules, probability
+from samba_asr.decoding.turns import (
+    EagerEnd,
+    Signal,
+    SpeechStarted,
+    TurnEnded,
+    TurnFrames,
+    TurnResumed,
+    TurnRules,
+    probability,
+)
 from samba_asr.errors import UserError
 from samba_asr.runtime.base import Frames
 from samba_asr.text.units import SPACE, Tokenizer
@@ -104,7 +113,7 @@ class SegmentState:
         default_factory=dict
     )  # frames of missing audio before a frame, counted from the first
     withheld: int = 0  # words dropped from finished segments for low confidence; the caller may reset it
-    turns: TurnRules | None = None  # in frames; None: no signals
+    turns: TurnFrames | None = None  # None: no signals
     signals: list[tuple[int, Signal]] = field(
         default_factory=list
     )  # with the number of `segments` before each; the caller removes both together
@@ -176,9 +185,8 @@ class Segmenter:
 
         turns: rules in seconds, for signals of turns.  UserError for silences shorter than a frame.
         """
-        if turns is not None:
-            turns = turns.in_frames(self.frame, self.pause)
-        return SegmentState(self.search.init_state(1, hotwords), hotwords, turns=turns)
+        silences = turns and turns.in_frames(self.frame, self.pause)
+        return SegmentState(self.search.init_state(1, hotwords), hotwords, turns=silences)
 
     def step(self, sessions: Sequence[SegmentState], found: Frames) -> None:
         """Process the next frames, one row for each session; finished segments appear in `segments`."""

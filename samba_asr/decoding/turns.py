@@ -23,25 +23,32 @@ if TYPE_CHECKING:
 LONGEST = 10.0  # seconds of silence that a rule may ask for
 
 
+class TurnFrames(NamedTuple):
+    """Silences after words, in frames."""
+
+    eager: float
+    end: int
+
+
 class TurnRules(NamedTuple):
-    """Silences after words; in seconds, or in frames where that is said."""
+    """Silences after words, in seconds."""
 
     eager: float = math.inf  # silence of an eager end; infinite: none is reported
     end: float | None = None  # silence that ends a turn and its segment; None: decode.endpoint.pause
 
-    def in_frames(self, frame: float, pause: int) -> TurnRules:
+    def in_frames(self, frame: float, pause: int) -> TurnFrames:
         """Convert to frames of `frame` seconds.  pause: frames, the default of `end`.
 
         UserError for a silence of less than a frame or more than `LONGEST`.
         """
-        for name, seconds in (("eager", self.eager), ("end", self.end)):
-            never = seconds is None or (name == "eager" and seconds == math.inf)
-            if not never and not frame <= seconds <= LONGEST:
-                raise UserError(
-                    f"{name}_ms={1000 * seconds:g}: give {1000 * frame:g} to {1000 * LONGEST:g} ms of silence"
-                )
-        eager = math.inf if self.eager == math.inf else round(self.eager / frame)
-        return TurnRules(eager, pause if self.end is None else round(self.end / frame))
+        eager = math.inf if self.eager == math.inf else _frames("eager", self.eager, frame)
+        return TurnFrames(eager, pause if self.end is None else _frames("end", self.end, frame))
+
+
+def _frames(name: str, seconds: float, frame: float) -> int:
+    if not frame <= seconds <= LONGEST:
+        raise UserError(f"{name}_ms={1000 * seconds:g}: give {1000 * frame:g} to {1000 * LONGEST:g} ms of silence")
+    return round(seconds / frame)
 
 
 class SpeechStarted(NamedTuple):
