@@ -13,6 +13,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse
 
 from samba_asr.serve import protocol
+from samba_asr.serve.pages import PAGE
 
 router = APIRouter()
 
@@ -39,6 +40,8 @@ def _page(openapi: dict[str, Any]) -> Iterator[str]:
     yield f"<!doctype html><html lang=en><meta charset=utf-8><title>samba_asr: reference</title><style>{STYLE}</style>"
     yield "<h1>samba_asr: reference</h1>"
     yield "<p>Schemas: <a href=/openapi.json>/openapi.json</a> for HTTP, <a href=/v1/protocol>/v1/protocol</a> for messages.</p>"
+    if "/docs/try" in PAGE:
+        yield "<p><a href=/docs/try>Try the calls of HTTP</a> in Swagger's page.</p>"
     yield "<h2><code>WS /v1/stream</code></h2><p>Audio goes up as binary messages. All else is JSON with a <code>type</code>.</p>"
     for title, adapter in (("From the client", protocol.UP), ("From the service", protocol.DOWN)):
         yield f"<h3>{title}</h3>"

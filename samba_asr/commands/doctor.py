@@ -68,6 +68,7 @@ OPTIONAL = {
     "python_multipart": Optional("python-multipart", "serve", "the service: uploads"),
     "prometheus_client": Optional("prometheus-client", "serve", "the service: metrics"),
     "wyoming": Optional("wyoming", "wyoming", "samba-asr serve --wyoming, for Home Assistant"),
+    "fastapi_offline": Optional("fastapi-offline", "serve", "the service: Swagger's files for /docs/try"),
     "torchaudio": Optional("torchaudio", "torchaudio", "its datasets"),
     "triton": Optional("triton", "gpu", "kernels on NVIDIA GPUs"),
 }
