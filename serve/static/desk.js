@@ -38,7 +38,12 @@ export class Desk {
     this.entries.get(transcript).entry.remove();
     this.entries.delete(transcript);
     if (transcript === this.current) this.show(this.transcripts[Math.min(at, this.transcripts.length - 1)] ?? null);
-    this.nav.hidden = this.transcripts.length < 2;
+    this.hideIfAlone();
+  }
+
+  // One transcript needs no list, unless it can be tried again there.
+  hideIfAlone() {
+    this.nav.hidden = this.transcripts.length < 2 && this.transcripts[0]?.state !== "failed";
   }
 
   show(transcript) {
@@ -65,6 +70,6 @@ export class Desk {
     retry.ariaLabel = `Try again: ${transcript.name}`;
     if (transcript === this.current) open.setAttribute("aria-current", "true");
     else open.removeAttribute("aria-current");
-    this.nav.hidden = this.transcripts.length < 2;
+    this.hideIfAlone();
   }
 }

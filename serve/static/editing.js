@@ -38,12 +38,17 @@ function spread(words, from, to, tokens) {
   const before = words[from - 1]?.end, after = words[to]?.start;
   const start = old[0]?.start ?? before ?? after ?? 0;
   const end = Math.max(start, old.at(-1)?.end ?? after ?? start);
+  return shared(tokens, start, end).map((word) => ({ ...word, edited: true }));
+}
+
+// Words that share a time by their lengths.
+export function shared(tokens, start, end) {
   const letters = tokens.reduce((sum, token) => sum + token.length, 0);
   let at = start;
   return tokens.map((token) => {
     const begin = at;
     at += ((end - start) * token.length) / letters;
-    return { word: token, start: round(begin), end: round(at), edited: true };
+    return { word: token, start: round(begin), end: round(at) };
   });
 }
 

@@ -1,7 +1,7 @@
 // Files of a transcript: text, subtitles, all data, and the audio that was recorded.
 
 import { MEDIA } from "./drop.js";
-import { address, headers, reason } from "./service.js";
+import { call, reason } from "./service.js";
 
 const KINDS = { txt: "text/plain", srt: "application/x-subrip", vtt: "text/vtt", json: "application/json", wav: "audio/wav" };
 const RETRIES = 5;
@@ -25,8 +25,7 @@ export async function content(transcript, form) {
 async function subtitles(words, format) {
   const body = JSON.stringify({ format, words: words.map(({ word, start, end }) => ({ word: word.slice(0, 200), start, end })) });
   for (let i = 0; ; i++) {
-    const request = { method: "POST", body, headers: { "Content-Type": "application/json", ...headers() } };
-    const answer = await fetch(address("v1/subtitles"), request);
+    const answer = await call("v1/subtitles", { method: "POST", body, headers: { "Content-Type": "application/json" } });
     if (answer.ok) return answer.text();
     if (answer.status !== 503 || i === RETRIES) throw new Error(await reason(answer));
     await new Promise((next) => setTimeout(next, 1000));

@@ -5,12 +5,13 @@ import { knows, socket } from "./service.js";
 const ALTERNATIVES = 5; // of each word, where the service gives them
 
 export class Live {
-  // on: {open(rate), ready(message), level(0 to 1), sent(samples), message(message), over(problem)}
+  // on: {open(rate), ready(message), level(0 to 1), sent(samples), message(message), over(problem, broke)}
   constructor(options, on) {
     this.options = options; // model, latency_ms, text, itn, hotwords
     this.on = on;
     this.seconds = 0; // of audio sent
-    this.ready = this.stopping = false;
+    this.began = this.stopping = this.finished = false;
+    this.early = []; // samples from before the socket was open
     this.problem = "";
   }
 
@@ -25,7 +26,7 @@ export class Live {
       const start = { type: "start", sample_rate: this.context.sampleRate, encoding: "pcm_f32le", ...this.options, ...extra };
       this.on.open(this.rate);
       this.socket = socket();
-      this.socket.onopen = () => this.socket.send(JSON.stringify(start));
+      this.socket.onopen = () => this.begin(start);
       this.socket.onmessage = (event) => this.receive(JSON.parse(event.data));
       this.socket.onclose = () => this.over();
       const node = new AudioWorkletNode(this.context, "capture");
@@ -49,7 +50,19 @@ export class Live {
   send(samples) {
     const power = samples.reduce((sum, x) => sum + x * x, 0) / samples.length;
     this.on.level(Math.min(1, Math.sqrt(power) * 5));
-    if (!this.ready || this.stopping || this.socket.readyState !== WebSocket.OPEN) return;
+    if (this.stopping) return;
+    if (this.began) this.pass(samples);
+    else this.early.push(samples);
+  }
+
+  begin(start) {
+    this.socket.send(JSON.stringify(start));
+    this.began = true;
+    for (const samples of this.early.splice(0)) this.pass(samples);
+  }
+
+  pass(samples) {
+    if (this.socket.readyState !== WebSocket.OPEN) return;
     this.socket.send(samples);
     this.seconds += samples.length / this.rate;
     this.on.sent(samples);
@@ -57,11 +70,11 @@ export class Live {
 
   receive(message) {
     if (message.type === "ready") {
-      this.ready = true;
       this.on.ready(message);
     } else if (message.type === "error") {
       this.problem = message.message;
     } else {
+      if (message.type === "done") this.finished = true;
       this.on.message(message);
     }
   }
@@ -77,8 +90,8 @@ export class Live {
 
   over() {
     this.release();
-    if (!this.stopping && !this.problem) this.problem = "the connection broke; all that was heard is kept";
-    this.on.over(this.problem);
+    const broke = !this.finished && !this.problem && (this.began || !this.stopping);
+    this.on.over(broke ? "the connection broke; the recording is kept" : this.problem, broke);
   }
 
   release() {

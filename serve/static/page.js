@@ -5,6 +5,7 @@ import { MediaFile, Recording } from "./audio.js";
 import { Captions } from "./captions.js";
 import { Desk } from "./desk.js";
 import { dropped, media } from "./drop.js";
+import { shared } from "./editing.js";
 import { copy, save } from "./exports.js";
 import { Follow } from "./follow.js";
 import { Live } from "./live.js";
@@ -158,7 +159,7 @@ function recordingFor(rate) {
 function open(rate) {
   const transcript = recordingFor(rate);
   Object.assign(live, { transcript, offset: transcript.seconds });
-  transcript.state = "live";
+  Object.assign(transcript, { state: "live", problem: "" });
   desk.show(transcript);
   showMic(true);
 }
@@ -178,6 +179,7 @@ function sent(samples) {
 
 function message(news) {
   const { transcript, offset } = live;
+  if (news.type === "partial" || news.type === "final") live.unfinished = news.type === "partial" ? news.text : "";
   if (news.type === "partial") {
     if (transcript === desk.current) showPartial(news.stable, news.text.slice(news.stable.length));
     captions.partial(news.text);
@@ -197,10 +199,11 @@ function showNumbers(behind) {
   $("numbers").textContent = `${clock(live.offset + live.seconds)} · ${Math.max(0, behind).toFixed(1)} s behind`;
 }
 
-function over(problem) {
+function over(problem, broke) {
   const { transcript } = live;
-  transcript.seconds = Math.max(transcript.seconds, transcript.audio.seconds);
-  transcript.state = "";
+  if (broke) keepUnfinished(live);
+  transcript.seconds = transcript.audio.seconds;
+  Object.assign(transcript, broke ? { state: "failed", problem } : { state: "" });
   live = null;
   showMic(false);
   level(0);
@@ -210,6 +213,14 @@ function over(problem) {
   desk.refresh(transcript);
   refreshButtons();
   status(problem || "Done", Boolean(problem));
+}
+
+// What was not final when the connection broke; its times are rough.
+function keepUnfinished({ transcript, offset, unfinished }) {
+  const tokens = unfinished?.split(" ").filter(Boolean) ?? [];
+  if (!tokens.length) return;
+  const start = Math.max(offset, transcript.words.at(-1)?.end ?? 0);
+  heard(transcript, transcript.add({ words: shared(tokens, start, transcript.audio.seconds) }), 0);
 }
 
 function toggleMic() {
@@ -229,11 +240,7 @@ function showMic(on) {
 async function addFiles(files) {
   const found = media(files);
   if (!found.length) return status(files.length ? "no audio or video in these files" : "an empty folder", true);
-  try {
-    await loadModels();
-  } catch (error) {
-    return status(error.message, true);
-  }
+  await loadModels().catch((error) => status(error.message, true)); // each file says so too, and can be tried again
   const added = found.map((file) => new Transcript(file.name, new MediaFile(file)));
   added.forEach((transcript) => desk.add(transcript));
   if (!live) desk.show(added[0]);
@@ -245,7 +252,7 @@ function retry(transcript) {
   transcript.paragraphs = [];
   transcript.edits = [];
   if (transcript === desk.current) show(transcript);
-  queue.add(transcript, transcript.audio.original, choices.fields);
+  queue.add(transcript, transcript.audio.original ?? new File([transcript.audio.file], "recording.wav"), choices.fields);
 }
 
 function remove(transcript) {

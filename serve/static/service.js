@@ -15,6 +15,15 @@ export function address(path) {
   return new URL(path, document.baseURI);
 }
 
+// Fetch with the token; an error if nobody answers.
+export async function call(path, options = {}) {
+  try {
+    return await fetch(address(path), { ...options, headers: { ...options.headers, ...headers() } });
+  } catch {
+    throw new Error("the service does not answer");
+  }
+}
+
 export function socket() {
   const url = withToken(address("v1/stream"));
   url.protocol = url.protocol.replace("http", "ws");
@@ -24,7 +33,7 @@ export function socket() {
 // Ask for the token until the service accepts it; give up with an error when it refuses this page altogether.
 export async function models() {
   for (;;) {
-    const answer = await fetch(address("v1/models"), { headers: headers() });
+    const answer = await call("v1/models");
     if (answer.ok) return (await answer.json()).data.map((model) => model.id);
     if (answer.status !== 401) throw new Error(await reason(answer));
     await askForToken();
@@ -57,7 +66,7 @@ export function reasonIn(text, status) {
 let fields;
 export async function knows(name) {
   try {
-    fields ??= fetch(address("v1/protocol"), { headers: headers() }).then((answer) => answer.json());
+    fields ??= call("v1/protocol").then((answer) => answer.json());
     return (await fields).up.$defs.Start.properties[name];
   } catch {
     fields = undefined;

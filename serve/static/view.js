@@ -4,6 +4,7 @@ import { rewritten } from "./editing.js";
 import { clock, textOf } from "./transcript.js";
 
 const HOLD = 500; // ms that make a long press
+const SURE = 0.75, UNSURE = 0.5; // confidences below which a word is underlined: with dots, with a wave
 
 export class View {
   // on: {play(from, to), menu(paragraph, word, element), changed(paragraph)}
@@ -187,8 +188,9 @@ export class View {
 function span(word, fresh) {
   const found = element("span", fresh ? "word fresh" : "word", word.word), times = `${word.start.toFixed(2)} to ${word.end.toFixed(2)} s`;
   found.word = word;
-  found.title = word.edited ? `${times}, corrected` : `${times}, confidence ${Math.round(100 * word.confidence)} %`;
-  if (!word.edited && word.confidence < 0.75) found.classList.add(word.confidence < 0.5 ? "doubtful" : "unsure");
+  const about = word.edited ? "corrected" : word.confidence === undefined ? "not finished" : `confidence ${Math.round(100 * word.confidence)} %`;
+  found.title = `${times}, ${about}`;
+  if (!word.edited && !(word.confidence >= SURE)) found.classList.add(word.confidence >= UNSURE ? "unsure" : "doubtful");
   return found;
 }
 
