@@ -54,7 +54,7 @@ from samba_asr.decoding.hotwords import Hotwords
 from samba_asr.decoding.known_text import place, spell
 from samba_asr.decoding.searches import refusal, settings_for
 from samba_asr.decoding.segmenter import Segmenter
-from samba_asr.decoding.transcript import Segment
+from samba_asr.decoding.transcript import Graph, Segment
 from samba_asr.decoding.turns import TurnRules
 from samba_asr.errors import UserError
 from samba_asr.many import attempt, largest_first
@@ -86,8 +86,8 @@ class Recognizer:
     ):
         """decode: search settings, default those of the model's own configuration.
 
-        sure: maps evidence to confidence, default the model folder's calibration, if it has one.  Without a calibration, or
-            with `raw`, decode.endpoint.confidence is ignored: such confidences are no probabilities.
+        sure: maps evidence to confidence, default the model folder's calibration, if it has one, and its graph network.
+            Without a calibration, or with `raw`, decode.endpoint.confidence is ignored: such confidences are no probabilities.
         """
         self.model, self.tokenizer, self.config, _ = loaded
         self.decode = decode or self.config.decode
@@ -102,7 +102,8 @@ class Recognizer:
             if calibration is None:
                 logger.warning("%s", ungated(rules.confidence, loaded.folder))
             rules = replace(rules, confidence=0.0)
-        self.segmenter = Segmenter(search, self.tokenizer, rules, self.frame, calibration or raw)
+        graph = None if sure or calibration is None else _graph(loaded.folder, calibration)
+        self.segmenter = Segmenter(search, self.tokenizer, rules, self.frame, calibration or raw, graph)
         self._loaded = loaded
 
     @classmethod
@@ -510,6 +511,23 @@ class Stream:
                 self._segments.append(event.segment)
             elif isinstance(event, Quiet):
                 self._withheld += event.withheld
+
+
+def _graph(folder: Path | None, calibration: Calibration) -> Graph | None:
+    """Load the graph network of a calibrated model's folder; None if it has none, or one of another model, with a warning."""
+    if folder is None or not (folder / "lattice.safetensors").is_file():
+        return None
+    try:
+        from samba_asr.decoding.graph import GraphJudge
+        from samba_asr.models.graph import load_graph
+
+        network = load_graph(folder)
+    except ModuleNotFoundError:  # an exported model, without torch
+        return None
+    except UserError as error:
+        logger.warning("%s (confidences are those of confidence.json)", error)
+        return None
+    return None if network is None else GraphJudge(network, calibration)
 
 
 def _load_model(folder: Path, device: str) -> LoadedModel:

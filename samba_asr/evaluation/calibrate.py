@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from samba_asr import plot
 from samba_asr.data.manifest import Utterance
@@ -21,7 +22,12 @@ from samba_asr.decoding.confidence import (
 from samba_asr.errors import UserError
 from samba_asr.evaluation.testset import recognized
 from samba_asr.metrics.wer import score
+from samba_asr.models.graph import FILE as GRAPH
 from samba_asr.recognizer import Recognizer
+from samba_asr.result import Result
+
+if TYPE_CHECKING:
+    from samba_asr.evaluation.calibrate_graph import Judged
 
 FOLDS = 5
 ENOUGH = 1800.0  # seconds of speech that calibrate a model: three weights are fitted
@@ -56,6 +62,14 @@ class Reliability:
     area: float  # under the ROC curve; NaN as well
 
 
+class Calibrated(NamedTuple):
+    """What `calibrate` found."""
+
+    words: CheckedWords
+    after: list[float]  # their confidences by `cross_validated`
+    graph: Judged | None  # the words of lattices, by graph networks that were trained on others
+
+
 def calibrate(
     folder: Path,
     utterances: Sequence[Utterance],
@@ -65,11 +79,13 @@ def calibrate(
     latency_ms: float | None = None,
     enough: float = ENOUGH,
     fewest: int = 1,
-) -> tuple[CheckedWords, list[float]]:
+    graph: bool = False,
+) -> Calibrated:
     """Calibrate the model in `folder`; return the words that it was fitted to, and their confidences by `cross_validated`.
 
     settings: overrides of the search, those of later use.  enough: seconds.  Of longer sets, every n-th utterance is taken.
-    fewest: words that must be recognized.  UserError without texts, or with fewer words.
+    fewest: words that must be recognized.  graph: also train the network of `samba_asr.models.graph`.
+    UserError without texts, or with fewer words.
     """
     utterances = [u for u in utterances if u.text]
     if not utterances:
@@ -77,21 +93,30 @@ def calibrate(
     seconds = sum(u.duration or 0.0 for u in utterances)
     utterances = utterances[:: max(1, round(seconds / enough))]
     recognizer = Recognizer.load(folder, device=device, settings=settings, sure=raw)
-    words = collect(recognizer, utterances, latency_ms)
+    results = {u.id: result for u, result in recognized(recognizer, utterances, latency_ms)}
+    words = check(utterances, results)
     if len(words.right) < fewest:
         raise UserError(f"only {len(words.right)} words were recognized, and {fewest} are needed to calibrate on")
     calibration, after = fit(words)
     calibration.write(folder)
     logger.info("%s: confidences calibrated on %d words of %d utterances", folder, len(words.right), len(utterances))
-    return words, after
+    (folder / GRAPH).unlink(missing_ok=True)  # of an earlier calibration
+    judged = None
+    if graph:
+        from samba_asr.evaluation.calibrate_graph import calibrate_graph
+
+        judged = calibrate_graph(recognizer, utterances, results, latency_ms)
+    return Calibrated(words, after, judged)
 
 
 def collect(recognizer: Recognizer, utterances: Sequence[Utterance], latency_ms: float | None = None) -> CheckedWords:
-    """Recognize utterances as sessions and compare their words with the texts.
+    """Recognize utterances as sessions, and `check` their words."""
+    return check(utterances, {u.id: result for u, result in recognized(recognizer, utterances, latency_ms)})
 
-    UserError if no word is recognized.
-    """
-    words = {u.id: result.words for u, result in recognized(recognizer, utterances, latency_ms)}
+
+def check(utterances: Sequence[Utterance], results: Mapping[str, Result]) -> CheckedWords:
+    """Compare the words of results, by the ids of their utterances, with the texts.  UserError if there is no word."""
+    words = {name: result.words for name, result in results.items()}
     if not any(words.values()):
         raise UserError(
             "no word was recognized, so there is nothing to calibrate on: use another set, or another model"

@@ -159,7 +159,7 @@ def _calibrated(model: Path, manifest: Path) -> bool:
     """Calibrate on the validation set; otherwise warn, and return False."""
     why = ""
     try:
-        words, _ = calibrate(model, read_manifest(manifest), fewest=WORDS)
+        words, *_ = calibrate(model, read_manifest(manifest), fewest=WORDS)
         return bool(words.right)
     except UserError as error:
         why = str(error)

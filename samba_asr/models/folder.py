@@ -66,7 +66,8 @@ def save_model(
     weights.save_weights(model, folder / "model.safetensors", dtype)
     tokenizer.save(folder)
     (folder / "results.json").write_text("{}\n")
-    (folder / "confidence.json").unlink(missing_ok=True)  # of other weights
+    for name in ("confidence.json", "lattice.safetensors"):  # of other weights
+        (folder / name).unlink(missing_ok=True)
     if not (folder / "README.md").exists():
         data = ", ".join(Path(p).stem for p in config.data.train)
         (folder / "README.md").write_text(Card(data, date=datetime.date.today().isoformat()).text(model, config))
@@ -100,7 +101,7 @@ def copy_search_files(decode: DecodeConfig, source: Path, target: Path) -> Decod
 def _local_name(key: str, path: Path, taken: Collection[str]) -> str:
     if key == "lm.neural":
         return NEURAL_LM
-    needed = ("config.yaml", "README.md", "results.json", "confidence.json", "lexicon.txt")
+    needed = ("config.yaml", "README.md", "results.json", "confidence.json", "lattice.safetensors", "lexicon.txt")
     if path.name in (*needed, *taken) or path.stem in ("tokenizer", "model", "encoder"):
         return f"{SEARCH_FILES[key]}.{path.name}"
     return path.name
