@@ -74,6 +74,12 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         help="also write the N best hypotheses of each utterance, with scores and times, to nbest.jsonl; needs beam search",
     )
     parser.add_argument(
+        "--lattice",
+        choices=("json", "htk"),
+        help="also write the word lattice of each utterance to lattices/, as JSON or in HTK's format (SLF), and print how many "
+        "errors its best path has; needs beam search with a language model",
+    )
+    parser.add_argument(
         "--record", metavar="NAME", help="put the scores into the model folder's results.json under NAME"
     )
     parser.add_argument(
@@ -91,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate; return 0, or 1 if an utterance cannot be read or its text from chunks differs."""
     from samba_asr.device import choose_device
     from samba_asr.evaluation.evaluate import evaluate
-    from samba_asr.evaluation.files import write
+    from samba_asr.evaluation.files import write, write_lattices
     from samba_asr.evaluation.testset import read_testset
     from samba_asr.models.box import box_folder
     from samba_asr.models.folder import load_model, record_result
@@ -116,9 +122,12 @@ def run(args: argparse.Namespace) -> int:
         normalize=args.normalize,
         batch_seconds=config.data.batch_seconds,
         streaming_check=args.streaming_check,
+        lattices=bool(args.lattice),
         name=str(args.data),
     )
     write(found, args.out, recognizer)
+    if args.lattice:
+        write_lattices(args.out / "lattices", found, args.lattice, recognizer.frame)
     results = {
         "data": str(args.data),
         "model": str(args.model),
@@ -150,6 +159,11 @@ def _print(args: argparse.Namespace, found: Evaluation, results: dict[str, Any])
         print(f"95 % interval [ {low:.2f}, {high:.2f} ], 1000 samples of utterances; normalized by: {args.normalize}")
     else:
         print(f"{args.data} has no texts, so there is no score")
+    if args.lattice:
+        arcs = sum(len(r.lattice.start) for r in found.recognized.values() if r.lattice is not None)
+        words = sum(len(text.split()) for text in found.texts.values())
+        about = f"word lattices: {arcs / max(words, 1):.1f} arcs for each word of the texts"
+        print(f"{about}, {found.oracle:.2f} % errors in the best paths" if found.report else about)
     if found.streaming is not None:
         for d in (*found.differing, *found.ties):
             logger.warning("%s: %r from the whole, %r from chunks", d.id, d.whole, d.chunks)

@@ -38,6 +38,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "decode": (
         "samba-asr decode --model exp/mine/model --data data/test.jsonl --out exp/mine/test",
         "samba-asr decode --data data/test.jsonl --out exp/live decode.runtime.latency_ms=640",
+        "samba-asr decode --data data/test.jsonl --out exp/lattices --lattice htk",
     ),
     "score": (
         "samba-asr score data/test.jsonl exp/mine/test/hyp.txt",
@@ -51,7 +52,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "align": ('samba-asr align talk.wav "One, two, three"', "samba-asr align --format textgrid talk.wav talk.txt"),
     "explain": ("samba-asr explain talk.wav --out talk.png",),
-    "calibrate": ("samba-asr calibrate --model exp/mine/model --data data/dev.jsonl --plot reliability.png",),
+    "calibrate": (
+        "samba-asr calibrate --model exp/mine/model --data data/dev.jsonl --plot reliability.png",
+        "samba-asr calibrate --model exp/mine/model --data data/dev.jsonl --graph",
+    ),
     "bench mixers": (
         "samba-asr bench mixers --out exp/mixers --config model/tiny train/cpu digits --steps 1000 --test data/test.jsonl "
         "data.train=[data/train.jsonl]",

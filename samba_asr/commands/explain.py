@@ -14,7 +14,8 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "explain",
         help="draw the recognition of a file",
         description="Draw the spectrogram of an audio file with the recognized words, colored by confidence, and below it the "
-        "probabilities of the likeliest units of the CTC head over time.",
+        "probabilities of the likeliest units of the CTC head over time; between them, where the model has a language model, the "
+        "words of the lattice that were considered.",
     )
     parser.add_argument("audio", metavar="AUDIO", help="audio file of any format")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="picture, .png, .svg or .pdf")

@@ -18,9 +18,11 @@ from typing import Any
 
 from samba_asr.data.manifest import Utterance
 from samba_asr.decoding.base import Hypothesis, text_of
+from samba_asr.decoding.lattice import Lattice
+from samba_asr.decoding.posteriors import oracle
 from samba_asr.errors import UserError
 from samba_asr.evaluation.streaming_check import ChunkDifference, differences
-from samba_asr.evaluation.testset import frames, hypotheses, read_testset
+from samba_asr.evaluation.testset import frames, read_testset, with_lattices
 from samba_asr.metrics.wer import WerReport, bootstrap, score
 from samba_asr.recognizer import Recognizer
 from samba_asr.text.normalize import normalizer
@@ -37,6 +39,7 @@ class Recognized:
     id: str
     text: str
     nbest: tuple[Hypothesis, ...]  # best first
+    lattice: Lattice | None = None  # times in frames; only if asked for
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,18 @@ class Evaluation:
     def rtf(self) -> float:
         """Real-time factor: seconds of work for a second of audio."""
         return self.seconds / max(self.audio_seconds, 1e-9)
+
+    @property
+    def oracle(self) -> float:
+        """Word error rate in percent of the best path of each lattice; NaN without texts or lattices.  Texts as they are."""
+        graphs = {u.id: self.recognized[u.id].lattice for u in self.utterances if u.id in self.recognized}
+        words = {u.id: u.text.split() for u in self.utterances}
+        errors = sum(
+            len(words[name]) if graph is None else oracle(graph, words[name]) for name, graph in graphs.items()
+        )
+        errors += sum(len(words[name]) for name in self.unreadable)
+        total = sum(map(len, words.values()))
+        return 100 * errors / total if total and any(graphs.values()) else float("nan")
 
     @property
     def texts(self) -> dict[str, str]:
@@ -105,6 +120,7 @@ def evaluate(
     normalize: str = "none",
     batch_seconds: float | None = None,
     streaming_check: bool = False,
+    lattices: bool = False,
     name: str = "",
 ) -> Evaluation:
     """Recognize every utterance of a test set, whole and in batches, and score the texts.
@@ -114,6 +130,7 @@ def evaluate(
     normalize: rules for both texts in scoring (`samba_asr.text.normalize.NAMES`).
     batch_seconds: seconds of padded audio in a batch, default the model's own data.batch_seconds.
     streaming_check: also recognize every utterance in chunks of random sizes and compare the texts.
+    lattices: whether to keep the word lattices; UserError if the search has none.
     name: of the test set in errors, default the manifest.
     UserError if no utterance can be read.
     """
@@ -132,11 +149,17 @@ def evaluate(
     reported, began = time.monotonic(), time.perf_counter()
     batches = frames(model.runtime, model.tokenizer, data, model.latency(None), batch_seconds=batch_seconds)
     for batch, some in batches:
-        nbest = hypotheses(model, some, model.decode.search.nbest)
+        nbest, graphs = with_lattices(model, some, model.decode.search.nbest, lattices=lattices)
         busy += time.perf_counter() - began
         audio += float(batch.lengths.sum()) / model.rate
         texts = [text_of(best[0], model.tokenizer) for best in nbest]
-        found |= {id: Recognized(id, text, tuple(n)) for id, text, n in zip(batch.ids, texts, nbest, strict=True)}
+        rows = zip(batch.ids, texts, nbest, graphs, strict=True)
+        found |= {id: Recognized(id, text, tuple(n), graph) for id, text, n, graph in rows}
+        if lattices and None in graphs:
+            raise UserError(
+                "this search keeps no word lattices: they need decode.search.method=beam, a language model (decode.lm.path) and "
+                "decode.search.lattice above 0"
+            )
         if streaming_check:
             differing += differences(model, batch, texts)
         if time.monotonic() - reported > REPORT_EVERY:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,12 +11,14 @@ import torch
 
 from samba_asr import plot
 from samba_asr.audio.resample import resample
+from samba_asr.decoding.posteriors import posteriors
 from samba_asr.errors import UserError
 from samba_asr.recognizer import Recognizer
 from samba_asr.result import Result
 
 LONGEST = 60.0  # seconds of a picture
 MOST_UNITS = 28  # rows of the probabilities
+SEEN = 0.02  # words of a lattice whose posterior is below this are not drawn
 SHOWN = 0.05  # units whose probability stays below this have no row
 
 
@@ -80,7 +84,17 @@ def draw(found: Explanation):
     begin, end = found.start, found.start + max(found.result.duration, frames * found.frame)
     rows = units(found.probabilities)
     figure = plot.figure(min(40, max(8, 1.3 * (end - begin))), 5 + 0.17 * len(rows))
-    words, mel, ctc = figure.subplots(3, 1, sharex=True, height_ratios=[0.6, 2.4, 0.4 + 0.17 * len(rows)])
+    arcs = likeliest_arcs(found.result)
+    levels = 1 + max((level for *_, level in arcs), default=-1)
+    heights = [0.6, 2.4, 0.4 + 0.17 * len(rows)]
+    if arcs:
+        figure.set_figheight(figure.get_figheight() + 0.3 + 0.16 * levels)
+        words, lattice, mel, ctc = figure.subplots(
+            4, 1, sharex=True, height_ratios=[heights[0], 0.3 + 0.16 * levels, *heights[1:]]
+        )
+        draw_arcs(lattice, arcs, begin, levels)
+    else:
+        words, mel, ctc = figure.subplots(3, 1, sharex=True, height_ratios=heights)
 
     for n, word in enumerate(found.result.words):
         left, right = begin + word.start, begin + word.end
@@ -119,6 +133,45 @@ def draw(found: Explanation):
     ctc.tick_params(axis="y", labelsize=7)
     ctc.set(xlabel="seconds", ylabel="units", xlim=(begin, end))
     return figure
+
+
+def likeliest_arcs(result: Result) -> list[tuple[str, float, float, float, int]]:
+    """Return the words of the lattices with a posterior of `SEEN` and more: text, start, end (seconds), posterior, level.
+
+    Words of one level do not overlap; the likelier ones have lower levels.
+    """
+    found: dict[tuple[str, float, float], float] = {}
+    for segment in result.segments:
+        if segment.lattice is not None:
+            shares = posteriors(segment.lattice, [0.5])[0].tolist()
+            lattice = segment.lattice
+            for text, first, last, share in zip(
+                lattice.texts, lattice.first.tolist(), lattice.last.tolist(), shares, strict=True
+            ):
+                if text:
+                    found[text, first, last] = found.get((text, first, last), 0.0) + share
+    placed: list[tuple[str, float, float, float, int]] = []
+    for (text, first, last), share in sorted(found.items(), key=lambda item: -item[1]):
+        if share >= SEEN:
+            taken = {level for _, a, b, _, level in placed if a < last and first < b}
+            placed.append((text, first, last, share, next(n for n in itertools.count() if n not in taken)))
+    return placed
+
+
+def draw_arcs(panel, arcs: Sequence[tuple[str, float, float, float, int]], begin: float, levels: int) -> None:
+    """Draw the words of a lattice as bars, the likelier the darker and the higher.  begin: seconds added to their times."""
+    for text, first, last, share, level in arcs:
+        y = levels - 1 - level
+        panel.barh(
+            y, last - first, left=begin + first, height=0.86, color=plot_blue(share), edgecolor="white", linewidth=0.5
+        )
+        panel.text(begin + (first + last) / 2, y, text, ha="center", va="center", fontsize=6, clip_on=True)
+    panel.set(yticks=[], ylim=(-0.6, levels - 0.4), title="word lattice, the likelier the darker")
+
+
+def plot_blue(share: float) -> tuple[float, float, float]:
+    """Return a blue, the darker the greater the share."""
+    return (0.95 - 0.55 * share, 0.97 - 0.35 * share, 1.0)
 
 
 def color_of(confidence: float) -> tuple[float, float, float]:

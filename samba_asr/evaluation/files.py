@@ -6,7 +6,9 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from urllib.parse import quote
 
+from samba_asr.decoding import lattice_files
 from samba_asr.decoding.base import text_of
 from samba_asr.decoding.transcript import grouped
 from samba_asr.evaluation.evaluate import Evaluation, Recognized
@@ -25,6 +27,15 @@ def write(found: Evaluation, folder: Path, recognizer: Recognizer) -> None:
         write_report(found.report, folder)
     if recognizer.decode.search.nbest > 1:
         write_nbest(folder / "nbest.jsonl", found.recognized.values(), recognizer)
+
+
+def write_lattices(folder: Path, found: Evaluation, form: str, frame: float) -> None:
+    """Write the word lattice of each utterance, lattices/ID.json or .slf.  frame: seconds of an encoder frame."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for r in found.recognized.values():
+        if r.lattice is not None:
+            path = folder / f"{quote(r.id, safe=' ')}.{lattice_files.SUFFIXES[form]}"  # an id may hold a slash
+            path.write_text(lattice_files.render(r.lattice, r.id, form, frame), encoding="utf-8")
 
 
 def write_texts(path: Path, texts: Mapping[str, str]) -> None:

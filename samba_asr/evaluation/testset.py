@@ -17,6 +17,7 @@ from samba_asr.audio.read import AudioError
 from samba_asr.data.dataset import AudioStore, Batch, evaluation_batches
 from samba_asr.data.manifest import Utterance, read_manifest
 from samba_asr.decoding.base import Hypothesis
+from samba_asr.decoding.lattice import Lattice
 from samba_asr.errors import UserError
 from samba_asr.recognizer import Recognizer
 from samba_asr.result import Result
@@ -54,11 +55,21 @@ def frames(
         yield batch, runtime.forward(batch.audio, batch.lengths, latency)
 
 
-@torch.inference_mode()
 def hypotheses(recognizer: Recognizer, found: Frames, nbest: int = 1) -> list[list[Hypothesis]]:
     """Search whole utterances; return the n-best hypotheses of each row, best first, by both passes."""
+    return with_lattices(recognizer, found, nbest, lattices=False)[0]
+
+
+@torch.inference_mode()
+def with_lattices(
+    recognizer: Recognizer, found: Frames, nbest: int = 1, *, lattices: bool = True
+) -> tuple[list[list[Hypothesis]], list[Lattice | None]]:
+    """Return `hypotheses`, and the word lattice of each row, times in frames (None: not asked for, or the search keeps none)."""
     search = recognizer.segmenter.search
-    return search.hypotheses(search.finish(search.step(found, search.init_state(len(found.lengths)))), nbest)
+    rows = range(len(found.lengths))
+    state = search.finish(search.step(found, search.init_state(len(rows))))
+    graphs = [search.lattice(search.take(state, [row])) if lattices else None for row in rows]
+    return search.hypotheses(state, nbest), graphs
 
 
 def samples(utterances: Iterable[Utterance], rate: int) -> Iterator[tuple[Utterance, np.ndarray]]:

@@ -20,6 +20,7 @@ from samba_asr.models.encoder import AcousticModel
 from samba_asr.models.folder import load_model
 from samba_asr.training.evaluate import greedy
 from tests.support.decode import run_decode as call
+from tests.support.lm import UNIGRAMS
 from tests.support.model_folder import make_model
 from tests.training.toy import TOKENIZER, make_corpus
 
@@ -61,6 +62,23 @@ def test_it_writes_what_the_model_heard_and_how_well(place, tmp_path, capsys):
     assert results["decode"]["search"]["method"] == "greedy"
     assert results["rtf"] == pytest.approx(results["seconds"] / results["audio_seconds"])
     assert results["unreadable"] == []
+
+
+def test_lattices_are_written_and_their_best_paths_counted(place, tmp_path, capsys):
+    (place / "lm.arpa").write_text(UNIGRAMS)
+    search = ["decode.search.method=beam", f"decode.lm={place / 'lm.arpa'}"]
+    assert call(place, tmp_path, "--lattice", "json", *search) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("word lattices: ")]
+    utterances = read_manifest(place / "corpus.jsonl")
+    files = {path.stem: json.loads(path.read_text()) for path in (tmp_path / "lattices").iterdir()}
+    assert set(files) == {u.id for u in utterances}
+    texts = {name: text.split() for name, _, text in (line.partition(" ") for line in lines(tmp_path / "hyp.txt"))}
+    for name, lattice in files.items():
+        assert set(texts[name]) <= {arc["word"] for arc in lattice["arcs"]}
+    wer = json.loads((tmp_path / "results.json").read_text())["wer"]
+    assert float(line.split(", ")[1].split()[0]) <= wer + 0.005
+    with pytest.raises(UserError, match=r"keeps no word lattices.*decode.search.lattice"):
+        call(place, tmp_path, "--lattice", "htk")
 
 
 def test_scores_go_into_the_model_folder_when_they_are_to_be_recorded(place, tmp_path):
