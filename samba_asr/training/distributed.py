@@ -1,8 +1,6 @@
 """Distributed training: one process or many (torchrun), with the few collectives that training needs.
 
-Gradients are summed once per step, after the backward pass of all its batches, not during backward as in
-DistributedDataParallel.  So a rank may split a batch that is out of memory, skip one that is not finite, or leave parameters
-unused, without the other ranks.  DDP would wait for gradients that never come.
+Gradients are summed in `samba_asr.training.buckets`.
 """
 
 from __future__ import annotations
@@ -16,8 +14,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from samba_asr.device import choose_device
-
-CHUNK = 1 << 25  # numbers in one all-reduce: 128 MiB of float32
 
 
 @dataclass(frozen=True)
@@ -35,25 +31,6 @@ class Ranks:
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(total)
         return total.tolist()
-
-    def sum_gradients(self, parameters: Iterable[torch.nn.Parameter]) -> None:
-        """Sum .grad over ranks.  A parameter that no rank used keeps None; if some used it, it is 0 on the others."""
-        if self.size == 1:
-            return
-        parameters = list(parameters)
-        used = self.sum([float(p.grad is not None) for p in parameters])
-        group: list[Tensor] = []
-        for p, count in zip(parameters, used, strict=True):
-            if count == 0:
-                continue
-            if p.grad is None:
-                p.grad = torch.zeros_like(p)
-            if group and (sum(g.numel() for g in group) + p.numel() > CHUNK or group[0].dtype != p.dtype):
-                _all_reduce(group)
-                group = []
-            group.append(p.grad)
-        if group:
-            _all_reduce(group)
 
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
         """Copy the first rank's values to every rank, in place."""
@@ -98,10 +75,3 @@ def stop(ranks: Ranks) -> None:
     """Leave the group."""
     if ranks.size > 1 and dist.is_initialized():
         dist.destroy_process_group()
-
-
-def _all_reduce(tensors: list[Tensor]) -> None:
-    flat = torch.cat([x.reshape(-1) for x in tensors])
-    dist.all_reduce(flat)
-    for x, summed in zip(tensors, flat.split([x.numel() for x in tensors]), strict=True):
-        x.copy_(summed.view_as(x))

@@ -111,6 +111,10 @@ class GradientSum:
         for p in used:
             p.grad = None
 
+    def of(self, p: nn.Parameter) -> Tensor | None:
+        """Return the sum of a parameter so far; None if no batch used it."""
+        return self._sums.get(p)
+
     def give_back(self) -> None:
         """Put the sums into .grad."""
         for p, total in self._sums.items():

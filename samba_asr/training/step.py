@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import random
@@ -17,6 +18,7 @@ from samba_asr.data.dataset import Batch
 from samba_asr.device import compute_dtype
 from samba_asr.nn.dropout import Dropout
 from samba_asr.nn.hooks import AfterStep, BeforeStep, sum_over_processes
+from samba_asr.training.buckets import RankSum
 from samba_asr.training.distributed import Ranks
 from samba_asr.training.evaluate import autocast
 from samba_asr.training.late import Late
@@ -84,6 +86,7 @@ class Stepper:
         self.parameters = [p for p in objective.parameters() if p.requires_grad]
         self.names = ("loss", *objective.part_names)
         self.average: MovingAverage | None = None
+        self.summing = RankSum(self.parameters) if ranks.size > 1 else None
         self._before = [m for m in objective.modules() if isinstance(m, BeforeStep)]
         self._after = [m for m in objective.modules() if isinstance(m, AfterStep)]
 
@@ -94,6 +97,8 @@ class Stepper:
         logged when the result is read.  If none remains, or the gradient is not finite, the weights do not change.
         """
         sums, losses, ids, seconds = self._backward(work, number)
+        if self.summing:
+            self.summing.flush()
         sums = sum_over_processes(torch.cat([sums, sums.new_full((1,), seconds)]))
         norm = self._update(sums[len(self.names)], number, lr)
         self.optimizer.zero_grad(set_to_none=True)
@@ -101,7 +106,8 @@ class Stepper:
 
     def _update(self, units: Tensor, number: int, lr: float) -> Tensor:
         """Divide the summed gradients by `units`, clip, update the weights; return the norm before clipping."""
-        self.ranks.sum_gradients(self.parameters)
+        if self.summing:
+            self.summing.finish()
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if gradients:
             torch._foreach_div_(gradients, units.to(gradients[0].dtype))  # pyright: ignore[reportPrivateImportUsage]
@@ -139,7 +145,8 @@ class Stepper:
             alone = len(pending) == 1 and self.ranks.size == 1  # if its loss is not finite, the whole step is not taken
             kept = None if alone else GradientSum(self.parameters)
             for i, w in enumerate(pending):
-                found = self._forward_backward(w, number)
+                last = i == len(pending) - 1
+                found = self._forward_backward(w, number, kept if last else None)
                 if found == "out of memory":  # handled here, where the exception no longer holds the graph's tensors
                     pending[i : i + 1] = self._halves(w, number)
                     break
@@ -155,8 +162,13 @@ class Stepper:
                     kept.give_back()
                 return sums, losses, ids, samples / self.config.model.features.sample_rate
 
-    def _forward_backward(self, work: SeededBatch, number: int) -> tuple[Tensor, Tensor] | Literal["out of memory"]:
-        """Run forward and backward; return the sums of the batch, zeros and a 1 if its loss is not finite, and its losses."""
+    def _forward_backward(
+        self, work: SeededBatch, number: int, before: GradientSum | None
+    ) -> tuple[Tensor, Tensor] | Literal["out of memory"]:
+        """Run forward and backward; return the sums of the batch, zeros and a 1 if its loss is not finite, and its losses.
+
+        before: only of the last batch of a step, whose backward pass sends the gradients: those of the batches before it.
+        """
         seed = derive_seed("block", self.config.train.seed, number)  # all batches of a step have one block size
         block = WHOLE if work.easy else self.objective.draw_block(random.Random(seed))
         generator = torch.Generator().manual_seed(derive_seed("masks", work.seed))
@@ -165,12 +177,14 @@ class Stepper:
         try:
             with autocast(self.ranks.device, self.dtype), Dropout.off(self.objective, work.easy):
                 outcome = self.objective(batch, block=block, augment=not work.easy, generator=generator)
-            outcome.loss.sum().backward()
+            columns = torch.stack(self._columns(outcome)).detach().double()  # (names and units, b)
+            sums = columns.sum(1)
+            bad = ~sums[:1].isfinite()
+            sending = self.summing.last_pass(before, bad) if self.summing and before else contextlib.nullcontext()
+            with sending:
+                outcome.loss.sum().backward()
         except torch.OutOfMemoryError:
             return "out of memory"
-        columns = torch.stack(self._columns(outcome)).detach().double()  # (names and units, b)
-        sums = columns.sum(1)
-        bad = ~sums[:1].isfinite()
         return torch.cat([torch.where(bad, 0.0, sums), bad]), columns[0]
 
     def _columns(self, outcome: Outcome) -> list[Tensor]:

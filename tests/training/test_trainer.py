@@ -97,7 +97,7 @@ def test_a_signal_saves_and_ends_with_its_status(run, corpus, tmp_path, losses, 
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.02)
     process.send_signal(number)
-    process.communicate(timeout=30)
+    process.communicate(timeout=300)
     assert process.returncode == 128 + number
     saved = checkpoint.load(tmp_path / "exp" / "last.pt")
     assert saved["step"] == max(recorded(path))
@@ -133,7 +133,7 @@ def test_two_processes_are_one_that_accumulates(run, corpus, tmp_path, losses):
     common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     processes = [start(tmp_path / "two", corpus, alone, RANK=str(r), LOCAL_RANK=str(r), **common) for r in range(2)]
     for process in processes:
-        error = process.communicate(timeout=60)[1]
+        error = process.communicate(timeout=300)[1]
         assert process.returncode == 0, error
     two = recorded(tmp_path / "two" / "losses-0")
     assert two == recorded(tmp_path / "two" / "losses-1")
@@ -179,7 +179,7 @@ def test_a_signal_to_one_of_two_processes_ends_both(corpus, tmp_path):
         time.sleep(0.02)
     both[1].send_signal(signal.SIGTERM)
     for process in both:
-        error = process.communicate(timeout=60)[1]
+        error = process.communicate(timeout=300)[1]
         assert process.returncode == 143, error
     assert checkpoint.load(tmp_path / "exp" / "last.pt")["step"] == max(recorded(path))
 
