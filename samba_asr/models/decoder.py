@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samba_asr.config import DecoderConfig, Mamba2Config
-from samba_asr.models.encoder import FeedForward
 from samba_asr.nn.dropout import Dropout
+from samba_asr.nn.linear import FeedForward
 from samba_asr.nn.mixers import Mamba2
 from samba_asr.nn.mixers.mamba2 import Mamba2State
 from samba_asr.streaming import State, mask

@@ -22,25 +22,12 @@ from samba_asr.nn.blocks import BlockModule
 from samba_asr.nn.conv import ConvolutionModule
 from samba_asr.nn.dropout import Dropout
 from samba_asr.nn.front import build_front
+from samba_asr.nn.linear import FeedForward
 from samba_asr.nn.mixers import build_mixer
 from samba_asr.nn.rates import Down, Level, Up, depths, lay_rate
 from samba_asr.nn.skip import init_skip, select
 from samba_asr.ops.blocks import Blocks, elapse, lay_blocks
 from samba_asr.streaming import Stack, State, Step, StreamingModule, concat, mask, take_time, valid_mask
-
-
-class FeedForward(nn.Module):
-    """norm, linear, SiLU, linear, at each position."""
-
-    def __init__(self, d: int, expand: int, dropout: float):
-        super().__init__()
-        self.norm = nn.LayerNorm(d)
-        self.up = nn.Linear(d, expand * d)
-        self.down = nn.Linear(expand * d, d)
-        self.dropout = Dropout(dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.dropout(self.down(self.dropout(F.silu(self.up(self.norm(x))))))
 
 
 class SelfConditioning(nn.Module):
@@ -95,12 +82,12 @@ class EncoderLayer(BlockModule):
 
     def step(self, x: Tensor, lengths: Tensor, state: LayerState, blocks: Blocks) -> Step:
         x = blocks.mask(x)
-        x = x + 0.5 * self.feed_forward_in(x)
+        x = self.feed_forward_in.added(x, 0.5)
         y, _, mixer = self.mixer.step(self.mixer_norm(x), lengths, state.mixer, blocks)
         x = x + self.dropout(y)
         y, _, convolution = self.convolution.step(self.convolution_norm(x), lengths, state.convolution, blocks)
         x = x + y
-        x = x + 0.5 * self.feed_forward_out(x)
+        x = self.feed_forward_out.added(x, 0.5)
         return Step(self.norm(x), lengths, LayerState(mixer, convolution))
 
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from samba_asr.config import LmConfig, Mamba2Config
 from samba_asr.models.decoder import BOUNDARY
-from samba_asr.models.encoder import FeedForward
 from samba_asr.nn.dropout import Dropout
+from samba_asr.nn.linear import FeedForward
 from samba_asr.nn.mixers import Mamba2
 from samba_asr.streaming import State
 

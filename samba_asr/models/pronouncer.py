@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from samba_asr.config import HydraConfig, PronouncerConfig
 from samba_asr.models import one_file
-from samba_asr.models.encoder import FeedForward
 from samba_asr.nn.dropout import Dropout
+from samba_asr.nn.linear import FeedForward
 from samba_asr.nn.mixers import build_mixer
 from samba_asr.ops.blocks import lay_blocks
 from samba_asr.text.lexicon import Lexicon, Pronunciation

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from samba_asr.config import HydraConfig, PunctuationConfig
 from samba_asr.models import one_file
-from samba_asr.models.encoder import FeedForward
 from samba_asr.nn.blocks import BlockModule
 from samba_asr.nn.dropout import Dropout
+from samba_asr.nn.linear import FeedForward
 from samba_asr.nn.mixers import build_mixer
 from samba_asr.ops.blocks import Blocks, lay_blocks
 from samba_asr.streaming import State, Step

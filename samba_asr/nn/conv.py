@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from samba_asr.errors import UserError
 from samba_asr.nn.blocks import BlockModule
 from samba_asr.nn.dropout import Dropout
+from samba_asr.nn.linear import Linear
 from samba_asr.ops.blocks import Blocks
 from samba_asr.ops.conv1d import block_conv1d
 from samba_asr.streaming import Step, StreamingModule, mask, tail
@@ -29,7 +30,7 @@ class BlockConv1d(BlockModule):
         return torch.zeros(batch, self.past, self.conv1d.in_channels, device=device, dtype=dtype)
 
     def step(self, x: Tensor, lengths: Tensor, state: Tensor, blocks: Blocks) -> Step:
-        weight = self.conv1d.weight[:, 0]  # (d, past + 1 + future)
+        weight = self.conv1d.weight.squeeze(1)  # (d, past + 1 + future)
         y, state = block_conv1d(x, weight, self.conv1d.bias, initial_state=state, blocks=blocks, silu=self.silu)
         return Step(y, lengths, state)
 
@@ -44,10 +45,10 @@ class ConvolutionModule(BlockModule):
         super().__init__()
         if kernel % 2 == 0:
             raise UserError(f"conv_kernel {kernel} must be odd: as many steps before as ahead")
-        self.expand = nn.Linear(d, 2 * d)
+        self.expand = Linear(d, 2 * d)
         self.depthwise = BlockConv1d(d, kernel // 2, kernel // 2)
         self.norm = nn.LayerNorm(d)
-        self.project = nn.Linear(d, d)
+        self.project = Linear(d, d)
         nn.init.zeros_(
             self.project.weight
         )  # the module starts at zero: its untrained output is nearly the same at every
@@ -104,7 +105,7 @@ class Project(StreamingModule):
 
     def __init__(self, d_in: int, d_out: int, dropout: float = 0.0):
         super().__init__()
-        self.linear = nn.Linear(d_in, d_out)
+        self.linear = Linear(d_in, d_out)
         self.norm = nn.LayerNorm(d_out)
         self.dropout = Dropout(dropout)
 

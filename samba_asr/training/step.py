@@ -18,6 +18,7 @@ from samba_asr.data.dataset import Batch
 from samba_asr.device import compute_dtype
 from samba_asr.nn.dropout import Dropout
 from samba_asr.nn.hooks import AfterStep, BeforeStep, sum_over_processes
+from samba_asr.nn.linear import Low
 from samba_asr.training.buckets import RankSum
 from samba_asr.training.distributed import Ranks
 from samba_asr.training.evaluate import autocast
@@ -87,6 +88,8 @@ class Stepper:
         self.names = ("loss", *objective.part_names)
         self.average: MovingAverage | None = None
         self.summing = RankSum(self.parameters) if ranks.size > 1 else None
+        lowers = ranks.device.type == "cuda" and self.dtype != torch.float32
+        self.low = Low(objective, self.dtype) if lowers else None
         self._before = [m for m in objective.modules() if isinstance(m, BeforeStep)]
         self._after = [m for m in objective.modules() if isinstance(m, AfterStep)]
 
@@ -136,6 +139,8 @@ class Stepper:
         left a partial gradient.  An utterance that does not fit alone is logged and left out.
         """
         pending = [w for w in work if len(w.batch.ids)]
+        if self.low:
+            self.low.refresh()
         while True:
             self.optimizer.zero_grad(set_to_none=True)
             for module in self._before:
@@ -175,14 +180,19 @@ class Stepper:
         torch.manual_seed(work.seed)  # dropout
         batch = work.batch.to(self.ranks.device)
         try:
-            with autocast(self.ranks.device, self.dtype), Dropout.off(self.objective, work.easy):
+            low = self.low.on() if self.low else contextlib.nullcontext()
+            with autocast(self.ranks.device, self.dtype), low, Dropout.off(self.objective, work.easy):
                 outcome = self.objective(batch, block=block, augment=not work.easy, generator=generator)
             columns = torch.stack(self._columns(outcome)).detach().double()  # (names and units, b)
             sums = columns.sum(1)
             bad = ~sums[:1].isfinite()
-            sending = self.summing.last_pass(before, bad) if self.summing and before else contextlib.nullcontext()
-            with sending:
-                outcome.loss.sum().backward()
+            if self.summing:  # its hooks are called where a gradient is added to .grad
+                with self.summing.last_pass(before, bad) if before else contextlib.nullcontext():
+                    outcome.loss.sum().backward()
+            else:  # .backward() would add a view of every gradient to make it .grad: an operation for each parameter
+                found = torch.autograd.grad(outcome.loss.sum(), self.parameters, allow_unused=True)
+                for p, gradient in zip(self.parameters, found, strict=True):
+                    p.grad = gradient
         except torch.OutOfMemoryError:
             return "out of memory"
         return torch.cat([torch.where(bad, 0.0, sums), bad]), columns[0]

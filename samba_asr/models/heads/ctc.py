@@ -6,8 +6,8 @@ A. Graves et al., "Connectionist temporal classification", 2006.  Shapes: b batc
 from __future__ import annotations
 
 import torch
-from torch import nn
 
+from samba_asr.nn.linear import Linear
 from samba_asr.streaming import Step, StreamingModule, mask
 
 
@@ -18,7 +18,7 @@ class CtcHead(StreamingModule):
 
     def __init__(self, d_model: int, vocab_size: int):
         super().__init__()
-        self.linear = nn.Linear(d_model, vocab_size)
+        self.linear = Linear(d_model, vocab_size)
         self.skip_blanks = (
             0.0  # at a frame of zeros, which an encoder that skips blanks emits: the probability of the blank
         )

@@ -19,6 +19,7 @@ from samba_asr.config import HydraConfig
 from samba_asr.errors import UserError
 from samba_asr.nn.blocks import BlockModule
 from samba_asr.nn.conv import BlockConv1d
+from samba_asr.nn.linear import Linear
 from samba_asr.nn.mixers.common import initial_a_log, initial_dt_bias, no_weight_decay
 from samba_asr.ops.blocks import Blocks
 from samba_asr.ops.elapsed import decay, wait
@@ -50,14 +51,14 @@ class Hydra(BlockModule):
             raise UserError(f"expand * d_model = {d_inner} must be a multiple of headdim {config.headdim}")
         heads = d_inner // config.headdim
         self.d_inner, self.heads, self.d_state = d_inner, heads, n
-        self.in_proj = nn.Linear(d_model, 2 * d_inner + 4 * n + 2 * heads, bias=False)  # z, x, 2 (B, C), 2 dt
+        self.in_proj = Linear(d_model, 2 * d_inner + 4 * n + 2 * heads, bias=False)  # z, x, 2 (B, C), 2 dt
         self.conv1d = BlockConv1d(d_inner + 4 * n, config.d_conv - 1, config.d_conv - 1, silu=True)
         self.dt_bias = no_weight_decay(initial_dt_bias(heads, config.dt_min, config.dt_max))
         self.A_log = no_weight_decay(initial_a_log(heads, config.a_max))
         self.D = no_weight_decay(torch.ones(heads))
-        self.fc_D = nn.Linear(d_inner, heads, bias=False)
+        self.fc_D = Linear(d_inner, heads, bias=False)
         self.norm = nn.RMSNorm(d_inner, eps=EPS)  # its weight; `join_and_gate` normalizes
-        self.out_proj = nn.Linear(d_inner, d_model, bias=False)
+        self.out_proj = Linear(d_inner, d_model, bias=False)
 
     def init_state(self, batch, *, device=None, dtype=None):
         accumulator = torch.float64 if dtype == torch.float64 else torch.float32
@@ -79,7 +80,7 @@ class Hydra(BlockModule):
         scan = self._scan if blocks.before is None else self._scan_with_time
         forward, backward, ssm = scan(heads, dt, B, C, state.ssm, blocks)
         forward, backward = forward.flatten(-2), backward.flatten(-2)
-        skip = F.linear(u, self.fc_D.weight) + self.D.to(u.dtype)  # (b, t, h)
+        skip = self.fc_D(u) + self.D.to(u.dtype)  # (b, t, h)
         reads = self._after_gaps(forward, backward, state.last, blocks)
         y = join_and_gate(*reads, u, skip, z, self.norm.weight, blocks, eps=EPS)
         last = state.last

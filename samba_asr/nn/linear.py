@@ -1,0 +1,167 @@
+"""Linear maps and feed-forwards that a GPU trains in few operations.
+
+Under autocast torch copies every weight to bfloat16 by itself, and notes and undoes every copy and every change of shape: some
+25 operations a linear map, forward and backward, of which four are work.  In a GPU's training step these modules have their
+weights in bfloat16 already, all copied by one operation (`Low`), and state their gradients themselves.  Everywhere else they are
+torch's own.
+Shapes: n positions, d inputs, o outputs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from samba_asr.nn.dropout import Dropout
+
+
+class Copies(NamedTuple):
+    """A linear map's parameters in the type of matrix products."""
+
+    weight: Tensor  # (o, d)
+    transposed: Tensor  # (d, o), a view of it
+    bias: Tensor | None  # (o,)
+
+
+class Linear(nn.Linear):
+    """torch's linear map, with its parameters' names."""
+
+    copies: Copies | None = None  # in a training step on a GPU
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.copies is None:
+            return super().forward(input)
+        return _Linear.apply(input, self.weight, self.bias, self.copies)  # pyright: ignore[reportReturnType]
+
+
+class FeedForward(nn.Module):
+    """norm, linear, SiLU, linear, at each position."""
+
+    def __init__(self, d: int, expand: int, dropout: float):
+        super().__init__()
+        self.norm = nn.LayerNorm(d)
+        self.up = Linear(d, expand * d)
+        self.down = Linear(expand * d, d)
+        self.dropout = Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(self.down(self.dropout(F.silu(self.up(self.norm(x))))))
+
+    def added(self, x: Tensor, scale: float) -> Tensor:
+        """Return x + scale * self(x)."""
+        if self.up.copies is None or self.down.copies is None or x.dtype != torch.float32:
+            return x + scale * self(x)
+        weights = (self.norm.weight, self.norm.bias, self.up.weight, self.up.bias, self.down.weight, self.down.bias)
+        p = self.dropout.p if self.training else 0.0
+        how = (self.up.copies, self.down.copies, self.norm.eps, p, scale)
+        return _FeedForward.apply(x, *weights, how)  # pyright: ignore[reportReturnType]
+
+
+class Low:
+    """The weights of all `Linear`s of a net in the type of matrix products."""
+
+    def __init__(self, net: nn.Module, dtype: torch.dtype):
+        self._modules = [m for m in net.modules() if isinstance(m, Linear)]
+        self._parameters = [p for m in self._modules for p in (m.weight, m.bias) if p is not None]
+        with torch.no_grad():
+            self._held = [torch.empty_like(p, dtype=dtype) for p in self._parameters]
+            held = iter(self._held)
+            self._copies = []
+            for m in self._modules:
+                weight = next(held)
+                self._copies.append(Copies(weight, weight.t(), None if m.bias is None else next(held)))
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Copy the weights, which an optimizer has moved."""
+        torch._foreach_copy_(self._held, self._parameters)  # pyright: ignore[reportPrivateImportUsage]
+
+    @contextlib.contextmanager
+    def on(self) -> Iterator[None]:
+        """Let the modules use the copies within the block."""
+        try:
+            for m, copies in zip(self._modules, self._copies, strict=True):
+                m.copies = copies
+            yield
+        finally:
+            for m in self._modules:
+                m.copies = None
+
+
+def _product(x: Tensor, copies: Copies) -> Tensor:
+    return torch.mm(x, copies.transposed) if copies.bias is None else torch.addmm(copies.bias, x, copies.transposed)
+
+
+def _of_weights(gradient: Tensor, x: Tensor, bias: bool) -> tuple[Tensor, Tensor | None]:
+    """Return the gradients of weight (o, d) and bias (o,), float32, from those of the output (n, o) and from the input (n, d)."""
+    return torch.mm(gradient.t(), x, torch.float32), gradient.sum(0, dtype=torch.float32) if bias else None
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, copies: Copies) -> Tensor:
+        ctx.shape, ctx.dtype, ctx.bias = x.shape, x.dtype, bias is not None
+        flat = x.reshape(-1, x.shape[-1]).to(copies.weight.dtype)
+        ctx.save_for_backward(flat, copies.weight)
+        return _product(flat, copies).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, weight = ctx.saved_tensors
+        gradient = gradient.reshape(-1, gradient.shape[-1]).to(x.dtype)
+        of_x = None
+        if ctx.needs_input_grad[0]:
+            wide = ctx.dtype == torch.float32
+            of_x = (torch.mm(gradient, weight, torch.float32) if wide else torch.mm(gradient, weight)).view(ctx.shape)
+        return of_x, *_of_weights(gradient, x, ctx.bias), None
+
+
+class _FeedForward(torch.autograd.Function):
+    """x + scale dropout(down(dropout(silu(up(norm(x))))))."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, *given: Any) -> Tensor:
+        norm, norm_bias, (up, down, eps, p, scale) = given[0], given[1], given[6]
+        flat = x.reshape(-1, x.shape[-1])
+        normed, mean, rstd = torch.native_layer_norm(flat, flat.shape[1:], norm, norm_bias, eps)
+        normed = normed.to(up.weight.dtype)
+        before = _product(normed, up)
+        inside, kept = F.silu(before), None
+        if p:
+            inside, kept = torch.native_dropout(inside, p, True)
+        y, kept_out = _product(inside, down), None
+        if p:
+            y, kept_out = torch.native_dropout(y, p, True)
+        ctx.save_for_backward(
+            flat, mean, rstd, normed, before, inside, kept, kept_out, norm, norm_bias, up.weight, down.weight
+        )
+        ctx.p, ctx.scale = p, scale
+        return torch.add(flat, y, alpha=scale).view(x.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
+        x, mean, rstd, normed, before, inside, kept, kept_out, norm, norm_bias, up, down = ctx.saved_tensors
+        shape, gradient = gradient.shape, gradient.reshape(-1, gradient.shape[-1])
+        if kept_out is None:
+            of_y = (gradient * ctx.scale).to(inside.dtype)
+        else:
+            of_y = torch.ops.aten.native_dropout_backward(gradient, kept_out, ctx.scale / (1 - ctx.p)).to(inside.dtype)
+        of_down = _of_weights(of_y, inside, True)
+        of_inside = torch.mm(of_y, down)
+        if kept is not None:
+            of_inside = torch.ops.aten.native_dropout_backward(of_inside, kept, 1 / (1 - ctx.p))
+        of_before = torch.ops.aten.silu_backward(of_inside, before)
+        of_up = _of_weights(of_before, normed, True)
+        of_normed = torch.mm(of_before, up, torch.float32)
+        of_x, *of_norm = torch.ops.aten.native_layer_norm_backward(
+            of_normed, x, x.shape[1:], mean, rstd, norm, norm_bias, [True, True, True]
+        )
+        return of_x.add_(gradient).view(shape), *of_norm, *of_up, *of_down, None
