@@ -90,6 +90,7 @@ class TrainConfig:
     seed: int = 1
     device: str = "auto"  # auto | cpu | cuda | cuda:1
     dtype: str = "auto"  # auto | float32 | bfloat16: of matrix products; weights and scans stay float32
+    shard: bool = False  # divide weights and optimizer state among processes: for models too large for one GPU
     epochs: int = 30
     easy_epochs: int = 0  # first epochs without augmentation, dropout and blocks: CTC finds its first alignments sooner
     max_steps: int = 0  # 0: no limit

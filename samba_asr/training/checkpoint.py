@@ -38,7 +38,7 @@ BEFORE = "before-last.pt"  # the last.pt before it, to continue from where that 
 MAY_CHANGE = (
     *("train.epochs", "train.max_steps", "train.max_minutes", "train.device", "train.save_minutes", "train.keep_best"),
     *("train.keep_last", "train.valid_every", "train.examples", "train.log_every", "data.workers", "data.cache"),
-    "train.tracker",
+    *("train.tracker", "train.shard"),
     "decode",
 )
 

@@ -16,6 +16,7 @@ from samba_asr.config import Config
 from samba_asr.data.bucketing import derive_seed
 from samba_asr.data.dataset import Batch
 from samba_asr.device import compute_dtype
+from samba_asr.errors import UserError
 from samba_asr.nn.dropout import Dropout
 from samba_asr.nn.hooks import AfterStep, BeforeStep, sum_over_processes
 from samba_asr.nn.linear import Low
@@ -25,6 +26,7 @@ from samba_asr.training.evaluate import autocast
 from samba_asr.training.late import Late
 from samba_asr.training.objectives import Objective, Outcome
 from samba_asr.training.optim import GradientSum, MovingAverage, make_optimizer
+from samba_asr.training.sharding import gathered
 
 logger = logging.getLogger(__name__)
 
@@ -80,15 +82,17 @@ class Stepper:
     A step waits for nothing that the device computes.  What depends on it, such as whether a loss is finite, the device decides.
     """
 
-    def __init__(self, objective: Objective, config: Config, ranks: Ranks):
+    def __init__(self, objective: Objective, config: Config, ranks: Ranks, *, sharded: bool = False):
+        """sharded: `objective` is that of a `Sharding`, whose steps wait for the device."""
         self.objective, self.config, self.ranks = objective, config, ranks
         self.dtype = compute_dtype(config.train.dtype, ranks.device)
         self.optimizer = make_optimizer(objective, config.optim)
         self.parameters = [p for p in objective.parameters() if p.requires_grad]
         self.names = ("loss", *objective.part_names)
         self.average: MovingAverage | None = None
-        self.summing = RankSum(self.parameters) if ranks.size > 1 else None
-        lowers = ranks.device.type == "cuda" and self.dtype != torch.float32
+        self.sharded = sharded
+        self.summing = RankSum(self.parameters) if ranks.size > 1 and not sharded else None
+        lowers = ranks.device.type == "cuda" and self.dtype != torch.float32 and not sharded
         self.low = Low(objective, self.dtype) if lowers else None
         self._before = [m for m in objective.modules() if isinstance(m, BeforeStep)]
         self._after = [m for m in objective.modules() if isinstance(m, AfterStep)]
@@ -113,12 +117,17 @@ class Stepper:
             self.summing.finish()
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         if gradients:
-            torch._foreach_div_(gradients, units.to(gradients[0].dtype))  # pyright: ignore[reportPrivateImportUsage]
-        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.optim.clip or math.inf).to(units.device)
+            # FSDP has taken the mean over ranks.  Its tensors do not mix with others, so the CPU reads the units.
+            divisor = float(units) / self.ranks.size or math.nan if self.sharded else units.to(gradients[0].dtype)
+            torch._foreach_div_(gradients, divisor)  # pyright: ignore[reportPrivateImportUsage]
+        norm = gathered(nn.utils.clip_grad_norm_(self.parameters, self.config.optim.clip or math.inf)).to(units.device)
+        if self.sharded and not math.isfinite(norm):
+            return norm
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         # As torch's GradScaler does: the fused update leaves weights and moments alone where this is 1.  No units: 0 / 0.
-        setattr(self.optimizer, "found_inf", (~norm.isfinite()).float())  # noqa: B010  (unknown to type checkers)
+        if not self.sharded:
+            setattr(self.optimizer, "found_inf", (~norm.isfinite()).float())  # noqa: B010  (unknown to type checkers)
         self.optimizer.step()
         if self._after and math.isfinite(norm):  # for them alone the CPU waits
             for module in self._after:
@@ -138,7 +147,7 @@ class Stepper:
         A batch that is out of memory is split in two, and the whole step restarts, because the failed backward may have
         left a partial gradient.  An utterance that does not fit alone is logged and left out.
         """
-        pending = [w for w in work if len(w.batch.ids)]
+        pending = [w for w in work if self._everywhere(len(w.batch.ids) > 0)]
         if self.low:
             self.low.refresh()
         while True:
@@ -148,10 +157,14 @@ class Stepper:
             sums = torch.zeros(len(self.names) + 2, dtype=torch.float64, device=self.ranks.device)
             losses, ids, samples = [], [], 0
             alone = len(pending) == 1 and self.ranks.size == 1  # if its loss is not finite, the whole step is not taken
-            kept = None if alone else GradientSum(self.parameters)
+            kept = None if alone or self.sharded else GradientSum(self.parameters)
             for i, w in enumerate(pending):
                 last = i == len(pending) - 1
                 found = self._forward_backward(w, number, kept if last else None)
+                if found == "out of memory" and self.sharded:
+                    raise UserError(
+                        f"out of memory: with train.shard=true lower data.batch_seconds={self.config.data.batch_seconds:g}"
+                    )
                 if found == "out of memory":  # handled here, where the exception no longer holds the graph's tensors
                     pending[i : i + 1] = self._halves(w, number)
                     break
@@ -186,8 +199,11 @@ class Stepper:
             columns = torch.stack(self._columns(outcome)).detach().double()  # (names and units, b)
             sums = columns.sum(1)
             bad = ~sums[:1].isfinite()
-            if self.summing:  # its hooks are called where a gradient is added to .grad
-                with self.summing.last_pass(before, bad) if before else contextlib.nullcontext():
+            if self.sharded and not self._everywhere(not bool(bad)):
+                return torch.cat([torch.zeros_like(sums), bad]), columns[0]
+            if self.summing or self.sharded:  # their hooks are called where a gradient is added to .grad
+                sending = self.summing.last_pass(before, bad) if self.summing and before else contextlib.nullcontext()
+                with sending:
                     outcome.loss.sum().backward()
             else:  # .backward() would add a view of every gradient to make it .grad: an operation for each parameter
                 found = torch.autograd.grad(outcome.loss.sum(), self.parameters, allow_unused=True)
@@ -196,6 +212,10 @@ class Stepper:
         except torch.OutOfMemoryError:
             return "out of memory"
         return torch.cat([torch.where(bad, 0.0, sums), bad]), columns[0]
+
+    def _everywhere(self, ok: bool) -> bool:
+        """Return `ok`; of a sharded model, whether it is true on all ranks, which compute each batch together."""
+        return self.ranks.sum([float(ok)])[0] == self.ranks.size if self.sharded else ok
 
     def _columns(self, outcome: Outcome) -> list[Tensor]:
         """Return the loss, the parts in the order of `names` (zeros for missing ones), and the units."""

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from samba_asr import config as configs
 from samba_asr.config import Config
@@ -33,6 +34,7 @@ from samba_asr.training.lock import locked
 from samba_asr.training.optim import MovingAverage, learning_rate
 from samba_asr.training.progress import Signals, TrainingProgress, log_file
 from samba_asr.training.score import Score
+from samba_asr.training.sharding import Sharding, gathered, placed, placed_optimizer
 from samba_asr.training.step import Pending, SeededBatch, Stepper
 from samba_asr.training.tasks import SpeechTask, Task
 from samba_asr.training.tracking import Tracking
@@ -122,7 +124,9 @@ class Trainer:
             torch.manual_seed(derive_seed("model", config.train.seed))
             model = task.new_net()
         self.objective = task.objective(model).to(ranks.device)
-        self.stepper = Stepper(self.objective, config, ranks)
+        shard = config.train.shard and ranks.size > 1
+        self.sharding = Sharding(self.objective, ranks) if shard else None
+        self.stepper = Stepper(self.objective, config, ranks, sharded=shard)
         self.epoch, self.batch, self.step = 1, 0, 0  # batch: number of batches done in the epoch, over all ranks
         self.elapsed = 0.0  # seconds, of this run and the runs that it continues
         self.bad_steps = 0  # in a row
@@ -142,7 +146,7 @@ class Trainer:
             tracking = Tracking(self.config.train.tracker, self.folder, self.step, settings)
         self.progress = TrainingProgress(self.config.train.log_every, tracking)
         self._clock = time.monotonic() - self.elapsed
-        self._saved = time.monotonic()
+        self._saved = self.elapsed
         ended_by = 0
         try:
             while not self._finished():
@@ -169,7 +173,7 @@ class Trainer:
             if any(self.folder.glob("epoch-*.pt")):
                 raise UserError(f"{self.folder}: has epoch-*.pt but no {checkpoint.LAST}: train in another folder")
         self.task.begin(self.objective, self.ranks.device, new=self._new_model and state is None)
-        self.ranks.broadcast(self.objective.state_dict().values())
+        self.ranks.broadcast(v for v in self.objective.state_dict().values() if not isinstance(v, DTensor))
         if self.stepper.average is None and self.config.train.ema > 0:
             self.stepper.average = MovingAverage(self.objective, self.config.train.ema)
         if self.ranks.rank == 0:
@@ -227,7 +231,7 @@ class Trainer:
                 if self._must_stop():
                     self._save(needed=True)
                     raise Interrupted
-                if time.monotonic() - self._saved > self.config.train.save_minutes * 60:
+                if self.elapsed - self._saved > self.config.train.save_minutes * 60:
                     self._save()
             self._settle()
         finally:
@@ -245,7 +249,8 @@ class Trainer:
         try:
             score = None
             if last or self.epoch % max(limits.valid_every, 1) == 0:
-                score = self._validate()
+                with self.sharding.whole() if self.sharding else contextlib.nullcontext():
+                    score = self._validate()
             self._keep(score)
         finally:
             if self.stepper.average:
@@ -322,10 +327,11 @@ class Trainer:
         name = f"epoch-{self.epoch:03}.pt"
         kept = [k for k in self.kept if k.epoch != self.epoch] + [checkpoint.Kept(name, self.epoch, score)]
         kept = checkpoint.keep(kept, self.config.train.keep_best, self.config.train.keep_last)
+        weights = gathered(self.objective.net.state_dict()) if self.sharding else self.objective.net.state_dict()
         if self.ranks.rank:
             self.kept = kept
             return
-        weights = {k: v.detach().cpu() for k, v in self.objective.net.state_dict().items()}
+        weights = {k: v.detach().cpu() for k, v in weights.items()}
         content = {"config": checkpoint.config_dict(self.config), "model": weights}
         content |= {"epoch": self.epoch, "step": self.step, "score": checkpoint.plain_score(score)}
         try:
@@ -340,8 +346,8 @@ class Trainer:
         needed: it is the last save; UserError if it fails.
         """
         self._settle()
-        self._saved = time.monotonic()
-        if self.ranks.rank:
+        self._saved = self.elapsed
+        if self.ranks.rank and not self.sharding:
             return
         content = {
             "config": checkpoint.config_dict(self.config),
@@ -356,6 +362,9 @@ class Trainer:
             "bad_steps": self.bad_steps,
             "kept": [k.plain() for k in self.kept],
         }
+        content = gathered(content) if self.sharding else content
+        if self.ranks.rank:
+            return
         try:
             checkpoint.save(self.folder / checkpoint.LAST, content, before=self.folder / checkpoint.BEFORE)
         except OSError as error:
@@ -368,11 +377,12 @@ class Trainer:
         checkpoint.check_same_config(state["config"], self.config, self.folder)
         if state["data"] != self.data.fingerprint:
             raise UserError(f"{self.folder}: this run started with other training data: train in another folder")
-        self.objective.load_state_dict(state["objective"])
-        self.stepper.optimizer.load_state_dict(state["optimizer"])
+        self.objective.load_state_dict(placed(state["objective"], self.objective.state_dict()))
+        self.stepper.optimizer.load_state_dict(placed_optimizer(state["optimizer"], self.stepper.optimizer))
         if state["ema"] is not None:
             self.stepper.average = MovingAverage(self.objective, self.config.train.ema)
-            self.stepper.average.weights = {k: v.to(self.ranks.device) for k, v in state["ema"].items()}
+            weights = placed(state["ema"], self.stepper.average.weights)
+            self.stepper.average.weights = {k: v.to(self.ranks.device) for k, v in weights.items()}
         self.epoch, self.batch, self.step = state["epoch"], state["batch"], state["step"]
         self.elapsed, self.bad_steps = state["elapsed"], state["bad_steps"]
         self.kept = [checkpoint.Kept.of(kept) for kept in state["kept"]]
