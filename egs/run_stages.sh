@@ -16,16 +16,18 @@
 # 2 train (after pretraining, if asked for), 3 average, 4 language model, 5 decode, 6 score: a table.  A recipe may read its own options
 # by a function `recipe_option`.
 
-stage=0 stop_stage=6 exp=exp/main prepare_options=() overrides=() init=() more= speech= pretrain=
+stage=0 stop_stage=6 exp=exp/main prepare_options=() overrides=() init=() more= speech= pretrain= shards= restarts=0
 
 usage() {
   cat >&2 <<END
-usage: run.sh [--stage N] [--stop-stage M] [--exp DIR] [--source DIR] [--processes N] [--init DIR] [--more FILE]...
-              [--pretrain MINUTES] [--speech FILE]... [--lm-text FILE] [--config NAME]... [key=value]...
+usage: run.sh [--stage N] [--stop-stage M] [--exp DIR] [--source DIR] [--processes N] [--restarts N]
+              [--shards DIR] [--init DIR] [--more FILE]... [--pretrain MINUTES] [--speech FILE]... [--lm-text FILE] [--config NAME]... [key=value]...
   stages: 0 prepare, 1 tokenizer, 2 train, 3 average, 4 language model, 5 decode, 6 score (default: all)
   --exp DIR      folder of the run (default: $exp)
   --source DIR   folder of the corpus
   --processes N  train with N processes (torchrun), each on its share of the cores, or on its own GPU (default: $processes)
+  --restarts N   start all processes again, up to N times, if one of them dies; they continue from the last save (default: 0)
+  --shards DIR   copy the training speech into tar shards there, and train from these
   --init DIR     start with the weights and the tokenizer of this model folder
   --more FILE    another training manifest, such as one by samba-asr augment
   --pretrain MINUTES  first pretrain the encoder on speech without texts
@@ -57,7 +59,7 @@ parse_arguments() {
   while [ $# -gt 0 ]; do
     case $1 in
       -h | --help) usage && exit ;;
-      --stage | --stop-stage | --exp | --source | --processes | --init | --more | --pretrain | --speech | --lm-text | --config)
+      --stage | --stop-stage | --exp | --source | --processes | --restarts | --shards | --init | --more | --pretrain | --speech | --lm-text | --config)
         [ $# -ge 2 ] || fail "$1 needs a value"
         case $1 in
           --stage) number "$1" "$2" && stage=$2 ;;
@@ -70,6 +72,8 @@ parse_arguments() {
           --pretrain) count "$1" "$2" && pretrain=$2 ;;
           --lm-text) lm_text=$(path "$2") ;;
           --processes) count "$1" "$2" && processes=$2 ;;
+          --restarts) count "$1" "$2" && restarts=$2 ;;
+          --shards) shards=$(path "$2") ;;
           --config) if [ -f "$(path "$2")" ]; then configs+=("$(path "$2")"); else configs+=("$2"); fi ;;
         esac
         shift 2
@@ -97,7 +101,7 @@ by() {
   local command=(samba-asr)
   if [ "$1" -gt 1 ]; then
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # torchrun would set it too, with a banner
-    command=(python -m torch.distributed.run --standalone --nproc-per-node "$1" -m samba_asr.cli)
+    command=(python -m torch.distributed.run --standalone --nproc-per-node "$1" --max-restarts "$restarts" -m samba_asr.cli)
   fi
   "${command[@]}" "${@:2}"
 }
@@ -105,13 +109,13 @@ by() {
 # First argument: number of processes.
 train() {
   by "$1" train --exp "$exp" "${init[@]}" --config "${configs[@]}" \
-    "data.train=[$data/train.jsonl$more]" "data.valid=[$data/$valid.jsonl]" "${overrides[@]}" "${@:2}"
+    "data.train=[$speech_data$more]" "data.valid=[$data/$valid.jsonl]" "${overrides[@]}" "${@:2}"
 }
 
 # Pretrain on speech without texts; training starts with the result.
 pretrain() {
   by "$processes" pretrain --exp "$exp/pretrain" --config "${configs[@]}" \
-    "data.train=[$data/train.jsonl$more$speech]" "data.valid=[$data/$valid.jsonl]" "${overrides[@]}" \
+    "data.train=[$speech_data$more$speech]" "data.valid=[$data/$valid.jsonl]" "${overrides[@]}" \
     train.easy_epochs=0 train.epochs=1000 train.max_minutes="$pretrain"
   init=(--init-encoder "$exp/pretrain/model")
 }
@@ -146,10 +150,16 @@ row() {
 }
 
 run_stages() {
-  local test decoding config latency ms out setting settings=() with table= model
+  local speech_data=$data/train.jsonl test decoding config latency ms out setting settings=() with table= model
   for setting in "${overrides[@]}"; do case $setting in decode.*) settings+=("$setting") ;; esac; done
 
-  if wanted 0 prepare; then samba-asr prepare "$corpus" --out "$data" "${prepare_options[@]}"; fi
+  if wanted 0 prepare; then
+    samba-asr prepare "$corpus" --out "$data" "${prepare_options[@]}"
+    if [ -n "$shards" ] && [ ! -f "$shards/manifest.jsonl" ]; then
+      samba-asr shard "$data/train.jsonl" --out "$shards" || [ -f "$shards/manifest.jsonl" ] # it names what it leaves out
+    fi
+  fi
+  if [ -n "$shards" ]; then speech_data=$shards/manifest.jsonl; fi
   # With 0 epochs, training only makes the tokenizer, and reports wrong settings now.
   if wanted 1 tokenizer; then train 1 train.epochs=0; fi
   if wanted 2 train; then

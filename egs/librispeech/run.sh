@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # LibriSpeech, trained on 100 or 960 hours.  Without --source: a download (30 or 60 GB).
 #   egs/librispeech/run.sh [--subset 100|960] [--stage N] [--stop-stage M] [key=value ...]     more: --help
-# With several GPUs: --processes N
+# With several GPUs: --processes N --restarts 3; from tar shards on a fast disk: --shards DIR.  What 960 hours cost: PLAN.md
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 
