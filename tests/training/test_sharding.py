@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,9 +19,9 @@ from samba_asr.training.optim import MovingAverage
 from samba_asr.training.sharding import DTensor, Sharding, gathered, placed, placed_optimizer
 from samba_asr.training.step import SeededBatch, Stepper
 from tests.models.tiny import batch, tiny
+from tests.support.torchrun import torchrun
 from tests.training.toy import recorded
 
-ROOT = Path(__file__).resolve().parents[2]
 CPU = Ranks(torch.device("cpu"))
 
 
@@ -91,15 +88,6 @@ def test_all_weights_are_there_for_validation_and_divided_again_after_it(group):
         torch.testing.assert_close(found, whole.objective.net.log_probs(b.audio, b.lengths, block=-1)[0])
     assert all(isinstance(p, DTensor) for p in divided.objective.parameters())
     assert steps(divided, (1,))[0].losses == pytest.approx(steps(whole, (1,))[0].losses, rel=1e-5)
-
-
-def torchrun(folder: Path, data: Path, *args: str, processes: int, restarts: int = 0) -> str:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command += [f"--max-restarts={restarts}", "-m", "tests.training.toy", str(folder), str(data), *args]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stderr
 
 
 @pytest.mark.slow

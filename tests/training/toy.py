@@ -1,6 +1,6 @@
 """A stand-in for AsrModel and its objective, and a corpus to train it on; run as a program, it trains (and dies).
 
-python -m tests.training.toy FOLDER MANIFEST [--die-at STEP] [key=value ...]
+python -m tests.training.toy FOLDER MANIFEST [--die-at STEP] [--die-rank RANK] [key=value ...]
 """
 
 from __future__ import annotations
@@ -146,11 +146,14 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--die-at", type=int, default=0)
+    parser.add_argument("--die-rank", help="only this one dies, and only before torchrun starts it again")
     parser.add_argument("overrides", nargs="*")
     args = parser.parse_intermixed_args()
     torch.set_num_threads(1)
     args.folder.mkdir(parents=True, exist_ok=True)
-    record_losses(args.folder / f"losses-{os.environ.get('RANK', '0')}", args.die_at)
+    rank, again = os.environ.get("RANK", "0"), os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+    dies = args.die_rank in (None, rank) and not again
+    record_losses(args.folder / f"losses-{rank}", args.die_at if dies else 0)
     data, config = read_manifest(args.manifest), toy_config(*args.overrides)
     result = train_toy(config, args.folder, data, data[:5], Toy(config))
     return 128 + result.signal if result.signal else 0
