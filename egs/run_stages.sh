@@ -16,12 +16,13 @@
 # 2 train (after pretraining, if asked for), 3 average, 4 language model, 5 decode, 6 score: a table.  A recipe may read its own options
 # by a function `recipe_option`.
 
-stage=0 stop_stage=6 exp=exp/main prepare_options=() overrides=() init=() more= speech= pretrain= shards= restarts=0
+stage=0 stop_stage=6 exp=exp/main prepare_options=() overrides=() init=() more= speech= pretrain= shards= restarts=0 chosen=()
 
 usage() {
   cat >&2 <<END
 usage: run.sh [--stage N] [--stop-stage M] [--exp DIR] [--source DIR] [--processes N] [--restarts N]
-              [--shards DIR] [--init DIR] [--more FILE]... [--pretrain MINUTES] [--speech FILE]... [--lm-text FILE] [--config NAME]... [key=value]...
+              [--shards DIR] [--init DIR] [--more FILE]... [--pretrain MINUTES] [--speech FILE]... [--lm-text FILE] [--decode CONFIG:LATENCY]...
+              [--config NAME]... [key=value]...
   stages: 0 prepare, 1 tokenizer, 2 train, 3 average, 4 language model, 5 decode, 6 score (default: all)
   --exp DIR      folder of the run (default: $exp)
   --source DIR   folder of the corpus
@@ -33,6 +34,7 @@ usage: run.sh [--stage N] [--stop-stage M] [--exp DIR] [--source DIR] [--process
   --pretrain MINUTES  first pretrain the encoder on speech without texts
   --speech FILE  another manifest for pretraining, which needs no texts
   --lm-text FILE text for an n-gram, one sentence a line, .gz .xz .bz2 or plain (default: ${lm_text:-none})
+  --decode CONFIG:LATENCY  decode so, such as greedy:offline or rescore:640 (default: ${decodings[*]})
   --config NAME  another configuration of training, over ${configs[*]}: a YAML file, or a name under conf/
   key=value      settings that override these, such as optim.lr=0.001; decode.* also applies to stages 4 and 5
 END
@@ -59,7 +61,7 @@ parse_arguments() {
   while [ $# -gt 0 ]; do
     case $1 in
       -h | --help) usage && exit ;;
-      --stage | --stop-stage | --exp | --source | --processes | --restarts | --shards | --init | --more | --pretrain | --speech | --lm-text | --config)
+      --stage | --stop-stage | --exp | --source | --processes | --restarts | --shards | --init | --more | --pretrain | --speech | --lm-text | --decode | --config)
         [ $# -ge 2 ] || fail "$1 needs a value"
         case $1 in
           --stage) number "$1" "$2" && stage=$2 ;;
@@ -70,6 +72,9 @@ parse_arguments() {
           --more) more+=,$(path "$2") ;;
           --speech) speech+=,$(path "$2") ;;
           --pretrain) count "$1" "$2" && pretrain=$2 ;;
+          --decode)
+            case $2 in *:offline | *:[1-9]*) chosen+=("$2") ;; *) fail "--decode $2: give CONFIG:LATENCY, such as greedy:640" ;; esac
+            ;;
           --lm-text) lm_text=$(path "$2") ;;
           --processes) count "$1" "$2" && processes=$2 ;;
           --restarts) count "$1" "$2" && restarts=$2 ;;
@@ -89,6 +94,7 @@ parse_arguments() {
       *) fail "$1: neither an option nor key=value" ;;
     esac
   done
+  [ ${#chosen[@]} -eq 0 ] || decodings=("${chosen[@]}")
   [ -z "$pretrain" ] || [ ${#init[@]} -eq 0 ] || fail "--pretrain and --init both give an encoder: use one of them"
   [ -n "$pretrain" ] || [ -z "$speech" ] || fail "--speech needs --pretrain"
   [ "$stage" -le "$stop_stage" ] || fail "--stage $stage is after --stop-stage $stop_stage"
