@@ -44,6 +44,8 @@ COMMANDS = (
     "serve",
     "stream",
     "mic",
+    "mcp",
+    "push",
     "bench",
     "doctor",
 )

@@ -42,6 +42,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from samba_asr import config as configs
+from samba_asr import hub
 from samba_asr.audio.inputs import pieces
 from samba_asr.audio.samples import as_rate
 from samba_asr.audio.source import Truncated, size
@@ -118,6 +119,8 @@ class Recognizer:
     ) -> Recognizer:
         """Load a model folder, or a shipped model by its name (default: english); or an exported model, which needs no torch.
 
+        folder: also an address on the Hugging Face hub, hf:org/name or hf:org/name@revision (`samba_asr.hub`).
+
         device: auto (CUDA if available), cpu, cuda, cuda:1.
         settings: overrides of the model's search settings, such as "decode.search.beam=256"; UserError for other settings.
         sure: as for `Recognizer`.
@@ -127,7 +130,7 @@ class Recognizer:
         foreign = [text for text in settings if not text.startswith("decode.")]
         if foreign:
             raise UserError(f"--set {foreign[0]}: only decode.* can be set here")
-        folder = box_folder(folder)
+        folder = hub.fetch(folder) if folder is not None and hub.is_address(folder) else box_folder(folder)
         loaded = load_exported(folder) if is_exported(folder) else _load_model(folder, device)
         by_hand = any(text.startswith(("decode.search.method=", "decode.method=")) for text in settings)
         own = loaded.config.decode.search.method

@@ -27,7 +27,7 @@ LEVELS = (  # a room imports itself and rooms of lower levels, never one beside 
     {"runtime"},
     {"decoding"},
     {"session", "training"},
-    {"many", "result"},
+    {"hub", "many", "result"},
     {"client", "recognizer", "whisper"},
     {"evaluation"},
     {"engine", "batch", "bench", "formats", "label"},

@@ -69,6 +69,10 @@ OPTIONAL = {
     "prometheus_client": Optional("prometheus-client", "serve", "the service: metrics"),
     "wyoming": Optional("wyoming", "wyoming", "samba-asr serve --wyoming, for Home Assistant"),
     "fastapi_offline": Optional("fastapi-offline", "serve", "the service: Swagger's files for /docs/try"),
+    "huggingface_hub": Optional(
+        "huggingface_hub", "hub", "models on the Hugging Face hub: hf:org/name, samba-asr push"
+    ),
+    "mcp": Optional("mcp", "mcp", "samba-asr mcp, for assistants"),
     "torchaudio": Optional("torchaudio", "torchaudio", "its datasets"),
     "triton": Optional("triton", "gpu", "kernels on NVIDIA GPUs"),
 }

@@ -82,6 +82,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "stream": ("samba-asr stream talk.wav", "samba-asr stream --fast --url ws://127.0.0.1:8080 talk.wav"),
     "mic": ("samba-asr mic", "samba-asr mic --latency-ms 320 --hotword 'Anne Bronte'", "samba-asr mic --list"),
+    "mcp": ("samba-asr mcp recordings/",),
+    "push": ("samba-asr push exp/mine/model myself/my-model --license cc-by-4.0 --private",),
     "bench train": (
         "samba-asr bench train --config model/small",
         "samba-asr bench train --config model/small train/gpu --count",

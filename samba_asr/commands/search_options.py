@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from samba_asr.decoding.confidence import Evidence
     from samba_asr.recognizer import Recognizer
 
-MODEL_HELP = "model folder, or the name of a shipped model: english (default), digits"
+MODEL_HELP = "model folder, the name of a shipped model: english (default), digits; or hf:ORG/NAME, from the hub"
 
 
 SEARCH_HELP = "override search settings of the model, such as decode.search.beam=32 decode.search.rescore=0.3"

@@ -119,7 +119,7 @@ def named(models: Sequence[str]) -> dict[str, Path | None]:
     found: dict[str, Path | None] = {}
     for text in models or ["english"]:
         name, equals, folder = text.rpartition("=")
-        name = name if equals else Path(folder).resolve().name
+        name = name if equals else Path(folder).resolve().name.partition("@")[0]
         if not NAME.fullmatch(name):
             raise UserError(
                 f"--model {text}: the name {name!r} may have only letters, digits, - _ and .: give NAME=FOLDER"
