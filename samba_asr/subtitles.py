@@ -10,7 +10,6 @@ limits of its lines and of its duration are hard, except for a single word.  The
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -94,18 +93,11 @@ def subtitles(words: Sequence[Timed], layout: Layout | None = None) -> Iterator[
 def _cut(words: Sequence[Timed], layout: Layout) -> list[tuple[int, int]]:
     """Return (start, end) of the cues of words without a long silence, at the least cost."""
     best: list[tuple[float, int]] = [(0.0, 0)]  # for the words before i: cost, and where the last cue begins
-    width = layout.max_line_width * layout.max_lines
     for i in range(1, len(words) + 1):
         found = (float("inf"), i - 1)
-        for k in range(i - 1, -1, -1):
-            cue = words[k:i]
-            if i - k > 1 and (
-                _length(cue) > width
-                or words[i - 1].end - words[k].start > layout.max_duration
-                or not _fits(cue, layout)
-            ):
-                break
-            cost = best[k][0] + _cost(cue, words[i].start if i < len(words) else None, layout)
+        upcoming = words[i].start if i < len(words) else None
+        for k, length, within in _cues_before(words, i, layout):
+            cost = best[k][0] + within + _cost(words[k], words[i - 1], length, upcoming, layout)
             if cost < found[0] - _GAP:
                 found = (cost, k)
         best.append(found)
@@ -116,17 +108,32 @@ def _cut(words: Sequence[Timed], layout: Layout) -> list[tuple[int, int]]:
     return cuts[::-1]
 
 
-def _cost(cue: Sequence[Timed], upcoming: float | None, layout: Layout) -> float:
-    """Return the cost of a cue.  upcoming: start of the word after it; None if there is none soon."""
-    cost = 1.0  # few cues
-    pause = SILENCE if upcoming is None else upcoming - cue[-1].end
-    cost += {"sentence": 0.0, "clause": 0.4, "": 1.6}[_boundary(cue[-1].text)] * (0.3 if pause >= PAUSE else 1.0)
-    for word, after in itertools.pairwise(cue):
-        if _boundary(word.text) == "sentence":
-            cost += 0.5
-        cost += 2.0 * max(0.0, after.start - word.end - PAUSE / 2)
-    room = cue[-1].end + pause - cue[0].start  # seconds that the cue can be shown
-    wanted = max(layout.min_duration, _length(cue) / layout.max_cps)
+def _cues_before(words: Sequence[Timed], i: int, layout: Layout) -> Iterator[tuple[int, int, float]]:
+    """Yield the cues words[k:i] that keep the hard limits: k, characters, and the cost of what stands within."""
+    width = layout.max_line_width * layout.max_lines
+    length, longest, within = -1, 0, 0.0
+    for k in range(i - 1, -1, -1):
+        size = len(words[k].text)
+        length, longest = length + size + 1, max(longest, size)
+        if k < i - 1:
+            if _boundary(words[k].text) == "sentence":
+                within += 0.5
+            within += 2.0 * max(0.0, words[k + 1].start - words[k].end - PAUSE / 2)
+            if length > width or words[i - 1].end - words[k].start > layout.max_duration:
+                return
+            surely = length + longest * (layout.max_lines - 1) <= width  # a line ends at most one word before its limit
+            if not surely and not _fits(words[k:i], layout):
+                return
+        yield k, length, within
+
+
+def _cost(first: Timed, last: Timed, length: int, upcoming: float | None, layout: Layout) -> float:
+    """Return the cost of a cue, without what stands within.  upcoming: start of the word after it; None if there is none soon."""
+    pause = SILENCE if upcoming is None else upcoming - last.end
+    end = {"sentence": 0.0, "clause": 0.4, "": 1.6}[_boundary(last.text)] * (0.3 if pause >= PAUSE else 1.0)
+    cost = 1.0 + end  # 1: few cues
+    room = last.end + pause - first.start  # seconds that the cue can be shown
+    wanted = max(layout.min_duration, length / layout.max_cps)
     if room < wanted:
         cost += 3.0 * (wanted / max(room, 0.05) - 1)
     return cost

@@ -143,9 +143,8 @@ async def transcriptions(
     finally:
         watching.cancel()
     parts = timestamp_granularities or ["word", "segment"]
-    return answer(
-        result, file.filename or "audio", response_format, Style(text, layout, word_timestamps, alternatives), parts
-    )
+    style = Style(text, layout, word_timestamps, alternatives)  # in a thread: subtitles of hours take seconds
+    return await asyncio.to_thread(answer, result, file.filename or "audio", response_format, style, parts)
 
 
 @router.post("/v1/audio/translations", include_in_schema=False)
