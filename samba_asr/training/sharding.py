@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from samba_asr.models.encoder import Encoder
 from samba_asr.models.lm import MambaLm
@@ -67,13 +66,18 @@ class Sharding:
                 module.set_reshard_after_forward(module is not self.root)
 
 
+def is_sharded(x: Any) -> bool:
+    """Return whether x is a DTensor, without importing torch.distributed.tensor, which not every run needs and has."""
+    return hasattr(x, "full_tensor")
+
+
 def gathered(tree: Any) -> Any:
     """Return the dicts and lists of a state with whole tensors in place of sharded ones; every process must call it."""
     if isinstance(tree, dict):
         return {key: gathered(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
         return type(tree)(gathered(value) for value in tree)
-    return tree.full_tensor().cpu() if isinstance(tree, DTensor) else tree
+    return tree.full_tensor().cpu() if is_sharded(tree) else tree
 
 
 def placed(values: Mapping[str, Any], like: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -91,7 +95,9 @@ def placed_optimizer(state: dict[str, Any], optimizer: torch.optim.Optimizer) ->
     return {**state, "state": cut}
 
 
-def _placed(x: Any, like: Tensor) -> Any:
-    if not isinstance(like, DTensor) or not isinstance(x, Tensor):
+def _placed(x: Any, like: Any) -> Any:
+    if not is_sharded(like) or not isinstance(x, Tensor):
         return x
+    from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(x.to(like.device), like.device_mesh, like.placements, src_data_rank=None)

@@ -19,7 +19,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from samba_asr import config as configs
 from samba_asr.config import Config
@@ -34,7 +33,7 @@ from samba_asr.training.lock import locked
 from samba_asr.training.optim import MovingAverage, learning_rate
 from samba_asr.training.progress import Signals, TrainingProgress, log_file
 from samba_asr.training.score import Score
-from samba_asr.training.sharding import Sharding, gathered, placed, placed_optimizer
+from samba_asr.training.sharding import Sharding, gathered, is_sharded, placed, placed_optimizer
 from samba_asr.training.step import Pending, SeededBatch, Stepper
 from samba_asr.training.tasks import SpeechTask, Task
 from samba_asr.training.tracking import Tracking
@@ -173,7 +172,7 @@ class Trainer:
             if any(self.folder.glob("epoch-*.pt")):
                 raise UserError(f"{self.folder}: has epoch-*.pt but no {checkpoint.LAST}: train in another folder")
         self.task.begin(self.objective, self.ranks.device, new=self._new_model and state is None)
-        self.ranks.broadcast(v for v in self.objective.state_dict().values() if not isinstance(v, DTensor))
+        self.ranks.broadcast(v for v in self.objective.state_dict().values() if not is_sharded(v))
         if self.stepper.average is None and self.config.train.ema > 0:
             self.stepper.average = MovingAverage(self.objective, self.config.train.ema)
         if self.ranks.rank == 0:
