@@ -38,7 +38,7 @@ async def reference(request: Request) -> HTMLResponse:
 
 def _page(openapi: dict[str, Any]) -> Iterator[str]:
     yield f"<!doctype html><html lang=en><meta charset=utf-8><title>samba_asr: reference</title><style>{STYLE}</style>"
-    yield "<h1>samba_asr: reference</h1>"
+    yield "<main><h1>samba_asr: reference</h1>"
     yield "<p>Schemas: <a href=/openapi.json>/openapi.json</a> for HTTP, <a href=/v1/protocol>/v1/protocol</a> for messages.</p>"
     if "/docs/try" in PAGE:
         yield "<p><a href=/docs/try>Try the calls of HTTP</a> in Swagger's page.</p>"
@@ -62,6 +62,7 @@ def _page(openapi: dict[str, Any]) -> Iterator[str]:
             yield from _table({"properties": fields, "required": needed}, defs)
             for content in call.get("requestBody", {}).get("content", {}).values():
                 yield from _table(_resolved(content["schema"], defs), defs)
+    yield "</main>"
 
 
 def _table(schema: dict[str, Any], defs: dict[str, Any], leave_out: tuple[str, ...] = ()) -> Iterator[str]:

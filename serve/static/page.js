@@ -20,6 +20,7 @@ import { View } from "./view.js";
 const $ = (id) => document.getElementById(id);
 const GROWING = new Set(["live", "uploading", "reading"]); // states in which text comes
 
+const BEFORE = 0.08, AFTER = 0.12; // seconds played beside a word
 const REFUSALS = {
   NotFoundError: "no microphone was found",
   NotAllowedError: "this page may not use the microphone: allow it beside the address",
@@ -27,6 +28,7 @@ const REFUSALS = {
 
 let live = null; // the session of the microphone
 let starting = false;
+let single = null; // [start, end] of the word that is played alone
 let unsaved = false; // words or edits that were not exported
 
 const choices = new Choices($("choices"), () => ($("summary").textContent = choices.summary));
@@ -35,10 +37,10 @@ const follow = new Follow($("text"), $("jump"));
 const player = new Player(showPlayer);
 const view = new View($("paragraphs"), { play, menu, changed: edited });
 const desk = new Desk($("list"), { show, remove, retry });
-const queue = new Queue((transcript, paragraph) => {
+const queue = new Queue((transcript, paragraph, fresh) => {
   if (!desk.entries.has(transcript)) return; // it was removed meanwhile
   desk.refresh(transcript);
-  if (paragraph) heard(transcript, paragraph, paragraph.words.length);
+  if (paragraph) heard(transcript, paragraph, fresh);
   if (transcript === desk.current) showState(transcript);
   refreshButtons();
 });
@@ -52,6 +54,7 @@ function status(text, bad = false) {
 
 function show(transcript) {
   stopPlaying();
+  $("seek").value = 0;
   view.show(transcript ?? new Transcript(""));
   view.enter();
   $("name").value = transcript?.name ?? "";
@@ -79,6 +82,7 @@ function refreshButtons() {
   $("clear").disabled = !current || current === live?.transcript;
   $("undo").hidden = !current?.edits.length;
   $("player").hidden = !current?.audio || !some;
+  if (!player.playing) showClock(current);
   $("title").hidden = !current;
   $("all-row").hidden = desk.transcripts.filter((one) => one.paragraphs.length).length < 2;
   document.querySelector("[data-form=wav]").parentElement.hidden = !(current?.audio instanceof Recording);
@@ -258,16 +262,18 @@ function retry(transcript) {
 function remove(transcript) {
   queue.remove(transcript);
   desk.remove(transcript);
+  if (!desk.transcripts.length) unsaved = false;
 }
 
 // ---- playing
 
+// Play from a time on, or one word, with a little of what is around it.
 async function play(from, to) {
-  const { audio } = desk.current;
   try {
-    const recording = await audio.open();
-    $("seek").max = recording.seconds;
-    await player.play(recording, from, to);
+    const recording = await desk.current.audio.open();
+    single = to === undefined ? null : [from, to];
+    if (single) await player.play(recording, Math.max(0, from - BEFORE), to + AFTER);
+    else await player.play(recording, from);
   } catch (error) {
     status(error.message, true);
   }
@@ -279,11 +285,17 @@ function stopPlaying() {
 
 function showPlayer() {
   const { position } = player;
-  view.light(position);
+  view.light(position !== null && single ? single[0] : position);
   $("play").textContent = player.playing ? "Pause" : "Play";
   if (position === null) return;
   $("seek").value = position;
-  $("clock").textContent = clock(position);
+  showClock(desk.current);
+}
+
+function showClock(transcript) {
+  const seconds = transcript?.audio?.seconds ?? transcript?.seconds ?? 0;
+  $("seek").max = Math.max(seconds, 0.1);
+  $("clock").textContent = `${clock($("seek").value)} / ${clock(seconds)}`;
 }
 
 // ---- controls
@@ -326,7 +338,7 @@ $("theme").onclick = () => {
   showTheme();
 };
 for (const id of ["mic", "caption-mic"]) $(id).onclick = toggleMic;
-$("open-captions").onclick = () => captions.open(desk.current ?? new Transcript(""));
+$("open-captions").onclick = () => captions.open(live?.transcript ?? desk.current ?? new Transcript(""));
 $("open-settings").onclick = () => $("settings").showModal();
 $("docs").onclick = (event) => { event.currentTarget.href = withToken(new URL("docs", document.baseURI)); };
 $("open-files").onclick = () => $("files").click();
@@ -342,8 +354,12 @@ $("name").onchange = () => {
   desk.current.name = $("name").value.trim() || desk.current.name;
   desk.refresh(desk.current);
 };
-$("play").onclick = () => (player.playing ? stopPlaying() : play(Number($("seek").value)));
-$("seek").onchange = () => (player.playing ? play(Number($("seek").value)) : ($("clock").textContent = clock($("seek").value)));
+$("play").onclick = () => {
+  if (player.playing) return stopPlaying();
+  const { value, max } = $("seek");
+  play(max - value < 0.2 ? 0 : Number(value)); // at the end: from the beginning
+};
+$("seek").oninput = () => (player.playing ? play(Number($("seek").value)) : showClock(desk.current));
 $("undo").onclick = undo;
 $("clear").onclick = () => {
   if (confirm(`Remove "${desk.current.name}" from this page?`)) remove(desk.current);

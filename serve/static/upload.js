@@ -4,7 +4,7 @@ import { address, askForToken, headers, reasonIn } from "./service.js";
 
 export class Queue {
   constructor(onchange) {
-    this.onchange = onchange; // (transcript, paragraph or null)
+    this.onchange = onchange; // (transcript, the paragraph of new words or null, their number)
     this.waiting = [];
     this.request = null;
     this.current = null;
@@ -18,7 +18,7 @@ export class Queue {
     transcript.state = "waiting";
     transcript.problem = "";
     this.waiting.push({ transcript, file, fields });
-    this.onchange(transcript, null);
+    this.onchange(transcript);
     this.next();
   }
 
@@ -42,7 +42,7 @@ export class Queue {
       [transcript.state, transcript.problem] = ["failed", error.message];
     }
     this.current = this.request = null;
-    this.onchange(transcript, null);
+    this.onchange(transcript);
     this.next();
   }
 
@@ -55,14 +55,14 @@ export class Queue {
     form.set("stream", "true");
     form.set("file", job.file);
     Object.assign(transcript, { state: "uploading", progress: 0 });
-    this.onchange(transcript, null);
+    this.onchange(transcript);
     const request = (this.request = new XMLHttpRequest()); // fetch cannot tell how much was sent
     request.open("POST", address("v1/audio/transcriptions"));
     for (const [name, value] of Object.entries(headers())) request.setRequestHeader(name, value);
     request.upload.onprogress = (event) => {
       transcript.progress = event.total ? event.loaded / event.total : 0;
       if (event.loaded === event.total) transcript.state = "reading";
-      this.onchange(transcript, null);
+      this.onchange(transcript);
     };
     const events = new Events((event) => this.receive(transcript, event));
     request.onprogress = () => request.status === 200 && events.read(request.responseText);
@@ -76,7 +76,7 @@ export class Queue {
     if (request.status === 503) {
       transcript.state = "waiting";
       transcript.problem = "the service is busy";
-      this.onchange(transcript, null);
+      this.onchange(transcript);
       await new Promise((next) => setTimeout(next, 1000 * (Number(request.getResponseHeader("Retry-After")) || 5)));
       transcript.problem = "";
       return false;
@@ -91,7 +91,7 @@ export class Queue {
   receive(transcript, event) {
     transcript.state = "reading";
     if (event.duration) transcript.seconds = event.duration;
-    if (event.segment) this.onchange(transcript, transcript.add(event.segment));
+    if (event.segment) this.onchange(transcript, transcript.add(event.segment), event.segment.words.length);
   }
 }
 

@@ -125,7 +125,7 @@ export class View {
   }
 
   playWord(element) {
-    this.on.play(Math.max(0, element.word.start - 0.08), element.word.end + 0.12);
+    this.on.play(element.word.start, element.word.end);
   }
 
   menu(element) {
