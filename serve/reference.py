@@ -18,7 +18,8 @@ from samba_asr.serve.pages import PAGE
 router = APIRouter()
 
 STYLE = (
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
+    "html{background:Canvas;color:CanvasText}"
+    "body{background:Canvas;font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
     "table{border-collapse:collapse;width:100%;margin:.5rem 0 1.5rem}td,th{border:1px solid #8888;padding:.3rem .5rem;"
     "text-align:left;vertical-align:top}code{font-family:ui-monospace,monospace}:root{color-scheme:light dark}"
 )
