@@ -20,6 +20,8 @@ from samba_asr.data.manifest import Utterance, read_manifest
 
 if TYPE_CHECKING:
     from samba_asr.data.dataset import Batch, TrainingSet
+    from samba_asr.training.step import Stepper
+    from samba_asr.training.tasks import SpeechTask
 
 WARM_UP = 2  # steps before the clock starts
 SYNTHETIC = 48  # utterances of 2 to 16 s, about 7 minutes
@@ -52,13 +54,13 @@ def synthetic(folder: Path, rate: int) -> list[Utterance]:
     return utterances
 
 
-def _measure(config: Config, utterances: list[Utterance], folder: Path, seconds: float) -> dict[str, Any]:
+def prepare(config: Config, utterances: list[Utterance], folder: Path) -> tuple[SpeechTask, Stepper]:
+    """Make what the trainer makes of a configuration and utterances, in `folder`: the task and its steps."""
     import torch
 
     from samba_asr.text.tokenizer import train_tokenizer
     from samba_asr.training import distributed
-    from samba_asr.training.optim import learning_rate
-    from samba_asr.training.step import SeededBatch, Stepper
+    from samba_asr.training.step import Stepper
     from samba_asr.training.tasks import SpeechTask
 
     wanted = config.tokenizer
@@ -69,8 +71,16 @@ def _measure(config: Config, utterances: list[Utterance], folder: Path, seconds:
     ranks = distributed.start(config.train.device)
     torch.manual_seed(config.train.seed)
     objective = task.objective(task.new_net()).to(ranks.device).train()
-    stepper = Stepper(objective, config, ranks)
+    return task, Stepper(objective, config, ranks)
 
+
+def _measure(config: Config, utterances: list[Utterance], folder: Path, seconds: float) -> dict[str, Any]:
+    import torch
+
+    from samba_asr.training.optim import learning_rate
+    from samba_asr.training.step import SeededBatch
+
+    task, stepper = prepare(config, utterances, folder)
     audio, began, steps, pending = 0.0, time.perf_counter(), 0, None
     batches = _batches(task.data, config)
     for number in itertools.count(1):
@@ -92,9 +102,9 @@ def _measure(config: Config, utterances: list[Utterance], folder: Path, seconds:
         "audio_seconds": audio,
         "seconds": took,
         "seconds_per_step": took / steps,
-        "parameters": sum(p.numel() for p in objective.parameters()),
+        "parameters": sum(p.numel() for p in stepper.objective.parameters()),
         "batch_seconds": config.data.batch_seconds * config.optim.accumulate,
-        "device": str(ranks.device),
+        "device": str(stepper.ranks.device),
         "dtype": str(stepper.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
     }
