@@ -107,6 +107,8 @@ by() {
   local command=(samba-asr)
   if [ "$1" -gt 1 ]; then
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # torchrun would set it too, with a banner
+    # Processes that are started again need a new store: in the old one they find the addresses of the dead (torch 2.13, gloo).
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
     command=(python -m torch.distributed.run --standalone --nproc-per-node "$1" --max-restarts "$restarts" -m samba_asr.cli)
   fi
   "${command[@]}" "${@:2}"
