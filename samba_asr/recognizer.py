@@ -104,7 +104,8 @@ class Recognizer:
                 logger.warning("%s", ungated(rules.confidence, loaded.folder))
             rules = replace(rules, confidence=0.0)
         graph = None if sure or calibration is None else _graph(loaded.folder, calibration)
-        self.segmenter = Segmenter(search, self.tokenizer, rules, self.frame, calibration or raw, graph)
+        heard = calibration.heard if isinstance(calibration, Calibration) else None
+        self.segmenter = Segmenter(search, self.tokenizer, rules, self.frame, calibration or raw, graph, heard)
         self._loaded = loaded
 
     @classmethod

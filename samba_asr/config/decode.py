@@ -113,7 +113,7 @@ class EndpointConfig:
     silence: float = 2.4  # seconds of silence that end a segment without words
     pause: float = 1.2  # seconds of silence that end a segment after words
     longest: float = 20.0  # seconds; a longer segment is cut between two words
-    confidence: float = 0.0  # words of less mean confidence are withheld (x 1.4 for one alone), in a calibrated model
+    confidence: float = 0.0  # words of less mean confidence are withheld (x 1.3 for one alone), in a calibrated model
 
     def __post_init__(self):
         if not 2 <= self.longest <= 120:

@@ -37,6 +37,7 @@ WITH_LATTICE = (
 )  # fmt: skip
 """Evidence of searches that keep a word lattice.  With it, `agreed` adds nothing (egs/mini_librispeech/RESULTS.md)."""
 PLAIN = ("log_prob", "agreed")
+SPEECH = ("log_prob",)
 SHARES = frozenset({"agreed", "posterior_sharp", "posterior", "posterior_flat"})
 LOGS = frozenset({"log_prob", "least"})
 
@@ -86,13 +87,24 @@ class Logistic(NamedTuple):
 
 
 class Calibration(NamedTuple):
-    """The calibration of a model: the first of `models` counts that has all its evidence."""
+    """The calibration of a model: the first of `models` counts that has all its evidence.
+
+    speech: for `heard`; None: that is the confidence.
+    """
 
     models: tuple[Logistic, ...]
+    speech: Logistic | None = None
 
     def __call__(self, evidence: Evidence) -> float:
         found = next((one for one in self.models if _complete(evidence, one.names)), None)
         return raw(evidence) if found is None else found(evidence)
+
+    def heard(self, evidence: Evidence) -> float:
+        """Return the confidence that something was said at all, by the CTC head alone.
+
+        A lattice says which word is the likeliest, and of music that is often sure (egs/mini_librispeech/RESULTS.md).
+        """
+        return self(evidence) if self.speech is None else self.speech(evidence)
 
     @classmethod
     def two(cls, bias: float, by_prob: float, by_agreed: float) -> Calibration:
@@ -110,7 +122,7 @@ class Calibration(NamedTuple):
         models = [Logistic.fit(evidence, right, PLAIN)]
         if len(there) > len(evidence) / 2:
             models.insert(0, Logistic.fit([evidence[n] for n in there], [right[n] for n in there], WITH_LATTICE))
-        return cls(tuple(models))
+        return cls(tuple(models), Logistic.fit(evidence, right, SPEECH))
 
     @classmethod
     def read(cls, folder: Path) -> Calibration | None:
@@ -123,13 +135,12 @@ class Calibration(NamedTuple):
             if "version" not in found:
                 calibration = cls.two(*(float(found[name]) for name in ("bias", "by_prob", "by_agreed")))
             elif found["version"] == VERSION:
-                calibration = cls(tuple(_logistic(one) for one in found["models"]))
+                speech = _logistic(found["speech"]) if "speech" in found else None
+                calibration = cls(tuple(map(_logistic, found["models"])), speech)
             else:
                 raise ValueError(f"version {found['version']}; this program reads versions 1 and {VERSION}")
-            if (
-                not calibration.models
-                or not np.isfinite([x for one in calibration.models for x in _numbers(one)]).all()
-            ):
+            every = [*calibration.models, *([calibration.speech] if calibration.speech else [])]
+            if not calibration.models or not np.isfinite([x for one in every for x in _numbers(one)]).all():
                 raise ValueError("not finite")
             return calibration
         except (OSError, ValueError, TypeError, KeyError) as error:
@@ -138,7 +149,9 @@ class Calibration(NamedTuple):
             ) from None
 
     def write(self, folder: Path) -> None:
-        found = {"version": VERSION, "models": [one._asdict() for one in self.models]}
+        found: dict[str, Any] = {"version": VERSION, "models": [one._asdict() for one in self.models]}
+        if self.speech is not None:
+            found["speech"] = self.speech._asdict()
         (folder / FILE).write_text(json.dumps(found, indent=2) + "\n")
 
 

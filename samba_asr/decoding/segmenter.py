@@ -55,7 +55,7 @@ from samba_asr.text.units import SPACE, Tokenizer
 NEVER = 1 << 60  # frames
 GAP = 4  # a cut needs a silence of 1 / GAP of `pause`: 0.3 s of 1.2
 NBEST = 8  # hypotheses for the confidences of words
-ALONE = 0.4
+ALONE = 0.3
 """Words of confidence 0 that are added to a segment before its mean confidence is tested, so that few words need more confidence.
 Clicks are sometimes recognized as IT or BUT, with confidences up to 0.87 (egs/mini_librispeech/RESULTS.md)."""
 
@@ -151,13 +151,16 @@ class Segmenter:
         frame: float,
         sure: Callable[[Evidence], float] = raw,
         graph: Graph | None = None,
+        heard: Callable[[Evidence], float] | None = None,
     ):
         """rules: None: the whole session is one segment, which is never dropped.
         frame: seconds of an encoder frame.  sure: maps evidence to confidence.  graph: judges a lattice's words in its place.
+        heard: maps evidence to the confidence that there is speech, which rules.confidence bounds; default `sure`.
 
         UserError for rules that would never end a segment, or would end it at once.
         """
         self.search, self.tokenizer, self.frame, self.sure, self.graph = search, tokenizer, frame, sure, graph
+        self.heard = heard or sure
         self.rules = rules
         self.least, self.silence, self.pause, self.longest = 0.0, NEVER, NEVER, NEVER
         if rules is None:
@@ -178,7 +181,7 @@ class Segmenter:
         """Return a segmenter without rules; itself if it has none."""
         if self.rules is None:
             return self
-        return Segmenter(self.search, self.tokenizer, None, self.frame, self.sure, self.graph)
+        return Segmenter(self.search, self.tokenizer, None, self.frame, self.sure, self.graph, self.heard)
 
     def open(self, hotwords: Hotwords | None = None, turns: TurnRules | None = None) -> SegmentState:
         """Open a session, with its own hotwords or those of the search.
@@ -344,7 +347,7 @@ class Segmenter:
             lattice=lattice,
             graph=self.graph,
         )
-        kept = tuple(words[n] for n in speech([word.confidence for word in words], self.least))
+        kept = tuple(words[n] for n in speech([self.heard(word.evidence) for word in words], self.least))
         if not kept:
             return None, len(words)
         text = text_of(best, self.tokenizer) if kept == words else " ".join(word.text for word in kept)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from samba_asr.models.graph import ArcGraph, GraphMamba
 
-EPOCHS, BATCH, RATE, DECAY = 12, 4, 2e-3, 0.05
+EPOCHS, BATCH, RATE, DECAY = 8, 4, 2e-3, 0.05
 OTHERS = 0.3
 """Weight of the words that are not in the best text."""
 

@@ -20,7 +20,7 @@ from samba_asr.models.encoder import AcousticModel
 from samba_asr.models.folder import load_model
 from samba_asr.training.evaluate import greedy
 from tests.support.decode import run_decode as call
-from tests.support.lm import UNIGRAMS
+from tests.support.lm import equally_likely, short_words
 from tests.support.model_folder import make_model
 from tests.training.toy import TOKENIZER, make_corpus
 
@@ -65,7 +65,7 @@ def test_it_writes_what_the_model_heard_and_how_well(place, tmp_path, capsys):
 
 
 def test_lattices_are_written_and_their_best_paths_counted(place, tmp_path, capsys):
-    (place / "lm.arpa").write_text(UNIGRAMS)
+    (place / "lm.arpa").write_text(equally_likely(short_words("ab", 3)))
     search = ["decode.search.method=beam", f"decode.lm={place / 'lm.arpa'}"]
     assert call(place, tmp_path, "--lattice", "json", *search) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("word lattices: ")]

@@ -61,6 +61,9 @@ def test_words_with_a_lattice_have_a_model_of_their_own():
     assert found(evidence[0]._replace(posterior=0.9)) > 0.8 > 0.2 > found(evidence[0]._replace(posterior=0.1))
     assert found(plain[0]) == found.models[1](plain[0])
     assert [one.names for one in Calibration.fit(plain, right).models] == [PLAIN]
+    assert found.heard(evidence[0]._replace(posterior=0.9)) == found.heard(evidence[0]._replace(posterior=0.1))
+    assert found.heard(plain[0]._replace(log_prob=-0.1)) > found.heard(plain[0]._replace(log_prob=-2.0))
+    assert TRUE.heard(plain[0]) == TRUE(plain[0])
     assert Calibration(found.models[:1])(plain[0]) == raw(plain[0])
 
 
@@ -111,8 +114,9 @@ def test_what_the_confidences_know():
 
 def test_it_travels_in_the_model_folder(tmp_path):
     assert Calibration.read(tmp_path) is None
-    TRUE.write(tmp_path)
-    assert Calibration.read(tmp_path) == TRUE
+    for calibration in (TRUE, Calibration.fit(*words(50))):
+        calibration.write(tmp_path)
+        assert Calibration.read(tmp_path) == calibration
 
 
 def test_a_file_of_version_1(tmp_path):

@@ -23,7 +23,7 @@ from samba_asr.recognizer import Recognizer
 from samba_asr.serve.stream import Outbox
 from samba_asr.session import Final
 from tests.serve.front import expected, heard, pcm, text_of, until
-from tests.support.lm import UNIGRAMS
+from tests.support.lm import equally_likely, short_words
 from tests.support.sound import noise
 
 
@@ -102,7 +102,7 @@ class TestStream:
             until(socket, "done")
 
     def test_alternatives_come_with_the_words_of_finals_on_request(self, start, recognizer, tmp_path):
-        (tmp_path / "lm.arpa").write_text(UNIGRAMS.replace("\tab", "\tA").replace("\tba", "\tBAD"))
+        (tmp_path / "lm.arpa").write_text(equally_likely(short_words("ABCD", 2)))
         settings = ["decode.search.method=beam", "decode.search.beam=16", f"decode.lm={tmp_path / 'lm.arpa'}"]
         loaded = LoadedModel(recognizer.model, recognizer.tokenizer, recognizer.config)
         client, data, found = start(model=Recognizer(loaded, load([], settings).decode)), pcm(noise(2.0)), {}
