@@ -517,7 +517,7 @@ class Stream:
                 self._withheld += event.withheld
 
 
-def _graph(folder: Path | None, calibration: Calibration) -> Graph | None:
+def _graph(folder: Path | None, calibration: Callable[[Evidence], float]) -> Graph | None:
     """Load the graph network of a calibrated model's folder; None if it has none, or one of another model, with a warning."""
     if folder is None or not (folder / "lattice.safetensors").is_file():
         return None

@@ -118,12 +118,12 @@ def alternatives(
 def best_path(lattice: Lattice, value: Callable[[int], float] | None = None) -> list[int]:
     """Return the arcs of the path with the largest sum of values.  value: of an arc, default its whole score."""
     total = (lattice.acoustic + lattice.lm).tolist()
-    value = value or total.__getitem__
+    worth = total.__getitem__ if value is None else value
     best: list[tuple[float, int]] = [(-np.inf, -1)] * len(lattice.times)
     best[:1] = [(0.0, -1)]
     start, end = lattice.start.tolist(), lattice.end.tolist()
     for arc in range(len(start)):
-        score = best[start[arc]][0] + value(arc)
+        score = best[start[arc]][0] + worth(arc)
         if score > best[end[arc]][0]:
             best[end[arc]] = score, arc
     found, node = [], len(lattice.times) - 1

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -326,23 +326,27 @@ class PrefixBeam:
         pb, vb = both(pb, never), both(vb, never)
         pn, vn = both(pn, more[at, i, c]), both(vn, gain)
         reading, kept_bonus = both(s.reading, nothing), both(s.bonus, bonus)
+        readings: Any = s.reading
+        views: Any = s.guide
+        paths_b: Any = s.path_b
+        paths: Any = path
         if self.lattice is not None:
             for y, o, x in zip(r.tolist(), slot.tolist(), n.tolist(), strict=True):
-                old, new = s.guide[y, i[x]], guide[y, o]
-                reading[y, o] = reading_after(s.reading[y, i[x]], first_view(old), first_view(new), kept_bonus[y, o])
+                old, new = views[y, i[x]], guide[y, o]
+                reading[y, o] = reading_after(readings[y, i[x]], first_view(old), first_view(new), kept_bonus[y, o])
 
         def place(x: int) -> Place:
             """Where a candidate is that may be kept or not."""
             if x < b * k:
                 y, j = divmod(x, k)
                 first = old_vb[y, j] >= old_vn[y, j]
-                there = path[y, j] if first else old_path_n[y, j]
-                return Place(s.reading[y, j], there, max(old_vb[y, j], old_vn[y, j]), s.bonus[y, j])
+                there = paths[y, j] if first else old_path_n[y, j]
+                return Place(readings[y, j], there, max(old_vb[y, j], old_vn[y, j]), s.bonus[y, j])
             x -= b * k
             y, j, new = at[x], i[x], view(int(fresh[x]))
-            before = s.path_b[y, j] if twin[x] else path[y, j]
+            before = paths_b[y, j] if twin[x] else paths[y, j]
             node = Node(before, int(token[x]), int(s.frames[y]), float(before_token[x]))
-            read = reading_after(s.reading[y, j], first_view(s.guide[y, j]), first_view(new), bonus[x])
+            read = reading_after(readings[y, j], first_view(views[y, j]), first_view(new), bonus[x])
             return Place(read, node, gain[x], bonus[x])
 
         joins = s.joins
@@ -356,7 +360,7 @@ class PrefixBeam:
                 if o < 0:
                     continue
                 best_path = (path_b if vb[y, o] >= vn[y, o] else path_n)[y, o]
-                survivor = Place(reading[y, o], best_path, max(vb[y, o], vn[y, o]), kept_bonus[y, o])
+                survivor = Place(reading[y, o], best_path, float(max(vb[y, o], vn[y, o])), float(kept_bonus[y, o]))
                 if (one := join(place(x), survivor, self._begins)) is not None:
                     found.setdefault(y, []).append(one)
             for y, some in found.items():

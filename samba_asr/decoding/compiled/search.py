@@ -204,7 +204,7 @@ class CompiledBeam:
                 if not needed:
                     break
                 self._room = max(self._room, 2 * needed)
-            rows[r] = Row(*arrays, row.frames + int(counts[r]), session)
+            rows[r] = Row(*arrays, frames=row.frames + int(counts[r]), session=session)
 
         call_first(lambda: each(step, np.flatnonzero(counts).tolist(), self.threads))
         return CompiledState(rows)
