@@ -118,7 +118,8 @@ class SegmentState:
         default_factory=list
     )  # with the number of `segments` before each; the caller removes both together
     speaking: bool = False  # whether a turn is open
-    offered: bool = False  # whether an eager end was reported, and only silence came since
+    asked: bool = False  # whether an eager end was due, and only silence came since
+    offered: bool = False  # whether it was reported
     voiced: float = 0  # end of the last frame that is not silent; counted as `begin`
 
     def copy(self) -> SegmentState:
@@ -252,16 +253,17 @@ class Segmenter:
             s.signal(SpeechStarted(self._seconds(s.voiced - 1)))
         elif s.offered:
             s.signal(TurnResumed(self._seconds(s.voiced - 1)))
-        s.speaking, s.offered = True, False
+        s.speaking, s.asked, s.offered = True, False, False
 
     def _eager(self, s: SegmentState) -> bool:
         """Return whether the silence after words is long enough for an eager end that is not reported yet."""
-        return s.turns is not None and s.spoken and not s.offered and s.silent >= s.turns.eager and not self._over(s)
+        return s.turns is not None and s.spoken and not s.asked and s.silent >= s.turns.eager and not self._over(s)
 
     def _offer(self, s: SegmentState) -> None:
-        """Report an eager end, with the segment as it would be if it ended here."""
-        s.offered = True
+        """Report an eager end, with the segment as it would be if it ended here; nothing if that has no words."""
+        s.asked = True
         if segment := self._finished(s)[0]:
+            s.offered = True
             s.signal(EagerEnd(segment))
 
     def ending(self, s: SegmentState) -> float:
@@ -402,7 +404,8 @@ class Segmenter:
         s.count += s.length
         s.missing = {at: gap for at, gap in s.missing.items() if at >= s.count}
         s.state, s.frames, s.log_probs = self.search.init_state(1, s.hotwords), [], []
-        s.length, s.silent, s.spoken, s.gap, s.offered = 0, 0, False, None, False
+        s.length, s.silent, s.spoken, s.gap = 0, 0, False, None
+        s.asked = s.offered = False
 
 
 def _padded(rows: Sequence[np.ndarray]) -> np.ndarray:

@@ -7,7 +7,7 @@
 
 A turn begins with the first frame whose most probable unit is not blank, and silence is frames of blank, as in the rules of
 `samba_asr.decoding.segmenter`.  So a noise may begin a turn; then it ends without a segment.  A segment that ends because it is
-too long ends no turn.
+too long ends no turn; where the gate of `decode.vad` closes, or a second of audio is missing, a turn ends.
 """
 
 from __future__ import annotations

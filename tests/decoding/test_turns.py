@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -28,8 +29,8 @@ EAGER = TurnRules(eager=0.2)
 RUNS = st.lists(st.tuples(st.sampled_from([BLANK, BLANK, SPACE, A, B]), st.integers(1, 7)), max_size=30)
 
 
-def segmenter(search=None) -> Segmenter:
-    return Segmenter(TwoPass(search or Greedy()), TOKENIZER, RULES, FRAME)
+def segmenter(search=None, rules=RULES) -> Segmenter:
+    return Segmenter(TwoPass(search or Greedy()), TOKENIZER, rules, FRAME)
 
 
 def frames(ids, seed: int = 0, sure: float = 6.0) -> torch.Tensor:
@@ -38,9 +39,9 @@ def frames(ids, seed: int = 0, sure: float = 6.0) -> torch.Tensor:
     return noise.log_softmax(-1)
 
 
-def story(x: torch.Tensor, turns: TurnRules | None = EAGER, sizes=(), search=None) -> list:
+def story(x: torch.Tensor, turns: TurnRules | None = EAGER, sizes=(), search=None, rules=RULES) -> list:
     """Segments and signals of a session, in their order."""
-    driver = segmenter(search)
+    driver = segmenter(search, rules)
     session, at = driver.open(turns=turns), 0
     for n in [*sizes, len(x)]:
         piece = x[None, at : at + n]
@@ -78,6 +79,12 @@ def test_a_turn_from_its_first_sound_to_its_last():
 
 def test_silence_has_no_turn():
     assert story(frames([BLANK] * 60)) == []
+
+
+def test_words_that_are_withheld_make_no_eager_end_and_no_resumption():
+    x = frames([A, A] + [BLANK] * 3 + [SPACE, B] + [BLANK] * 4)
+    found = story(x, rules=replace(RULES, confidence=1.0))
+    assert [type(one).__name__ for one in found] == ["SpeechStarted", "TurnEnded"]
 
 
 def test_without_an_eager_rule_none_is_reported():
