@@ -8,6 +8,7 @@
     origin         a page of another site, a malformed origin, another host's name
     rubbish        bytes that are not HTTP
     not audio      a file without audio
+    wyoming        bytes that are no event of the Wyoming protocol, or too many of them, if the service speaks it
 
 Each uses at most `HELD` connections and `HOLD` seconds, plus the time that the service takes to answer.
 """
@@ -42,6 +43,13 @@ STRANGERS = (
     (b"Host: localhost\r\nOrigin: http://[\r\n", b"403"),
     (b"Host: strangers.example\r\n", b"421"),
 )
+EVENTS = (
+    b"GET / HTTP/1.1\r\n\r\n",
+    b"[" * 100_000,
+    b'{"type": "audio-chunk", "payload_length": 1000000000000}\n',
+    b'{"type": "ping", "data_length": 3}\n[1]',
+    b'{"type": "audio-chunk", "data": {"rate": 1, "width": 9, "channels": 0}, "payload_length": 3}\nabc',
+)
 
 
 def form(data: bytes, **fields: str) -> tuple[str, bytes]:
@@ -54,9 +62,12 @@ def form(data: bytes, **fields: str) -> tuple[str, bytes]:
 class Hostile:
     """Hostile clients of a service on a loopback address; no other service is allowed."""
 
-    def __init__(self, url: str):
-        """url: of the service.  UserError for an address of another machine."""
-        parts = urlsplit(url)
+    def __init__(self, url: str, wyoming: int | None = None):
+        """url: of the service.  wyoming: port of that protocol, if the service speaks it.
+
+        UserError for an address of another machine.
+        """
+        parts, self.wyoming = urlsplit(url), wyoming
         self.host, self.port = parts.hostname or "", parts.port or 80
         if not _is_loopback(self.host):
             raise UserError(f"{url}: bad HTTP is only for a service on this machine: give ws://127.0.0.1:PORT")
@@ -73,14 +84,19 @@ class Hostile:
             return True
 
     @contextlib.asynccontextmanager
-    async def connected(self, data: bytes, buffer: int | None = None) -> AsyncIterator[_Connection]:
-        """Connect and send `data`; abort the connection at the end.  buffer: size of the receive buffer in bytes."""
+    async def connected(
+        self, data: bytes, buffer: int | None = None, port: int | None = None
+    ) -> AsyncIterator[_Connection]:
+        """Connect and send `data`; abort the connection at the end.
+
+        buffer: size of the receive buffer in bytes.  port: default that of HTTP.
+        """
         own = socket.socket(socket.AF_INET6 if ":" in self.host else socket.AF_INET)
         own.setblocking(False)
         if buffer:
             own.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         try:
-            await asyncio.get_running_loop().sock_connect(own, (self.host, self.port))
+            await asyncio.get_running_loop().sock_connect(own, (self.host, port or self.port))
         except BaseException:
             own.close()
             raise
@@ -91,9 +107,9 @@ class Hostile:
         finally:
             writer.transport.abort()
 
-    async def ask(self, data: bytes) -> bytes:
+    async def ask(self, data: bytes, port: int | None = None) -> bytes:
         """Send `data`; return the answer up to the end of the connection."""
-        async with self.connected(data) as connection:
+        async with self.connected(data, port=port) as connection:
             return await connection.answer()
 
 
@@ -168,6 +184,14 @@ async def not_audio(service: Hostile, draw: random.Random) -> bool:
     return _status(found) in (b"400", b"503")
 
 
+async def wyoming(service: Hostile, draw: random.Random) -> bool:
+    if service.wyoming is None:
+        return True
+    start = b'{"type": "audio-start", "data": {"rate": 16000, "width": 2, "channels": 1}}\n'
+    found = await service.ask(draw.choice((b"", start)) + draw.choice(EVENTS), service.wyoming)
+    return found.count(b'{"type": "error"') == 1
+
+
 ACTS: dict[str, Callable[[Hostile, random.Random], Awaitable[bool]]] = {
     "half-open": half_open,
     "chunks": chunks,
@@ -177,6 +201,7 @@ ACTS: dict[str, Callable[[Hostile, random.Random], Awaitable[bool]]] = {
     "origin": origin,
     "rubbish": rubbish,
     "not audio": not_audio,
+    "wyoming": wyoming,
 }
 
 

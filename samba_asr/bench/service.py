@@ -26,25 +26,32 @@ class Running(NamedTuple):
 
     url: str  # ws://...
     pid: int
+    wyoming: int | None = None  # port of that protocol
 
 
 @contextlib.contextmanager
 def running(
-    model: Path | None, device: str, settings: Sequence[str], max_sessions: int, log: IO | int = subprocess.DEVNULL
+    model: Path | None,
+    device: str,
+    settings: Sequence[str],
+    max_sessions: int,
+    log: IO | int = subprocess.DEVNULL,
+    wyoming: bool = False,
 ) -> Iterator[Running]:
     """Run `samba-asr serve --set SETTINGS` on a free port, with its log in `log`; UserError if it does not start.
 
-    SIGTERM ends it.
+    wyoming: whether it speaks that protocol too.  SIGTERM ends it.
     """
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as free, socket.create_server(("127.0.0.1", 0)) as other:
+        port, events = free.getsockname()[1], other.getsockname()[1] if wyoming else None
     command = [sys.executable, "-m", "samba_asr.cli", "serve", "--port", str(port), "--device", device, "--log", "json"]
     command += ["--max-sessions", str(max_sessions), *(["--model", str(model)] if model else [])]
     command += ["--set", *settings] if settings else []
+    command += ["--wyoming", str(events)] if events else []
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
     try:
         _wait(process, port)
-        yield Running(f"ws://127.0.0.1:{port}", process.pid)
+        yield Running(f"ws://127.0.0.1:{port}", process.pid, events)
     finally:
         process.terminate()
         process.wait(timeout=60)

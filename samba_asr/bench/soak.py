@@ -72,8 +72,17 @@ class Tally:
 class Soak:
     """Clients of all kinds on one service."""
 
-    def __init__(self, url: str, pid: int, clips: list[np.ndarray], texts: list[str], rate: int, latency_ms: float):
-        """pid: process of the service.  texts: of each clip, by the recognizer alone."""
+    def __init__(
+        self,
+        url: str,
+        pid: int,
+        clips: list[np.ndarray],
+        texts: list[str],
+        rate: int,
+        latency_ms: float,
+        wyoming: int | None = None,
+    ):
+        """pid: process of the service.  texts: of each clip, by the recognizer alone.  wyoming: port of that protocol."""
         library = websockets()
         self._connect, self._broken = library.asyncio.client.connect, (library.exceptions.WebSocketException, OSError)
         self.url, self.pid, self.clips, self.texts, self.rate, self.latency_ms = (
@@ -84,7 +93,7 @@ class Soak:
             rate,
             latency_ms,
         )
-        self.tally, self.hostile, self._sockets = Tally(), Hostile(url), 0
+        self.tally, self.hostile, self._sockets = Tally(), Hostile(url, wyoming), 0
 
     async def run(self, clients: int, seconds: float, every: float, report: Callable[[Tally], None]) -> Tally:
         """Run `clients` at a time for `seconds`.  report: called every `every` seconds."""

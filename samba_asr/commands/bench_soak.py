@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib.util
 import json
 import tempfile
 
@@ -57,8 +58,9 @@ def run(args: argparse.Namespace) -> int:
             cells += [tally.wrong.total(), f"{mib:.0f}", len(_errors(log.name))]
             print("  ".join(str(cell).rjust(len(head)) for cell, head in zip(cells, HEAD, strict=True)), flush=True)
 
-        with running(args.model, args.device, args.overrides, args.max_sessions, log) as service:
-            soak = Soak(service.url, service.pid, speech, expected, rate, args.latency_ms)
+        wyoming = importlib.util.find_spec("wyoming") is not None
+        with running(args.model, args.device, args.overrides, args.max_sessions, log, wyoming) as service:
+            soak = Soak(service.url, service.pid, speech, expected, rate, args.latency_ms, service.wyoming)
             tally = asyncio.run(soak.run(args.clients, 60 * args.minutes, min(60.0, 6 * args.minutes), report))
         errors = _errors(log.name)
     print(", ".join(f"{sort} {count}" for sort, count in sorted(tally.ended.items())))

@@ -33,10 +33,14 @@ def acted(service: Hostile, name: str, seeds: int) -> list[bool]:
 @pytest.mark.parametrize("name", ACTS)
 def test_it_is_answered_as_it_must_be_and_holds_nothing(recognizer, name, monkeypatch, caplog):
     monkeypatch.setattr(hostile, "HOLD", 1.5)
-    with serving(recognizer, max_sessions=2, max_uploads=1, head_seconds=1.0, local=True) as service:
-        assert all(acted(Hostile(service.url), name, 6))
+    if name == "wyoming":
+        pytest.importorskip("wyoming")
+    bounds = {"max_sessions": 2, "max_uploads": 1, "head_seconds": 1.0, "local": True}
+    with serving(recognizer, wyoming=name == "wyoming", **bounds) as service:
+        port = service.wyoming and service.wyoming.getsockname()[1]
+        assert all(acted(Hostile(service.url, port), name, 6))
         eventually(lambda: not service.engine.sessions and uploads(service).free == 1)
-        eventually(lambda: not service.server.server_state.connections)
+        eventually(lambda: not service.server.server_state.connections and not service.server.bounds.others)
     assert not [r for r in caplog.records if r.exc_info]
 
 
