@@ -131,7 +131,7 @@ async def transcriptions(
     try:
         if stream:
             await job.begun()
-            return Events(job, verbose=response_format == "verbose_json")
+            return Events(job, alternatives if response_format == "verbose_json" else None)
         result = await job.result()
     except AudioError as error:
         why = str(error).replace("<audio>", printable(file.filename or "audio"))
@@ -258,15 +258,16 @@ class Job:
 class Events(Response):
     """OpenAI's events: a delta for each finished segment, then the whole text.  The work ends with the response.
 
-    verbose: each delta has its segment too, with times and words, and the last event the duration.
+    alternatives: not None: each delta has its segment too, with times, words and so many alternatives of each, and the last
+    event the duration.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, job: Job, *, verbose: bool = False):
+    def __init__(self, job: Job, alternatives: int | None = None):
         super().__init__()
         del self.headers["content-length"]
-        self.job, self.verbose = job, verbose
+        self.job, self.alternatives = job, alternatives
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         watching = asyncio.create_task(_watch(Request(scope, receive), self.job))
@@ -282,13 +283,14 @@ class Events(Response):
     async def _events(self) -> AsyncIterator[str]:
         number = 0
         async for segment in self.job.segments():
-            delta = {"type": "transcript.text.delta", "delta": " " * (number > 0) + segment.readable}
-            more = {"segment": protocol.final(segment, number, words=True)} if self.verbose else {}
-            yield _event({**delta, **more})
+            delta: dict[str, Any] = {"type": "transcript.text.delta", "delta": " " * (number > 0) + segment.readable}
+            if self.alternatives is not None:
+                delta["segment"] = protocol.final(segment, number, True, self.alternatives)
+            yield _event(delta)
             number += 1
         try:
             result = await self.job.result()
-            more = {"duration": round(result.duration, 3)} if self.verbose else {}
+            more = {} if self.alternatives is None else {"duration": round(result.duration, 3)}
             yield _event({"type": "transcript.text.done", "text": result.readable, **more})
         except UserError as error:
             yield _event({"type": "error", **errors.content(400, str(error))})

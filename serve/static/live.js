@@ -1,8 +1,8 @@
 // A live session: the microphone's samples go up, messages come down (serve/README.md, "Protocol").
 
-import { knows, socket } from "./service.js";
+import { socket } from "./service.js";
 
-const ALTERNATIVES = 5; // of each word, where the service gives them
+const ALTERNATIVES = 5; // of each word, at most
 
 export class Live {
   // on: {open(rate), ready(message), level(0 to 1), sent(samples), message(message), over(problem, broke)}
@@ -21,9 +21,8 @@ export class Live {
     try {
       this.context = new AudioContext();
       await this.context.audioWorklet.addModule("capture.js");
-      const alternatives = await knows("alternatives");
-      const extra = alternatives ? { alternatives: alternatives.type === "boolean" ? true : ALTERNATIVES } : {};
-      const start = { type: "start", sample_rate: this.context.sampleRate, encoding: "pcm_f32le", ...this.options, ...extra };
+      const format = { sample_rate: this.context.sampleRate, encoding: "pcm_f32le" };
+      const start = { type: "start", alternatives: ALTERNATIVES, ...format, ...this.options };
       this.on.open(this.rate);
       this.socket = socket();
       this.socket.onopen = () => this.begin(start);

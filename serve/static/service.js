@@ -61,15 +61,3 @@ export function reasonIn(text, status) {
   } catch { /* not JSON: a proxy's page */ }
   return `the service answered ${status}`;
 }
-
-// Fields of `start` that this service knows; newer ones are asked for only where they exist.
-let fields;
-export async function knows(name) {
-  try {
-    fields ??= call("v1/protocol").then((answer) => answer.json());
-    return (await fields).up.$defs.Start.properties[name];
-  } catch {
-    fields = undefined;
-    return undefined;
-  }
-}
