@@ -5,7 +5,8 @@ so 20 bytes in all, or 20 / n with n processes.  Each layer is gathered when it 
 divided again right after.  (Zhao et al., "PyTorch FSDP", VLDB 2023)
 
 All processes must compute the same layers at the same time.  So they agree on each batch: it counts if it is finite on all of
-them.  Lack of memory is an error here; without sharding a batch is cut in two.  Checkpoints are those of other runs: a run
+them.  A parameter that no batch of a step used has a gradient of 0 here, not None, so AdamW's momentum and decay still move it.
+Lack of memory is an error here; without sharding a batch is cut in two.  Checkpoints are those of other runs: a run
 continues with any number of processes, sharded or not.
 """
 

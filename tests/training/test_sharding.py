@@ -93,7 +93,7 @@ def test_all_weights_are_there_for_validation_and_divided_again_after_it(group):
 @pytest.mark.slow
 def test_sharded_processes_continue_as_whole_ones_and_the_other_way_round(corpus, tmp_path):
     data = Path(corpus[0].audio).parent / "corpus.jsonl"
-    options = ("data.batch_seconds=0.1", "train.ema=0.9", "optim.schedule=constant")
+    options = ("data.batch_seconds=0.1", "train.ema=0.9", "optim.schedule=constant", "optim.weight_decay=0", "--always")
     torchrun(tmp_path / "whole", data, *options, "train.epochs=3", processes=2)
     for epochs, sharded in ((1, True), (2, False), (3, True)):
         more = f"train.epochs={epochs}", f"train.shard={str(sharded).lower()}"

@@ -42,11 +42,12 @@ class Toy(nn.Module):
         self.head = nn.Linear(16, TOKENIZER.vocab_size)
         self.sometimes = nn.Parameter(torch.zeros(16))  # only by batches longer than 0.8 s
         self.never = nn.Linear(3, 3)
+        self.always = False  # whether all batches use `sometimes`
 
     def frames(self, audio, lengths):
         t = audio.shape[1] // FRAME
         x = self.inside(audio[:, : t * FRAME].unflatten(1, (t, FRAME)))  # (b, t, 16)
-        if audio.shape[1] > 12800:
+        if audio.shape[1] > 12800 or self.always:
             x = x + self.sometimes
         return F.dropout(x, 0.2, self.training).tanh(), lengths // FRAME
 
@@ -146,6 +147,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--die-at", type=int, default=0)
+    parser.add_argument("--always", action="store_true", help="all batches use `Toy.sometimes`")
     parser.add_argument("--die-rank", help="only this one dies, and only before torchrun starts it again")
     parser.add_argument("overrides", nargs="*")
     args = parser.parse_intermixed_args()
@@ -155,7 +157,9 @@ def main() -> int:
     dies = args.die_rank in (None, rank) and not again
     record_losses(args.folder / f"losses-{rank}", args.die_at if dies else 0)
     data, config = read_manifest(args.manifest), toy_config(*args.overrides)
-    result = train_toy(config, args.folder, data, data[:5], Toy(config))
+    net = Toy(config)
+    net.always = args.always
+    result = train_toy(config, args.folder, data, data[:5], net)
     return 128 + result.signal if result.signal else 0
 
 
