@@ -5,6 +5,7 @@ model.safetensors   weights, float32 or bfloat16; it cannot contain code
 tokenizer.*         samba_asr.text.tokenizer
 README.md           model card: description, training data, expected accuracy
 results.json        scores by name, each with its test set and decoding (`samba-asr decode --record NAME`)
+confidence.json     calibration of confidences (`samba-asr calibrate`); with --graph also lattice.safetensors, a small network
 """
 
 from __future__ import annotations
