@@ -121,7 +121,7 @@ def test_words_that_are_withheld_are_counted():
     driver = segmenter()
     (everything,) = heard(driver, x)
     confidences = [word.confidence for word in everything.words]
-    least = 0.8
+    least = 0.85
     kept = [everything.words[n].text for n in speech(confidences, least)]
     assert 0 < len(kept) < len(confidences)
     driver = segmenter(rules=replace(RULES, confidence=least))
