@@ -318,7 +318,8 @@ class Encoder(StreamingModule):
         first = [states[depth] for depth in self.depths]
         if self.skip_blanks:
             first.append(init_skip(x.shape[0], x.device, x.dtype))
-        y, _, log_probs = self._through(x, first, blocks, lengths)
+        # Zeros in the padding stay finite from layer to layer; scans and convolutions mask their own.  So no layer need mask.
+        y, _, log_probs = self._through(blocks.mask(x), first, blocks._replace(finite=True), lengths)
         return y, lengths, log_probs
 
     def _layers(self, x, lengths, states, size, keep=None, gap=None):

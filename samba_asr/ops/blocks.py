@@ -38,6 +38,7 @@ class Blocks(NamedTuple):
         None  # (b, t, 1) bool, the steps that are not valid, if somebody laid them out for all layers
     )
     most: int | None = None  # blocks in a row, at most, where the CPU knows it
+    finite: bool = False  # the padding is finite in every layer, so that masks would only guard against NaN
     final: bool = True  # whether anyone reads the states after the chunk; in training nobody does
 
     @property
@@ -50,7 +51,9 @@ class Blocks(NamedTuple):
         return Blocks._make(upload(v, device) if isinstance(v, Tensor) else v for v in self)
 
     def mask(self, x: Tensor) -> Tensor:
-        """Zero the padding of x (b, t, d), as `samba_asr.streaming.mask` does."""
+        """Zero the padding of x (b, t, d), as `samba_asr.streaming.mask` does, unless it is known to be finite."""
+        if self.finite:
+            return x
         return mask(x, self.ragged) if self.padding is None else x.masked_fill(self.padding, 0)
 
     @property

@@ -26,6 +26,10 @@ NARROW = (
     "C",
     "y",
     "gy",
+    "gx",
+    "gz",
+    "g_forward",
+    "g_backward",
     "z",
     "forward",
     "backward",
@@ -35,7 +39,7 @@ NARROW = (
 FLAGS = {"HAS_INITIAL": True, "HAS_LENGTHS": True, "HAS_OFFSETS": False, "HAS_RESET": True}
 SSD = {**FLAGS, "PRECISION": "tf32", "Q": ssd.CHUNK, "BP": 32, "BN": 64}
 S6 = {**FLAGS, "HAS_D": True, "HAS_Z": True, "HAS_DT_BIAS": True, "WAYS": 1, "Q": s6.CHUNK, "BD": s6.CHANNELS, "BN": 16}
-CONV = {"HAS_BIAS": True, "HAS_LENGTHS": True, "Q": conv.STEPS, "BD": conv.CHANNELS}
+CONV = {"HAS_BIAS": True, "HAS_LENGTHS": True, "Q": conv.STEPS, "SEGMENT": conv.SEGMENT, "BD": conv.CHANNELS}
 SHORT = {**CONV, "SILU": True, "PAST": 3, "K": 7, "BK": 8, "BP": 4}  # of Hydra, and of a causal mixer both ways
 WIDE = {**CONV, "SILU": False, "PAST": 15, "K": 31, "BK": 32, "BP": 16}  # of the convolution module
 CONVOLUTIONS = (conv._forward, conv._backward_weight, conv._backward_input)

@@ -1,8 +1,9 @@
 """`block_conv1d` in Triton, and `causal_conv1d` as its case without steps ahead: one launch forward, two backward.
 
 A program processes some channels of some steps of one row.  Each tap is one more load of neighboring steps, which are cached.
-Backward recomputes the output before SiLU instead of storing it.  The first launch goes through a row in order and sums the
-gradients of taps and bias in registers, so no two programs add to the same number.  The second gathers those of the inputs.
+Backward recomputes the output before SiLU instead of storing it.  The first launch goes through segments of a row and sums the
+gradients of taps and bias in registers, so no two programs add to the same number; torch adds up the segments.  The second
+gathers those of the inputs.
 
 Shapes: b batch, t time, d channels, k taps; q steps and some channels per program.
 """
@@ -19,6 +20,7 @@ from samba_asr.ops.triton import contiguous, in_step
 
 STEPS = 16  # per program
 CHANNELS = 64
+SEGMENT = 16  # groups of STEPS that a program of the first backward launch goes through, one after another
 
 
 @triton.jit
@@ -131,7 +133,6 @@ def _backward_weight(
     gy,
     g_before,
     gw,
-    gb,
     T,
     D_,
     SX,
@@ -141,15 +142,17 @@ def _backward_weight(
     PAST: tl.constexpr,
     K: tl.constexpr,
     Q: tl.constexpr,
+    SEGMENT: tl.constexpr,
     BK: tl.constexpr,
     BD: tl.constexpr,
 ):
     i_b = tl.program_id(0).to(tl.int64)
-    d, k = tl.program_id(1) * BD + tl.arange(0, BD), tl.arange(0, BK)
+    i_s, segments = tl.program_id(1), tl.num_programs(1)
+    d, k = tl.program_id(2) * BD + tl.arange(0, BD), tl.arange(0, BK)
     in_d = d < D_
     length, size = _row(i_b, lengths, sizes, T, HAS_LENGTHS)
     gw_, gb_ = tl.zeros([BK, BD], tl.float32), tl.zeros([BD], tl.float32)
-    for i_t in range(tl.cdiv(T, Q)):
+    for i_t in range(i_s * SEGMENT, tl.minimum(i_s * SEGMENT + SEGMENT, tl.cdiv(T, Q))):
         step = i_t * Q + tl.arange(0, Q)
         place = (i_b * T + step)[:, None] * D_ + d[None, :]
         g = tl.load(gy + place, (step < length)[:, None] & in_d[None, :], other=0.0).to(tl.float32)
@@ -159,13 +162,15 @@ def _backward_weight(
             )
             s = tl.sigmoid(v)
             g = g * s * (1 + v * (1 - s))
-        tl.store(g_before + place, g, (step < T)[:, None] & in_d[None, :])
+        if SILU:
+            tl.store(g_before + place, g, (step < T)[:, None] & in_d[None, :])
         gb_ += tl.sum(g, 0)
         for j in tl.static_range(K):
             of_tap = tl.sum(g * _tap(x, initial, i_b, step, j, d, in_d, length, size, T, D_, SX, PAST), 0)
             gw_ += tl.where((k == j)[:, None], of_tap[None, :], 0.0)
-    tl.store(gw + (i_b * K + k)[:, None] * D_ + d[None, :], gw_, (k < K)[:, None] & in_d[None, :])
-    tl.store(gb + i_b * D_ + d, gb_, in_d)
+    gw_ += tl.where((k == K)[:, None], gb_[None, :], 0.0)  # the bias comes after the taps
+    place = gw + ((i_b * segments + i_s) * D_ + d)[None, :] * (K + 1) + k[:, None]
+    tl.store(place, gw_, (k <= K)[:, None] & in_d[None, :])
 
 
 @triton.jit
@@ -200,7 +205,7 @@ def _backward_input(
             sees = sees & (at < step // size * size + size)
         w = tl.load(weight + d * K + j, in_d, other=0.0).to(tl.float32)
         place = (i_b * T + step)[:, None] * D_ + d[None, :]
-        g += w[None, :] * tl.load(g_before + place, sees[:, None] & in_d[None, :], other=0.0)
+        g += w[None, :] * tl.load(g_before + place, sees[:, None] & in_d[None, :], other=0.0).to(tl.float32)
     kept = (at < length) & (at >= length - PAST)
     place = (i_b * PAST + at - (length - PAST))[:, None] * D_ + d[None, :]
     g += tl.load(g_final + place, kept[:, None] & in_d[None, :], other=0.0).to(tl.float32)
@@ -257,15 +262,17 @@ def _conv_backward(
     gy: Tensor,
     g_final: Tensor,
     silu: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return gradients of x, weight, bias and the initial state, all float32."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return gradients of x and initial, in their types, and of weight and bias side by side, (d, k + 1) float32."""
     (b, t, d), past, k = x.shape, initial.shape[1], weight.shape[1]
-    new = lambda *shape: x.new_empty(shape, dtype=torch.float32)  # noqa: E731
-    g_before, gx, g_initial, gw, gb = new(b, t, d), new(b, t, d), new(b, past, d), new(b, k, d), new(b, d)
+    segments = max(1, triton.cdiv(t, STEPS * SEGMENT))
+    gx, g_initial = x.new_empty(x.shape), torch.empty_like(initial)
+    gw = x.new_empty((b, segments, d, k + 1), dtype=torch.float32)
+    g_before = x.new_empty(x.shape, dtype=torch.float32) if silu else gy
     if b and d:
         flags = {"HAS_LENGTHS": lengths is not None, "PAST": past, "K": k, "Q": STEPS, "BD": CHANNELS}
         with on_device(x):
-            _backward_weight[(b, triton.cdiv(d, CHANNELS))](
+            _backward_weight[(b, segments, triton.cdiv(d, CHANNELS))](
                 x,
                 weight,
                 bias,
@@ -275,25 +282,25 @@ def _conv_backward(
                 gy,
                 g_before,
                 gw,
-                gb,
                 t,
                 d,
                 x.stride(1),
                 HAS_BIAS=bias is not None,
                 SILU=silu,
-                BK=triton.next_power_of_2(k),
+                SEGMENT=SEGMENT,
+                BK=triton.next_power_of_2(k + 1),
                 **flags,
             )
             _backward_input[(b, triton.cdiv(past + t, STEPS), triton.cdiv(d, CHANNELS))](
                 weight, lengths, sizes, g_before, g_final, gx, g_initial, t, d, **flags
             )
-    return gx, gw.sum(0).T.contiguous(), gb.sum(0), g_initial
+    return gx, g_initial, gw.sum((0, 1))
 
 
 @_conv_backward.register_fake
 def _(x, weight, bias, initial, lengths, sizes, gy, g_final, silu):
-    new = lambda shape: x.new_empty(shape, dtype=torch.float32)  # noqa: E731
-    return new(x.shape), new(weight.shape), new(weight.shape[:1]), new(initial.shape)
+    d, k = weight.shape
+    return x.new_empty(x.shape), torch.empty_like(initial), x.new_empty((d, k + 1), dtype=torch.float32)
 
 
 def _setup(ctx, inputs, output):
@@ -302,10 +309,10 @@ def _setup(ctx, inputs, output):
 
 
 def _gradients(ctx, gy, g_final):
-    x, weight, bias, initial, *_ = ctx.saved_tensors
-    gx, gw, gb, g_initial = _conv_backward(*ctx.saved_tensors, gy.contiguous(), g_final.contiguous(), ctx.silu)
-    gb = None if bias is None else gb.to(bias.dtype)
-    return gx.to(x.dtype), gw.to(weight.dtype), gb, g_initial.to(initial.dtype), None, None, None
+    _, weight, bias, *_ = ctx.saved_tensors
+    gx, g_initial, gw = _conv_backward(*ctx.saved_tensors, gy.contiguous(), g_final.contiguous(), ctx.silu)
+    gb = None if bias is None else gw[:, -1].to(bias.dtype)
+    return gx, gw[:, :-1].to(weight.dtype), gb, g_initial, None, None, None
 
 
 _conv_forward.register_autograd(_gradients, setup_context=_setup)

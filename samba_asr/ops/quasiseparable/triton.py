@@ -208,12 +208,12 @@ def _join_backward(
     gy: Tensor,
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return gradients of forward, backward, last, x, skip, z and weight, all float32."""
+    """Return gradients of all tensors in order, those of skip and weight in float32, the others in their types."""
     (b, t, d), h = x.shape, skip.shape[2]
-    new = lambda *shape: x.new_empty(shape, dtype=torch.float32)  # noqa: E731
     programs = triton.cdiv(t, STEPS_BACK)
-    g_forward, g_backward, gx, g_skip, gz = (new(b, t, d) for _ in range(5))
-    g_last, gw = x.new_zeros(b, 1, d, dtype=torch.float32), new(b, programs, d)
+    g_forward, g_backward, gx, gz = (v.new_empty(b, t, d) for v in (forward, backward, x, z))
+    g_skip, gw = (x.new_empty(shape, dtype=torch.float32) for shape in ((b, t, d), (b, programs, d)))
+    g_last = last.new_zeros(b, 1, d)
     if x.numel():
         with on_device(x):
             _backward[(b, programs)](
@@ -250,7 +250,9 @@ def _join_backward(
 
 @_join_backward.register_fake
 def _(forward, backward, last, x, skip, z, weight, lengths, sizes, gy, eps):
-    return tuple(v.new_empty(v.shape, dtype=torch.float32) for v in (forward, backward, last, x, skip, z, weight))
+    wide = [v.new_empty(v.shape, dtype=torch.float32) for v in (skip, weight)]
+    g_forward, g_backward, g_last, gx, gz = (v.new_empty(v.shape) for v in (forward, backward, last, x, z))
+    return g_forward, g_backward, g_last, gx, wide[0], gz, wide[1]
 
 
 def _setup(ctx, inputs, output):

@@ -251,7 +251,7 @@ def _backward(
         steps = way * R * T * H  # offset of this direction in tensors of the shape of y
         x, A, dt, B, C = x + way * WX, A + way * WA, dt + way * WDT, B + way * WB, C + way * WC
         slot = slot + way * R * tl.cdiv(T, Q)
-        gy, gx, g_dt, gB, gC = gy + steps * P, gx + steps * P, g_dt + steps, gB + steps * N, gC + steps * N
+        gy, gx = gy + steps * P, gx + steps * P
     q, p, n = tl.arange(0, Q), tl.arange(0, BP), tl.arange(0, BN)
     in_state = (p < P)[:, None] & (n < N)[None, :]
     of_state = in_state  # the backward direction has no initial and no final state
@@ -317,9 +317,12 @@ def _backward(
         tl.store(
             gx + ((row * H + i_h) * P)[:, None] + p[None, :], gu * dt_[:, None], inside[:, None] & (p < P)[None, :]
         )
-        tl.store(g_dt + row * H + i_h, g_dt_, inside)
-        tl.store(gB + ((row * H + i_h) * N)[:, None] + n[None, :], gB_, wide)
-        tl.store(gC + ((row * H + i_h) * N)[:, None] + n[None, :], gC_, wide)
+        head = row * H + i_h  # of this step, or of its direction of two
+        if HAS_BLOCKS:
+            head = (row * 2 + way) * H + i_h
+        tl.store(g_dt + head, g_dt_, inside)
+        tl.store(gB + (head * N)[:, None] + n[None, :], gB_, wide)
+        tl.store(gC + (head * N)[:, None] + n[None, :], gC_, wide)
         g_state = g_state * through + tl.dot(tl.trans(gy_ * from_start[:, None]), C_, input_precision=PRECISION)
     tl.store(gA + pid, gA_)
     tl.store(g_initial + pid.to(tl.int64) * P * N + place, g_state, of_state)
@@ -410,13 +413,13 @@ def _ssd_backward(
     gy: Tensor,
     g_final: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return gradients of x, dt, A, B, C and the initial state, all float32."""
+    """Return gradients of x, in its type, and of dt, A, B, C and the initial state, float32."""
     (b, t), (h, p) = x.shape[:2], x.shape[-2:]
     g, n = B.shape[-2:]
     rows, ways = count_rows(x, offsets), 1 if sizes is None else 2
     new = lambda *shape: x.new_empty(shape, dtype=torch.float32)  # noqa: E731
-    gx, g_dt, gA, g_initial = new(ways, b, t, h, p), new(ways, b, t, h), new(ways, rows, h), new(rows, h, p, n)
-    gB, gC = new(ways, b, t, h, n), new(ways, b, t, h, n)
+    gx, gA, g_initial = x.new_empty(ways, b, t, h, p), new(ways, rows, h), new(rows, h, p, n)
+    g_dt, gB, gC = new(*dt.shape), new(*B.shape[:-2], h, n), new(*B.shape[:-2], h, n)
     if g_initial.numel():
         with on_device(x):
             _backward[(ways * rows * h,)](
@@ -455,17 +458,16 @@ def _ssd_backward(
                 BN=_tile(n),
                 num_warps=WARPS,
             )
-    gB, gC = (v.unflatten(3, (g, -1)).sum(4) for v in (gB, gC))
-    by_way = [v[0] if sizes is None else v.movedim(0, 2).contiguous() for v in (g_dt, gB, gC)]
+    gB, gC = (v.unflatten(-2, (g, -1)).sum(-2) for v in (gB, gC))
     gx = gx.movedim(0, 2).contiguous() if x.dim() == 5 else gx.sum(0)
     gA = gA.sum(1) if A.dim() == 2 else gA.sum((0, 1))
-    return gx, by_way[0], gA, *by_way[1:], g_initial
+    return gx, g_dt, gA, gB, gC, g_initial
 
 
 @_ssd_backward.register_fake
 def _(x, dt, A, B, C, lengths, offsets, reset, sizes, states, gy, g_final):
     new = lambda shape: x.new_empty(shape, dtype=torch.float32)  # noqa: E731
-    return new(x.shape), new(dt.shape), new(A.shape), new(B.shape), new(C.shape), new(g_final.shape)
+    return x.new_empty(x.shape), new(dt.shape), new(A.shape), new(B.shape), new(C.shape), new(g_final.shape)
 
 
 def _setup(ctx, inputs, output):
