@@ -160,7 +160,7 @@ def _profiled(size: str, device: str) -> Row:
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as seen:
             step()
             ops._wait(at)
-    kernels = [e for e in seen.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+    kernels = [e for e in seen.events() or () if e.device_type.name == "CUDA"]
     busy = sum(e.device_time_total for e in kernels) / 1e6
     audio = float(batch.lengths.sum()) / config.model.features.sample_rate
     return {

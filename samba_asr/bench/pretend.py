@@ -21,8 +21,8 @@ from unittest import mock
 
 import torch
 import torch.nn.functional as F
+import torch.optim.optimizer as optimizer
 from torch import Tensor, nn
-from torch.optim import optimizer
 from torch.utils import _foreach_utils as foreach
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
@@ -85,7 +85,7 @@ class OnDevice(Tensor):
             strides=held.stride(),
             storage_offset=held.storage_offset(),
             dtype=held.dtype,
-            device="meta",
+            device=torch.device("meta"),
             _extra_dispatch_keys=keys,
         )
         made.held = held
@@ -306,7 +306,8 @@ def move(module: nn.Module) -> nn.Module:
         for name, p in part._parameters.items():
             if p is not None:
                 on = nn.Parameter(OnDevice(p.detach()), p.requires_grad)
-                on.__dict__.update({k: v for k, v in p.__dict__.items() if k == "_no_weight_decay"})
+                if getattr(p, "_no_weight_decay", False):
+                    setattr(on, "_no_weight_decay", True)  # noqa: B010  (no attribute that type checkers know)
                 part._parameters[name] = on
         for name, x in part._buffers.items():
             if x is not None:
