@@ -207,8 +207,8 @@ class Stepper:
                     outcome.loss.sum().backward()
             else:  # .backward() would add a view of every gradient to make it .grad: an operation for each parameter
                 found = torch.autograd.grad(outcome.loss.sum(), self.parameters, allow_unused=True)
-                for p, gradient in zip(self.parameters, found, strict=True):
-                    p.grad = None if gradient is None else gradient.contiguous()  # laid out as the optimizer takes it for
+                for p, gradient in zip(self.parameters, found, strict=True):  # some come transposed
+                    p.grad = None if gradient is None else gradient.contiguous()
         except torch.OutOfMemoryError:
             return "out of memory"
         return torch.cat([torch.where(bad, 0.0, sums), bad]), columns[0]

@@ -193,3 +193,14 @@ def test_the_loss_is_divided_by_the_units_of_all_batches():
         list("abcd"),
     )
     assert torch.allclose(moved(joined[0], [a, b]), moved(joined[1], [SeededBatch(both, 3)]), atol=1e-6)
+
+
+def test_gradients_lie_in_memory_as_the_fused_update_reads_them(monkeypatch):
+    """autograd.grad returns some of them transposed, and the update takes memory as it lies."""
+    model = tiny(decoder=1, self_conditioning=(1,))
+    config = replace(Config(), model=model, loss=LossConfig(decoder=0.3))
+    stepper = Stepper(SpeechObjective(AsrModel(model), config), config, CPU)
+    seen = []
+    monkeypatch.setattr(stepper.optimizer, "step", lambda: seen.extend((p.grad, p) for p in stepper.parameters))
+    stepper.step([SeededBatch(batch(), 1)], number=1, lr=0.01)
+    assert [p.shape for gradient, p in seen if gradient is not None and gradient.stride() != p.stride()] == []
