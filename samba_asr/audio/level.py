@@ -110,4 +110,5 @@ def last_hops(x: Tensor, window: int) -> tuple[Tensor, Tensor, Tensor]:
         sums.append(ends.cumsum(1).flip(1) + common.sum(1, keepdim=True) + new.cumsum(1))
         louder = torch.maximum(ends[..., 0].cummax(1).values.flip(1), new[..., 0].cummax(1).values)
         peaks.append(torch.maximum(louder, common[..., 0].amax(1, keepdim=True)))
-    return *torch.cat(sums, 1).unbind(-1), torch.cat(peaks, 1)
+    total, count = torch.cat(sums, 1).unbind(-1)
+    return total, count, torch.cat(peaks, 1)

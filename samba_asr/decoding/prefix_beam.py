@@ -356,7 +356,7 @@ class PrefixBeam:
             slots[kept] = np.where(dropped, -1, np.arange(kept.shape[1]))
             found: dict[int, list[Dropped]] = {}
             for x, first in zip(lost.tolist(), leader[lost].tolist(), strict=True):
-                y, o = int(row[x]), slots[first]
+                y, o = int(row[x]), int(slots[first])
                 if o < 0:
                     continue
                 best_path = (path_b if vb[y, o] >= vn[y, o] else path_n)[y, o]
