@@ -22,6 +22,7 @@ def deepen(encoder: Encoder, layers: int) -> None:
     last = encoder.layers[-1]
     while len(encoder.layers) < layers:
         encoder.layers.append(_identity(last))
+        encoder.depths = [*encoder.depths, encoder.depths[-1]]
 
 
 @torch.no_grad()

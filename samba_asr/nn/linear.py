@@ -55,11 +55,14 @@ class FeedForward(nn.Module):
 
     def added(self, x: Tensor, scale: float) -> Tensor:
         """Return x + scale * self(x)."""
-        if self.up.copies is None or self.down.copies is None or x.dtype != torch.float32:
+        up, down = (
+            getattr(linear, "copies", None) for linear in (self.up, self.down)
+        )  # another module may have taken its place
+        if up is None or down is None or x.dtype != torch.float32:
             return x + scale * self(x)
         weights = (self.norm.weight, self.norm.bias, self.up.weight, self.up.bias, self.down.weight, self.down.bias)
         p = self.dropout.p if self.training else 0.0
-        how = (self.up.copies, self.down.copies, self.norm.eps, p, scale)
+        how = (up, down, self.norm.eps, p, scale)
         return _FeedForward.apply(x, *weights, how)  # pyright: ignore[reportReturnType]
 
 

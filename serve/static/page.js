@@ -319,7 +319,7 @@ async function exportAs(form) {
 
 function openInsecureNote() {
   $("origin").textContent = location.origin;
-  $("local").href = `http://localhost:${location.port || 80}/`;
+  $("local").href = `${location.protocol}//localhost:${location.port || 80}/`;
   $("tunnel").textContent = `ssh -L ${location.port || 80}:localhost:${location.port || 80} ${location.hostname}`;
   $("insecure").hidden = false;
 }

@@ -1,4 +1,4 @@
-"""serve/Dockerfile and compose.yaml, as far as they can be checked without a builder."""
+"""serve/Dockerfile and compose.yml, as far as they can be checked without a builder."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_what_it_copies_is_what_a_wheel_is_built_of():
 def test_its_commands_are_those_of_the_package():
     (entry,) = steps("ENTRYPOINT")
     words = json.loads(entry)
-    compose = OmegaConf.to_container(OmegaConf.load(ROOT / "serve/compose.yaml"), resolve=False)
+    compose = OmegaConf.to_container(OmegaConf.load(ROOT / "serve/compose.yml"), resolve=False)
     args = parse([*words[1:], *compose["services"]["asr"]["command"]])
     assert (words[0], args.command, args.host) == ("samba-asr", "serve", "0.0.0.0")
     (check,) = steps("HEALTHCHECK")
@@ -70,7 +70,7 @@ def test_its_commands_are_those_of_the_package():
 
 
 def test_only_the_proxy_can_be_reached_and_clients_need_a_token():
-    compose = OmegaConf.to_container(OmegaConf.load(ROOT / "serve/compose.yaml"), resolve=False)
+    compose = OmegaConf.to_container(OmegaConf.load(ROOT / "serve/compose.yml"), resolve=False)
     asr, proxy = compose["services"]["asr"], compose["services"]["proxy"]
     assert "ports" not in asr
     assert asr["read_only"] is True

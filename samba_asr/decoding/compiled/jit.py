@@ -20,7 +20,7 @@ from samba_asr.cache import cache_folder
 
 logger = logging.getLogger(__name__)
 
-KERNELS = ("jit", "kernel", "links", "lookup", "order", "paths")  # files with compiled functions
+KERNELS = ("jit", "joins", "kernel", "links", "lookup", "order", "paths")  # files with compiled functions
 F = TypeVar("F", bound=Callable[..., Any])
 _compiled: list[Any] = []  # numba's dispatchers
 
