@@ -1,9 +1,9 @@
-"""What hotwords find, and what they cost: recall and false alarms of rare words, with more and more phrases.
+"""Measure hotwords: recall and false alarms of rare words, with 10, 100 and 1,000 phrases.
 
     python egs/bench/hotwords.py dev.jsonl [--every N] [--model english]
 
-The phrases are the words of the transcripts that the language model finds rarest, 100 at most.  Beyond these they are words of
-the language model that nobody says.  Each utterance is recognized whole.
+The phrases are the words of the transcripts that the language model finds rarest, at most 100.  The others are words of the
+language model that occur in no transcript.  Each utterance is recognized whole.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""What missing audio costs in words: lost packets, told or replaced by silence, and pauses that a gate (decode.vad) leaves out.
+"""Measure the word errors that missing audio causes: lost packets, and pauses that a gate (decode.vad) leaves out.
 
     python egs/bench/missing.py dev.jsonl [--every N] [--latency-ms 640] [--model english]
 
-Packets are lost in bursts of 200 ms.  For the gate, utterances of a reader are joined with pauses of five seconds.
+Packets are lost in bursts of 200 ms.  The session is told of them (`Session.gap`), or hears silence in their place.
+For the gate, utterances of a reader are joined with pauses of five seconds.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ HIGH = {
     ),
     *(torch.sum, Tensor.sum, F.cross_entropy, F.kl_div),
 }
-"""What autocast on CUDA computes in its type, and in float32, of the functions that we use."""
+"""Functions that CUDA's autocast computes in its own type, and those that it computes in float32, as far as we use them."""
 
 _CAST: dict[int, tuple[Tensor, Tensor]] = {}
 """Weights, by identity, and what autocast made of them; for one forward pass."""

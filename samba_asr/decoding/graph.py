@@ -18,7 +18,7 @@ from samba_asr.decoding.transcript import Said
 from samba_asr.models.graph import ArcGraph, GraphMamba
 
 FEATURES = 15
-NEAR = 0.01  # posterior that a frame of distance is worth, in the choice of the arc of a word
+NEAR = 0.01  # cost of a frame of distance, in units of posterior, when the arc of a word is chosen
 
 
 class GraphJudge:

@@ -1,4 +1,4 @@
-"""What the numpy search keeps for a word lattice: linked words, and the prefixes that recombination drops.
+"""Records of the numpy search for a word lattice: linked words, and the prefixes that recombination drops.
 
 `samba_asr.decoding.lattice` explains what they are for.  All of it is linked and never changed, so old states stay valid, and
 what a dropped beam alone held is freed with it.
@@ -44,7 +44,7 @@ class Dropped(NamedTuple):
 
 
 class Joins(NamedTuple):
-    """What was dropped in a frame, linked to what was dropped before it."""
+    """Prefixes that were dropped in a frame, linked to those of earlier frames."""
 
     before: Joins | None
     dropped: tuple[Dropped, ...]

@@ -1,4 +1,4 @@
-"""What a word lattice says: posteriors of its words, alternatives to a word, the best path, and the path nearest to a text.
+"""Results read from a word lattice: posteriors of its words, alternatives to a word, its best path, the path nearest to a text.
 
 The posterior of an arc is the share of all paths that go over it, by their scores.  Scores of a CTC head are far too sure of
 themselves, so they are scaled: 0.5 made the best confidences (egs/mini_librispeech/RESULTS.md).  The posterior of a word is that
