@@ -64,6 +64,20 @@ def parse(text: Path | str) -> Address:
     return Address(*found.groups())
 
 
+def model_folder(model: Path | str | None = None, writes: str = "") -> Path:
+    """Return the folder of a model: an address on the hub, or what `box_folder` takes.
+
+    writes: the caller writes into it, and this names the option or command: UserError for an address, whose files are a cache.
+    """
+    if model is None or not is_address(model):
+        return box_folder(model)
+    if writes:
+        raise UserError(
+            f"{model}: {writes} writes into the model's folder, and this is a download: give a folder of yours"
+        )
+    return fetch(model)
+
+
 def fetch(model: Path | str) -> Path:
     """Download a model, or find it in the cache; return its folder.
 

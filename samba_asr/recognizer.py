@@ -59,7 +59,6 @@ from samba_asr.decoding.transcript import Graph, Segment
 from samba_asr.decoding.turns import TurnRules
 from samba_asr.errors import UserError
 from samba_asr.many import attempt, largest_first
-from samba_asr.models.box import box_folder
 from samba_asr.models.exported import is_exported, load_exported
 from samba_asr.models.loaded import LoadedModel
 from samba_asr.result import Result, Transcribed
@@ -131,7 +130,7 @@ class Recognizer:
         foreign = [text for text in settings if not text.startswith("decode.")]
         if foreign:
             raise UserError(f"--set {foreign[0]}: only decode.* can be set here")
-        folder = hub.fetch(folder) if folder is not None and hub.is_address(folder) else box_folder(folder)
+        folder = hub.model_folder(folder)
         loaded = load_exported(folder) if is_exported(folder) else _load_model(folder, device)
         by_hand = any(text.startswith(("decode.search.method=", "decode.method=")) for text in settings)
         own = loaded.config.decode.search.method

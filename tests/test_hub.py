@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 
 from samba_asr import hub
 from samba_asr.errors import UserError
+from samba_asr.models.box import box_folder
 from samba_asr.recognizer import Recognizer
 from tests.support.model_folder import make_model
 from tests.support.sound import noise
@@ -108,6 +109,13 @@ def text(recognizer) -> str:
 
 def test_a_model_of_the_hub_is_the_model_of_the_folder(service, folder):
     assert text(Recognizer.load("hf:me/model")) == text(Recognizer.load(folder)) != ""
+
+
+def test_commands_take_a_model_of_the_hub_unless_they_write_into_it(service):
+    assert hub.model_folder("hf:me/model") == hub.fetch("hf:me/model")
+    assert hub.model_folder("digits") == box_folder("digits")
+    with pytest.raises(UserError, match="hf:me/model: calibrate writes into the model's folder"):
+        hub.model_folder("hf:me/model", writes="calibrate")
 
 
 def test_only_files_of_a_model_are_taken(service, folder):

@@ -50,7 +50,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 def run(args: argparse.Namespace) -> int:
     import torch
 
-    from samba_asr.models.box import box_folder
+    from samba_asr.hub import model_folder
     from samba_asr.training.average import average_run
 
     of = average_run(
@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         best=args.best,
         last=args.last,
         files=args.files,
-        models=[box_folder(folder) for folder in args.models],
+        models=[model_folder(folder) for folder in args.models],
         dtype=torch.bfloat16 if args.bfloat16 else torch.float32,
     )
     logger.info("%s: the mean of %s", args.out, ", ".join(of))

@@ -113,9 +113,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace, scratch: Path) -> int:
     from samba_asr.bench.measure import apart, hardware
-    from samba_asr.models.box import box_folder
+    from samba_asr.hub import model_folder
 
-    model = box_folder(args.model)
+    model = model_folder(args.model)
     overrides = [text for text in args.inputs if "=" in text and not Path(text).exists()]
     files = [text for text in args.inputs if text not in overrides]
     if args.data and files:

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from samba_asr import plot
     from samba_asr.data.manifest import read_manifest
     from samba_asr.evaluation.calibrate import calibrate, collect, draw, measure
-    from samba_asr.models.box import box_folder
+    from samba_asr.hub import model_folder
 
     if args.plot:
         plot.check_suffix(args.plot)
@@ -53,7 +53,9 @@ def run(args: argparse.Namespace) -> int:
         confidences = {"now": words.confidence}
     else:
         options = {"device": args.device, "settings": args.overrides, "latency_ms": args.latency_ms, "enough": math.inf}
-        words, after, graph = calibrate(box_folder(args.model), utterances, **options, graph=args.graph)
+        words, after, graph = calibrate(
+            model_folder(args.model, writes="calibrate"), utterances, **options, graph=args.graph
+        )
         confidences = {"before": words.confidence, "after": after}
     print(f"{len(words.right)} words, {100 * words.share:.1f} % of them right")
     for name, confidence in confidences.items():

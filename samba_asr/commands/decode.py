@@ -99,12 +99,12 @@ def run(args: argparse.Namespace) -> int:
     from samba_asr.evaluation.evaluate import evaluate
     from samba_asr.evaluation.files import write, write_lattices
     from samba_asr.evaluation.testset import read_testset
-    from samba_asr.models.box import box_folder
+    from samba_asr.hub import model_folder
     from samba_asr.models.folder import load_model, record_result
     from samba_asr.recognizer import Recognizer
 
     utterances = read_testset(args.data)
-    args.model = box_folder(args.model)
+    args.model = model_folder(args.model, writes="--record" if args.record else "")
     _check_folder(args.model)
     device = choose_device(args.device)
     loaded = load_model(args.model, device)

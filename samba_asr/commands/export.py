@@ -27,14 +27,14 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Write the graphs, and print where they are."""
-    from samba_asr.models.box import box_folder
+    from samba_asr.hub import model_folder
     from samba_asr.models.folder import load_model
     from samba_asr.runtime.choose import cached_graphs, weights_digest
     from samba_asr.runtime.export import complete, export
 
     if args.int8 and args.out is None:
         raise UserError("--int8 needs --out DIR: its texts differ, so it is never chosen by itself")
-    folder = box_folder(args.model)
+    folder = model_folder(args.model)
     loaded = load_model(folder)
     digest = weights_digest(folder)
     assert digest is not None  # the model was loaded from the folder

@@ -54,10 +54,10 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
 
 def run(args: argparse.Namespace) -> int:
     """Train; return 0, or 130 or 143 if SIGINT or SIGTERM ended training early, after saving."""
-    from samba_asr.models.box import box_folder
+    from samba_asr.hub import model_folder
     from samba_asr.training import finetune
 
-    init = box_folder(args.init) if args.init else None
+    init = model_folder(args.init) if args.init else None
     config = configured(args, init)
     result = finetune.run(config, args.exp, init=init, init_encoder=args.init_encoder, new_tokenizer=args.new_tokenizer)
     return 128 + result.signal if result.signal else 0

@@ -25,7 +25,7 @@ from samba_asr.data.validate import Splits
 from samba_asr.errors import UserError
 from samba_asr.evaluation.calibrate import calibrate
 from samba_asr.evaluation.evaluate import Evaluation, evaluate
-from samba_asr.models.box import box_folder
+from samba_asr.hub import model_folder
 from samba_asr.models.folder import Card, load_model, record_result
 from samba_asr.text.normalize import upper
 from samba_asr.text.numbers import spoken
@@ -83,7 +83,7 @@ def finetune(
     corpus: any path that `samba-asr prepare` reads.  stage: called with a line before each step.
     UserError for a corpus that cannot be read, or has too few utterances.
     """
-    init, out = box_folder(options.init), Path(out)
+    init, out = model_folder(options.init), Path(out)
     work = out.with_name(out.name + ".work")
     stage(f"reading {corpus}")
     manifests, by_speaker = _prepared(corpus, work / "data", init, options.prepare)

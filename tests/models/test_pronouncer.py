@@ -11,8 +11,8 @@ from samba_asr.cli import main
 from samba_asr.config import Config, PronouncerConfig
 from samba_asr.errors import UserError
 from samba_asr.models import pronouncer
+from samba_asr.models.box import box_folder
 from samba_asr.models.pronouncer import FILE, Pronouncer, load_pronouncer, padded, save_pronouncer, spelt
-from samba_asr.recognizer import box_folder
 from samba_asr.text.lexicon import Lexicon, cmudict
 from samba_asr.training.pronunciation import WordSet, error_rates, held_out
 
