@@ -64,7 +64,8 @@ class MovingAverage:
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         decay = min(self.decay, (1 + step) / (10 + step))
-        averages, current = list(self.weights.values()), list(model.parameters())
+        averages: list[Tensor] = [*self.weights.values()]
+        current: list[Tensor] = [*model.parameters()]
         torch._foreach_lerp_(averages, current, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     @torch.no_grad()
