@@ -6,21 +6,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from samba_asr.evaluation.evaluate import evaluate
-    from samba_asr.recognizer import Recognizer, Stream
+    from samba_asr.recognizer import Recognizer
+    from samba_asr.stream import Stream
 
 __version__ = "0.1.0"
 __all__ = ["Recognizer", "Stream", "__version__", "evaluate"]
 
 
-def __getattr__(name: str):
-    if name in ("Recognizer", "Stream"):
-        from samba_asr import recognizer
+def __getattr__(name: str) -> Any:
+    if name == "Recognizer":
+        from samba_asr.recognizer import Recognizer
 
-        return getattr(recognizer, name)
+        return Recognizer
+    if name == "Stream":
+        from samba_asr.stream import Stream
+
+        return Stream
     if name == "evaluate":
         from samba_asr.evaluation.evaluate import evaluate
 

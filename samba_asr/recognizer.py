@@ -4,6 +4,7 @@
     >>> recognizer.transcribe("talk.wav")
     Result('ONE NINE FOUR', 1 segment, 3 words, 2.0 s)
 
+    >>> from samba_asr.session import Final
     >>> for event in recognizer.listen("talk.wav"):     # or a microphone; events of `samba_asr.session`, as they come
     ...     if isinstance(event, Final):
     ...         print(event.segment.text)
@@ -65,7 +66,8 @@ from samba_asr.result import Result, Transcribed
 from samba_asr.runtime.base import MAX_STEP, AcousticRuntime, Latency, latency_of
 from samba_asr.runtime.choose import build, runtimes
 from samba_asr.runtime.whole import log_probs
-from samba_asr.session import Event, Final, Quiet, Session, advance
+from samba_asr.session import Event, Session, events
+from samba_asr.stream import Stream
 from samba_asr.text.units import Tokenizer
 from samba_asr.text.written.form import AHEAD, TEXTS, writes_english
 
@@ -306,9 +308,7 @@ class Recognizer:
 
     def events(self, session: Session) -> Iterator[Event]:
         """Advance one session as long as it is due, and yield its events as they come."""
-        while session.due() and not session.over:
-            advance(self, [session])
-            yield from session.events()
+        return events(self, session)
 
     # ---- whole files -------------------------------------------------------------------------------------------------
 
@@ -441,79 +441,6 @@ class Recognizer:
         other.segmenter = copy.copy(self.segmenter)
         other.segmenter.search = self.segmenter.search.over(other.runtime.second_pass)
         return other
-
-
-class Stream:
-    """Session that computes as it receives audio: `accept` audio, read `partial` and `segments`, and `finish` once."""
-
-    def __init__(self, recognizer: Recognizer, session: Session):
-        self.recognizer, self._session = recognizer, session
-        self._segments: list[Segment] = []
-        self._withheld = 0  # words
-        self._result: Result | None = None
-
-    def __repr__(self) -> str:
-        state = "finished" if self._result else f"partial {self.partial!r}"
-        return f"Stream({len(self._segments)} segments, {state}, {self.seconds:.1f} s)"
-
-    def __enter__(self) -> Stream:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Finish the stream, so that `finish` returns its result; after an error its audio is dropped."""
-        if kind is None:
-            self.finish()
-        else:
-            self._session.drop()
-
-    def accept(self, samples: np.ndarray) -> None:
-        """Process the next chunk: float32 (s,) in [-1, 1], any length.  UserError, without effect, if a sample is not finite."""
-        if self._result is not None:
-            raise RuntimeError("accept after finish: the session has ended, make a new stream")
-        self._session.feed(samples)
-        self._advance()
-
-    def gap(self, seconds: float) -> None:
-        """Say that the next `seconds` of audio are missing (`Session.gap`).  UserError unless 0 <= seconds <= 3600."""
-        if self._result is not None:
-            raise RuntimeError("gap after finish: the session has ended, make a new stream")
-        self._session.gap(seconds)
-        self._advance()
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of audio received, with what is missing."""
-        return self._session.seconds
-
-    @property
-    def segments(self) -> tuple[Segment, ...]:
-        """Finished segments, with the second pass."""
-        return tuple(self._segments)
-
-    @property
-    def partial(self) -> str:
-        """Text of the open segment, by the first pass; its end may still change."""
-        return "" if self._result else self.recognizer.segmenter.text(self._session.search)
-
-    @property
-    def stable(self) -> str:
-        """Beginning of `partial` that will not change, in whole words."""
-        return "" if self._result else self.recognizer.segmenter.stable(self._session.search)
-
-    def finish(self) -> Result:
-        """End the audio and return the result.  A second call returns the same."""
-        if self._result is None:
-            self._session.end()
-            self._advance()
-            self._result = Result(tuple(self._segments), self._session.seconds, self._withheld)
-        return self._result
-
-    def _advance(self) -> None:
-        for event in self.recognizer.events(self._session):
-            if isinstance(event, Final):
-                self._segments.append(event.segment)
-            elif isinstance(event, Quiet):
-                self._withheld += event.withheld
 
 
 def _graph(folder: Path | None, calibration: Callable[[Evidence], float]) -> Graph | None:

@@ -23,7 +23,7 @@ With `turns` (`samba_asr.decoding.turns`) a session also has
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -455,6 +455,13 @@ def by_block(work: Iterable[SessionWork]) -> list[list[SessionWork]]:
     for one in work:
         groups.setdefault(one.session.latency.block, []).append(one)
     return list(groups.values())
+
+
+def events(recognizer: Parts, session: Session) -> Iterator[Event]:
+    """Advance one session as long as it is due, and yield its events as they come."""
+    while session.due() and not session.over:
+        advance(recognizer, [session])
+        yield from session.events()
 
 
 def step(recognizer: Parts, work: Sequence[SessionWork]) -> None:

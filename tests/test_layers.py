@@ -28,6 +28,7 @@ LEVELS = (  # a room imports itself and rooms of lower levels, never one beside 
     {"decoding"},
     {"session", "training"},
     {"hub", "many", "result"},
+    {"stream"},
     {"client", "recognizer", "whisper"},
     {"evaluation"},
     {"engine", "batch", "bench", "formats", "label"},

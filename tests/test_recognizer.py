@@ -19,7 +19,8 @@ from samba_asr.decoding.transcript import words_of
 from samba_asr.errors import UserError
 from samba_asr.models.box import box_folder
 from samba_asr.models.folder import LoadedModel
-from samba_asr.recognizer import Recognizer, Stream
+from samba_asr.recognizer import Recognizer
+from samba_asr.stream import Stream
 from tests.support.sound import RATE, noise
 
 

@@ -20,7 +20,7 @@ from samba_asr import Recognizer
 from samba_asr.data.manifest import Utterance
 from samba_asr.evaluation.testset import read_testset, samples
 from samba_asr.metrics.wer import WerReport, compare, score
-from samba_asr.recognizer import Stream
+from samba_asr.stream import Stream
 
 BURST, PAUSE = 0.2, 5.0  # seconds
 JOINED = 5  # utterances with pauses between them
