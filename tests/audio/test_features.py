@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from samba_asr.audio.features import FLOOR, LogMel, Statistics, mel_filterbank
+from samba_asr.audio.features_numpy import NumpyLogMel
 from samba_asr.config import FeatureConfig
 from samba_asr.errors import UserError
 from tests.contract import verify_streaming
@@ -95,6 +96,16 @@ def test_it_is_torchaudios_mel_spectrogram():
     want = (transform(torch.nn.functional.pad(x, (240 + 56, 56))).T + FLOOR).log()
     got, _ = LogMel(config)(x.view(1, -1, 1), torch.tensor([8000]))
     torch.testing.assert_close(got[0], want, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("mels", [1, 9, 23, 80, 200])  # of 200 the lowest are between two bins, and so are silent
+def test_its_twin_in_numpy_gives_the_same(mels):
+    module = LogMel(FeatureConfig(mels=mels))
+    samples = 0.1 * torch.randn(200 * 160, generator=torch.Generator().manual_seed(5))
+    wanted = module(samples.view(1, -1, 1), torch.tensor([len(samples)]))[0][0]
+    twin = NumpyLogMel({name: getattr(module, name).numpy() for name in ("window", "bank", "mean", "std")}, 160)
+    (found,), _ = twin.step([samples.numpy()], [twin.init_state()])
+    torch.testing.assert_close(torch.from_numpy(found), wanted, atol=1e-4, rtol=1e-4)
 
 
 def test_a_tone_is_loudest_in_its_own_mel():
