@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from samba_asr import session as sessions
+from samba_asr import steps
 from samba_asr.decoding.turns import EagerEnd, SpeechStarted, TurnEnded, TurnResumed, TurnRules
 from samba_asr.errors import UserError
 from samba_asr.recognizer import Phrases, Recognizer
@@ -303,13 +303,13 @@ class Engine:
     def _tick(self, due: Sequence[tuple[LiveSession, SessionWork]]) -> None:
         """Run one step of all `due` sessions.  If it fails, each session runs alone, and those that fail again are ended."""
         owners = {work.session: live for live, work in due}
-        for group in sessions.by_block(work for _, work in due):
-            self._all_or_each(owners, group, sessions.step)
-            self._all_or_each(owners, [w for w in group if not w.session.over], sessions.drain)
+        for group in steps.by_block(work for _, work in due):
+            self._all_or_each(owners, group, steps.step)
+            self._all_or_each(owners, [w for w in group if not w.session.over], steps.drain)
             # Events are sent before the next session is concluded, as finishing segments takes time.  Clients wait for finals.
             for work in sorted(group, key=lambda work: work.cut is None):
                 if not work.session.over:
-                    self._guarded(owners[work.session], lambda work=work: sessions.conclude(self.recognizer, work))
+                    self._guarded(owners[work.session], lambda work=work: steps.conclude(self.recognizer, work))
                     self._emit_new(owners[work.session], work)
 
     def _all_or_each(

@@ -66,10 +66,12 @@ from samba_asr.result import Result, Transcribed
 from samba_asr.runtime.base import MAX_STEP, AcousticRuntime, Latency, latency_of
 from samba_asr.runtime.choose import build, runtimes
 from samba_asr.runtime.whole import log_probs
-from samba_asr.session import Event, Session, events
+from samba_asr.session import Event, Session
+from samba_asr.steps import advanced, events, pipelined
 from samba_asr.stream import Stream
 from samba_asr.text.units import Tokenizer
 from samba_asr.text.written.form import AHEAD, TEXTS, writes_english
+from samba_asr.threads import threads
 
 if TYPE_CHECKING:
     from samba_asr.decoding.written import Writer
@@ -278,37 +280,50 @@ class Recognizer:
         AudioError (a UserError) if a file cannot be read.  Truncated for a cut or damaged file, after the events of the part
         before the damage.
         """
+        options: dict[str, Any] = {"latency_ms": latency_ms, "hotwords": hotwords, "turns": turns, "partials": partials}
+        options |= {"text": text, "digits": digits, "ahead": ahead}
+        return advanced(self, self._fed(source, rate, chunk_ms, channel, longest, on_block, options))
+
+    def events(self, session: Session) -> Iterator[Event]:
+        """Advance one session as long as it is due, and yield its events as they come."""
+        return events(self, session)
+
+    def _fed(
+        self,
+        source: Any,
+        rate: int | None,
+        chunk_ms: float | None,
+        channel: int | None,
+        longest: float | None,
+        on_block: Callable[[float], None],
+        options: dict[str, Any],
+    ) -> Iterator[Session]:
+        """Open a session, and yield it after each chunk that it received, and after its end; arguments as for `listen`."""
         seconds = MAX_STEP if chunk_ms is None else chunk_ms / 1000
         if not seconds > 0:
             raise UserError(f"a chunk of {chunk_ms:g} ms holds no audio: it must be positive")
         session: Session | None = None
         broken: Truncated | None = None
-        settings: dict[str, Any] = {"latency_ms": latency_ms, "hotwords": hotwords, "turns": turns}
-        settings |= {"text": text, "digits": digits, "ahead": ahead}
         try:
             default = self.rate if rate is None else as_rate(rate)
             for given, samples in pieces(source, default, min(seconds, MAX_STEP), channel):
-                session = session or self.session(given, partials=partials, **settings)
+                session = session or self.session(given, **options)
                 session.feed(samples)
                 if longest is not None and session.seconds > longest:
                     raise UserError(
                         f"the file has more than {longest:g} s of audio, which is the limit here: send it in parts"
                     )
                 on_block(session.seconds)
-                yield from self.events(session)
+                yield session
         except Truncated as error:
             if session is None:
                 raise
             broken = error
-        session = session or self.session(rate, **settings)
+        session = session or self.session(rate, **options)
         session.end()
-        yield from self.events(session)
+        yield session
         if broken:
             raise broken
-
-    def events(self, session: Session) -> Iterator[Event]:
-        """Advance one session as long as it is due, and yield its events as they come."""
-        return events(self, session)
 
     # ---- whole files -------------------------------------------------------------------------------------------------
 
@@ -330,23 +345,16 @@ class Recognizer:
     ) -> Result:
         """Recognize a file, or any other source that `listen` takes, with the arguments of `listen`.
 
-        on_segment: called with each finished segment.
+        on_segment: called with each finished segment, some steps after `listen` would yield it, as others are encoded meanwhile.
         """
-        events = self.listen(
-            source,
-            rate=rate,
-            latency_ms=latency_ms,
-            chunk_ms=chunk_ms,
-            hotwords=hotwords,
-            partials=False,
-            on_block=on_block,
-            longest=longest,
-            channel=channel,
-            text=text,
-            digits=digits,
-            ahead=ahead,
-        )
-        return Result.of(events, on_segment)
+        options: dict[str, Any] = {"latency_ms": latency_ms, "hotwords": hotwords, "partials": False}
+        options |= {"text": text, "digits": digits, "ahead": ahead}
+        fed = self._fed(source, rate, chunk_ms, channel, longest, on_block, options)
+        return Result.of(self._events_of_file(fed), on_segment)
+
+    def _events_of_file(self, fed: Iterable[Session]) -> Iterator[Event]:
+        """Yield the events of a file, with its encoder in a thread of its own where there may be two."""
+        return pipelined(self, fed) if threads() > 1 else advanced(self, fed)
 
     def transcribe_many(
         self,
@@ -364,13 +372,16 @@ class Recognizer:
         The largest files begin first.  A file that cannot be read ends nothing: its error is in its place.  The other arguments
         are those of `listen`.  UserError for jobs below 1.
         """
-        options = {"latency_ms": latency_ms, "channel": channel, "text": text, "digits": digits}
         self.latency(latency_ms)  # reports a wrong latency once, not once a file
-        options["hotwords"] = self.hotwords(hotwords)
+        options: dict[str, Any] = {"latency_ms": latency_ms, "hotwords": self.hotwords(hotwords), "partials": False}
+        options |= {"text": text, "digits": digits, "ahead": AHEAD}
+        run = self._events_of_file if jobs == 1 else functools.partial(advanced, self)
 
         def work(file: Path | str | bytes) -> Transcribed:
-            name = "" if isinstance(file, bytes) else str(file)
-            return Transcribed(file, *attempt(name, lambda: self.transcribe(file, **options)))
+            fed = self._fed(file, None, None, channel, None, lambda seconds: None, options)
+            return Transcribed(
+                file, *attempt("" if isinstance(file, bytes) else str(file), lambda: Result.of(run(fed)))
+            )
 
         return largest_first(work, files, jobs, size)
 

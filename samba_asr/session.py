@@ -1,9 +1,9 @@
-"""Session: samples in, events out; and `advance`, one batched step of the model for any number of sessions.
+"""Session: samples in, events out, for one stream of audio; `samba_asr.steps` advances any number of them.
 
-    sessions = [recognizer.session(rate=16000, latency_ms=640) for _ in range(3)]
-    sessions[0].feed(samples)                  # float32 (s,), any length
-    advance(recognizer, sessions)              # one step for all that are due
-    for event in sessions[0].events(): ...     # each once
+    session = recognizer.session(rate=16000, latency_ms=640)
+    session.feed(samples)                      # float32 (s,), any length
+    advance(recognizer, [session])             # a step of this session and others, if they are due
+    for event in session.events(): ...         # each once
 
 A session is due when its audio fills an encoder block, or when `flush` or `end` was called.  So blocks are never computed in
 parts.  Its text depends neither on the sessions that share its steps nor on how its audio was cut into chunks.  A session has no
@@ -23,7 +23,7 @@ With `turns` (`samba_asr.decoding.turns`) a session also has
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -37,7 +37,7 @@ from samba_asr.decoding.segmenter import Segmenter, SegmentState
 from samba_asr.decoding.transcript import Segment
 from samba_asr.decoding.turns import EagerEnd, Signal, SpeechStarted, TurnEnded, TurnResumed, TurnRules
 from samba_asr.errors import UserError
-from samba_asr.runtime.base import MAX_STEP, AcousticRuntime, Frames, Latency
+from samba_asr.runtime.base import MAX_STEP, AcousticRuntime, Latency
 
 if TYPE_CHECKING:
     from samba_asr.decoding.written import Writer
@@ -145,11 +145,20 @@ class Cut:
     seconds: float = 0.0
 
 
+class Entry(NamedTuple):
+    """How the audio of a step follows what came before it."""
+
+    begin: float | None  # encoder frame where a new stretch begins; None: the audio goes on
+    fresh: bool = False  # whether the encoder starts again
+    at: int = 0  # encoder frames of the session before
+    gap: float = 0.0  # encoder frames that are missing before
+
+
 class SessionWork(NamedTuple):
     """A session's share of one step: samples (s,), then a cut."""
 
     session: Session
-    begin: float  # frame where the samples begin
+    entry: Entry
     samples: np.ndarray
     cut: Cut | None
 
@@ -157,7 +166,7 @@ class SessionWork(NamedTuple):
 class Session:
     """One stream of audio, and its text.
 
-    `feed`, `flush` and `end` only queue; the model runs in `advance`.  `take` and `due` read the queue.  So a caller with
+    `feed`, `flush` and `end` only queue; the model runs in `samba_asr.steps`.  `take` and `due` read the queue.  So a caller with
     threads guards these five by one lock; everything else belongs to the thread that advances.
     """
 
@@ -192,13 +201,14 @@ class Session:
         self._waiting = 0  # samples in the queue, at the model's rate
         self._cuts = 0  # cuts in the queue
         self._offset = 0.0  # seconds received before the framer started
+        self._fresh = True  # whether the encoder starts with the next audio
+        self._paused = False  # whether the next audio comes after a pause
+        self._taken = 0  # encoder frames taken since the encoder started, or since the last pause
+        self._began = 0.0  # frame where they started, and all missing audio since then
+        self._total = 0  # encoder frames taken in all
         # State that a step changes:
         self.state: Any = None  # of the runtime; None while it has no audio
         self.search: SegmentState = parts.segmenter.open(hotwords, turns)
-        self._fed = 0  # encoder frames since the encoder started, or since the last pause
-        self._began = 0.0  # frame where they started, and all missing audio since then
-        self._total = 0  # encoder frames of the session
-        self._paused = False  # whether the next audio comes after a pause
         self._open_at: float = 0  # frame where the open segment began after the last step
         self._nothing: tuple[str, float | None] = "", 0.0 if turns else None
         self._shown = self._nothing  # text and probability of the last partial
@@ -292,7 +302,7 @@ class Session:
         if self._cuts:
             return True
         block, hop = self.latency.block, self.latency.hop
-        beyond = self._fed - block  # frames beyond the first block
+        beyond = self._taken - block  # frames beyond the first block
         missing = hop - beyond % hop if beyond >= 0 else -beyond
         return self._waiting >= min(missing, self._most(most)) * self._stride
 
@@ -318,12 +328,27 @@ class Session:
             room -= len(chunk.samples)
         samples = np.concatenate(parts) if parts else np.zeros(0, np.float32)
         self._waiting -= len(samples)
+        entry = self._enter(begin) if parts else Entry(None)
+        self._taken += len(samples) // self._stride
+        self._total += len(samples) // self._stride
         cut = None
         if self._queue and isinstance(first := self._queue[0], Cut):
             self._queue.popleft()
             self._cuts -= 1
             cut = first
-        return SessionWork(self, begin, samples, cut)
+        return SessionWork(self, entry, samples, cut)
+
+    def _enter(self, begin: float) -> Entry:
+        """Count what is missing before audio that begins at frame `begin`."""
+        gap = begin - self._began - self._taken
+        if self._fresh or gap * self._frame > FORGET:
+            self._taken, self._began, self._fresh, self._paused = 0, begin, False, False
+            return Entry(begin, fresh=True, at=self._total)
+        gap = gap if gap > TOUCH else 0.0
+        self._began += gap
+        entry = Entry(begin if self._paused else None, at=self._total, gap=gap)
+        self._paused = False
+        return entry
 
     def drop(self) -> None:
         """End the session at once and drop its queue."""
@@ -337,13 +362,11 @@ class Session:
 
     def snapshot(self) -> tuple[Any, ...]:
         """Save the state that steps change, for `restore`.  States are values, so only lists are copied."""
-        done = self._fed, self._began, self._open_at, self._total, self._paused
-        return self.state, self.search.copy(), done
+        return self.state, self.search.copy(), self._open_at
 
     def restore(self, before: tuple[Any, ...]) -> None:
         """Undo the steps since a snapshot."""
-        self.state, self.search, done = before
-        self._fed, self._began, self._open_at, self._total, self._paused = done
+        self.state, self.search, self._open_at = before
 
     # ---- events out --------------------------------------------------------------------------------------------------
 
@@ -353,27 +376,14 @@ class Session:
         self._events.clear()
         return found
 
-    def _begin(self, runtime: AcousticRuntime, begin: float) -> None:
-        """Start the encoder at frame `begin`."""
-        self.state, self._fed, self._began, self._paused = runtime.start(self.latency), 0, begin, False
-        self.search.begin = self._open_at = begin
+    def arrive(self, entry: Entry) -> None:
+        """Prepare the search for the frames of the audio that was taken with this entry."""
+        if entry.begin is not None:
+            self.search.begin = self._open_at = entry.begin
+        elif entry.gap:
+            self.search.missing[entry.at] = entry.gap
 
-    def _enter(self, runtime: AcousticRuntime, begin: float) -> float:
-        """Prepare for audio that begins at frame `begin`; return the frames that are missing before it."""
-        gap = begin - self._began - self._fed
-        if self.state is None or gap * self._frame > FORGET:
-            self._begin(runtime, begin)
-            return 0.0
-        gap = gap if gap > TOUCH else 0.0
-        self._began += gap
-        if self._paused:
-            self.search.begin = self._open_at = begin
-            self._paused = False
-        elif gap:
-            self.search.missing[self._total] = gap
-        return gap
-
-    def _conclude(self, segmenter: Segmenter, cut: Cut | None) -> None:
+    def conclude(self, segmenter: Segmenter, cut: Cut | None) -> None:
         """Apply the cut, and queue the new events."""
         if cut is not None:
             segmenter.finish(self.search)
@@ -388,17 +398,17 @@ class Session:
         if cut is None:
             if self.partials and (shown := self._showing(segmenter)) != self._shown:
                 self._shown = text, ending = shown
-                until = round((self._began + self._fed) * self._frame, 3)
+                until = round((self._began + self._taken) * self._frame, 3)
                 stable = segmenter.stable(self.search)
                 written = self._writer.preview(text, stable) if self._writer else None
                 self._events.append(Partial(text, stable, until, written, ending))
             return
         self._paused = cut.event is None and self._takes_gaps
         if self._paused:
-            self._began += self._fed
+            self._began += self._taken
         else:
-            self.state = None
-        self._fed, self._shown = 0, self._nothing
+            self.state, self._fresh = None, True
+        self._taken, self._shown = 0, self._nothing
         if cut.event is not None:
             self.search.begin = self._open_at = self._began = cut.seconds / self._frame
             self._events.append(cut.event)
@@ -428,78 +438,3 @@ class Session:
         if ends:
             return self._writer.finish(segments)
         return [ready for segment in segments for ready in self._writer.write(segment)]
-
-
-def advance(
-    recognizer: Parts,
-    sessions: Iterable[Session],
-    *,
-    most: float = MAX_STEP,
-    ready: Callable[[Session], None] = lambda session: None,
-) -> None:
-    """Run one step of the model for all sessions that are due, at most `most` seconds of each.
-
-    ready: called with each session as soon as its events are known.  Finishing a segment takes time, session by session.
-    """
-    for group in by_block(session.take(most) for session in sessions if session.due(most)):
-        step(recognizer, group)
-        drain(recognizer, group)
-        for work in group:
-            conclude(recognizer, work)
-            ready(work.session)
-
-
-def by_block(work: Iterable[SessionWork]) -> list[list[SessionWork]]:
-    """Group work by block size: one group can share a step."""
-    groups: dict[int, list[SessionWork]] = {}
-    for one in work:
-        groups.setdefault(one.session.latency.block, []).append(one)
-    return list(groups.values())
-
-
-def events(recognizer: Parts, session: Session) -> Iterator[Event]:
-    """Advance one session as long as it is due, and yield its events as they come."""
-    while session.due() and not session.over:
-        advance(recognizer, [session])
-        yield from session.events()
-
-
-def step(recognizer: Parts, work: Sequence[SessionWork]) -> None:
-    """Process the samples of all sessions in one step of model and search."""
-    work = [one for one in work if len(one.samples)]
-    if not work:
-        return
-    runtime, sessions = recognizer.runtime, [one.session for one in work]
-    gaps = [one.session._enter(runtime, one.begin) for one in work]
-    samples, states = [one.samples for one in work], [session.state for session in sessions]
-    frames, states = runtime.step(samples, states, gaps) if any(gaps) else runtime.step(samples, states)
-    _search(recognizer, sessions, frames)
-    for one, state in zip(work, states, strict=True):
-        one.session.state = state
-        one.session._fed += len(one.samples) // runtime.stride
-        one.session._total += len(one.samples) // runtime.stride
-
-
-def drain(recognizer: Parts, work: Sequence[SessionWork]) -> None:
-    """Search the last frames of the sessions that are cut."""
-    runtime = recognizer.runtime
-    cut = [one for one in work if one.cut is not None and one.session.state is not None]
-    pausing = [one.session for one in cut if one.cut and one.cut.event is None and runtime.takes_gaps]
-    ending = [one.session for one in cut if one.session not in pausing]
-    if pausing:
-        frames, states = runtime.pause([session.state for session in pausing])
-        _search(recognizer, pausing, frames)
-        for session, state in zip(pausing, states, strict=True):
-            session.state = state
-    if ending:
-        _search(recognizer, ending, runtime.finish([session.state for session in ending]))
-
-
-def _search(recognizer: Parts, sessions: Sequence[Session], frames: Frames) -> None:
-    if frames.log_probs.shape[1]:
-        recognizer.segmenter.step([session.search for session in sessions], frames)
-
-
-def conclude(recognizer: Parts, work: SessionWork) -> None:
-    """Apply the cut, if there is one, and queue the session's new events."""
-    work.session._conclude(recognizer.segmenter, work.cut)

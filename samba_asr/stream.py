@@ -13,7 +13,8 @@ import numpy as np
 
 from samba_asr.decoding.transcript import Segment
 from samba_asr.result import Result
-from samba_asr.session import Final, Parts, Quiet, Session, events
+from samba_asr.session import Final, Parts, Quiet, Session
+from samba_asr.steps import events
 
 
 class Stream:

@@ -28,7 +28,8 @@ from samba_asr.decoding.ngram import read_ngram
 from samba_asr.errors import UserError
 from samba_asr.metrics.wer import score
 from samba_asr.recognizer import Recognizer
-from samba_asr.session import Final, Quiet, advance
+from samba_asr.session import Final, Quiet
+from samba_asr.steps import advance
 from tests.audio.sounds import encode_av
 from tests.shared import needs_shared, shared
 from tests.support.model_folder import SMALL_TRAINING as SMALL

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from samba_asr import session as sessions_
+from samba_asr import steps
 from samba_asr.config import load
 from samba_asr.engine import (
     HEAD_START,
@@ -77,7 +77,7 @@ def changed(recognizer, **decode) -> Recognizer:
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.5])
-def test_sessions_together_read_what_each_reads_alone(engine, overlap, monkeypatch):
+def test_stepstogether_read_what_each_reads_alone(engine, overlap, monkeypatch):
     monkeypatch.setattr(engine, "recognizer", changed(engine.recognizer, runtime__overlap=overlap))
     rng = np.random.default_rng(0)
     clients = [
@@ -173,14 +173,14 @@ def test_bad_audio_is_refused_and_the_session_lives_on(engine):
 def test_a_session_that_fails_takes_no_other_with_it(engine, monkeypatch, part):
     ears = [Ear(), Ear()]
     sessions = [engine.open(ear, 16000, latency_ms=320) for ear in ears]
-    act = getattr(sessions_, part)
+    act = getattr(steps, part)
 
     def fail(parts, work):
         act(parts, work)
         if sessions[0].session in [one.session for one in (work if isinstance(work, list) else [work])]:
             raise ValueError("planted")
 
-    monkeypatch.setattr(sessions_, part, fail)
+    monkeypatch.setattr(steps, part, fail)
     samples = noise(2.0)
     for live in sessions:
         live.accept(samples)
@@ -241,14 +241,14 @@ def test_a_long_file_does_not_keep_a_live_session_waiting(engine):
     long.until(Done)
 
 
-def test_a_tick_takes_few_sessions_and_all_get_their_turn(engine, monkeypatch):
-    sizes, step = [], sessions_.step
+def test_a_tick_takes_few_stepsand_all_get_their_turn(engine, monkeypatch):
+    sizes, step = [], steps.step
 
     def counted(recognizer, work):
         sizes.append(len(work))
         return step(recognizer, work)
 
-    monkeypatch.setattr(sessions_, "step", counted)
+    monkeypatch.setattr(steps, "step", counted)
     monkeypatch.setattr("samba_asr.engine.ROWS", 2)
     samples = noise(2.0)
     ears = [Ear() for _ in range(5)]
@@ -348,8 +348,8 @@ def test_a_session_that_nobody_feeds_is_finished(recognizer):
 
 def test_a_session_whose_audio_waits_is_not_idle(recognizer, monkeypatch):
     engine, ear = Engine(recognizer, idle_seconds=0.2), Ear()
-    step = sessions_.step
-    monkeypatch.setattr(sessions_, "step", lambda *args: (time.sleep(0.3), step(*args)))  # slower than the bound
+    step = steps.step
+    monkeypatch.setattr(steps, "step", lambda *args: (time.sleep(0.3), step(*args)))  # slower than the bound
     try:
         session = engine.open(ear, 16000, latency_ms=320)
         session.accept(noise(7.0))

@@ -27,6 +27,7 @@ LEVELS = (  # a room imports itself and rooms of lower levels, never one beside 
     {"runtime"},
     {"decoding"},
     {"session", "training"},
+    {"steps"},
     {"hub", "many", "result"},
     {"stream"},
     {"client", "recognizer", "whisper"},
@@ -37,7 +38,19 @@ LEVELS = (  # a room imports itself and rooms of lower levels, never one beside 
     {"cli", "archive"},
 )
 NO_MODELS = {"audio", "text", "data", "metrics", "recipes"}  # (audio.features imports the contract)
-MODELS = {"ops", "nn", "models", "runtime", "decoding", "training", "session", "result", "recognizer", "engine"}
+MODELS = {
+    "ops",
+    "nn",
+    "models",
+    "runtime",
+    "decoding",
+    "training",
+    "session",
+    "steps",
+    "result",
+    "recognizer",
+    "engine",
+}
 PARTS = {"acoustic", "ctc", "decoder"}  # of a model, which only these rooms reach into
 INSIDE_MODELS = {"models", "training", "runtime"}
 

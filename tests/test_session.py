@@ -26,8 +26,8 @@ from samba_asr.session import (
     TurnEnded,
     TurnResumed,
     TurnRules,
-    advance,
 )
+from samba_asr.steps import advance
 from tests.support.sessions import alone, changed, finals
 from tests.support.sound import noise
 

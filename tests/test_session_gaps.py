@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from samba_asr.engine import Engine
 from samba_asr.errors import UserError
 from samba_asr.recognizer import Recognizer
-from samba_asr.session import FORGET, PACKET, PAUSE, Done, Final, advance
+from samba_asr.session import FORGET, PACKET, PAUSE, Done, Final
+from samba_asr.steps import advance
 from tests.support.sessions import alone, changed, finals
 from tests.support.sound import noise
 

@@ -15,7 +15,8 @@ from samba_asr.data.dataset import Batch
 from samba_asr.decoding.base import text_of
 from samba_asr.evaluation.testset import hypotheses
 from samba_asr.recognizer import Recognizer
-from samba_asr.session import Final, Session, advance
+from samba_asr.session import Final, Session
+from samba_asr.steps import advance
 
 LONGEST_CHUNK = 128  # encoder frames: chunks have 1 .. this, uniform in log size
 
