@@ -25,7 +25,7 @@ from samba_asr.text.tokenizer import CharTokenizer
 from samba_asr.text.units import Tokenizer
 
 pytest.importorskip("numba")
-from samba_asr.decoding.compiled import kernel
+from samba_asr.decoding.compiled import layout
 from samba_asr.decoding.compiled.search import CompiledBeam
 from samba_asr.decoding.compiled.tables import look_ahead, of_guide
 
@@ -260,5 +260,5 @@ def test_a_text_is_aligned_as_by_numpy(seed, u, more, v):
 
 
 def test_what_is_written_twice_is_equal():
-    assert kernel.UNFINISHED == word_search.UNFINISHED
-    assert kernel.UNKNOWN_SCORE == word_search.UNKNOWN_SCORE
+    assert layout.UNFINISHED == word_search.UNFINISHED
+    assert layout.UNKNOWN_SCORE == word_search.UNKNOWN_SCORE

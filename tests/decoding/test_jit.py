@@ -77,3 +77,8 @@ def test_the_name_of_its_folder_follows_every_file_with_compiled_functions():
     folder = Path(jit.__file__).parent
     with_functions = {path.stem for path in folder.glob("*.py") if "\n@jit\n" in path.read_text()}
     assert with_functions <= set(jit.KERNELS)
+
+
+def test_the_cache_knows_all_files_with_compiled_functions():
+    files = {path.stem for path in Path(jit.__file__).parent.glob("*.py") if "@jit\n" in path.read_text()}
+    assert files | {"jit", "layout"} == set(jit.KERNELS)

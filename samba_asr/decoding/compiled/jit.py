@@ -20,7 +20,10 @@ from samba_asr.cache import cache_folder
 
 logger = logging.getLogger(__name__)
 
-KERNELS = ("jit", "joins", "kernel", "links", "lookup", "order", "paths")  # files with compiled functions
+KERNELS = (
+    "ending", "extend", "frame", "jit", "joins", "keep", "kernel", "layout", "links", "lookup", "order", "paths",
+)  # fmt: skip
+"""Files with compiled functions."""
 F = TypeVar("F", bound=Callable[..., Any])
 _compiled: list[Any] = []  # numba's dispatchers
 

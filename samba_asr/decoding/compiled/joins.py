@@ -1,10 +1,29 @@
-"""Joins of a word lattice in compiled code: an open hash table of those that a search has, and where words begin."""
+"""Joins of a word lattice in compiled code: what recombination dropped, and a hash table of it."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from samba_asr.decoding.compiled.jit import jit
+from samba_asr.decoding.compiled.layout import (
+    BONUS,
+    J_INTO,
+    J_READING,
+    J_TOKEN,
+    J_WORD,
+    LAST,
+    PATH_B,
+    PATH_N,
+    VB,
+    VN,
+    WORDS,
+    X_BONUS,
+    X_FROM,
+    X_GAIN,
+    X_TOKEN,
+    X_WORD,
+)  # fmt: skip
+from samba_asr.decoding.compiled.links import resized
 
 U64 = np.uint64
 
@@ -42,3 +61,75 @@ def index_joins(joins, count, least):
     for i in range(count):
         table[find_join(table, joins, joins[0, i], joins[2, i], joins[1, i])] = i
     return table
+
+
+@jit
+def remember(
+    beams, after, alive, stays, ways, idx, count, lost, leader, dropped, places, begins, read, joins, join_score, table, used,
+):  # fmt: skip
+    """Note what recombination dropped, as samba_asr.decoding.joins.
+
+    lost, leader: the first `dropped` are extensions or beams, and what is kept in their place.  places: scratch, all -1.
+    read: (nodes, node_score, words, word_score).  used: joins so far.
+    Returns joins, join_score and table, larger if need be, and how many joins there are.
+    """
+    values, marks, values2, marks2 = beams[0], beams[1], after[0], after[1]
+    G, path, path_n = stays[0], stays[1], stays[2]
+    XF, XI = ways[0], ways[1]
+    nodes, node_score, words, word_score = read
+    for o in range(count):
+        places[idx[o]] = o
+    for d in range(dropped):
+        o = places[leader[d]]
+        into = marks2[WORDS, o] if o >= 0 else -1
+        if into < 0:
+            continue
+        x = np.int64(lost[d])
+        if x < alive:
+            reading = marks[WORDS, x]
+            at = path[x] if G[VB, x] >= G[VN, x] else path_n[x]
+            acoustic, lm = max(G[VB, x], G[VN, x]), values[BONUS, x]
+            word = np.int64(-1)
+        else:
+            x -= alive
+            j = XI[X_FROM, x]
+            reading = marks[WORDS, j]
+            at = marks[PATH_B, j] if XI[X_TOKEN, x] == marks[LAST, j] else path[j]
+            acoustic, lm = XF[X_GAIN, x], XF[X_BONUS, x]
+            word = np.int64(XI[X_WORD, x])
+        if word < 0:  # it is within a word
+            if reading < 0:
+                continue
+            word = np.int64(words[1, reading])
+            reading = words[0, reading]
+            at = nodes[0, word_begin(nodes, begins, at)]
+        if values2[VB, o] >= values2[VN, o]:
+            to = marks2[PATH_B, o]
+            acoustic = acoustic - values2[VB, o]
+        else:
+            to = marks2[PATH_N, o]
+            acoustic = acoustic - values2[VN, o]
+        acoustic = acoustic + node_score[0, word_begin(nodes, begins, to)]
+        lm = lm - values2[BONUS, o] + word_score[0, into]
+        if reading >= 0:
+            acoustic = acoustic - node_score[0, word_begin(nodes, begins, at)]
+            lm = lm - word_score[0, reading]
+        if used == joins.shape[1]:
+            joins = resized(joins, used, 2 * used)
+            join_score = resized(join_score, used, 2 * used)
+            table = index_joins(joins, used, 4 * joins.shape[1])
+        slot = find_join(table, joins, reading, word, into)
+        known_join = table[slot]
+        if known_join < 0:
+            known_join = used
+            table[slot] = used
+            used += 1
+        elif not acoustic > join_score[0, known_join]:
+            continue
+        joins[J_READING, known_join] = reading
+        joins[J_INTO, known_join] = into
+        joins[J_WORD, known_join] = word
+        joins[J_TOKEN, known_join] = at
+        join_score[0, known_join] = acoustic
+        join_score[1, known_join] = lm
+    return joins, join_score, table, used

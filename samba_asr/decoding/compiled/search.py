@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 import numpy as np
 
 from samba_asr.decoding.base import ALL, Hypothesis, checked_lengths, frames_of
-from samba_asr.decoding.compiled import kernel, paths
+from samba_asr.decoding.compiled import ending, kernel, layout, paths
 from samba_asr.decoding.compiled.jit import call_first
 from samba_asr.decoding.compiled.tables import (
     Tables,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from samba_asr.config import SearchConfig
 
-LAST, NODE, PRIVATE, WORDS = kernel.LAST, kernel.NODE, kernel.PRIVATE, kernel.WORDS
+LAST, NODE, PRIVATE, WORDS = layout.LAST, layout.NODE, layout.PRIVATE, layout.WORDS
 
 
 class Session(NamedTuple):
@@ -163,12 +163,12 @@ class CompiledBeam:
         w = session.places
         values, marks = np.full((9, w), -math.inf), np.zeros((8, w), np.int32)
         names = np.zeros((3, w), np.uint64)
-        values[kernel.BASE :] = 0.0
-        values[[kernel.PB, kernel.VB, kernel.P], 0] = 0.0
-        marks[[LAST, WORDS, kernel.PATH_B, kernel.PATH_N]] = -1
-        marks[kernel.CONTEXT, 0], marks[kernel.HOT, 0] = self._start, session.start
-        values[kernel.BONUS, 0], values[kernel.CREDIT, 0] = session.hot[4][session.start], session.hot[5][session.start]
-        names[[kernel.NAME, kernel.ALIKE], 0] = 1
+        values[layout.BASE :] = 0.0
+        values[[layout.PB, layout.VB, layout.P], 0] = 0.0
+        marks[[LAST, WORDS, layout.PATH_B, layout.PATH_N]] = -1
+        marks[layout.CONTEXT, 0], marks[layout.HOT, 0] = self._start, session.start
+        values[layout.BONUS, 0], values[layout.CREDIT, 0] = session.hot[4][session.start], session.hot[5][session.start]
+        names[[layout.NAME, layout.ALIKE], 0] = 1
         nodes, words, joins = (np.empty((n, 0), np.int32) for n in (3, 2, 4))
         none, two = np.empty((1, 0)), np.empty((2, 0))
         row = Row(values, marks, names, nodes, none, words, none, joins, two, 0, session)
@@ -219,7 +219,7 @@ class CompiledBeam:
             row: Row = state.rows[r]
             session = row.session
             options = (self._known, self._unknown, self._closing, int(self.tables is not None))
-            values, marks, names, words = kernel.finish(
+            values, marks, names, words = ending.finish(
                 self._tree, session.more, self._grams, session.hot, row.values, row.marks, row.names, row.words, options,
                 self._weights,
             )  # fmt: skip
@@ -241,11 +241,11 @@ class CompiledBeam:
         words = [self._text(row, word) for word in row.words[1].tolist()]
         scores = [*row.word_score[0].tolist(), *[0.0] * (len(words) - row.word_score.shape[1])]  # of last words: none
         alignments = Alignments(before.tolist(), time.tolist(), row.node_score[0].tolist(), units[token].tolist())
-        used = int(np.count_nonzero(row.values[kernel.P] > -math.inf))
-        better = row.values[kernel.VB] >= row.values[kernel.VN]
-        paths = np.where(better, row.marks[kernel.PATH_B], row.marks[kernel.PATH_N]).tolist()
-        viterbi = np.maximum(row.values[kernel.VB], row.values[kernel.VN]).tolist()
-        bonus, entries = row.values[kernel.BONUS].tolist(), row.marks[WORDS].tolist()
+        used = int(np.count_nonzero(row.values[layout.P] > -math.inf))
+        better = row.values[layout.VB] >= row.values[layout.VN]
+        paths = np.where(better, row.marks[layout.PATH_B], row.marks[layout.PATH_N]).tolist()
+        viterbi = np.maximum(row.values[layout.VB], row.values[layout.VN]).tolist()
+        bonus, entries = row.values[layout.BONUS].tolist(), row.marks[WORDS].tolist()
         endings = [Ending(entries[j], paths[j], viterbi[j], bonus[j]) for j in range(used)]
         reading, into, word, at = row.joins.tolist()
         acoustic, lm = row.join_score.tolist()
@@ -265,7 +265,7 @@ class CompiledBeam:
         first = paths.text_of(int(best.marks[WORDS, 0]), best.words, self._known, best.session.same)
         count = len(first)
         for row in rows:
-            used = max(1, int(np.count_nonzero(row.values[kernel.P] > -math.inf)))
+            used = max(1, int(np.count_nonzero(row.values[layout.P] > -math.inf)))
             entries, nodes = row.marks[WORDS, :used], row.marks[NODE, :used]
             count = paths.shared(entries, nodes, row.words, self._known, row.session.same, first, count)
         return [self._text(best, word) for word in self._codes(best, count)]
@@ -285,11 +285,11 @@ class CompiledBeam:
         return call_first(lambda: paths.viterbi(frames, labels.astype(np.int64), skips))
 
     def _of_row(self, row: Row, nbest: int, timed: bool) -> list[Hypothesis]:
-        used = int(np.count_nonzero(row.values[kernel.P] > -math.inf))
+        used = int(np.count_nonzero(row.values[layout.P] > -math.inf))
         count = max(1, min(nbest, used))
-        scores = (row.values[kernel.P, :count] + row.values[kernel.BONUS, :count]).tolist()
-        better = row.values[kernel.VB, :count] >= row.values[kernel.VN, :count]
-        ends = np.where(better, row.marks[kernel.PATH_B, :count], row.marks[kernel.PATH_N, :count]).tolist()
+        scores = (row.values[layout.P, :count] + row.values[layout.BONUS, :count]).tolist()
+        better = row.values[layout.VB, :count] >= row.values[layout.VN, :count]
+        ends = np.where(better, row.marks[layout.PATH_B, :count], row.marks[layout.PATH_N, :count]).tolist()
         read = self.tables is not None and not self.tables.spell
         nodes = [] if read and not timed else row.nodes.tolist()
         entries, found = row.words.tolist(), []
