@@ -35,6 +35,7 @@ from __future__ import annotations
 import copy
 import functools
 import logging
+import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -44,7 +45,7 @@ import numpy as np
 
 from samba_asr import config as configs
 from samba_asr import hub
-from samba_asr.audio.inputs import pieces
+from samba_asr.audio.inputs import FILES, pieces
 from samba_asr.audio.samples import as_rate
 from samba_asr.audio.source import Truncated, size
 from samba_asr.audio.vad import Gate
@@ -370,18 +371,19 @@ class Recognizer:
         """Recognize many files, `jobs` at a time in threads, and yield each one's result or error, in the order of `files`.
 
         The largest files begin first.  A file that cannot be read ends nothing: its error is in its place.  The other arguments
-        are those of `listen`.  UserError for jobs below 1.
+        are those of `listen`.  UserError for jobs below 1, and for one file in place of a list.
         """
+        if isinstance(files, FILES):
+            raise UserError(f"files={str(files)[:80]!r}: give a list of files, or call transcribe")
         self.latency(latency_ms)  # reports a wrong latency once, not once a file
         options: dict[str, Any] = {"latency_ms": latency_ms, "hotwords": self.hotwords(hotwords), "partials": False}
         options |= {"text": text, "digits": digits, "ahead": AHEAD}
         run = self._events_of_file if jobs == 1 else functools.partial(advanced, self)
 
         def work(file: Path | str | bytes) -> Transcribed:
+            name = str(file) if isinstance(file, str | os.PathLike) else ""
             fed = self._fed(file, None, None, channel, None, lambda seconds: None, options)
-            return Transcribed(
-                file, *attempt("" if isinstance(file, bytes) else str(file), lambda: Result.of(run(fed)))
-            )
+            return Transcribed(file, *attempt(name, lambda: Result.of(run(fed))))
 
         return largest_first(work, files, jobs, size)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from samba_asr.models.box import box_folder
 from samba_asr.models.folder import LoadedModel
 from samba_asr.recognizer import Recognizer
 from samba_asr.stream import Stream
+from tests.audio.sounds import encode
 from tests.support.sound import RATE, noise
 
 
@@ -219,6 +221,21 @@ def test_a_rate_that_no_audio_has_is_refused_everywhere(recognizer, rate):
 def test_what_is_no_audio_is_refused_and_never_empty(recognizer, source):
     with pytest.raises(UserError, match=r"no audio is in this|give them apart"):
         recognizer.transcribe(source)
+
+
+def test_the_bytes_of_a_file_come_in_any_container(recognizer):
+    data = encode(noise(1.0), rate=RATE)
+    want = recognizer.transcribe(data)
+    assert want.duration == 1.0
+    for same in (bytearray(data), memoryview(data)):
+        assert recognizer.transcribe(same) == want
+        assert [found.result for found in recognizer.transcribe_many([same])] == [want]
+
+
+@pytest.mark.parametrize("files", ["talk.wav", Path("talk.wav"), b"RIFF"])
+def test_one_file_is_no_list_of_files(recognizer, files):
+    with pytest.raises(UserError, match="give a list of files"):
+        recognizer.transcribe_many(files)
 
 
 def test_one_hotword_may_be_a_string(recognizer):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,8 @@ import numpy as np
 from samba_asr.audio.ahead import ahead
 from samba_asr.audio.read import stream
 from samba_asr.errors import UserError
+
+FILES = str | os.PathLike | bytes | bytearray | memoryview  # names of files, and their bytes
 
 
 def pieces(source: Any, rate: int, seconds: float, channel: int | None = None) -> Iterator[tuple[int, np.ndarray]]:
@@ -22,7 +24,7 @@ def pieces(source: Any, rate: int, seconds: float, channel: int | None = None) -
     _check(source)
     if _is_array(source):
         yield rate, source
-    elif isinstance(source, str | bytes | Path) or hasattr(source, "read"):
+    elif isinstance(source, FILES) or hasattr(source, "read"):
         for audio in ahead(stream(source, seconds, channel=channel)):
             yield audio.rate, audio.samples
     else:
@@ -39,7 +41,7 @@ def _is_array(source: Any) -> bool:
 def _check(source: Any) -> None:
     if isinstance(source, tuple) and len(source) == 2 and any(np.ndim(part) == 1 for part in source):
         raise UserError("a pair of samples and their rate: give them apart, transcribe(samples, rate=rate)")
-    if isinstance(source, Mapping) or not (hasattr(source, "read") or isinstance(source, Iterable | Path)):
+    if isinstance(source, Mapping) or not (hasattr(source, "read") or isinstance(source, Iterable | os.PathLike)):
         raise UserError(
             f"no audio is in this {type(source).__name__}: give a path, bytes or a file object, an array of samples, or "
             "something that yields arrays"

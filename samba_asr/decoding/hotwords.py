@@ -23,6 +23,7 @@ import re
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 
 from samba_asr.decoding.guide import Extensions, Tokens
@@ -64,9 +65,9 @@ class Hotwords:
         self.pronounced: set[str] = set()  # words that came with a pronunciation
         self.unusable: dict[str, str] = {}  # ignored phrases, and the reasons
         for phrase, weight in phrases.items():
-            if not abs(weight) <= MOST_WEIGHT:
+            if not isinstance(weight, Real) or not abs(weight) <= MOST_WEIGHT:
                 limits = f"from {-MOST_WEIGHT:g} to {MOST_WEIGHT:g} nats a unit"
-                raise UserError(f"hotword {phrase!r}: weight {weight:g} must be {limits}")
+                raise UserError(f"hotword {phrase!r}: weight {weight!r} must be {limits}")
         wanted = {phrase: weight for phrase, weight in phrases.items() if weight != 0}
         for phrase, parts in self._written(Speller(tokenizer, guess or guess_pronunciations), wanted).items():
             self.words |= {part.text: part.ways for part in parts}

@@ -195,7 +195,7 @@ class TestPhones:
         assert -18 < words.finish([view])[0].bonus < -15
 
 
-@pytest.mark.parametrize("weight", [float("nan"), float("inf"), 21, -21])
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), 21, -21, "3", None])
 def test_weights_have_bounds(weight):
     with pytest.raises(UserError, match="must be from -20 to 20 nats a unit"):
         one("a", weight)
