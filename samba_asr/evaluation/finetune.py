@@ -40,6 +40,7 @@ FEWEST = 4  # utterances: two to train on, one to validate, one to test
 WORDS = 20  # recognized in the validation set; fewer calibrate nothing
 STEPS = 20  # in an epoch, at least: each ends with a validation and a save, so a short corpus is repeated in it
 CPU = "train/cpu"  # configuration over that of the old model
+SHORT = ("data.batch_seconds=15", "optim.warmup=10")  # a few minutes allow few steps; these learn (egs/fsdd/RESULTS.md)
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def _upper(tokenizer: Tokenizer, utterances: Sequence[Utterance]) -> bool:
 
 def _config(init: Path, manifests: dict[str, Path], options: FinetuneOptions) -> configs.Config:
     own = [f"data.train=[{manifests['train']}]", f"data.valid=[{manifests['dev']}]", "data.weights=[]", "data.noise=[]"]
-    own += [f"train.max_minutes={options.minutes:g}", *options.settings]
+    own += [f"train.max_minutes={options.minutes:g}", *SHORT, *options.settings]
     config = configs.load([CPU], own, folder=init)
     seconds = sum(u.duration or 0.0 for u in read_manifest(manifests["train"]))
     passes = round(STEPS * config.data.batch_seconds / max(seconds, 1.0))

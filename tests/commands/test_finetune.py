@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from samba_asr.cli import main
-from samba_asr.data.manifest import read_manifest
+from samba_asr.data.manifest import Utterance, read_manifest, write_manifest
 from samba_asr.decoding.confidence import Calibration
 from samba_asr.evaluation import finetune as finetuning
 from samba_asr.evaluation.finetune import finetune
+from samba_asr.models.box import box_folder
 
 EGS = Path(__file__).parents[2] / "egs" / "finetune"
 QUICK = ["--init", "digits", "--set", "train.max_steps=2", "data.batch_seconds=10", "train.device=cpu"]
@@ -86,6 +87,19 @@ def test_voices_that_are_in_training_are_said_to_be(clips, tmp_path, caplog, mon
     assert not found.calibrated
     assert "not calibrated: only" in caplog.text
     assert Calibration.read(tmp_path / "model") is None
+
+
+def test_few_steps_of_short_batches_reach_the_learning_rate(tmp_path):
+    """Of a small corpus and a slow machine; before, 18 steps of 60 s were all warm-up, and changed no word."""
+    manifests = {name: tmp_path / f"{name}.jsonl" for name in ("train", "dev", "test")}
+    for path in manifests.values():
+        write_manifest(path, [Utterance(f"u{i}", "a.wav", "ONE", duration=6.0) for i in range(50)])  # 5 minutes
+    config = finetuning._config(box_folder("english"), manifests, finetuning.FinetuneOptions())
+    seconds = 300 * config.data.weights[0] if config.data.weights else 300
+    assert config.optim.warmup <= finetuning.STEPS <= seconds / config.data.batch_seconds
+    chosen = finetuning.FinetuneOptions(settings=["data.batch_seconds=40", "optim.warmup=3"])
+    config = finetuning._config(box_folder("english"), manifests, chosen)
+    assert (config.data.batch_seconds, config.optim.warmup) == (40, 3)
 
 
 def test_a_handful_of_clips_is_refused(clips, tmp_path, capsys):
