@@ -75,18 +75,28 @@ def add_train(kinds) -> None:
     parser.add_argument("--valid", type=Path, required=True, metavar="FILE", help="text to validate on, of other books")
     parser.add_argument("--exp", type=Path, required=True, metavar="DIR", help="folder of the run")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="such as punctuation.safetensors")
+    parser.add_argument(
+        "--init",
+        type=Path,
+        metavar="FILE",
+        help="begin with this network, its sizes and its words, instead of a new one",
+    )
     add_settings(parser, "settings")
     parser.set_defaults(run=run_train)
 
 
 def run_train(args: argparse.Namespace) -> int:
     """Train; return 0, or 130 or 143 if SIGINT or SIGTERM ended training early, after saving."""
+    from samba_asr.models.punctuator import load_punctuator
     from samba_asr.text.lm import read_lines
-    from samba_asr.training.punctuation import PunctuationTask, finish
+    from samba_asr.training.punctuation import PunctuationTask, finish, sizes_of
     from samba_asr.training.trainer import run
 
     config = configs.load(overrides=[*DEFAULTS, *args.overrides])
-    task = PunctuationTask(config, read_lines(args.text), read_lines([args.valid]))
+    init = load_punctuator(args.init) if args.init else None
+    if init is not None:
+        config = sizes_of(config, init)
+    task = PunctuationTask(config, read_lines(args.text), read_lines([args.valid]), init)
     result = run(config, args.exp, None, lambda config: task)
     if result.signal:
         return 128 + result.signal
@@ -113,20 +123,17 @@ def add_score(kinds) -> None:
 
 
 def run_score(args: argparse.Namespace) -> int:
-    import torch
-
     from samba_asr.decoding.written import Writer
     from samba_asr.errors import UserError
     from samba_asr.evaluation.written import score_speech, score_texts
-    from samba_asr.models.punctuator import load_punctuator
+    from samba_asr.models.punctuator_numpy import load
     from samba_asr.text.lm import read_lines
 
     if bool(args.text) == bool(args.data):
         raise UserError("give texts, or speech by --data")
     if args.paragraphs < 1 or (args.limit is not None and args.limit < 1):
         raise UserError(f"--paragraphs {args.paragraphs}, --limit {args.limit}: give 1 or more")
-    torch.set_num_threads(1)
-    net = load_punctuator(args.punctuator)
+    net = load(args.punctuator)
 
     def writer(ahead: int) -> Writer:
         return Writer(net, digits=False, ahead=ahead)

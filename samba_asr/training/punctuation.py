@@ -5,6 +5,8 @@ The pauses after words, which books do not have, are drawn from what was measure
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import logging
 import time
 import zlib
@@ -184,16 +186,18 @@ def draw_pauses(marks: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 class PunctuationTask:
     """Task of books.  Score: nats a word on the held-out text, with pauses and without, in segments and whole."""
 
-    def __init__(self, config: Config, train: Iterable[str], valid: Iterable[str]):
-        """train, valid: paragraphs."""
-        self.config = config
-        self.data = PunctuationSet(labelled(train), config)
+    def __init__(self, config: Config, train: Iterable[str], valid: Iterable[str], init: Punctuator | None = None):
+        """train, valid: paragraphs.  init: network to go on from, of the sizes of `config` (`sizes_of`); it is copied."""
+        self.config, self.init = config, init
+        self.data = PunctuationSet(labelled(train), config, init.vocabulary if init else None)
         self.valid = PunctuationSet(labelled(valid), config, self.data.vocabulary)
 
     def describe(self) -> str:
         return f"{len(self.data) / 1e6:.2f} M words to train on, {len(self.valid)} to validate on"
 
     def new_net(self) -> Punctuator:
+        if self.init is not None:
+            return copy.deepcopy(self.init)
         net = Punctuator(self.config.punctuation, self.data.vocabulary.words, self.data.listed)
         vectors = self.data.vectors(self.config.punctuation.d_embedding)
         with torch.no_grad():
@@ -231,12 +235,20 @@ class PunctuationTask:
         return Validated(Score("loss", means["loss"], "nats a word"), means)
 
 
+def sizes_of(config: Config, init: Punctuator) -> Config:
+    """Return a configuration with the sizes of a network's weights."""
+    names = ("words", "hashes", "d_embedding", "layers", "d_model", "d_state", "headdim", "ffn_expand")
+    sizes = {name: getattr(init.config, name) for name in names}
+    return dataclasses.replace(config, punctuation=dataclasses.replace(config.punctuation, **sizes))
+
+
 def finish(config: Config, task: PunctuationTask, folder: Path, out: Path) -> str:
     """Write the network of the best checkpoint in `folder` to `out`; return its scores on the validation text, in a line.
 
     The biases of the marks are chosen on that text for the best F1 (`choose_bias`), so its scores are a little too good.
     """
-    net = Punctuator(config.punctuation, task.data.vocabulary.words, task.data.listed)
+    listed = task.init.listed if task.init else task.data.listed
+    net = Punctuator(config.punctuation, task.data.vocabulary.words, listed)
     net.load_state_dict(checkpoint.average(checkpoint.choose(folder, best=1, last=0)))
     cases, marks, tokens = predict(net.eval(), task.valid, windows=4 * VALID_WINDOWS)
     net.bias = choose_bias(marks, tokens % len(MARKS))

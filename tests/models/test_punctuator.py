@@ -149,6 +149,24 @@ def test_the_command_trains_and_continues(tmp_path, capsys):
     assert "it" in net.vocabulary.words
     assert Path(tmp_path / "p.safetensors").stat().st_size < 40_000
 
+    # --init: other text, other settings of sizes; its own words and sizes stay, and without steps its weights
+    (tmp_path / "other.txt").write_text("\n".join(["Birds sang, and Anna slept. Why did McIntosh sing?"] * 12))
+    command = ["punctuation", "train", str(tmp_path / "other.txt"), "--valid", str(tmp_path / "book.txt")]
+    command += [
+        "--exp",
+        str(tmp_path / "more"),
+        "--out",
+        str(tmp_path / "q"),
+        "--init",
+        str(tmp_path / "p.safetensors"),
+    ]
+    settings = ["punctuation.windows=8", "train.device=cpu", "train.ema=0", "optim.lr=1e-9", "train.epochs=1"]
+    assert main([*command, "--set", *settings]) == 0
+    other = load_punctuator(tmp_path / "q")
+    assert other.vocabulary.words == net.vocabulary.words
+    assert (other.listed, other.config.d_model) == (net.listed, SMALL.d_model)
+    torch.testing.assert_close(other.embedding.weight, net.embedding.weight, rtol=0, atol=1e-3)
+
 
 def test_the_biases_favor_a_rare_mark_that_the_network_is_unsure_of():
     import numpy as np
