@@ -68,8 +68,9 @@ class Client:
 
         latency_ms: default the service's.  hotwords: phrases and their weights, nats a unit.  token: bearer token.
         text: "written" or "spoken".  digits: whether the written form has numbers in digits.
-        turns: rules of turns in seconds; the service then also sends messages of turns.
-        on_message: called with every message of the service.
+        turns: rules of turns in seconds; the service then also sends messages of turns.  After a broken connection a turn that
+            was open begins again.
+        on_message: called with every message of the service; times and segments are those of the whole session.
         retries: connections that may break in a row without a final between them; then UserError.
         """
         library = websockets()
@@ -162,24 +163,27 @@ class Client:
                 return
             if message["type"] == "error" and message["code"] != "failed":
                 raise _refusal(message)
+            self._move(message)
             if message["type"] == "final":
-                self._cover(message)
+                self.finals.append(message)
                 self._breaks = 0
-            if message["type"] == "quiet":
-                self._forget(message["until"] + self._begun)
+            if message["type"] in ("final", "quiet"):
+                self._forget(message["until"])
             if message["type"] == "flushed":
                 self._base, self._kept = self._base + len(self._kept) / self.rate, self._kept[:0]
             self.on_message(message)
             if message["type"] == until:
                 return
 
-    def _cover(self, final: dict[str, Any]) -> None:
-        for part in (final, *final.get("words", ())):
-            for key in part.keys() & {"start", "end", "until"}:
+    def _move(self, message: dict[str, Any]) -> None:
+        """Turn times and the number of the segment from those of this connection into those of the whole session."""
+        for part in (message, *message.get("words", ())):
+            for key in part.keys() & {"start", "end", "until", "at"}:
                 part[key] = round(part[key] + self._begun, 3)
-        final["segment"] = len(self.finals)
-        self.finals.append(final)
-        self._forget(final["until"])
+        if "segment" in message:
+            message["segment"] = len(self.finals)
+        if message["type"] == "done":
+            message["seconds"] = round(message["seconds"] + self._begun, 3)
 
     def _forget(self, until: float) -> None:
         """Drop kept audio before `until`, in seconds of the whole session."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 
 import pytest
 
@@ -13,6 +14,7 @@ from samba_asr.client import Client
 from samba_asr.serve import protocol
 from samba_asr.session import EagerEnd, Final, SpeechStarted, TurnEnded, TurnResumed, TurnRules
 from tests.serve.front import LATENCY, heard, pcm, until
+from tests.support.service import Service
 from tests.support.sound import noise
 
 TURNS = {"turns": True, "eager_ms": 80, "end_ms": 200}
@@ -79,3 +81,36 @@ def test_the_client_asks_for_turns(monkeypatch):
     client = Client("ws://localhost:1", turns=TurnRules(eager=0.08, end=0.2))
     assert client._start.items() >= TURNS.items()
     assert Client("ws://localhost:1", turns=TurnRules())._start.items() >= {"turns": True}.items()
+
+
+def test_after_a_broken_connection_all_times_go_on(pausing):
+    """Those of partials and turns too, and the numbers of segments."""
+    service, samples = Service(pausing), noise(2.0)
+    turns = TurnRules(eager=0.08, end=0.2)
+    try:
+        messages, later = [], []
+        with Client(service.url, turns=turns, on_message=messages.append) as client:
+            client.send(samples[:16000])
+            client.flush()
+            done, segments = len(messages), len(client.finals)
+            client._socket.socket.shutdown(socket.SHUT_RDWR)
+            client.send(samples[16000:])
+            client.finish()
+        with Client(service.url, turns=turns, on_message=later.append) as client:
+            client.send(samples[16000:])
+            client.finish()
+    finally:
+        service.stop()
+    assert segments
+    found = [message for message in messages[done:] if message["type"] in KINDS]
+    assert {message["type"] for message in found} == set(KINDS)
+    assert found == [_later(message, 1.0, segments) for message in later if message["type"] in KINDS]
+    assert all(message["until"] > 1.0 for message in messages[done:] if message["type"] in ("partial", "quiet"))
+    assert messages[-1] == {"type": "done", "seconds": 2.0}
+
+
+def _later(message: dict, seconds: float, segments: int) -> dict:
+    moved = {key: round(message[key] + seconds, 3) for key in ("start", "end", "until", "at") if key in message}
+    if "words" in message:
+        moved["words"] = [_later(word, seconds, 0) for word in message["words"]]
+    return message | moved | ({"segment": message["segment"] + segments} if "segment" in message else {})
