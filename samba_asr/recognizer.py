@@ -39,7 +39,7 @@ import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -59,8 +59,10 @@ from samba_asr.decoding.searches import refusal, settings_for
 from samba_asr.decoding.segmenter import Segmenter
 from samba_asr.decoding.transcript import Graph, Segment
 from samba_asr.decoding.turns import TurnRules
+from samba_asr.decoding.written import Writer
 from samba_asr.errors import UserError
 from samba_asr.many import attempt, largest_first
+from samba_asr.models import punctuator_numpy
 from samba_asr.models.exported import is_exported, load_exported
 from samba_asr.models.loaded import LoadedModel
 from samba_asr.result import Result, Transcribed
@@ -71,11 +73,9 @@ from samba_asr.session import Event, Session
 from samba_asr.steps import advanced, events, pipelined
 from samba_asr.stream import Stream
 from samba_asr.text.units import Tokenizer
+from samba_asr.text.written import numbers
 from samba_asr.text.written.form import AHEAD, TEXTS, writes_english
 from samba_asr.threads import threads
-
-if TYPE_CHECKING:
-    from samba_asr.decoding.written import Writer
 
 logger = logging.getLogger(__name__)
 
@@ -217,21 +217,14 @@ class Recognizer:
     def writer(self, text: str = "written", *, digits: bool = True, ahead: int = 0) -> Writer | None:
         """Make the writer of one session's written form, or None for the spoken form; arguments as for `session`.
 
-        A model that cannot write the most frequent English words has no other form than the spoken one.  Without torch there is
-        no written form either.
+        A model that cannot write the most frequent English words has no other form than the spoken one.
         UserError for another `text`.
         """
         if text not in TEXTS:
             raise UserError(f"text={text!r}: it must be {' or '.join(TEXTS)}")
         if text == "spoken" or not self._writes_english:
             return None
-        try:
-            from samba_asr.decoding.written import Writer
-            from samba_asr.models.punctuator import load_punctuator
-        except ModuleNotFoundError:  # an exported model, without torch
-            logger.warning("the written form of a text needs torch: this is the spoken one")
-            return None
-        return Writer(load_punctuator(), digits=digits, ahead=ahead)
+        return Writer(punctuator_numpy.load(), digits=digits and numbers.available(), ahead=ahead)
 
     @functools.cached_property
     def _writes_english(self) -> bool:

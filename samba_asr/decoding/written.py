@@ -1,6 +1,6 @@
 """The written form of segments: punctuation and case by a small network, numbers in digits.
 
-    writer = Writer(load_punctuator())
+    writer = Writer(load())                # samba_asr.models.punctuator_numpy
     for segment in writer.write(segment): print(segment.written.text)     # once `ahead` more words are known
     for segment in writer.finish(): ...
 
@@ -16,18 +16,15 @@ import itertools
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from samba_asr.decoding.transcript import Segment, Word, Written, WrittenWord
-from samba_asr.models.punctuator import Punctuator, probabilities
-from samba_asr.ops.blocks import lay_blocks
-from samba_asr.streaming import State
 from samba_asr.text.written import numbers
 from samba_asr.text.written.form import AHEAD, TEXTS, writes_english
 from samba_asr.text.written.marks import CAPITAL, ENDS, LOWER, MARKS, spell
-from samba_asr.text.written.vocabulary import pause_classes
+from samba_asr.text.written.vocabulary import Vocabulary, pause_classes
 
 __all__ = ["AHEAD", "SURE", "TEXTS", "Writer", "writes_english"]
 
@@ -37,11 +34,28 @@ _ALWAYS = frozenset(["I", "I'M", "I'LL", "I'VE", "I'D"])  # capitals that need n
 _OPEN = frozenset([",", ";", ":", "—"])  # marks that end no text
 
 
+class Network(Protocol):
+    """Network of punctuation and case: `samba_asr.models.punctuator.Punctuator`, or its twin in numpy."""
+
+    vocabulary: Vocabulary
+    listed: dict[str, str]
+    bias: tuple[float, ...]
+
+    def read(self, x: np.ndarray, state: Any, beyond: int = 0) -> tuple[np.ndarray, np.ndarray, Any]:
+        """Return log-probabilities of cases (t, len(CASES)) and marks (t, len(MARKS)) of a segment's words, and the state.
+
+        x: (t, f + 1) int64, t >= 1.  The rows of `Vocabulary.features`, then the class of the pause after the word.
+        state: that which the words before left; None: there were none.
+        beyond: words at the end that come again.  The state is that before them.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class _Context:
     """State that the segments so far leave to the next one."""
 
-    state: State
+    state: Any
     starts: bool  # the next word begins a sentence
 
 
@@ -51,9 +65,9 @@ class Writer:
     digits: whether numbers are written in digits.  ahead: words after a segment that its written form waits for.
     """
 
-    def __init__(self, punctuator: Punctuator, *, digits: bool = True, ahead: int = 0):
+    def __init__(self, punctuator: Network, *, digits: bool = True, ahead: int = 0):
         self.punctuator, self.digits, self.ahead = punctuator, digits, ahead
-        self._context = _Context(punctuator.init_state(1, dtype=torch.float32), True)
+        self._context = _Context(None, True)
         self._waiting: deque[Segment] = deque()
         self._previewed: tuple[list[str], list[tuple[int, int]]] = ([], [])
 
@@ -122,7 +136,6 @@ class Writer:
         pieces = self._pieces([w.text for w in segment.words], classes)
         return Written(tuple(_joined(text, segment.words[start:end]) for start, end, text in pieces))
 
-    @torch.inference_mode()
     def _classes(
         self, words: Sequence[str], pauses: Sequence[float], beyond: int
     ) -> tuple[list[tuple[int, int]], _Context]:
@@ -131,14 +144,10 @@ class Writer:
             return [], self._context
         net, t = self.punctuator, len(words)
         features = net.vocabulary.features(word.lower() for word in words)
-        x = torch.from_numpy(np.concatenate([features, pause_classes(pauses)[:, None]], 1))[None]
-        lengths = torch.tensor([t])
-        blocks = lay_blocks(lengths, t, t)
-        if beyond:
-            blocks = blocks._replace(keep=lengths - beyond)
-        logits, _, state = net.step(x, lengths, self._context.state, blocks)
-        cases, marks = probabilities(logits[0])
-        chosen = list(zip(cases.argmax(-1).tolist(), (marks + torch.tensor(net.bias)).argmax(-1).tolist(), strict=True))
+        x = np.concatenate([features, pause_classes(pauses)[:, None]], 1)
+        cases, marks, state = net.read(x, self._context.state, beyond)
+        marks = marks + np.array(net.bias, dtype=marks.dtype)
+        chosen = zip(cases.argmax(1).tolist(), marks.argmax(1).tolist(), strict=True)
         classes, starts = [], self._context.starts
         for i, (case, mark) in enumerate(chosen):
             if i == t - beyond:

@@ -2,7 +2,8 @@
 
 Bidirectional layers read a block of words at once, forward from the words before it, whose state is carried.  A block is a
 segment of speech, or a window of a text.  So the same weights serve live and offline use, with any number of words of
-look-ahead (samba_asr.nn.blocks).  The pause after a word is an optional input.
+look-ahead (samba_asr.nn.blocks).  The pause after a word is an optional input.  Recognition runs the twin of this network in
+numpy (samba_asr.models.punctuator_numpy).
 
     b rows     t words     f features of a word     d d_model     c classes: those of the case, then those of the mark
 """
@@ -15,12 +16,14 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samba_asr.config import HydraConfig, PunctuationConfig
 from samba_asr.models import one_file
+from samba_asr.models.punctuator_numpy import FILE, SCALE
 from samba_asr.nn.blocks import BlockModule
 from samba_asr.nn.dropout import Dropout
 from samba_asr.nn.linear import FeedForward
@@ -29,9 +32,6 @@ from samba_asr.ops.blocks import Blocks, lay_blocks
 from samba_asr.streaming import State, Step
 from samba_asr.text.written.marks import CASES, MARKS
 from samba_asr.text.written.vocabulary import PAUSES, Vocabulary
-
-FILE = "punctuation.safetensors"  # in the folder of this file
-_SCALE = ".scale"  # suffix of the names of the scales of 8-bit matrices
 
 
 class PunctuatorLayer(BlockModule):
@@ -104,6 +104,19 @@ class Punctuator(BlockModule):
             after.append(s)
         return Step(self.output(self.norm(y)), lengths, tuple(after))
 
+    @torch.inference_mode()
+    def read(self, x: np.ndarray, state: State | None, beyond: int = 0) -> tuple[np.ndarray, np.ndarray, State]:
+        """Read a segment, as `samba_asr.decoding.written.Network.read`."""
+        lengths = torch.tensor([len(x)])
+        blocks = lay_blocks(lengths, len(x), len(x))
+        if beyond:
+            blocks = blocks._replace(keep=lengths - beyond)
+        if state is None:
+            state = self.init_state(1, dtype=self.output.weight.dtype)
+        logits, _, state = self.step(torch.from_numpy(x)[None], lengths, state, blocks)
+        cases, marks = probabilities(logits[0])
+        return cases.numpy(), marks.numpy(), state
+
     def logits(self, x: Tensor, lengths: Tensor, block: int = -1) -> Tensor:
         """Return logits (b, t, c) of whole texts x (b, t, f + 1), in blocks of `block` words; -1: each text is one block."""
         t = x.shape[1]
@@ -123,7 +136,7 @@ def save_punctuator(path: Path, model: Punctuator) -> None:
         x = x.detach().cpu().float()
         if x.dim() == 2:
             scale = x.abs().amax(1, keepdim=True).clamp(min=1e-8) / 127
-            weights[name], weights[name + _SCALE] = (x / scale).round().to(torch.int8), scale.half()
+            weights[name], weights[name + SCALE] = (x / scale).round().to(torch.int8), scale.half()
         else:
             weights[name] = x.half()
     one_file.write(path, weights, about)
@@ -141,9 +154,9 @@ def load_punctuator(path: Path | None = None) -> Punctuator:
             raise ValueError(f"{len(bias)} marks, not {len(MARKS)}")
         model = Punctuator(PunctuationConfig(**sizes), about["vocabulary"].split(), listed, bias)
         weights = {
-            name: x * stored[name + _SCALE] if name + _SCALE in stored else x
+            name: x * stored[name + SCALE] if name + SCALE in stored else x
             for name, x in stored.items()
-            if not name.endswith(_SCALE)
+            if not name.endswith(SCALE)
         }
         model.load_state_dict(weights)
         return model.eval()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from samba_asr.cache import cache_folder
 from samba_asr.errors import UserError, missing_extra
-from samba_asr.text.lines import read_lines
+from samba_asr.text.lines import FAULTS, open_text, read_lines
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +62,23 @@ class Lexicon(dict[str, tuple[Pronunciation, ...]]):
             part.write_text(" ".join(phones), encoding="utf-8")
             part.replace(kept)
         return phones
+
+    @staticmethod
+    def known_in(path: Path | str, words: Iterable[str]) -> set[str]:
+        """Return those of a few words that a file has; it is read as far as the last of them.  UserError if it cannot be read."""
+        missing, found = set(words), set()
+        try:
+            with open_text(Path(path)) as file:
+                for line in file:
+                    if not missing:
+                        break
+                    word = line.split(None, 1)[0] if line.strip() else ""
+                    if word in missing:
+                        missing.remove(word)
+                        found.add(word)
+        except FAULTS as error:
+            raise UserError(f"{path}: cannot read the lexicon ({error})") from None
+        return found
 
     def write(self, path: Path | str) -> None:
         lines = (" ".join((word, *one)) for word, some in self.items() for one in some)

@@ -79,6 +79,11 @@ class PhoneTokenizer:
         """Return the ids of every pronunciation of `word`, the usual one first; [] for a word that is not in the lexicon."""
         return [self.units_of(one) for one in self.lexicon.get(word, ())]
 
+    def known(self, words: Iterable[str]) -> set[str]:
+        if "lexicon" in self.__dict__ or isinstance(self._source, Lexicon):
+            return {word for word in words if word in self.lexicon}
+        return Lexicon.known_in(self._source, words)
+
     def encode(self, text: str) -> list[int]:
         """Return the ids of the usual pronunciations; <unk> for a word that is not in the lexicon."""
         return [i for word in text.split() for i in (self.spellings(word) or [[UNK_ID]])[0]]

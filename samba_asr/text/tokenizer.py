@@ -62,6 +62,9 @@ class CharTokenizer:
         ids = [self._ids.get(c, UNK_ID) for c in SPACE + word]
         return [ids] if is_word(word) and UNK_ID not in ids else []
 
+    def known(self, words: Iterable[str]) -> set[str]:
+        return {word for word in words if self.spellings(word)}
+
     def decode(self, ids: Sequence[int]) -> str:
         return surface(self.pieces(ids))
 
@@ -155,6 +158,9 @@ class BpeTokenizer:
     def spellings(self, word: str) -> list[list[int]]:
         ids = self.encode(word) if is_word(word) else []
         return [ids] if ids and UNK_ID not in ids else []
+
+    def known(self, words: Iterable[str]) -> set[str]:
+        return {word for word in words if self.spellings(word)}
 
     def decode(self, ids: Sequence[int]) -> str:
         return surface(self.pieces(ids))

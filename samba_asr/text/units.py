@@ -49,6 +49,10 @@ class Tokenizer(Protocol):
         """
         ...
 
+    def known(self, words: Iterable[str]) -> set[str]:
+        """Return those of a few words that have a spelling.  A lexicon that nobody has needed is not read for them."""
+        ...
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of `ids`.  Blanks are dropped.  IndexError for an id outside 0 .. v-1."""
         ...

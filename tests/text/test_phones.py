@@ -125,6 +125,20 @@ def test_a_loaded_tokenizer_reads_its_words_when_they_are_needed(tmp_path, monke
         other.spellings("bow")
 
 
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_few_words_are_looked_up_without_reading_the_lexicon(tmp_path, monkeypatch, loaded):
+    Lexicon({"THE": (("DH", "AH"), ("DH", "IY")), "A": (("AH",),), "SEE": (("S", "IY"),)}).write(
+        tmp_path / "lexicon.txt"
+    )
+    monkeypatch.setenv("SAMBA_ASR_CACHE", str(tmp_path / "cache"))
+    tokenizer = PhoneTokenizer.load(tmp_path)
+    if loaded:
+        assert "A" in tokenizer.lexicon
+    assert tokenizer.known(["SEE", "S", "THE", "the", "AH", ""]) == {"SEE", "THE"}
+    assert tokenizer.known([]) == set()
+    assert ("lexicon" in vars(tokenizer)) == loaded
+
+
 def test_a_lexicon_that_cannot_be_read_is_an_error_at_once(tmp_path, monkeypatch):
     monkeypatch.setenv("SAMBA_ASR_CACHE", str(tmp_path / "cache"))
     for content, message in ((b"see\n", "line 1: 'see' has no phones"), (b"", "is empty"), (b"\xff S\n", "not UTF-8")):

@@ -15,7 +15,9 @@ def writes_english(tokenizer: Tokenizer) -> bool:
     letters = "".join(tokenizer.pieces(range(tokenizer.vocab_size))).replace(SPACE, "").replace(UNK_SURFACE, "")
     if any(c.isalpha() and not c.isascii() for c in letters):
         return False
-    return all(tokenizer.spellings(word) or tokenizer.spellings(word.upper()) for word in _FREQUENT)
+    upper = tokenizer.known(word.upper() for word in _FREQUENT)
+    lower = [word for word in _FREQUENT if word.upper() not in upper]
+    return not lower or tokenizer.known(lower) == set(lower)
 
 
 _FREQUENT = ("the", "and", "of", "to", "a", "in", "that", "he", "it", "was")

@@ -15,10 +15,15 @@ The package text2num finds numbers.  What it joins wrongly, or not at all, is de
 
 from __future__ import annotations
 
+import functools
+import importlib.util
+import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from samba_asr.errors import missing_extra
+
+logger = logging.getLogger(__name__)
 
 
 class Digits(NamedTuple):
@@ -66,11 +71,13 @@ _BEFORE_YEAR = {"in", "since", "of", "year", "from", "to", "until", "till", "by"
 _MAX_ROW = 24  # digits
 
 
+@functools.cache
 def available() -> bool:
-    """Return whether the package text2num is installed."""
-    import importlib.util
-
-    return importlib.util.find_spec("text_to_num") is not None
+    """Return whether the package text2num is installed; the first time, warn if it is not, as beside an exported model."""
+    found = importlib.util.find_spec("text_to_num") is not None
+    if not found:
+        logger.warning("numbers stay in words, because the package text2num is not installed: pip install text2num")
+    return found
 
 
 def digits(words: Sequence[str], apart: Sequence[bool] | None = None) -> list[Digits]:
