@@ -67,6 +67,8 @@ def test_its_commands_are_those_of_the_package():
     compile(json.loads(check.partition("CMD ")[2])[2], "healthcheck", "exec")
     for code in re.findall(r'python -c "(.*)"', TEXT):
         compile(code, "RUN", "exec")
+    made = [words for run in steps("RUN") for words in re.findall(r"samba-asr ([^&]+)", run)]
+    assert [parse(words.split()).command for words in made] == ["export"]  # so that the service is fast
 
 
 def test_only_the_proxy_can_be_reached_and_clients_need_a_token():
