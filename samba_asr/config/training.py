@@ -80,7 +80,7 @@ class OptimConfig:
     warmup: int = 500  # steps
     final_lr: float = 0.01  # end of the cosine, as a share of the peak
     clip: float = 1.0  # largest norm of the gradient
-    accumulate: int = 1  # batches per step
+    accumulate: int = 1  # batches per step of each process; may change with their number in a continued run
 
 
 @dataclass(frozen=True)

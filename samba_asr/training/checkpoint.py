@@ -7,6 +7,7 @@ compared before it is read (torch itself does not).  `before-last.pt` is the `la
     last.pt        version, config, data, objective, optimizer, ema, epoch, batch, step, elapsed, bad_steps, kept
     epoch-NNN.pt   version, config, model, epoch, step, score
 
+A sharded run has its tensors in a folder beside last.pt (`samba_asr.training.parts`).
 `objective` has the weights of the whole objective, `model` those of its net, named as in a model folder.  `score` is a
 `Score` as a dict, or None if the epoch was not validated.
 """
@@ -26,19 +27,23 @@ from torch import Tensor
 
 from samba_asr.config import Config
 from samba_asr.errors import UserError
+from samba_asr.training import parts
+from samba_asr.training.distributed import Ranks
 from samba_asr.training.score import Score
 
 logger = logging.getLogger(__name__)
 
 VERSION = 2
 LAST = "last.pt"
+ONE = Ranks(torch.device("cpu"))
 BEFORE = "before-last.pt"  # the last.pt before it, to continue from where that is damaged
 
-# Settings that may change in a continued run: its length, and settings that do not affect the weights.
+# Settings that may change in a continued run: its length, settings that do not affect the weights, and the number of batches of
+# a step, which with another number of processes keeps the size of a step.
 MAY_CHANGE = (
     *("train.epochs", "train.max_steps", "train.max_minutes", "train.device", "train.save_minutes", "train.keep_best"),
     *("train.keep_last", "train.valid_every", "train.examples", "train.log_every", "data.workers", "data.cache"),
-    *("train.tracker", "train.shard"),
+    *("train.tracker", "train.shard", "optim.accumulate"),
     "decode",
 )
 
@@ -79,19 +84,29 @@ def _write(content: dict[str, Any], file: BinaryIO) -> None:
         raise OSError(f"{file.name}: cannot be written ({' '.join(str(error).split())[:100]})") from error
 
 
-def load_last(folder: Path) -> dict[str, Any] | None:
-    """Load the checkpoint to resume from: last.pt, or the previous one if it is damaged; None if there is neither."""
+def load_last(folder: Path, ranks: Ranks = ONE) -> dict[str, Any] | None:
+    """Load the checkpoint to resume from: last.pt, or the previous one if it is damaged; None if there is neither.
+
+    ranks: all of them call it.  The tensors of a sharded run are checked, and still to be loaded (`parts.load`).
+    """
     last, before = folder / LAST, folder / BEFORE
     if not last.exists() and not before.exists():
         return None
     try:
-        return load(last)
+        return _whole(load(last), folder, ranks)
     except Damaged as error:
         if not before.exists():
             raise
-        content = load(before)
+        content = _whole(load(before), folder, ranks)
         logger.warning("%s; going on from %s, of step %s", error, before.name, content.get("step"))
         return content
+
+
+def _whole(content: dict[str, Any], folder: Path, ranks: Ranks) -> dict[str, Any]:
+    """Return the content of a last.pt; Damaged if a file that belongs to it is not there, or not as it was written."""
+    if wrong := parts.damaged(folder, content, ranks):
+        raise Damaged(f"{folder / wrong}: missing, or damaged")
+    return content
 
 
 def load(path: Path) -> dict[str, Any]:

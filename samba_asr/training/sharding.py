@@ -6,8 +6,8 @@ divided again right after.  (Zhao et al., "PyTorch FSDP", VLDB 2023)
 
 All processes must compute the same layers at the same time.  So they agree on each batch: it counts if it is finite on all of
 them.  A parameter that no batch of a step used has a gradient of 0 here, not None, so AdamW's momentum and decay still move it.
-Lack of memory is an error here; without sharding a batch is cut in two.  Checkpoints are those of other runs: a run
-continues with any number of processes, sharded or not.
+Lack of memory is an error here; without sharding a batch is cut in two.  Each process writes its own
+shards (`samba_asr.training.parts`), and a run continues with any number of processes, sharded or not.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def gathered(tree: Any) -> Any:
 
 
 def placed(values: Mapping[str, Any], like: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return `values`, with whole tensors cut into shards where the tensor of that name in `like` is sharded."""
+    """Return `values`, with tensors that are whole cut into shards where that of the same name in `like` is sharded."""
     return {name: _placed(value, like[name]) if name in like else value for name, value in values.items()}
 
 
@@ -97,7 +97,7 @@ def placed_optimizer(state: dict[str, Any], optimizer: torch.optim.Optimizer) ->
 
 
 def _placed(x: Any, like: Any) -> Any:
-    if not is_sharded(like) or not isinstance(x, Tensor):
+    if not is_sharded(like) or is_sharded(x) or not isinstance(x, Tensor):
         return x
     from torch.distributed.tensor import distribute_tensor
 

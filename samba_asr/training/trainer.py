@@ -27,7 +27,7 @@ from samba_asr.data.dataset import Batch, load_batches
 from samba_asr.data.manifest import Utterance
 from samba_asr.errors import UserError
 from samba_asr.text.tokenizer import Tokenizer
-from samba_asr.training import checkpoint, distributed
+from samba_asr.training import checkpoint, distributed, parts
 from samba_asr.training.distributed import Ranks
 from samba_asr.training.lock import locked
 from samba_asr.training.optim import MovingAverage, learning_rate
@@ -131,6 +131,7 @@ class Trainer:
         self.bad_steps = 0  # in a row
         self._epoch_steps = 0  # of this epoch, in this process
         self.kept: list[checkpoint.Kept] = []
+        self._place = ""  # the folder with the tensors of last.pt, of a sharded run
         self._open: tuple[Pending, tuple[int, str, float, float]] | None = None  # the last step, not yet reported
         self.fraction = 0.0  # of the epoch that is done
         self._signaled = 0.0  # sum over ranks of the signals received when the step began
@@ -165,7 +166,7 @@ class Trainer:
 
     def _begin(self) -> None:
         """Resume from last.pt, or start a new run; log the task and the device."""
-        state = checkpoint.load_last(self.folder)
+        state = checkpoint.load_last(self.folder, self.ranks)
         if state is not None:
             self._restore(state)
         else:
@@ -361,11 +362,12 @@ class Trainer:
             "bad_steps": self.bad_steps,
             "kept": [k.plain() for k in self.kept],
         }
-        content = gathered(content) if self.sharding else content
-        if self.ranks.rank:
-            return
         try:
-            checkpoint.save(self.folder / checkpoint.LAST, content, before=self.folder / checkpoint.BEFORE)
+            content = parts.save(self.folder, content, self.ranks) if self.sharding else content
+            if self.ranks.rank == 0:
+                checkpoint.save(self.folder / checkpoint.LAST, content, before=self.folder / checkpoint.BEFORE)
+                parts.clean(self.folder, {parts.name(content), self._place})
+                self._place = parts.name(content)
         except OSError as error:
             why = f"{self.folder / checkpoint.LAST} cannot be written ({error.strerror or error})"
             if needed:
@@ -376,6 +378,8 @@ class Trainer:
         checkpoint.check_same_config(state["config"], self.config, self.folder)
         if state["data"] != self.data.fingerprint:
             raise UserError(f"{self.folder}: this run started with other training data: train in another folder")
+        self._place = parts.name(state)
+        state = parts.load(self.folder, state, self.objective, self.stepper.optimizer)
         self.objective.load_state_dict(placed(state["objective"], self.objective.state_dict()))
         self.stepper.optimizer.load_state_dict(placed_optimizer(state["optimizer"], self.stepper.optimizer))
         if state["ema"] is not None:
