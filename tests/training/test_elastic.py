@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
 
 from samba_asr.training import checkpoint
@@ -12,7 +11,6 @@ from tests.support.torchrun import torchrun
 from tests.training.toy import recorded
 
 
-@pytest.mark.slow
 def test_a_killed_rank_of_three_is_started_again_and_the_losses_are_those_of_a_quiet_run(corpus, tmp_path):
     data = Path(corpus[0].audio).parent / "corpus.jsonl"
     options = ("data.batch_seconds=0.3", "train.max_steps=8", "train.epochs=100")

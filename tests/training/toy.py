@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -142,7 +143,7 @@ def recorded(path: Path) -> dict[int, float]:
     return {step: loss for step, loss, _ in map(json.loads, path.read_text().splitlines())}
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("manifest", type=Path)
@@ -150,7 +151,7 @@ def main() -> int:
     parser.add_argument("--always", action="store_true", help="all batches use `Toy.sometimes`")
     parser.add_argument("--die-rank", help="only this one dies, and only before torchrun starts it again")
     parser.add_argument("overrides", nargs="*")
-    args = parser.parse_intermixed_args()
+    args = parser.parse_intermixed_args(argv)
     torch.set_num_threads(1)
     args.folder.mkdir(parents=True, exist_ok=True)
     rank, again = os.environ.get("RANK", "0"), os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
