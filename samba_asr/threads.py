@@ -25,6 +25,16 @@ def threads() -> int:
     return int(asked) if asked.isdecimal() and int(asked) else cores()
 
 
+def share(jobs: int) -> None:
+    """Divide the threads of operations among `jobs` that run at the same time, also those of a torch that is imported later."""
+    if jobs == 1:
+        return
+    count = max(1, threads() // jobs)
+    os.environ["OMP_NUM_THREADS"] = str(count)
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(count)
+
+
 @functools.cache
 def _pool(count: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, thread_name_prefix="samba_asr-rows")

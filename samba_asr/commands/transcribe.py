@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 STREAM_LATENCY_MS = 640.0
 FORMATS = ("text", "json", "srt", "vtt", "ctm", "textgrid")  # samba_asr.formats.FORMATS, by test
+MOST_JOBS = 4  # where nobody says: more threads wait for Python's lock
 SINGLE = ("srt", "vtt", "textgrid")  # formats of which two files cannot stand in one
 
 
@@ -61,7 +62,12 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         metavar="FILE",
         help="a manifest, corpus or shards in place of files: rows of JSON in --out DIR/transcripts.jsonl; it can resume",
     )
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="files at a time, in threads (default: 1)")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="files at a time, in threads (default: 1; with --manifest as many as cores, at most 4)",
+    )
     parser.add_argument(
         "--names",
         action=argparse.BooleanOptionalAction,
@@ -148,14 +154,17 @@ def _run(args: argparse.Namespace) -> int:
     from samba_asr.commands.files import expand, outputs
     from samba_asr.decoding.hotwords import parse
     from samba_asr.many import largest_first
+    from samba_asr.threads import share, threads
 
     args.style = style(args)
+    if args.jobs is None:
+        args.jobs = min(threads(), MOST_JOBS) if args.manifest is not None else 1
     if args.jobs < 1:
         raise UserError(f"--jobs {args.jobs}: give at least 1")
     if args.manifest is not None:
         archive.check(args)
         recognizer = load_recognizer(args.model, args.device, args.overrides)
-        share_cores(args.jobs)
+        share(args.jobs)
         return archive.run(args, recognizer)
     for name, given in {"--stream": args.stream, "--verbose": args.verbose}.items():
         if given and args.jobs > 1:
@@ -176,7 +185,7 @@ def _run(args: argparse.Namespace) -> int:
     work = Work(recognizer, latency, chunk, hotwords, args)
     names = len(files) > 1 if args.names is None else args.names
     failed = 0
-    share_cores(args.jobs)
+    share(args.jobs)
     found = largest_first(lambda file: transcribed(work, file), files, args.jobs, size)
     for file, places, (results, problem) in zip(files, paths, found, strict=True):
         if results is not None:
@@ -189,13 +198,6 @@ def _run(args: argparse.Namespace) -> int:
     if failed and len(files) > 1:
         print(f"samba-asr transcribe: {failed} of {len(files)} files failed", file=sys.stderr)
     return int(failed > 0)
-
-
-def share_cores(jobs: int) -> None:
-    """Divide torch's threads among the jobs.  An exported model, without torch, has its own."""
-    torch = sys.modules.get("torch")
-    if jobs > 1 and torch is not None:
-        torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
 
 
 def _outputs(args: argparse.Namespace, files: Sequence[str], outputs: Any) -> Sequence[dict[str, Path]]:
