@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from samba_asr.config import RuntimeConfig, SearchConfig, SearchLmConfig, load
+from samba_asr.config import PretrainConfig, RuntimeConfig, SearchConfig, SearchLmConfig, load
 from samba_asr.config.renamed import RENAMED, table
 from samba_asr.errors import UserError
 from samba_asr.models.folder import load_model
@@ -61,6 +61,18 @@ def test_an_old_name_and_its_new_one_in_a_file_are_an_error(tmp_path):
     (tmp_path / "both.yaml").write_text("decode: {beam: 8, search: {beam: 16}}")
     with pytest.raises(UserError, match=r"both.yaml: decode.search.beam and its old name decode.beam are both given"):
         load([tmp_path / "both.yaml"])
+
+
+def test_the_old_name_of_the_pretraining_objective(tmp_path, caplog):
+    assert load([], ["pretrain.name=masked"]).pretrain.objective == "masked"
+    assert "pretrain.name is pretrain.objective" in caplog.text
+    caplog.clear()
+    (tmp_path / "config.yaml").write_text("version: 2\npretrain: {name: masked, span: 7}")
+    assert load(folder=tmp_path).pretrain == PretrainConfig(objective="masked", span=7)
+    assert not caplog.messages  # a saved tree is no user's choice
+    for settings in (["pretrain.name=a", "pretrain.objective=b"], ["pretrain.objective=b", "pretrain.name=a"]):
+        with pytest.raises(UserError, match=r"pretrain\.name is the old name of pretrain\.objective"):
+            load([], settings)
 
 
 @pytest.mark.parametrize("off", ["none", ""])

@@ -12,9 +12,10 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser = subparsers.add_parser(
         "pretrain",
         help="pretrain an encoder on speech without texts",
-        description="Pretrain an encoder on speech without texts, or continue the run: with pretrain.name=best_rq it predicts "
-        "masked spans.  Then `samba-asr train --init-encoder EXP/model` with the same model.* trains the whole model.  Under "
-        "torchrun, all its processes train together.",
+        description="Pretrain an encoder on speech without texts, or continue the run.  pretrain.objective=best_rq predicts "
+        "codes of hidden spans, masked their features, causal those of the next frame.  Then "
+        "`samba-asr train --init-encoder EXP/model` with the same model.* trains the whole model.  Under torchrun, all its "
+        "processes train together.",
     )
     parser.add_argument(
         "--exp", type=Path, required=True, metavar="DIR", help="folder of the run; the encoder is written to DIR/model"
@@ -27,7 +28,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         nargs="*",
         default=[],
         metavar="key=value",
-        help="data.train=[speech.jsonl,...], data.valid=[...], pretrain.share=0.5, train.max_minutes=60, ...",
+        help="data.train=[speech.jsonl,...], data.valid=[...], pretrain.objective=masked, train.max_minutes=60, ...",
     )
     parser.set_defaults(run=run)
     return parser

@@ -181,6 +181,8 @@ def _prepared(part: dict[str, Any], name: str, own: bool, tree: Any) -> tuple[di
     if whole and version == 1 and old:
         logger.warning("%s is of version 1: it is read, but its decode.* keys have new names (conf/README.md)", name)
         old = []
+    if whole:  # a folder of version 2 may have it, and no user can mend that
+        old = [key for key in old if key != "pretrain.name"]
     _check_keys(part, _plain(tree), name)
     if not own:
         part = _without_derived(part, name, whole)

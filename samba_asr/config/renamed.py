@@ -25,6 +25,7 @@ RENAMED = {
     "decode.neural_lm": "decode.lm.neural",
     "decode.neural_weight": "decode.lm.neural_weight",
     "decode.hotword_weight": "decode.hotwords.weight",
+    "pretrain.name": "pretrain.objective",
 }
 """A test compares it with the table in conf/README.md.  `decode.block` counted encoder frames, -1 for the largest block."""
 
@@ -45,11 +46,17 @@ def modern(tree: dict[str, Any], source: str, frame_ms: float) -> tuple[dict[str
     source: origin of the tree, for messages.  frame_ms: duration of an encoder frame, to convert `decode.block`.
     UserError if an old key and its new one are both given.
     """
+    used: list[str] = []
+    pretrain = tree.get("pretrain")
+    if isinstance(pretrain, dict) and "name" in pretrain:
+        if "objective" in pretrain:
+            raise UserError(f"{source}: pretrain.name is the old name of pretrain.objective: give one of them")
+        used.append("pretrain.name")
+        tree = {**tree, "pretrain": {("objective" if key == "name" else key): v for key, v in pretrain.items()}}
     decode = tree.get("decode")
     if not isinstance(decode, dict):
-        return tree, []
+        return tree, used
     new: dict[str, Any] = {}
-    used: list[str] = []
     for key, value in decode.items():
         old = f"decode.{key}"
         if key in SHORT and not isinstance(value, dict) and value is not None:

@@ -111,8 +111,8 @@ class TrainConfig:
 class PretrainConfig:
     """Pretraining on speech without texts (samba_asr.training.objectives)."""
 
-    name: str = "best_rq"  # the objective
-    codes: int = 1024  # size of the codebook
-    dim: int = 16  # dimensions of a code
-    span: int = 10  # encoder frames masked together: 400 ms
-    share: float = 0.5  # of all frames that are masked, if no two spans overlapped
+    objective: str = "best_rq"  # best_rq | masked | causal | diffusion
+    codes: int = 1024  # size of the codebook of best_rq
+    dim: int = 16  # dimensions of its codes
+    span: int = 10  # encoder frames that best_rq and masked hide together: 400 ms
+    share: float = 0.5  # of all frames that they hide, if no two spans overlapped

@@ -208,7 +208,7 @@ def set_statistics(front: LogMel, data: TrainingSet, device: torch.device) -> No
 
 
 class PretrainTask:
-    """Task of utterances without texts, for an encoder, with the objective `pretrain.name`."""
+    """Task of utterances without texts, for an encoder, with the objective `pretrain.objective`."""
 
     def __init__(
         self, config: Config, train: Sequence[Utterance], valid: Sequence[Utterance], noise: Sequence[Utterance] = ()
@@ -224,10 +224,12 @@ class PretrainTask:
         return new_encoder(self.config.model)
 
     def objective(self, net: nn.Module) -> Objective:
-        name = self.config.pretrain.name
+        name = self.config.pretrain.objective
         if not issubclass(objectives[name], Pretraining):
             known = ", ".join(n for n in objectives if issubclass(objectives[n], Pretraining))
-            raise UserError(f"pretrain.name={name} is not an objective for speech without texts; there are: {known}")
+            raise UserError(
+                f"pretrain.objective={name} is not an objective for speech without texts; there are: {known}"
+            )
         return objectives.build(name, net, self.config)
 
     def begin(self, objective: Objective, device: torch.device, new: bool) -> None:

@@ -94,11 +94,11 @@ def test_what_cannot_be(place, tmp_path):
         call("pretrain", "--exp", tmp_path / "a", *SMALL)
     speech = f"data.train=[{place / 'speech.jsonl'}]"
     with pytest.raises(
-        UserError, match=r"pretrain\.name=speech is not an objective for speech without texts; there are: best_rq"
+        UserError, match=r"pretrain\.objective=speech is not an objective for speech without texts; there are: best_rq"
     ):
-        call("pretrain", "--exp", tmp_path / "e", *SMALL, speech, "pretrain.name=speech")
+        call("pretrain", "--exp", tmp_path / "e", *SMALL, speech, "pretrain.objective=speech")
     with pytest.raises(UserError, match=r"unknown objective 'best_qr' \(did you mean 'best_rq'\?\)"):
-        call("pretrain", "--exp", tmp_path / "e", *SMALL, speech, "pretrain.name=best_qr")
+        call("pretrain", "--exp", tmp_path / "e", *SMALL, speech, "pretrain.objective=best_qr")
     with pytest.raises(UserError, match="does not hold this model's weights"):
         start(place, tmp_path / "b", "model.d_model=24", "model.self_conditioning=[]")
     with pytest.raises(UserError, match="does not hold this model's weights"):  # more layers than were pretrained

@@ -9,8 +9,6 @@ Shapes: b batch, t feature frames, u encoder frames (t / model.subsampling), m m
 
 from __future__ import annotations
 
-import random
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,10 +16,8 @@ from torch import Tensor, nn
 from samba_asr.config import Config
 from samba_asr.errors import UserError
 from samba_asr.models.encoder import AcousticModel
-from samba_asr.streaming import mask
-from samba_asr.training.objectives import transforms
-from samba_asr.training.objectives.base import BatchFields, Outcome, draw_block, objectives
-from samba_asr.training.objectives.pretraining import Pretraining, Sums
+from samba_asr.training.objectives.base import BatchFields, Outcome, objectives
+from samba_asr.training.objectives.pretraining import Pretraining, Sums, check_spans, cover, draw_hidden, sum_of_frames
 from samba_asr.training.score import Score
 
 NOISE = 0.1  # standard deviation of the noise in place of a frame; that of speech is 1
@@ -35,64 +31,39 @@ class BestRq(Pretraining):
     codebook: Tensor  # (codes, dim), of length 1
 
     def __init__(self, net: AcousticModel, config: Config):
-        super().__init__(net)
+        super().__init__(net, config)
         pretrain, model = config.pretrain, config.model
-        for name in ("codes", "dim", "span"):
+        for name in ("codes", "dim"):
             if getattr(pretrain, name) < 1:
                 raise UserError(f"pretrain.{name}={getattr(pretrain, name)}: give 1 or more")
-        if not 0 < pretrain.share < 1:
-            raise UserError(f"pretrain.share={pretrain.share}: give the share of masked frames, between 0 and 1")
-        self.config, self.pretrain = model, pretrain
+        check_spans(pretrain)
         drawn = torch.Generator().manual_seed(0)  # the same codes for every seed of a run
         projection = torch.empty(model.subsampling * model.features.mels, pretrain.dim)
         nn.init.xavier_uniform_(projection, generator=drawn)
         self.register_buffer("projection", projection)
         self.register_buffer("codebook", F.normalize(torch.randn(pretrain.codes, pretrain.dim, generator=drawn)))
         self.head = nn.Linear(model.d_model, pretrain.codes)
-        self.transforms = transforms.voice_transforms(config.augment)
-
-    def draw_block(self, rng: random.Random) -> int:
-        return draw_block(self.config.blocks, self.config.full_block, rng)
 
     def codes(self, features: Tensor) -> Tensor:
         """Return the codes (b, u) of normalized log-mel (b, t, m)."""
-        n = self.config.subsampling
-        u = features.shape[1] // n
-        stacked = features[:, : u * n].reshape(len(features), u, -1).float()
-        return (F.normalize(stacked @ self.projection, dim=-1) @ self.codebook.T).argmax(
-            -1
-        )  # the nearest on the sphere
+        projected = self.stacked(features) @ self.projection
+        return (F.normalize(projected, dim=-1) @ self.codebook.T).argmax(-1)  # the nearest on the sphere
 
     def hidden(self, lengths: Tensor, generator: torch.Generator | None) -> Tensor:
-        """Return (b, u) bool: which of the `lengths` (b,) encoder frames are masked, in spans.
-
-        The share of masked frames is `share` if no spans overlap.  Every row with frames has at least one masked frame.
-        """
-        span, lengths = self.pretrain.span, lengths.cpu()
-        u = int(lengths.max()) if len(lengths) else 0
-        valid = torch.arange(u) < lengths[:, None]
-        begins = (torch.rand(len(lengths), u, generator=generator) < self.pretrain.share / span) & valid
-        one = (torch.rand(len(lengths), generator=generator) * lengths).long()
-        begins |= (torch.arange(u) == one[:, None]) & ~begins.any(1, keepdim=True)
-        reached = F.max_pool1d(F.pad(begins.float(), (span - 1, 0))[:, None], span, 1)[:, 0] > 0 if u else begins
-        return reached & valid
+        """See `draw_hidden`."""
+        return draw_hidden(lengths, self.pretrain, generator)
 
     def guess(
         self, batch: BatchFields, *, block: int, generator: torch.Generator | None, augment: bool = False
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the rows (n,), logits (n, c) and codes (n,) of the n masked frames."""
-        front = self.net.features
+        features, lengths = self.features(batch, augment, generator)
         with torch.no_grad():
-            features, lengths = front(batch.audio.unsqueeze(-1), batch.lengths)  # (b, t, m)
-            features = mask(features, lengths)
-            if augment:
-                features = transforms.apply(self.transforms, features, lengths, generator, front)
             n = self.config.subsampling
             hidden = self.hidden(lengths // n, generator).to(features.device)  # (b, u)
             truth = self.codes(features)
-            covered = F.pad(hidden.repeat_interleave(n, 1), (0, features.shape[1] - n * hidden.shape[1]))
             noise = NOISE * torch.randn(features.shape, generator=generator).to(features)
-            features = torch.where(covered[..., None], noise, features)
+            features = torch.where(cover(hidden, n, features.shape[1]), noise, features)
         frames, _ = self.net.encoder(*self.net.subsampling(features, lengths), block)  # (b, u, d)
         rows, _ = hidden.nonzero(as_tuple=True)
         return rows, self.head(frames[:, : hidden.shape[1]][hidden]), truth[:, : hidden.shape[1]][hidden]
@@ -100,10 +71,8 @@ class BestRq(Pretraining):
     def compute(self, batch: BatchFields, *, block: int, augment: bool, generator: torch.Generator | None) -> Outcome:
         rows, logits, truth = self.guess(batch, block=block, augment=augment, generator=generator)
         nats = F.cross_entropy(logits.float(), truth, reduction="none")
-        zero = nats.new_zeros(len(batch.lengths))
-        count = zero.index_add(0, rows, torch.ones_like(nats)).clamp(min=1)
-        units = batch.frames if batch.frames is not None else batch.lengths // self.net.stride
-        return Outcome(zero.index_add(0, rows, nats) / count * units, {}, units)
+        units = self.units(batch)
+        return Outcome(sum_of_frames(nats, rows, units), {}, units)
 
     def measure(self, batch: BatchFields, *, block: int, generator: torch.Generator) -> Sums:
         _, logits, truth = self.guess(batch, block=block, generator=generator)
