@@ -9,8 +9,8 @@ shared=../../../shared
 steps=${STEPS:-2000}
 exp=exp/ladder-$steps
 rows=(base half mamba2 mamba oneway deep wide characters pieces pieces8 nomasks nospeed tract noise filter rooms nodropout dropout
-  noema nomiddle crctc decoder longmemory channels readers oftenreaders voices morevoices synthetic reallast labels pretrain teacher crf
-  all allhalf allcrf)
+  noema nomiddle crctc decoder longmemory fusion channels readers oftenreaders voices morevoices synthetic reallast labels pretrain masked
+  diffusion diffusionfusion teacher crf all allhalf allcrf)
 [ -d "$shared/data/LibriSpeech" ] || { echo "error: $shared/data/LibriSpeech is not there: the speech that this trains on" >&2 && exit 1; }
 source ../setup.sh train,lm,lexicon,label,tts,plot
 export OMP_NUM_THREADS=1
@@ -19,6 +19,8 @@ books=data/tts_books/train.jsonl
 helped=(model.mixer.name=mamba model.mixer.d_state=16 model.layers=2 model.d_model=144 "model.self_conditioning=[1]" model.dropout=0
   augment.time_masks=0 augment.freq_masks=0 "augment.speed=[1.0]" "data.train=[data/train.jsonl,$books]")
 sharpened=(--config crf optim.lr=1e-3 optim.warmup=50 train.easy_epochs=0 train.max_steps=$((steps / 2)))
+# The encoder keeps what it learned: a low learning rate, and no easy epochs.  The first run of `pretrain` had neither (RESULTS.md).
+pretrained=(optim.encoder_lr=5e-4 train.easy_epochs=0 train.max_steps=$((steps / 2)))
 
 options() { # ROW: its changed options
   case $1 in
@@ -40,7 +42,8 @@ options() { # ROW: its changed options
   noise) echo augment.noise_prob=0.5 ;;
   noema) echo train.ema=0 ;;
   nomiddle) echo "model.self_conditioning=[]" ;;
-  longmemory) echo model.mixer.a_max=1 ;;
+  longmemory) echo model.mixer.a_max=1 ;; # Hydra's A = 1, as its authors have it
+  fusion) echo model.fusion=true ;;
   channels) echo "augment.channels=$shared/data/channels.npz augment.channel_prob=0.5" ;;
   readers) echo "data.train=[data/train.jsonl,data/readers/train.jsonl]" ;;
   oftenreaders) echo "data.train=[data/train.jsonl,data/readers/train.jsonl] data.weights=[1,4]" ;;
@@ -51,7 +54,9 @@ options() { # ROW: its changed options
   reallast) echo --init "$exp/synthetic/model" train.easy_epochs=0 train.max_steps=$((steps / 2)) ;;
   labels) echo "data.train=[data/train.jsonl,data/labelled.jsonl]" ;;
   crf) echo "--init $exp/half/model ${sharpened[*]}" ;;
-  pretrain) echo --init-encoder "$exp/pretraining/model" train.max_steps=$((steps / 2)) ;;
+  pretrain) echo "--init-encoder $exp/pretraining/model ${pretrained[*]}" ;;
+  masked | diffusion) echo "--init-encoder $exp/$1-pretraining/model ${pretrained[*]}" ;;
+  diffusionfusion) echo "--init-encoder $exp/$1-pretraining/model ${pretrained[*]} model.fusion=true" ;;
   teacher) echo data.teacher=data/teacher loss.teacher=1 ;;
   characters) echo tokenizer.kind=char ;;
   pieces) echo tokenizer.kind=bpe ;;
@@ -71,10 +76,9 @@ before() { # ROW: make its prerequisites
   case $1 in
   allcrf) row allhalf ;;
   voices | morevoices | synthetic | all*) [ -f $books ] || samba-asr prepare "$shared/data/tts_books/manifest.jsonl" --out data/tts_books ;;
-  pretrain)
-    samba-asr pretrain --exp "$exp/pretraining" --config model/tiny train/cpu mini_librispeech "data.train=[data/train.jsonl]" \
-      data.batch_seconds=30 optim.lr=2e-3 optim.warmup=150 train.max_steps=$((steps / 2))
-    ;;
+  pretrain) pretraining pretraining best_rq ;;
+  masked | diffusion) pretraining "$1-pretraining" "$1" ;;
+  diffusionfusion) pretraining "$1-pretraining" diffusion model.fusion=true ;;
   labels)
     [ -f data/unlabelled/unlabelled-1h.jsonl ] ||
       samba-asr prepare "$shared/data/LibriSpeech/unlabelled-1h" --no-text --out data/unlabelled
@@ -86,6 +90,11 @@ before() { # ROW: make its prerequisites
   reallast) row synthetic ;;
   teacher) samba-asr augment teach data/train.jsonl --out data/teacher ;;
   esac
+}
+
+pretraining() { # FOLDER OBJECTIVE OPTIONS: half of the steps
+  samba-asr pretrain --exp "$exp/$1" --config model/tiny train/cpu mini_librispeech "data.train=[data/train.jsonl]" data.batch_seconds=30 \
+    optim.lr=2e-3 optim.warmup=150 train.max_steps=$((steps / 2)) pretrain.objective="$2" "${@:3}"
 }
 
 readers() { # 178 readers, one utterance each, with real transcripts; data/readers/dev.jsonl: 56 others, for choices

@@ -13,7 +13,7 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "pretrain",
         help="pretrain an encoder on speech without texts",
         description="Pretrain an encoder on speech without texts, or continue the run.  pretrain.objective=best_rq predicts "
-        "codes of hidden spans, masked their features, causal those of the next frame.  Then "
+        "codes of hidden spans, masked their features, causal those of the next frame, diffusion removes noise.  Then "
         "`samba-asr train --init-encoder EXP/model` with the same model.* trains the whole model.  Under torchrun, all its "
         "processes train together.",
     )

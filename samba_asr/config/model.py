@@ -173,6 +173,9 @@ class ModelConfig:
     self_conditioning: tuple[int, ...] = ()  # layers, from 1, after which CTC predicts and conditions the layers above
     skip_blanks: float = 0.0  # in inference the layers above the last of these skip frames so sure to be blank; 0: none
     rates: tuple[int, ...] = ()  # frames in a step of each layer, such as [1, 2, 4, 4, 2, 1]; (): 1 everywhere
+    fusion: bool = (
+        False  # heads read a weighted sum of the outputs of all layers, not only the last (samba_asr.nn.fusion)
+    )
     # Derived, not settings (`DERIVED`):
     teacher: int = 0  # channels of the frames in data.teacher
     vocab_size: int = 0  # of the tokenizer

@@ -73,6 +73,7 @@ class OptimConfig:
     """AdamW and its schedule (samba_asr.training.optim)."""
 
     lr: float = 1.0e-3  # peak
+    encoder_lr: float = 0.0  # peak of a recognizer's encoder, such as one that was pretrained; 0: as `lr`
     betas: tuple[float, float] = (0.9, 0.98)
     eps: float = 1.0e-9
     weight_decay: float = 0.01  # of matrices only; never of A_log, D, dt_bias, norms, biases

@@ -12,13 +12,19 @@ import copy
 import torch
 from torch import nn
 
+from samba_asr.errors import UserError
 from samba_asr.models.encoder import Encoder, EncoderLayer
 
 OUTPUTS = ("down", "out_proj", "project")  # the linear maps that end a feed-forward, a mixer, the convolution module
 
 
 def deepen(encoder: Encoder, layers: int) -> None:
-    """Add layers that start as the identity on top of `encoder`, until it has `layers` layers."""
+    """Add layers that start as the identity on top of `encoder`, until it has `layers` layers.
+
+    UserError for an encoder with fusion, which would read the new layers' outputs, too.
+    """
+    if encoder.fusion is not None:
+        raise UserError("model.fusion reads the outputs of a fixed number of layers: more layers are not possible")
     last = encoder.layers[-1]
     while len(encoder.layers) < layers:
         encoder.layers.append(_identity(last))

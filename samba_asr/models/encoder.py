@@ -22,6 +22,7 @@ from samba_asr.nn.blocks import BlockModule
 from samba_asr.nn.conv import ConvolutionModule
 from samba_asr.nn.dropout import Dropout
 from samba_asr.nn.front import build_front
+from samba_asr.nn.fusion import build_fusion
 from samba_asr.nn.linear import FeedForward
 from samba_asr.nn.mixers import build_mixer
 from samba_asr.nn.rates import Down, Level, Up, depths, lay_rate
@@ -149,6 +150,7 @@ class Encoder(StreamingModule):
         self.conditioning = nn.ModuleDict(
             {str(i): SelfConditioning(config.d_model, config.vocab_size) for i in config.self_conditioning}
         )
+        self.fusion = build_fusion(config)
         self.skip_blanks, self.skips_after = config.skip_blanks, max(config.self_conditioning, default=0)
         # A faster way through the layers where every row is one whole block (samba_asr.runtime.graphs), without gradients alone:
         # (x (b, t, d), the layers' states, frames after which states are handed on) -> y, states.
@@ -333,7 +335,7 @@ class Encoder(StreamingModule):
 
     def _through(self, x: Tensor, states: Sequence[State], blocks: Blocks, lengths: Tensor | None = None):
         """Run the layers in order.  lengths None: all of x is valid."""
-        new, read, whole = [], [], None
+        new, read, outputs, whole = [], [], [], None
         rates = _Rates(self, x, blocks, lengths) if any(self.depths) else None
         states, skip = (states[:-1], states[-1]) if self.skip_blanks else (states, None)
         for i, (layer, state) in enumerate(zip(self.layers, states, strict=True), 1):
@@ -342,6 +344,7 @@ class Encoder(StreamingModule):
             if x.shape[1]:  # else all frames are skipped
                 x, _, state = layer.step(x, lengths, state, blocks)  # pyright: ignore[reportArgumentType]  (only handed on)
             new.append(state)
+            outputs.append(x)
             if str(i) in self.conditioning:
                 x, log_probs = self.conditioning[str(i)](blocks.mask(x))
                 read.append(log_probs)
@@ -350,6 +353,8 @@ class Encoder(StreamingModule):
                     whole = select(log_probs[..., 0].exp(), self.skip_blanks, ends, blocks, skip)
                     t, x = x.shape[1], take_time(x, whole.index)
                     lengths, blocks, skip = whole.lengths, whole.blocks, whole.state
+        if self.fusion is not None:
+            x = self.fusion(outputs)
         if rates is not None:
             x, _, _ = rates.go(x, 0)
         if whole is not None:

@@ -128,8 +128,8 @@ def read_encoder(folder: Path, model: AsrModel) -> list[str]:
         )
     check_version(path.with_name("config.yaml"))
     shapes = weights.header(path)
-    # Self-conditioning needs texts, so it is not pretrained.
-    weights.check(path, shapes, model.acoustic, may_lack=lambda name: ".conditioning." in name)
+    # Self-conditioning needs texts, so it is not pretrained.  Fusion can start afterwards, as nearly the last layer alone.
+    weights.check(path, shapes, model.acoustic, may_lack=lambda name: ".conditioning." in name or ".fusion." in name)
     missing = [name for name in model.acoustic.state_dict() if name not in shapes]
     weights.load_into(path, model.acoustic, missing)
     return missing

@@ -22,6 +22,7 @@ _VALIDATION = (  # as logged by the tasks (samba_asr.training.tasks): name with 
     ("perplexity a word", re.compile(rf"perplexity {_NUMBER} a word")),
     ("loss, nats a unit", re.compile(rf"{_NUMBER} nats a unit")),
     ("hidden frames not guessed, %", re.compile(rf"{_NUMBER} % of the hidden frames not guessed")),
+    ("mean squared error", re.compile(rf"mean squared error {_NUMBER}")),
     ("mean absolute error", re.compile(rf"mean absolute error {_NUMBER}")),
     ("loss, nats a frame", re.compile(rf"{_NUMBER} nats a frame")),
 )

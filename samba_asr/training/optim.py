@@ -12,20 +12,41 @@ from samba_asr.config import OptimConfig
 from samba_asr.errors import UserError
 
 SCHEDULES = ("cosine", "noam", "constant")
+ENCODER = "net.acoustic."  # the parameters of a recognizer's encoder, in the objective
 
 
 def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
     """Make AdamW with weight decay on matrices only.
 
     Vectors and scalars (norms, biases) have no weight decay, and neither have parameters with `_no_weight_decay = True`, as
-    in state-spaces/mamba: A_log, D, dt_bias.  Frozen parameters are left out.
+    in state-spaces/mamba: A_log, D, dt_bias.  Frozen parameters are left out.  With `encoder_lr` the parameters of a
+    recognizer's encoder are groups of their own.  UserError if the model has none.
     """
-    decayed, others = [], []
-    for p in model.parameters():
+    if config.encoder_lr < 0:
+        raise UserError(
+            f"optim.encoder_lr={config.encoder_lr}: give a learning rate above 0, or 0 for that of the rest"
+        )
+    share = config.encoder_lr / config.lr if config.encoder_lr else 1.0
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {(False, True): [], (False, False): []}
+    for name, p in model.named_parameters():
         if p.requires_grad:
-            (others if p.ndim < 2 or getattr(p, "_no_weight_decay", False) else decayed).append(p)
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+            decays = p.ndim >= 2 and not getattr(p, "_no_weight_decay", False)
+            groups.setdefault((share != 1 and name.startswith(ENCODER), decays), []).append(p)
+    if share != 1 and len(groups) == 2:
+        raise UserError(
+            f"optim.encoder_lr={config.encoder_lr}: this model is no recognizer with an encoder: leave it out"
+        )
+    made = [
+        {"params": some, "weight_decay": config.weight_decay if decays else 0.0, "share": share if encoder else 1.0}
+        for (encoder, decays), some in groups.items()
+    ]
+    return torch.optim.AdamW(made, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of every group to its share of `lr`.  A group of an older checkpoint has no share: 1."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("share", 1.0)
 
 
 def learning_rate(config: OptimConfig, step: int, progress: float) -> float:

@@ -25,7 +25,7 @@ from samba_asr.training.distributed import Ranks
 from samba_asr.training.evaluate import autocast
 from samba_asr.training.late import Late
 from samba_asr.training.objectives import Objective, Outcome
-from samba_asr.training.optim import GradientSum, MovingAverage, make_optimizer
+from samba_asr.training.optim import GradientSum, MovingAverage, make_optimizer, set_learning_rate
 from samba_asr.training.sharding import gathered
 
 logger = logging.getLogger(__name__)
@@ -123,8 +123,7 @@ class Stepper:
         norm = gathered(nn.utils.clip_grad_norm_(self.parameters, self.config.optim.clip or math.inf)).to(units.device)
         if self.sharded and not math.isfinite(norm):
             return norm
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
+        set_learning_rate(self.optimizer, lr)
         # As torch's GradScaler does: the fused update leaves weights and moments alone where this is 1.  No units: 0 / 0.
         if not self.sharded:
             setattr(self.optimizer, "found_inf", (~norm.isfinite()).float())  # noqa: B010  (unknown to type checkers)

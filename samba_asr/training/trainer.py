@@ -327,7 +327,8 @@ class Trainer:
         name = f"epoch-{self.epoch:03}.pt"
         kept = [k for k in self.kept if k.epoch != self.epoch] + [checkpoint.Kept(name, self.epoch, score)]
         kept = checkpoint.keep(kept, self.config.train.keep_best, self.config.train.keep_last)
-        weights = gathered(self.objective.net.state_dict()) if self.sharding else self.objective.net.state_dict()
+        state = self.objective.state_dict()
+        weights = self.objective.net_weights(gathered(state) if self.sharding else state)
         if self.ranks.rank:
             self.kept = kept
             return

@@ -80,6 +80,30 @@ def test_training_begins_with_it(place, tmp_path):
         torch.testing.assert_close(value, model[f"net.acoustic.{name}"])
 
 
+@pytest.mark.parametrize("objective", ["masked", "causal", "diffusion"])
+def test_every_objective_leaves_an_encoder_that_training_takes(place, tmp_path, objective):
+    speech = place / "speech.jsonl"
+    sets = [f"data.train=[{speech}]", f"data.valid=[{speech}]", "model.self_conditioning=[]", "model.fusion=true"]
+    exp = tmp_path / "pre"
+    assert call("pretrain", "--exp", exp, *SMALL, *sets, f"pretrain.objective={objective}", "train.epochs=1") == 0
+    error = "mean squared error" if objective == "diffusion" else "mean absolute error"
+    assert error in read_curves(exp).validation
+    trained = checkpoint.load(exp / "last.pt")["objective"]
+    encoder = load_file(exp / "model" / "encoder.safetensors")
+    moved = {name for name, x in encoder.items() if not torch.equal(x, trained[f"net.{name}"])}
+    folded = {name for name in encoder if name.startswith("front.layers.1.") and name.endswith(".norm.bias")}
+    assert len(folded) == 1
+    assert moved == (folded if objective == "diffusion" else set())
+    fused = ["model.self_conditioning=[]", "model.fusion=true", "optim.encoder_lr=1e-4"]
+    assert start(place, tmp_path / "exp", *fused, "--init-encoder", exp / "model") == 0
+
+
+def test_fusion_can_begin_after_pretraining(place, tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        assert start(place, tmp_path / "exp", "model.self_conditioning=[]", "model.fusion=true") == 0
+    assert "other weights are random, and encoder.fusion.weight, encoder.fusion.gain" in caplog.text
+
+
 def test_what_depends_on_the_text_starts_afresh_and_is_named(place, tmp_path, caplog):
     deeper = ["model.layers=2", "model.self_conditioning=[1]"]
     sets = [f"data.train=[{place / 'speech.jsonl'}]", "data.valid=[]"]

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from samba_asr.errors import UserError
 from samba_asr.models.deepen import deepen
 from samba_asr.models.encoder import Encoder
 from tests.models.tiny import tiny
@@ -59,3 +60,8 @@ def test_what_was_added_can_learn():
     new = encoder.layers[-1]
     for linear in (new.feed_forward_in.down, new.feed_forward_out.down, new.mixer.out_proj, new.convolution.project):
         assert linear.weight.grad.abs().sum() > 0
+
+
+def test_an_encoder_with_fusion_keeps_its_depth():
+    with pytest.raises(UserError, match=r"model\.fusion reads the outputs of a fixed number of layers"):
+        deepen(Encoder(tiny(fusion=True)), 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -45,6 +46,11 @@ def test_from_waveform_to_log_probabilities_the_law_holds(mixer, block):
     module = Stack(AtBlock(model.acoustic, block), model.ctc)
     assert module.stride == FRAME
     verify_streaming(module, noise(4, 9 * FRAME, 1), seeds=[0])
+
+
+@pytest.mark.parametrize("block", [3, (2, 1, 6, 5)])
+def test_with_fusion_the_law_holds(block):
+    verify_streaming(AtBlock(Encoder(tiny(layers=3, fusion=True)), block), frames(), seeds=[0])
 
 
 def test_with_frames_of_another_length_the_law_holds():
@@ -122,6 +128,35 @@ def test_what_ctc_reads_in_the_middle_reaches_the_layers_above():
 def test_ctc_in_the_middle_is_below_the_last_layer(layer):
     with pytest.raises(UserError, match=f"model.self_conditioning {layer}: give layers from 1 to 1"):
         Encoder(tiny(self_conditioning=(layer,)))
+
+
+def test_fusion_is_a_weighted_sum_of_all_layers():
+    """At first it is nearly the last layer: softmax of 0, 0, 4."""
+    encoder = Encoder(tiny(layers=3, fusion=True, self_conditioning=(1,))).double().eval()
+    plain = Encoder(tiny(layers=3, self_conditioning=(1,))).double().eval()
+    plain.load_state_dict({k: v for k, v in encoder.state_dict().items() if "fusion" not in k})
+    outputs = []
+    for layer in encoder.layers:
+        step = layer.step
+        layer.step = lambda *args, step=step: outputs.append(step(*args)) or outputs[-1]
+    x, lengths = frames(), torch.full((4,), 11)
+    gain = torch.randn(3, 8, generator=torch.Generator().manual_seed(0)).double()
+    with torch.no_grad():
+        y, _ = encoder(x, lengths, 3)
+        last, _ = plain(x, lengths, 3)
+        share = torch.tensor([1.0, 1.0, math.e**4]).double() / (2 + math.e**4)
+        torch.testing.assert_close(y, sum(a * o.x for a, o in zip(share, outputs, strict=True)))
+        torch.testing.assert_close(outputs[-1].x, last)
+        outputs.clear()
+        encoder.fusion.gain.copy_(gain)
+        y, _ = encoder(x, lengths, 3)
+        torch.testing.assert_close(y, sum(a * g * o.x for a, g, o in zip(share, gain, outputs, strict=True)))
+
+
+@pytest.mark.parametrize("changes", [{"rates": (1, 2)}, {"skip_blanks": 0.9, "self_conditioning": (1,)}])
+def test_fusion_wants_all_frames_in_all_layers(changes):
+    with pytest.raises(UserError, match=r"model\.fusion and model\.(rates|skip_blanks) do not go together"):
+        Encoder(tiny(fusion=True, **changes))
 
 
 def test_without_a_backward_scan_the_law_holds():

@@ -13,13 +13,12 @@ FRAME = 16  # samples that become one encoder frame
 def tiny(mixer: str = "hydra", *, decoder: int = 0, layers: int = 2, **changes) -> ModelConfig:
     return ModelConfig(
         features=FeatureConfig(sample_rate=1000, window=10, hop=4, mels=4, low_hz=10, high_hz=450),
-        subsampling_channels=2,
         d_model=8,
         layers=layers,
         conv_kernel=5,
         mixer=mixer_config(mixer, d_state=3, **({} if mixer == "mamba" else {"headdim": 4})),
         decoder=DecoderConfig(layers=decoder, d_model=8, d_state=3, headdim=4),
-        **{"blocks": (2, 4), "max_block": 6, "vocab_size": 5, **changes},
+        **{"blocks": (2, 4), "max_block": 6, "vocab_size": 5, "subsampling_channels": 2, **changes},
     )
 
 

@@ -35,8 +35,8 @@ def model(mixer: str = "hydra", **changes) -> AsrModel:
 
 @pytest.fixture(scope="module", params=exportable_mixers())
 def exported(request, tmp_path_factory):
-    """A model, and the folder of its graphs."""
-    found, folder = model(request.param), tmp_path_factory.mktemp(request.param)
+    """A model that reads all layers, and the folder of its graphs."""
+    found, folder = model(request.param, fusion=True), tmp_path_factory.mktemp(request.param)
     export(found, "digest of the weights", folder)
     return found, folder
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from samba_asr.config import OptimConfig
 from samba_asr.errors import UserError
-from samba_asr.training.optim import MovingAverage, learning_rate, make_optimizer
+from samba_asr.training.optim import MovingAverage, learning_rate, make_optimizer, set_learning_rate
 
 
 def test_every_schedule_warms_up_in_a_line():
@@ -52,6 +52,40 @@ def test_weight_decay_is_for_matrices_alone():
         id(p) for p in (model[0].bias, model[1].weight, model[1].bias, model[2].bias, model.A_log)
     }
     assert (decayed["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+
+
+def net_with_an_encoder():
+    model = nn.Module()
+    model.net = nn.Module()
+    model.net.acoustic, model.net.ctc = nn.Linear(3, 4), nn.Linear(4, 2)
+    return model
+
+
+def test_the_encoder_can_have_a_learning_rate_of_its_own():
+    model = net_with_an_encoder()
+    optimizer = make_optimizer(model, OptimConfig(lr=2e-3, encoder_lr=5e-4, weight_decay=0.1))
+    set_learning_rate(optimizer, 1e-3)  # half of the peak
+    found = {id(p): (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+    encoder, head = model.net.acoustic, model.net.ctc
+    assert found == {
+        id(encoder.weight): (2.5e-4, 0.1),
+        id(encoder.bias): (2.5e-4, 0.0),
+        id(head.weight): (1e-3, 0.1),
+        id(head.bias): (1e-3, 0.0),
+    }
+    for without in (0.0, 2e-3):  # the groups of older checkpoints
+        groups = make_optimizer(model, OptimConfig(lr=2e-3, encoder_lr=without)).param_groups
+        assert [len(g["params"]) for g in groups] == [2, 2]
+    del (old := make_optimizer(model, OptimConfig())).param_groups[0]["share"]
+    set_learning_rate(old, 0.5)
+    assert [g["lr"] for g in old.param_groups] == [0.5, 0.5]
+
+
+def test_a_learning_rate_of_the_encoder_wants_an_encoder():
+    with pytest.raises(UserError, match=r"optim\.encoder_lr=0\.1: this model is no recognizer"):
+        make_optimizer(nn.Linear(2, 2), OptimConfig(encoder_lr=0.1))
+    with pytest.raises(UserError, match=r"optim\.encoder_lr=-1.0"):
+        make_optimizer(net_with_an_encoder(), OptimConfig(encoder_lr=-1.0))
 
 
 def test_the_moving_average_is_the_recurrence():

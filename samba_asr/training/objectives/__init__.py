@@ -7,7 +7,7 @@
 A new objective is a file here that registers a subclass of `Objective`.  A new loss of speech recognition registers a `Term`.
 """
 
-from samba_asr.training.objectives import best_rq, crf, language_model, masked, speech, terms  # noqa: F401  (they register)
+from samba_asr.training.objectives import best_rq, crf, diffusion, language_model, masked, speech, terms  # noqa: F401  (they register)
 from samba_asr.training.objectives.base import Objective, Outcome, objectives
 from samba_asr.training.objectives.pretraining import Pretraining
 

@@ -66,6 +66,10 @@ class Objective(nn.Module):
         """Draw the encoder's block size for one training step; -1: the whole utterance."""
         return -1
 
+    def net_weights(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the weights of the net as they are used after training, from the state dict of the objective."""
+        return {name.removeprefix("net."): x for name, x in state.items() if name.startswith("net.")}
+
     def compute(self, batch: BatchFields, *, block: int, augment: bool, generator: torch.Generator | None) -> Outcome:
         """Compute the losses of a batch, without the auxiliary losses of the net's layers."""
         raise NotImplementedError

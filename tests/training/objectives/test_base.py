@@ -31,6 +31,7 @@ def nets() -> dict[str, nn.Module]:
         "best_rq": new_encoder(CONFIG.model),
         "masked": new_encoder(CONFIG.model),
         "causal": new_encoder(CONFIG.model),
+        "diffusion": new_encoder(CONFIG.model),
         "language_model": MambaLm(LmConfig(layers=1, d_model=8, d_state=4, headdim=4), 5),
     }
 
