@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The bench of all mixers on five hours of read speech: about 1 M parameters, 2,000 steps, two seeds; 14 runs of an hour or so on a core.
+# The bench of all mixers on five hours of read speech: about 1 M parameters, 2,000 steps, two seeds; 16 runs of an hour or so on a core.
 #   egs/bench/mixers.sh OUT [--mixers NAME...] [--steps N | --minutes M] [--seeds S...] [key=value ...]
 # OUT gets data/, a folder for each run, mixers.md, results.json and mixers.png.  Killed or given more mixers, it goes on where it was.
 # Tests: dev-5h, and the readers of readers-dev.txt if there is ../shared.  It uses the current `samba-asr` (extras train and plot).

@@ -8,7 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 shared=../../../shared
 steps=${STEPS:-2000}
 exp=exp/ladder-$steps
-rows=(base half mamba2 mamba oneway deep wide characters pieces pieces8 nomasks nospeed tract noise filter rooms nodropout dropout
+rows=(base half mamba2 mamba longvq oneway deep wide characters pieces pieces8 nomasks nospeed tract noise filter rooms nodropout dropout
   noema nomiddle crctc decoder longmemory fusion channels readers oftenreaders voices morevoices synthetic reallast labels pretrain masked
   diffusion diffusionfusion teacher crf all allhalf allcrf)
 [ -d "$shared/data/LibriSpeech" ] || { echo "error: $shared/data/LibriSpeech is not there: the speech that this trains on" >&2 && exit 1; }
@@ -28,6 +28,7 @@ options() { # ROW: its changed options
   half) echo train.max_steps=$((steps / 2)) ;;
   mamba2) echo model.mixer.name=mamba2 ;;
   mamba) echo model.mixer.name=mamba model.mixer.d_state=16 ;;
+  longvq) echo model.mixer.name=longvq ;;
   oneway) echo model.mixer.name=mamba2 model.mixer.bidirectional=false ;;
   deep) echo model.layers=8 model.d_model=64 ;;
   wide) echo model.layers=2 model.d_model=144 model.self_conditioning=[1] ;;

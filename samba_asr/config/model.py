@@ -92,6 +92,14 @@ class Mamba2Config(CausalMixerConfig):
 
 
 @dataclass(frozen=True)
+class LongVqConfig(Mamba2Config):
+    """Mamba-2 with a vector-quantized memory (samba_asr.nn.mixers.longvq); backward inside blocks it is Mamba-2 alone."""
+
+    name: str = "longvq"
+    codes: int = 64  # s, of the memory: kinds of sounds that it tells apart
+
+
+@dataclass(frozen=True)
 class ParaGruConfig(CausalMixerConfig):
     """Gated recurrent unit with diagonal recurrent weights (samba_asr.nn.mixers.rnn)."""
 
@@ -123,6 +131,7 @@ class HydraConfig(MixerConfig):
 
 MIXERS: dict[str, type[MixerConfig]] = {
     "hydra": HydraConfig,
+    "longvq": LongVqConfig,
     "mamba": MambaConfig,
     "mamba2": Mamba2Config,
     "paragru": ParaGruConfig,

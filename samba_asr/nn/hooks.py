@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -36,4 +37,13 @@ def sum_over_processes(x: Tensor) -> Tensor:
     """Sum x over all training processes, in place, and return it.  With one process, x is unchanged."""
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(x)
+    return x
+
+
+def gather_over_processes(x: Tensor) -> Tensor:
+    """Return the rows of x of all training processes (n, ...), one after another.  x has the same shape on each."""
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        rows = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(rows, x.contiguous())
+        return torch.cat(rows)
     return x

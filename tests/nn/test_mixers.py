@@ -47,7 +47,7 @@ def whole(t=7):
 # --- the contract
 
 
-@pytest.mark.parametrize("name", ["mamba", "mamba2"])
+@pytest.mark.parametrize("name", ["mamba", "mamba2", "longvq"])
 def test_causal_mixers_keep_the_law(name):
     verify_streaming(mixers.build(name, D, tiny(name)), x())
 
@@ -128,6 +128,7 @@ SPARED = {
     "mamba": {"A_log", "D", "dt_proj.bias"},
     "mamba2": {"A_log", "D", "dt_bias"},
     "hydra": {"A_log", "D", "dt_bias"},
+    "longvq": {"A_log", "D", "dt_bias", "memory_A_log", "write_bias", "read_bias"},
     "s4": {"log_A_real", "A_imag", "B", "P", "log_dt", "D"},
     "s4d": {"log_A_real", "A_imag", "B", "log_dt", "D"},
     "paragru": {"A", "D", "bias"},
