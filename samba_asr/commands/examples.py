@@ -21,6 +21,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "augment teach": ("samba-asr augment teach data/train.jsonl --out teacher",),
     "pretrain": (
         "samba-asr pretrain --exp exp/pre --config model/small train/cpu data.train=[speech.jsonl] data.valid=[dev.jsonl]",
+        "samba-asr pretrain --exp exp/pre --probe dev.jsonl pretrain.objective=diffusion data.train=[speech.jsonl]",
     ),
     "train": (
         "samba-asr train --exp exp/a --config model/small train/cpu data.train=[train.jsonl] data.valid=[dev.jsonl]",

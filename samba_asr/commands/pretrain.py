@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from samba_asr.commands.train import configured
+
+if TYPE_CHECKING:
+    from samba_asr.config import Config
+    from samba_asr.models.encoder import AcousticModel
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:
@@ -22,6 +27,13 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--config", nargs="+", action="extend", default=[], metavar="NAME_OR_FILE", help="as in samba-asr train"
+    )
+    parser.add_argument(
+        "--probe",
+        type=Path,
+        metavar="MANIFEST",
+        help="afterwards measure how many frames of these utterances with texts a linear map of the encoder assigns to the right "
+        "phone, as aligned by the bundled model; speakers are held out in turn",
     )
     parser.add_argument(
         "overrides",
@@ -51,4 +63,23 @@ def run(args: argparse.Namespace) -> int:
         encoder = new_encoder(config.model)
         encoder.load_state_dict(checkpoint.average(checkpoint.choose(args.exp, best=0, last=1)))
         save_encoder(args.exp / "model", encoder, config)
+        if args.probe:
+            _probe(encoder, config, args.probe)
     return 128 + result.signal if result.signal else 0
+
+
+def _probe(encoder: AcousticModel, config: Config, manifest: Path) -> None:
+    """Print the results of the probe, beside those of random weights."""
+    from samba_asr.evaluation.probe import probe
+    from samba_asr.evaluation.testset import read_testset
+    from samba_asr.recognizer import Recognizer
+    from samba_asr.training.objectives.pretraining import new_encoder
+
+    random = new_encoder(config.model)
+    random.features.load_state_dict(encoder.features.state_dict())
+    encoders = {"random weights": random.eval(), config.pretrain.objective: encoder.eval()}
+    utterances = read_testset(manifest)
+    found, n = probe(encoders, Recognizer.load(), utterances, batch_seconds=config.data.batch_seconds)
+    print(f"phones of {n} frames right, %    last layer    all layers")
+    for name, shares in found.items():
+        print(f"{name:30s}  {shares.last:10.1f}    {shares.every:10.1f}")

@@ -98,6 +98,20 @@ def test_every_objective_leaves_an_encoder_that_training_takes(place, tmp_path, 
     assert start(place, tmp_path / "exp", *fused, "--init-encoder", exp / "model") == 0
 
 
+def test_the_probe_prints_how_many_phones_are_right(place, tmp_path, capsys):
+    """The toy's words are no English, but they have phones, and its frames are of some speaker."""
+    spoken = [replace(u, speaker=f"s{i % 3}") for i, u in enumerate(read_manifest(place / "corpus.jsonl"))]
+    write_manifest(tmp_path / "spoken.jsonl", spoken)
+    sets = [f"data.train=[{place / 'speech.jsonl'}]", "model.self_conditioning=[]", "pretrain.objective=masked"]
+    probe = ["--probe", tmp_path / "spoken.jsonl"]
+    assert call("pretrain", "--exp", tmp_path / "pre", *probe, *SMALL, *sets, "train.max_steps=1") == 0
+    title, random, masked = capsys.readouterr().out.splitlines()
+    assert title.startswith("phones of ")
+    assert random.startswith("random weights")
+    assert masked.startswith("masked")
+    assert all(0 <= float(share) <= 100 for line in (random, masked) for share in line.split()[-2:])
+
+
 def test_fusion_can_begin_after_pretraining(place, tmp_path, caplog):
     with caplog.at_level(logging.INFO):
         assert start(place, tmp_path / "exp", "model.self_conditioning=[]", "model.fusion=true") == 0

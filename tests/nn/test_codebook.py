@@ -18,14 +18,13 @@ from samba_asr.nn.codebook import Codebook
 from samba_asr.training.objectives import objectives
 from samba_asr.training.step import SeededBatch, Stepper
 from tests.models.tiny import batch, tiny
-from tests.nn.test_longvq import published
+from tests.support.codes import published
 from tests.support.work import CPU
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """
 import sys, torch, torch.distributed as dist
 from samba_asr.nn.codebook import Codebook
-from tests.nn.test_codebook import keys
 folder, rank = sys.argv[1], int(sys.argv[2])
 dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
 torch.manual_seed(0)
@@ -33,7 +32,7 @@ book = Codebook(6, 4).train()
 for step in range(15):
     book.before_step()
     torch.manual_seed(2 * step + rank)
-    book(keys(seed=rank), None)
+    book(torch.randn(3, 10, 4, generator=torch.Generator().manual_seed(rank)), None)
     book.after_step()
 torch.save(book.state_dict(), f"{folder}/{rank}.pt")
 dist.destroy_process_group()

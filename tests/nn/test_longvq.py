@@ -11,26 +11,14 @@ import torch.nn.functional as F
 from samba_asr.config import LongVqConfig
 from samba_asr.errors import UserError
 from samba_asr.nn.blocks import BlockBidirectional
-from samba_asr.nn.codebook import Codebook
 from samba_asr.nn.mixers import LongVq, Mamba2, build_mixer
 from samba_asr.nn.mixers.longvq import KEY
 from samba_asr.ops.ssd import ssd
 from tests.contract import parameter_shapes
+from tests.support.codes import published, wave
 
 D = 8
 TINY = LongVqConfig(d_state=3, headdim=4, codes=5)
-
-
-def wave(*shape, step, start=0.0):
-    """sin(step i + start) over the flat index i."""
-    return torch.sin(step * torch.arange(math.prod(shape), dtype=torch.float64) + start).view(shape)
-
-
-def published():
-    """The smallest example: 9 steps, 4 codes of 3 values, values of 2 channels."""
-    book = Codebook(4, 3).double()
-    book.sums.copy_(wave(4, 3, step=1.3, start=0.2))
-    return book, wave(9, 3, step=0.9), wave(9, 3, step=0.37, start=0.5), wave(9, 2, step=0.53, start=1.0)
 
 
 def read(hot, q, v, write, A, codes):
