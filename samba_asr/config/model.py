@@ -240,6 +240,14 @@ class LmConfig:
     headdim: int = 64
     ffn_expand: int = 4
     dropout: float = 0.1
+    experts: int = 0  # feed-forwards in each layer, of which each unit uses one; 0: one feed-forward, for all units
+    balance: float = 0.01  # weight of the loss that keeps all experts in use
+    memory: int = 0  # half keys of a memory after the last layer, of memory^2 values (128: 16,384); 0: none
     longest: int = 200  # units; longer lines are left out
     lines: int = 100_000  # lines per epoch
     batch_units: float = 4096.0  # padded units in one batch of one process
+
+    def __post_init__(self):
+        for name, most in (("experts", 256), ("memory", 1024)):
+            if not 0 <= getattr(self, name) <= most:
+                raise UserError(f"lm.{name}={getattr(self, name)}: from 0 (none) to {most}")

@@ -1,6 +1,8 @@
 """A language model of Mamba-2 layers, like the decoder's but without speech.
 
 Its state has a fixed size for any length of text, so a beam search keeps it as one row.
+Experts in the feed-forwards and a memory of product keys are Hydra's (arXiv 2508.15099); both are off unless asked for.  Hydra's
+sparse attention is left out: a sentence is short, and the Mamba layers read all of it.
 Shapes: b batch, u units, d d_model, v vocabulary.
 """
 
@@ -16,25 +18,32 @@ from torch import Tensor, nn
 from samba_asr.config import LmConfig, Mamba2Config
 from samba_asr.models.decoder import BOUNDARY
 from samba_asr.nn.dropout import Dropout
+from samba_asr.nn.experts import Experts
 from samba_asr.nn.linear import FeedForward
 from samba_asr.nn.mixers import Mamba2
+from samba_asr.nn.product_keys import ProductKeyMemory
 from samba_asr.streaming import State
 
 
 class LmLayer(nn.Module):
-    """Mamba-2 mixer and feed-forward, each with a residual connection."""
+    """Mamba-2 mixer and feed-forward, or experts, each with a residual connection."""
 
     def __init__(self, config: LmConfig):
         super().__init__()
         mixer = Mamba2Config(d_state=config.d_state, expand=config.expand, headdim=config.headdim)
         self.norm, self.mixer = nn.LayerNorm(config.d_model), Mamba2(config.d_model, mixer)
-        self.feed_forward = FeedForward(config.d_model, config.ffn_expand, config.dropout)
+        width = (config.ffn_expand, config.dropout)
+        if config.experts:
+            self.feed_forward = Experts(config.d_model, config.experts, *width, config.balance)
+        else:
+            self.feed_forward = FeedForward(config.d_model, *width)
         self.dropout = Dropout(config.dropout)
 
     def step(self, x: Tensor, lengths: Tensor, state: State) -> tuple[Tensor, State]:
         y = self.mixer.step(self.norm(x), lengths, state)
         x = x + self.dropout(y.x)
-        return x + self.feed_forward(x), y.state
+        routed = isinstance(self.feed_forward, Experts)
+        return x + (self.feed_forward(x, lengths) if routed else self.feed_forward(x)), y.state
 
 
 class MambaLm(nn.Module):
@@ -46,6 +55,7 @@ class MambaLm(nn.Module):
         self.embedding = nn.Embedding(vocab_size, config.d_model)
         self.dropout = Dropout(config.dropout)
         self.layers = cast("Sequence[LmLayer]", nn.ModuleList(LmLayer(config) for _ in range(config.layers)))
+        self.memory = ProductKeyMemory(config.d_model, config.memory) if config.memory else None
         self.norm = nn.LayerNorm(config.d_model)
         self.output = nn.Linear(config.d_model, vocab_size)
 
@@ -60,6 +70,8 @@ class MambaLm(nn.Module):
         for layer, s in zip(self.layers, state, strict=True):
             x, s = layer.step(x, lengths, s)
             after.append(s)
+        if self.memory:
+            x = x + self.memory(x, lengths)
         return self.output(self.norm(x)), tuple(after)
 
     def loss(self, tokens: Tensor, lengths: Tensor) -> Tensor:
