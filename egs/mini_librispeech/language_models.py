@@ -36,7 +36,7 @@ from samba_asr.training.step import SeededBatch, Stepper
 
 VARIANTS = {"plain": [], "experts": ["lm.experts=8"], "memory": ["lm.memory=128"]}
 SETTINGS = ["lm.layers=2", "lm.batch_units=2048", "optim.lr=3e-3", "optim.warmup=40", "data.buckets=50"]
-SAVE = 240.0  # seconds between saved states
+SAVE = 600.0  # seconds between reports and saved states
 
 
 class Trained:

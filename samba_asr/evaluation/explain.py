@@ -1,4 +1,4 @@
-"""Pictures of a recognition: spectrogram, probabilities of the units, words with their times."""
+"""Pictures of a recognition: spectrogram, probabilities of the units, words with their times, the matrix of a mixer."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from samba_asr import plot
 from samba_asr.audio.resample import resample
 from samba_asr.decoding.posteriors import posteriors
 from samba_asr.errors import UserError
+from samba_asr.models.matrix import layer_matrix
 from samba_asr.recognizer import Recognizer
 from samba_asr.result import Result
 
@@ -34,6 +35,17 @@ class Explanation:
     frame: float
     pieces: tuple[str, ...]  # of the units
     result: Result
+    mixer: MixerPicture | None = None
+
+
+@dataclass(frozen=True)
+class MixerPicture:
+    """How much each step of a layer's mixer reads of each other step."""
+
+    layer: int  # from 1
+    matrix: np.ndarray  # (t, t), as of `LayerMatrix`
+    step: float  # seconds of a step
+    block: int  # steps of a block
 
 
 def explain(
@@ -43,10 +55,11 @@ def explain(
     rate: int | None = None,
     start: float = 0.0,
     latency_ms: float | None = None,
+    mixer: int | None = None,
 ) -> Explanation:
     """Recognize samples (s,) of `rate` a second (default the model's), and keep the intermediate results.
 
-    start: seconds of a longer recording where the samples begin.
+    start: seconds of a longer recording where the samples begin.  mixer: layer, from 1, whose mixer's matrix is computed.
     """
     rate = rate or recognizer.rate
     log_probs, _ = recognizer.log_probs([samples], rate, latency_ms)
@@ -57,8 +70,15 @@ def explain(
     front = recognizer.model.features
     device = front.centers.device
     x = torch.from_numpy(resample(samples, rate, recognizer.rate)).to(device)[None, :, None]
+    lengths = torch.tensor([x.shape[1]], device=device)
     with torch.inference_mode():
-        features = front(x, torch.tensor([x.shape[1]], device=device))[0][0]
+        features = front(x, lengths)[0][0]
+        picture = None
+        if mixer is not None:
+            block = recognizer.latency(latency_ms).block
+            read = layer_matrix(recognizer.model, x[..., 0], lengths, mixer, block)
+            array, seconds = read.matrix.float().cpu().numpy(), recognizer.frame * read.rate
+            picture = MixerPicture(mixer, array, seconds, max(1, block // read.rate))
     return Explanation(
         start=start,
         features=features.float().cpu().numpy(),
@@ -68,6 +88,7 @@ def explain(
         frame=recognizer.frame,
         pieces=tuple(recognizer.tokenizer.pieces(range(recognizer.tokenizer.vocab_size))),
         result=recognizer.recognize(samples, rate=rate, latency_ms=latency_ms),
+        mixer=picture,
     )
 
 
@@ -79,22 +100,30 @@ def units(probabilities: np.ndarray) -> list[int]:
 
 
 def draw(found: Explanation):
-    """Draw three panels over one axis of time: words, spectrogram, probabilities."""
+    """Draw panels over one axis of time: words, word lattice, spectrogram, the matrix of a mixer, probabilities.
+
+    The lattice and the matrix only where there is one.
+    """
     frames = len(found.probabilities)
     begin, end = found.start, found.start + max(found.result.duration, frames * found.frame)
     rows = units(found.probabilities)
-    figure = plot.figure(min(40, max(8, 1.3 * (end - begin))), 5 + 0.17 * len(rows))
     arcs = likeliest_arcs(found.result)
     levels = 1 + max((level for *_, level in arcs), default=-1)
-    heights = [0.6, 2.4, 0.4 + 0.17 * len(rows)]
+    heights = {"words": 0.6, "mel": 2.4, "ctc": 0.4 + 0.17 * len(rows)}
     if arcs:
-        figure.set_figheight(figure.get_figheight() + 0.3 + 0.16 * levels)
-        words, lattice, mel, ctc = figure.subplots(
-            4, 1, sharex=True, height_ratios=[heights[0], 0.3 + 0.16 * levels, *heights[1:]]
-        )
-        draw_arcs(lattice, arcs, begin, levels)
-    else:
-        words, mel, ctc = figure.subplots(3, 1, sharex=True, height_ratios=heights)
+        heights = {"words": 0.6, "lattice": 0.3 + 0.16 * levels, **heights}
+    if found.mixer:
+        heights = {**heights, "mixer": 4.0}
+    order = [name for name in ("words", "lattice", "mel", "mixer", "ctc") if name in heights]
+    width = min(40, max(8, 1.3 * (end - begin)))
+    figure = plot.figure(width, 2 + sum(heights.values()))
+    panels = figure.subplots(len(order), 1, sharex=True, height_ratios=[heights[name] for name in order])
+    panel_of = dict(zip(order, panels, strict=True))
+    words, mel, ctc = (panel_of[name] for name in ("words", "mel", "ctc"))
+    if arcs:
+        draw_arcs(panel_of["lattice"], arcs, begin, levels)
+    if found.mixer:
+        draw_mixer(panel_of["mixer"], found.mixer, begin)
 
     for n, word in enumerate(found.result.words):
         left, right = begin + word.start, begin + word.end
@@ -133,6 +162,19 @@ def draw(found: Explanation):
     ctc.tick_params(axis="y", labelsize=7)
     ctc.set(xlabel="seconds", ylabel="units", xlim=(begin, end))
     return figure
+
+
+def draw_mixer(panel, found: MixerPicture, begin: float) -> None:
+    """Draw the matrix of a mixer, with the borders of its blocks.  begin: seconds added to its times."""
+    end = begin + len(found.matrix) * found.step
+    strength = np.log10(np.maximum(found.matrix, 1e-4 * max(float(found.matrix.max()), 1e-30)))  # four decades
+    panel.imshow(strength, aspect="auto", interpolation="nearest", cmap="viridis", extent=(begin, end, end, begin))
+    for i in range(found.block, len(found.matrix), found.block):
+        border = begin + i * found.step
+        panel.axhline(border, color="white", linewidth=0.4)
+        panel.axvline(border, color="white", linewidth=0.4)
+    panel.set(ylim=(end, begin), ylabel="seconds of\nthe reading step")
+    panel.set(title=f"mixer of layer {found.layer}: what each step (down) reads of each step (across), log scale")
 
 
 def likeliest_arcs(result: Result) -> list[tuple[str, float, float, float, int]]:

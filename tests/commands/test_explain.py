@@ -68,6 +68,29 @@ def test_all_panels_have_one_axis_of_time(place):
     assert probabilities[:2] == pytest.approx((0.0, 2.0))
 
 
+def test_a_mixers_matrix_reads_within_blocks_alone(place):
+    """At 320 ms a step reads all of the past and up to 8 frames of its own block; the picture has its axis of time."""
+    recognizer = Recognizer.load(place / "model", device="cpu")
+    samples = soundfile.read(place / "a.wav", dtype="float32")[0]
+    found = explain(recognizer, samples, latency_ms=320, mixer=1)
+    assert found.mixer is not None
+    assert (found.mixer.layer, found.mixer.block, found.mixer.step) == (1, 8, 0.04)
+    block = np.arange(50) // 8
+    assert (found.mixer.matrix[block[:, None] < block] == 0).all()
+    assert (found.mixer.matrix[block[:, None] >= block] > 0).mean() > 0.9
+    again = explain(recognizer, samples, latency_ms=320)
+    assert again.result == found.result
+    assert again.mixer is None
+    _, mel, matrix, _ = draw(found).axes
+    assert matrix.images[0].get_extent()[:2] == mel.images[0].get_extent()[:2] == pytest.approx((0.0, 2.0))
+
+
+@pytest.mark.parametrize("layer", [0, 99])
+def test_a_layer_that_is_not_there(place, layer):
+    with pytest.raises(UserError, match=f"--mixer {layer}: the model has layers 1 to"):
+        call(place / "a.wav", "--model", place / "model", "--out", place / "b.png", "--mixer", layer)
+
+
 def test_units_come_in_the_order_of_time():
     p = np.full((6, 40), 0.001)
     p[1, 7], p[3, 2], p[5, 9], p[:, 0] = 0.9, 0.5, 0.06, 0.9

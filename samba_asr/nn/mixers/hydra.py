@@ -39,6 +39,18 @@ class HydraState(NamedTuple):
     last: Tensor  # (b, 1, d_inner) last output of the forward scan, which the shift moves to the next step
 
 
+class HydraInputs(NamedTuple):
+    """What the scans of a chunk read, and its gate.  Axis w: forward, backward."""
+
+    u: Tensor  # (b, t, d_inner)
+    dt: Tensor  # (b, t, w, h) step sizes, positive
+    B: Tensor  # (b, t, w, 1, n)
+    C: Tensor  # (b, t, w, 1, n)
+    skip: Tensor  # (b, t, h) weight of a step's own u
+    z: Tensor  # (b, t, d_inner)
+    conv: Tensor  # the state of the short convolution after the chunk
+
+
 class Hydra(BlockModule):
     """Hydra mixer; its backward scan stays inside blocks."""
 
@@ -69,18 +81,22 @@ class Hydra(BlockModule):
             torch.zeros(batch, 1, self.d_inner, device=device, dtype=dtype),
         )
 
-    def step(self, x: Tensor, lengths: Tensor, state: HydraState, blocks: Blocks) -> Step:
+    def inputs(self, x: Tensor, lengths: Tensor, conv: Tensor, blocks: Blocks) -> HydraInputs:
+        """Project x (b, t, d), and run the short convolution from its state `conv`."""
         width = self.d_inner + 4 * self.d_state
         z, u, dt = self.in_proj(blocks.mask(x)).split([self.d_inner, width, 2 * self.heads], dim=-1)
-        u, _, conv = self.conv1d.step(u, lengths, state.conv, blocks)
+        u, _, conv = self.conv1d.step(u, lengths, conv, blocks)
         u, maps = u.split([self.d_inner, 4 * self.d_state], dim=-1)
         B, C = maps.unflatten(-1, (2, 2, 1, -1)).unbind(3)  # (b, t, 2, 1, n); forward, backward
         dt = F.softplus(dt.unflatten(-1, (2, -1)).to(self.dt_bias.dtype) + self.dt_bias)  # (b, t, 2, h)
+        return HydraInputs(u, dt, B, C, self.fc_D(u) + self.D.to(u.dtype), z, conv)
+
+    def step(self, x: Tensor, lengths: Tensor, state: HydraState, blocks: Blocks) -> Step:
+        u, dt, B, C, skip, z, conv = self.inputs(x, lengths, state.conv, blocks)
         heads = u.unflatten(-1, (self.heads, -1))  # (b, t, h, p)
         scan = self._scan if blocks.before is None else self._scan_with_time
         forward, backward, ssm = scan(heads, dt, B, C, state.ssm, blocks)
         forward, backward = forward.flatten(-2), backward.flatten(-2)
-        skip = self.fc_D(u) + self.D.to(u.dtype)  # (b, t, h)
         reads = self._after_gaps(forward, backward, state.last, blocks)
         y = join_and_gate(*reads, u, skip, z, self.norm.weight, blocks, eps=EPS)
         last = state.last

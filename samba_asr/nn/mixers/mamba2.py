@@ -36,6 +36,17 @@ class Mamba2State(NamedTuple):
     ssm: Tensor  # (b, h, p, n) float32
 
 
+class Mamba2Inputs(NamedTuple):
+    """What the scan of a chunk reads, and its gate."""
+
+    u: Tensor  # (b, t, h, p)
+    dt: Tensor  # (b, t, h) step sizes, positive
+    B: Tensor  # (b, t, n)
+    C: Tensor  # (b, t, n)
+    z: Tensor  # (b, t, d_inner)
+    conv: Tensor  # the state of the short convolution after the chunk
+
+
 class Mamba2(CausalMixer):
     """Mamba-2 mixer, forward in time."""
 
@@ -62,6 +73,16 @@ class Mamba2(CausalMixer):
         shape = (batch, self.heads, self.d_inner // self.heads, self.d_state)
         return Mamba2State(conv, torch.zeros(shape, device=device, dtype=accumulator))
 
+    def inputs(
+        self, x: Tensor, lengths: Tensor | None, conv: Tensor, reset: Tensor | None, elapsed: Elapsed | None
+    ) -> Mamba2Inputs:
+        """Project x (b, t, d_model), and run the short convolution from its state `conv`.  Others as for `CausalMixer.step`."""
+        z, u, dt = self.in_proj(mask(x, lengths)).split([self.d_inner, self.conv1d.in_channels, self.heads], dim=-1)
+        u, conv = short_conv(self.conv1d, u, conv, lengths, reset, elapsed)
+        u, B, C = u.split([self.d_inner, self.d_state, self.d_state], dim=-1)
+        dt = F.softplus(dt.to(self.dt_bias.dtype) + self.dt_bias)
+        return Mamba2Inputs(u.unflatten(-1, (self.heads, -1)), dt, B, C, z, conv)
+
     def step(
         self,
         x: Tensor,
@@ -71,11 +92,7 @@ class Mamba2(CausalMixer):
         elapsed: Elapsed | None = None,
     ) -> Step:
         """Process x (b, t, d_model).  See `CausalMixer.step`."""
-        z, u, dt = self.in_proj(mask(x, lengths)).split([self.d_inner, self.conv1d.in_channels, self.heads], dim=-1)
-        u, conv = short_conv(self.conv1d, u, state.conv, lengths, reset, elapsed)
-        u, B, C = u.split([self.d_inner, self.d_state, self.d_state], dim=-1)
-        u = u.unflatten(-1, (self.heads, -1))  # (b, t, h, p)
-        dt = F.softplus(dt.to(self.dt_bias.dtype) + self.dt_bias)
+        u, dt, B, C, z, conv = self.inputs(x, lengths, state.conv, reset, elapsed)
         inputs, dt = wait(u, dt, F.softplus(self.dt_bias), elapsed, lengths) if elapsed else (u, dt)
         y, ssm = ssd(
             inputs,
