@@ -184,12 +184,14 @@ class Session:
     ):
         """rate: samples a second of the input.  vad: detector of the gate (`samba_asr.audio.vad`), "" for none.
 
-        partials: whether to emit `Partial` events; each of them reads all hypotheses.
+        partials: whether to emit `Partial` events; each of them reads all hypotheses.  UserError if the search has none.
         writer: for the written form of segments and partials; it belongs to this session.
         turns: rules of turns, for their events.  Then the writer must not wait for words after a segment.
         """
         if turns and writer and writer.ahead:
             raise UserError(f"ahead={writer.ahead}: a session with turns does not wait for words after a segment")
+        if partials:
+            parts.segmenter.search.require_partials()
         runtime = parts.runtime
         self._takes_gaps = runtime.takes_gaps
         self.rate, self.latency, self.partials = as_rate(rate), latency, partials

@@ -45,11 +45,12 @@ class RuntimeConfig:
 class SearchConfig:
     """First and second pass (samba_asr.decoding)."""
 
-    method: str = "greedy"  # greedy | beam
+    method: str = "greedy"  # greedy | beam | decoder: the Mamba decoder writes each segment when it has ended
     beam: int = 8  # prefixes kept
     prune: float = 10.0  # nats; a prefix this far below the best is not extended; less is faster and less exact
     nbest: int = 1  # hypotheses per utterance
     rescore: float = 0.0  # weight of the decoder in the second pass, 0 to 1; 0: CTC alone
+    ctc: float = 0.3  # CTC's share of the score where the decoder writes (method=decoder), 0 to 1
     lattice: float = 8.0  # nats; words dropped in search that were so near the best are kept as alternatives; 0: none
     backend: str = "auto"  # auto | compiled | numpy: the same beam search, ten times as fast where numba is installed
     threads: int = 0  # for the sessions of a step, in the compiled search; 0: one for each core
@@ -65,6 +66,10 @@ class SearchConfig:
             raise UserError(f"decode.search.prune={self.prune:g}: give nats, more than 0")
         if self.nbest < 1 or (self.method == "beam" and self.nbest > self.beam):
             raise UserError(f"decode.search.nbest={self.nbest} must be 1 .. decode.search.beam={self.beam}")
+        if not 0 <= self.ctc <= 1:
+            raise UserError(
+                f"decode.search.ctc={self.ctc:g}: give CTC's share of the score, 0 (the decoder alone) to 1"
+            )
         if not 0 <= self.lattice <= 100:
             raise UserError(f"decode.search.lattice={self.lattice:g}: give nats, from 0 (no lattice) to 100")
         if not 0 <= self.rescore <= 1:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from samba_asr.decoding.align import Path
 from samba_asr.decoding.base import Hypothesis, Search, stack, take
@@ -26,6 +26,7 @@ from samba_asr.errors import UserError
 from samba_asr.runtime.base import Frames, SecondPass
 
 if TYPE_CHECKING:
+    from samba_asr.decoding.generate import DecoderSearch
     from samba_asr.decoding.neural import TextScorer
 
 
@@ -88,6 +89,8 @@ class TwoPassState(NamedTuple):
 class TwoPass:
     """Search and, if `weight` is above 0, the second pass: from a runtime's frames to hypotheses.
 
+    With a `DecoderSearch` the decoder writes the texts itself, after the last frame: `generates`.
+
     It is used like a search (`samba_asr.decoding.base.Search`), on `Frames` in place of log-probabilities.  Frames may come in
     chunks cut anywhere.  The decoder absorbs each chunk as it comes, so at the end only the texts must be scored.
     decoder: of the second pass.
@@ -111,14 +114,29 @@ class TwoPass:
     ):
         self.search, self.decoder, self.weight, self.nbest, self.hotwords = search, decoder, weight, nbest, hotwords
         self.reader = reader
+        self.generates = getattr(search, "generates", False)  # whether the decoder writes, in place of a second pass
+        if weight and self.generates:
+            raise UserError(
+                f"decode.search.rescore={weight}: where the decoder writes there is no second pass: use "
+                "decode.search.rescore=0; decode.search.ctc is CTC's share of the score"
+            )
         if weight:
             check(decoder, weight)
+        if self.generates and decoder is None:
+            raise UserError(
+                "decode.search.method=decoder needs a decoder, and this model has none (model.decoder.layers=0): "
+                "use decode.search.method=beam, or a model trained with a decoder"
+            )
 
     def over(self, decoder: SecondPass | None) -> TwoPass:
         """Return the same passes with another decoder."""
         other = copy.copy(self)
         other.decoder = decoder
         return other
+
+    @property
+    def _absorbs(self) -> bool:
+        return self.weight > 0 or self.generates
 
     @property
     def takes(self) -> frozenset[str]:
@@ -131,7 +149,7 @@ class TwoPass:
 
     def init_state(self, batch: int, hotwords: Hotwords | None = None) -> TwoPassState:
         """Make the state of `batch` rows before the first frame."""
-        memory = self.decoder.init_memory(batch) if self.weight and self.decoder else ()
+        memory = self.decoder.init_memory(batch) if self._absorbs and self.decoder else ()
         hotwords = self.hotwords if hotwords is None else hotwords
         if hotwords is None or not hotwords.words:
             return TwoPassState(self.search.init_state(batch), memory, (None,) * batch)
@@ -141,7 +159,7 @@ class TwoPass:
     def step(self, frames: Frames, state: TwoPassState) -> TwoPassState:
         """Process the next frames of each row."""
         memory = ()
-        if self.weight and self.decoder:
+        if self._absorbs and self.decoder:
             memory = _absorbed(self.decoder, frames, state.memory)
         # The searches without hotwords are further rows of the same step, so that they share its batch, or its threads.
         n, there = len(state.without), [row for row, beside in enumerate(state.without) if beside]
@@ -171,8 +189,17 @@ class TwoPass:
         without = tuple(beside for s in states for beside in s.without)
         return TwoPassState(stack([s.search for s in states]), _joined([s.memory for s in states]), without)
 
+    def require_partials(self) -> None:
+        """Raise UserError if there is no text before the end of a segment."""
+        if self.generates:
+            raise UserError(
+                "decode.search.method=decoder cannot stream: the decoder writes a segment when it has ended, so there are no "
+                "partial texts: use decode.search.method=beam, or transcribe without --stream (partials=False)"
+            )
+
     def first_pass(self, state: TwoPassState, nbest: int = 1) -> list[list[Hypothesis]]:
         """Return for each row at most `nbest` hypotheses of the first pass, best first; they may lack times."""
+        self.require_partials()
         return self.search.hypotheses(state.search, nbest, timed=False)
 
     def hypotheses(self, state: TwoPassState, nbest: int = 1) -> list[list[Hypothesis]]:
@@ -220,11 +247,14 @@ class TwoPass:
 
     def still_possible(self, state: TwoPassState) -> list[Hypothesis]:
         """Return all hypotheses that the first row may still become; those with words may lack tokens and times."""
+        self.require_partials()
         searches = [state.search, *(beside.search for beside in state.without[:1] if beside)]
         return [h for search in searches for h in self.search.hypotheses(search, nbest=1 << 30, timed=False)[0]]
 
     def _first(self, state: TwoPassState, nbest: int) -> list[list[Hypothesis]]:
         """Return the first pass's hypotheses: without hotwords for rows in which no phrase was said or avoided."""
+        if self.generates:
+            return cast("DecoderSearch", self.search).generate(state.search, self.decoder, state.memory, nbest)
         found = self.search.hypotheses(state.search, nbest)
         for row, beside in enumerate(state.without):
             if beside and (plain := self._unsaid(beside, found[row], nbest)):

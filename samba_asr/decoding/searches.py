@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from samba_asr.decoding.generate import DecoderSearch
 from samba_asr.decoding.greedy import Greedy
 from samba_asr.decoding.prefix_beam import PrefixBeam
 from samba_asr.registry import Registry
@@ -9,6 +10,7 @@ from samba_asr.registry import Registry
 searches = Registry("search method")  # of `samba_asr.decoding.base.Search`s
 searches.register("greedy")(Greedy)
 searches.register("beam")(PrefixBeam)
+searches.register("decoder")(DecoderSearch)
 
 
 def method_for(need: str, own: str = "") -> str:
@@ -26,4 +28,6 @@ def settings_for(need: str, own: str) -> list[str]:
 
 def refusal(wanted: str, need: str, method: str) -> str:
     """Make the message for a search that does not take `need`.  wanted: subject and verb, such as "hotwords need"."""
+    if "nbest" in searches[method].takes:
+        return f"{wanted} a search that they can guide, and {method} search is none: use decode.search.method={method_for(need)}"
     return f"{wanted} several hypotheses, and {method} search has one: use decode.search.method={method_for(need)}"

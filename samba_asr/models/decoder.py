@@ -10,7 +10,7 @@ Shapes: b batch, t encoder frames, u text positions, d d_model, v vocabulary.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -26,6 +26,13 @@ from samba_asr.streaming import State, mask
 
 BOUNDARY = 0
 """The id that starts and ends a text.  It is the CTC blank's, which no text contains."""
+
+
+class TextState(NamedTuple):
+    """State of a layer after the speech and a beginning of a text."""
+
+    own: Mamba2State  # of the self mixer, which reads the text alone
+    cross: Mamba2State
 
 
 class DecoderLayer(nn.Module):
@@ -45,11 +52,17 @@ class DecoderLayer(nn.Module):
         """Return the cross mixer's state after more encoder frames (b, t, d_memory)."""
         return self.cross_mixer.step(self.memory(memory), lengths, state).state
 
-    def forward(self, x: Tensor, lengths: Tensor, memory: Mamba2State) -> Tensor:
-        start = self.self_mixer.init_state(x.shape[0], device=x.device, dtype=x.dtype)
-        x = x + self.dropout(self.self_mixer.step(self.self_norm(x), lengths, start).x)
-        x = x + self.dropout(self.cross_mixer.step(self.cross_norm(x), lengths, memory).x)
-        return x + self.feed_forward(x)
+    def init_text(self, memory: Mamba2State) -> TextState:
+        """Return the state before a text, given the cross mixer's after the speech."""
+        like = memory.conv
+        return TextState(self.self_mixer.init_state(len(like), device=like.device, dtype=like.dtype), memory)
+
+    def step(self, x: Tensor, lengths: Tensor, state: TextState) -> tuple[Tensor, TextState]:
+        own = self.self_mixer.step(self.self_norm(x), lengths, state.own)
+        x = x + self.dropout(own.x)
+        cross = self.cross_mixer.step(self.cross_norm(x), lengths, state.cross)
+        x = x + self.dropout(cross.x)
+        return x + self.feed_forward(x), TextState(own.state, cross.state)
 
 
 class MambaDecoder(nn.Module):
@@ -84,10 +97,19 @@ class MambaDecoder(nn.Module):
     def forward(self, tokens: Tensor, lengths: Tensor, memory: State) -> Tensor:
         """Return logits (b, u + 1, v) of each next token and of the end, given tokens (b, u), `lengths` (b,) of them valid."""
         start = tokens.new_full((tokens.shape[0], 1), BOUNDARY)
-        x = self.dropout(self.embedding(torch.cat([start, tokens], dim=1)))  # (b, u + 1, d)
-        for layer, m in zip(self.layers, memory, strict=True):
-            x = layer(x, lengths + 1, m)
-        return self.output(self.norm(x))
+        return self.step(torch.cat([start, tokens], dim=1), lengths + 1, self.init_text(memory))[0]
+
+    def init_text(self, memory: State) -> State:
+        """Return the state before a text, before the boundary that starts it too, of rows whose speech is in `memory`."""
+        return tuple(layer.init_text(m) for layer, m in zip(self.layers, memory, strict=True))
+
+    def step(self, tokens: Tensor, lengths: Tensor, state: State) -> tuple[Tensor, State]:
+        """Process tokens (b, u), `lengths` (b,) of them valid; return logits (b, u, v) of each next token, and the state."""
+        x, after = self.dropout(self.embedding(tokens)), []
+        for layer, s in zip(self.layers, state, strict=True):
+            x, s = layer.step(x, lengths, s)
+            after.append(s)
+        return self.output(self.norm(x)), tuple(after)
 
     def loss(self, tokens: Tensor, lengths: Tensor, memory: State, label_smoothing: float = 0.0) -> Tensor:
         """Return the summed cross-entropy (b,) of each text and its end, in nats.  Without smoothing: -log p(text | speech)."""

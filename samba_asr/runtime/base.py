@@ -48,7 +48,7 @@ class Frames(NamedTuple):
 
 
 class SecondPass(Protocol):
-    """Decoder that scores texts by the encoder frames it has absorbed (`samba_asr.models.decoder.MambaDecoder`)."""
+    """Decoder that scores and writes texts by the encoder frames it has absorbed (`samba_asr.models.decoder.MambaDecoder`)."""
 
     def init_memory(self, batch: int) -> Any:
         """Make the memory of `batch` rows before the first frame, on the decoder's device."""
@@ -60,6 +60,14 @@ class SecondPass(Protocol):
 
     def loss(self, tokens: Tensor, lengths: Tensor, memory: Any) -> Tensor:
         """Return -log p(text, end | frames) (b,) of tokens (b, u), in nats."""
+        ...
+
+    def init_text(self, memory: Any) -> Any:
+        """Make the state of texts before their first token, one for each row of the memory."""
+        ...
+
+    def step(self, tokens: Tensor, lengths: Tensor, state: Any) -> tuple[Tensor, Any]:
+        """Return logits (b, u, v) of the token after each of tokens (b, u), id 0 is the start and the end; and the state."""
         ...
 
 
