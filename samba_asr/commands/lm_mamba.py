@@ -15,7 +15,9 @@ def add_mamba(kinds) -> None:
         "mamba",
         help="train a Mamba language model from text",
         description="Train a Mamba language model in --exp, or continue the run that is there, and write it to --exp/model.  "
-        "The main settings are lm.*, optim.*, train.max_minutes and tokenizer.*.  Under torchrun all processes train together.",
+        "The main settings are lm.*, optim.*, train.max_minutes and tokenizer.*.  lm.experts=8 gives each layer eight "
+        "feed-forwards of which a unit uses one, lm.memory=128 adds a memory of 16,384 values.  Under torchrun all processes "
+        "train together.",
     )
     parser.add_argument("text", nargs="+", type=Path, metavar="FILE", help="text, plain or .gz, .xz, .bz2")
     parser.add_argument("--exp", type=Path, required=True, metavar="DIR", help="folder of the run")

@@ -165,6 +165,17 @@ class TestMamba:
             assert call(*words) == 0
         assert "resuming at epoch 4" in caplog.text
 
+    def test_with_experts_and_a_memory(self, tmp_path, caplog):
+        (tmp_path / "a.txt").write_text("\n".join(TEXT) + "\n")
+        (tmp_path / "valid.txt").write_text("the cat sat\n")
+        words = ("--exp", tmp_path / "exp", "--valid", tmp_path / "valid.txt", *self.OPTIONS, "train.log_every=1")
+        with caplog.at_level("INFO"):
+            assert call("mamba", tmp_path / "a.txt", *words, "lm.experts=2", "lm.memory=4") == 0
+        assert "balance " in caplog.text  # the losses of the router are in the log
+        lm = load_lm(tmp_path / "exp" / "model").model
+        assert (len(lm.layers[0].feed_forward.experts), lm.memory.values.shape[0]) == (2, 16)
+        assert lm.memory.gate.abs().sum() > 0
+
     def test_with_a_recognisers_units(self, place, tmp_path):
         (tmp_path / "a.txt").write_text("a b\nab a\n" * 20)
         options = [o for o in self.OPTIONS if not str(o).startswith("tokenizer")]
