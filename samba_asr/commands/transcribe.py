@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -246,27 +247,24 @@ def transcribed(work: Work, file: str) -> tuple[list[Result] | None, str]:
 
 def _listened(work: Work, file: str, source: Any, channel: int | None) -> Result:
     from samba_asr.result import Result
-    from samba_asr.text.written.form import AHEAD
 
     args, name = work.args, printable(os.path.basename(file)) if channel is None else f"{printable(file)}, {channel}"
     partial = PartialLine() if args.stream else None
     progress = Progress(name, _duration(file), on=not (args.quiet or args.stream or args.jobs > 1))
+    options = {
+        "latency_ms": work.latency_ms,
+        "chunk_ms": work.chunk_ms,
+        "hotwords": work.hotwords,
+        "on_block": progress,
+        "channel": channel,
+        "text": "written" if wants_written(args) else "spoken",
+        "digits": not args.no_itn,
+    }
     try:
-        events = work.recognizer.listen(
-            source,
-            latency_ms=work.latency_ms,
-            chunk_ms=work.chunk_ms,
-            hotwords=work.hotwords,
-            partials=args.stream,
-            on_block=progress,
-            channel=channel,
-            text="written" if wants_written(args) else "spoken",
-            digits=not args.no_itn,
-            ahead=0 if args.stream else AHEAD,
-        )
-        if args.verbose:
-            return Result.of(events, lambda segment: _show_segment(segment, progress, channel))
-        return Result.of(shown(events, partial) if partial else events)
+        if partial and not args.verbose:
+            return Result.of(shown(work.recognizer.listen(source, **options), partial))
+        show = functools.partial(_show_segment, progress=progress, channel=channel) if args.verbose else lambda _: None
+        return work.recognizer.transcribe(source, on_segment=show, **options)
     finally:
         progress.clear()
         if partial:
