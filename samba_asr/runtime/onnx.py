@@ -13,9 +13,9 @@ import hashlib
 import json
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -34,6 +34,7 @@ FRONT, BLOCK, WHOLE, FEATURES = "front.onnx", "block.onnx", "whole.onnx", "featu
 SHORT = 64
 """Frames of the longest block for which `BLOCK` is used: its scans take time quadratic in the block, without other overhead."""
 ROWS = 32  # in one call of a graph, at most
+T = TypeVar("T")
 
 
 class Description(NamedTuple):
@@ -169,37 +170,43 @@ class OnnxRuntime(AcousticRuntime):
     def _front(self, features: Sequence[np.ndarray], states: Sequence[np.ndarray]) -> tuple[list[np.ndarray], list]:
         """Subsample features (t', m) of each row; return frames (t, d), and the new states."""
         counts = np.array([len(x) for x in features])
-        if not counts.any():
-            return [np.zeros((0, self.about.d_model), np.float32) for _ in features], list(states)
-        padded = np.zeros((len(features), counts.max(), self._features.mels), np.float32)
-        for row, x in enumerate(features):
-            padded[row, : len(x)] = x
-        given = {"features": padded, "lengths": counts, "state": np.stack(states)}
-        frames, after = self._session(FRONT).run(None, given)
-        stride = self.stride // self.about.hop
-        return [x[: n // stride] for x, n in zip(frames, counts, strict=True)], _rows(after)
+        stride, front = self.stride // self.about.hop, self._session(FRONT)
+
+        def run(rows: slice) -> tuple[list[np.ndarray], list[np.ndarray]]:
+            some, lengths = features[rows], counts[rows]
+            if not lengths.any():
+                return [np.zeros((0, self.about.d_model), np.float32) for _ in some], list(states[rows])
+            padded = np.zeros((len(some), lengths.max(), self._features.mels), np.float32)
+            for row, x in enumerate(some):
+                padded[row, : len(x)] = x
+            frames, after = front.run(None, {"features": padded, "lengths": lengths, "state": np.stack(states[rows])})
+            return [x[: n // stride] for x, n in zip(frames, lengths, strict=True)], _rows(after)
+
+        found = self._shared(len(features), run)
+        return [x for frames, _ in found for x in frames], [state for _, after in found for state in after]
 
     def _block(
         self, x: Sequence[np.ndarray], keep: int, states: Sequence[np.ndarray]
     ) -> tuple[list[Piece], list[np.ndarray]]:
         """Run rows of one block each, (t, d); return the first `keep` frames of each and the states after them."""
-        run = self._session(BLOCK if len(x[0]) <= SHORT else WHOLE).run
-        size = min(ROWS, math.ceil(len(x) / self.threads))
-        found: dict[int, tuple[np.ndarray, ...]] = {}  # by the first row
+        graph = self._session(BLOCK if len(x[0]) <= SHORT else WHOLE)
 
-        def rows(at: int) -> None:
-            here = np.stack(x[at : at + size])
-            given = {"frames": here, "keep": np.full(len(here), keep), "state": np.stack(states[at : at + size])}
-            found[at] = run(None, given)
+        def run(rows: slice) -> tuple[list[Piece], list[np.ndarray]]:
+            frames = np.stack(x[rows])
+            given = {"frames": frames, "keep": np.full(len(frames), keep), "state": np.stack(states[rows])}
+            frames, log_probs, after = graph.run(None, given)
+            return [Piece(y, p) for y, p in zip(frames[:, :keep], log_probs[:, :keep], strict=True)], _rows(after)
 
-        starts = list(range(0, len(x), size))
-        each(rows, starts, self.threads)
-        pieces, after = [], []
-        for at in starts:
-            frames, log_probs, state = found[at]
-            pieces += [Piece(y, p) for y, p in zip(frames[:, :keep], log_probs[:, :keep], strict=True)]
-            after += _rows(state)
-        return pieces, after
+        found = self._shared(len(x), run)
+        return [piece for pieces, _ in found for piece in pieces], [state for _, after in found for state in after]
+
+    def _shared(self, count: int, run: Callable[[slice], T]) -> list[T]:
+        """Divide `count` rows among threads, at most `ROWS` in a call; return the results in order."""
+        size = min(ROWS, math.ceil(count / self.threads))
+        slices = [slice(at, at + size) for at in range(0, count, size)]
+        found: dict[int, T] = {}
+        each(lambda n: found.__setitem__(n, run(slices[n])), range(len(slices)), self.threads)
+        return [found[n] for n in range(len(slices))]
 
     def _session(self, name: str) -> Any:
         with self._lock:
