@@ -16,6 +16,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def to_install(extra: str) -> str:
+    """Return how to install an extra: from the checkout, as no registry has this package."""
+    return f"pip install '.[{extra}]' in the checkout"
+
+
 def missing_extra(package: str, extra: str) -> UserError:
     """Return the error for an optional package that is not installed."""
-    return UserError(f"this needs the package {package!r}, which is not installed: pip install 'samba_asr[{extra}]'")
+    return UserError(f"this needs the package {package!r}, which is not installed: {to_install(extra)}")

@@ -140,7 +140,7 @@ def test_a_teachers_frames_are_one_for_40_ms_in_windows_of_30_s(seconds):
 
 def test_whisper_that_is_not_installed_is_named(place, monkeypatch):
     monkeypatch.setitem(sys.modules, "faster_whisper", None)
-    with pytest.raises(UserError, match=r"faster-whisper.*samba_asr\[label\]"):
+    with pytest.raises(UserError, match=r"faster-whisper.*'\.\[label\]"):
         call(place, "--whisper")
 
 

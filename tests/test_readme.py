@@ -87,6 +87,12 @@ def test_every_extra_is_one(page):
     assert {extra for some in found for extra in some.split(",")} <= PROJECT["optional-dependencies"].keys()
 
 
+def test_extras_are_installed_from_the_checkout():
+    """No registry has this package, so `pip install 'samba_asr[lm]'` would fail, or bring a stranger's."""
+    files = [*PAGES, *ROOT.glob("samba_asr/**/*.py"), *ROOT.glob("serve/*.py"), *ROOT.glob("recipes/*.py")]
+    assert [str(file) for file in files if "pip install 'samba_asr" in file.read_text(encoding="utf-8")] == []
+
+
 @pages
 def test_every_link_leads_to_a_file(page):
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):

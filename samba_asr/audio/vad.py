@@ -4,7 +4,7 @@ A gate opens shortly before its detector finds speech, and closes after a longer
 of fixed size, counted from the session's first sample, so the sizes of incoming chunks do not matter.
 
     energy   louder than the recent background; no model, any rate
-    silero   Silero's network (`pip install 'samba_asr[vad]'`), 16 or 8 kHz.  One ONNX session serves all streams of a process,
+    silero   Silero's network (`pip install '.[vad]'`), 16 or 8 kHz.  One ONNX session serves all streams of a process,
              because each stream keeps its own state
 """
 

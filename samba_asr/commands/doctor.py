@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import samba_asr
-from samba_asr.errors import UserError
+from samba_asr.errors import UserError, to_install
 
 # Module that is imported -> distribution that pip installs; a test holds these to pyproject.toml.
 REQUIRED = {
@@ -269,7 +269,7 @@ def _lines(found: dict[str, Any]):
         if p["problem"]:
             note += f"; cannot be imported: {p['problem']}"
         elif not p["version"]:
-            note += f": pip install 'samba_asr[{p['extra']}]'"
+            note += f": {to_install(p['extra'])}"
         yield f"  {name:18} {p['version'] or 'missing':12} {note}"
     if "device" in found:
         yield from _machine_lines(found)

@@ -14,7 +14,7 @@ from samba_asr.data.fields import NAMES as NAMES_OF
 from samba_asr.data.fields import from_record
 from samba_asr.data.manifest import id_of
 from samba_asr.data.tables import table_records
-from samba_asr.errors import UserError
+from samba_asr.errors import UserError, to_install
 from samba_asr.metrics.report import plot_breakdown, write_report
 from samba_asr.metrics.wer import WerReport, bootstrap, compare, score
 from samba_asr.text.lines import FAULTS, open_text
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         if importlib.util.find_spec("matplotlib"):
             plot_breakdown(report, args.out / "wer.png")
         else:
-            print("no plot: pip install 'samba_asr[plot]'")
+            print(f"no plot: {to_install('plot')}")
     return 0
 
 

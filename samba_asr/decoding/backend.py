@@ -12,7 +12,7 @@ from samba_asr.decoding.hotwords import HotwordGuide
 from samba_asr.decoding.ngram import NgramModel
 from samba_asr.decoding.prefix_beam import PrefixBeam
 from samba_asr.decoding.words import WordGuide
-from samba_asr.errors import UserError, missing_extra
+from samba_asr.errors import UserError, missing_extra, to_install
 
 
 class Backend(NamedTuple):
@@ -47,9 +47,7 @@ def choose(config: SearchConfig, *, lm: str = "ngram", neural: bool = False) -> 
     if not has_numba():
         if config.backend == "compiled":
             raise missing_extra("numba", "fast")
-        return Backend(
-            "numpy", "numba is not installed: pip install 'samba_asr[fast]' for a search in a tenth of the time"
-        )
+        return Backend("numpy", f"numba is not installed: {to_install('fast')} for a search in a tenth of the time")
     return Backend("compiled", "numba is installed")
 
 

@@ -9,7 +9,7 @@ import os
 import torch
 from torch import Tensor
 
-from samba_asr.errors import UserError
+from samba_asr.errors import UserError, to_install
 
 KERNELS = "SAMBA_ASR_KERNELS"
 """Environment variable: `none` turns the Triton kernels off, `triton` requests them where they are not the default."""
@@ -22,7 +22,7 @@ CAPABILITY = (8, 0)  # of the oldest NVIDIA GPUs (A100) that the kernels are com
 def require_triton(x: Tensor, op: str) -> None:
     """Raise UserError, with the fix, if the Triton kernels of `op` cannot process `x`."""
     if not HAS_TRITON:
-        raise UserError(f"{op}: backend 'triton' needs the package triton: pip install 'samba_asr[gpu]'")
+        raise UserError(f"{op}: backend 'triton' needs the package triton: {to_install('gpu')}")
     if x.dtype == torch.float64:
         raise UserError(f"{op}: backend 'triton' computes in float32, x is float64: use backend 'chunk'")
     if not x.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
@@ -63,7 +63,7 @@ def hint(device: torch.device) -> str:
         return ""
     if os.environ.get(KERNELS) == "none":
         return f" ({KERNELS}=none turns the kernels off)"
-    return "" if HAS_TRITON else " (pip install 'samba_asr[gpu]' for the kernels)"
+    return "" if HAS_TRITON else f" ({to_install('gpu')} for the kernels)"
 
 
 def choose_fused(device: torch.device, dtype: torch.dtype, t: int) -> tuple[str, str]:

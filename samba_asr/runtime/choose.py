@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from samba_asr.cache import cache_folder
 from samba_asr.config import RuntimeConfig
-from samba_asr.errors import UserError
+from samba_asr.errors import UserError, to_install
 from samba_asr.models.loaded import LoadedModel
 from samba_asr.registry import Registry
 from samba_asr.runtime.base import AcousticRuntime
@@ -81,7 +81,7 @@ def choose(loaded: LoadedModel, config: RuntimeConfig, *, gaps: bool = False) ->
     if not (folder / DESCRIPTION).is_file():
         return Choice("torch", "samba-asr export has written no graphs of this model")
     if not importlib.util.find_spec("onnxruntime"):
-        return Choice("torch", f"{folder} has graphs, but onnxruntime is missing: pip install 'samba_asr[fast]'")
+        return Choice("torch", f"{folder} has graphs, but onnxruntime is missing: {to_install('fast')}")
     return Choice("onnx", f"graphs of this model are in {folder}")
 
 

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from samba_asr.errors import UserError, missing_extra
+from samba_asr.errors import UserError, missing_extra, to_install
 from samba_asr.registry import Registry
 
 logger = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ def _tensorboard(folder: Path, step: int, settings: Mapping[str, Any]) -> Tracke
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        logger.info("TensorBoard is off: pip install 'samba_asr[train]' to have it")
+        logger.info("TensorBoard is off: %s to have it", to_install("train"))
         return None
     # It hides what a killed run wrote after `step`.
     return TensorBoard(SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1))

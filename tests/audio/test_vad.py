@@ -136,7 +136,7 @@ def test_without_the_package_silero_says_what_to_install(monkeypatch):
 
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     vad._silero.cache_clear()
-    with pytest.raises(UserError, match=r"samba_asr\[vad\]"):
+    with pytest.raises(UserError, match=r"'\.\[vad\]"):
         Gate("silero", RATE)
     vad._silero.cache_clear()
 

@@ -62,7 +62,7 @@ def test_a_missing_optional_package_comes_with_its_extra(capsys, monkeypatch):
     missing = doctor.Optional("no-such-distribution", "nosuch", "nothing")
     monkeypatch.setitem(doctor.OPTIONAL, "nosuch", missing)
     assert call() == 0
-    assert "pip install 'samba_asr[nosuch]'" in capsys.readouterr().out
+    assert "pip install '.[nosuch]'" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("distribution", "message"), [("no-such-distribution", "not installed"), ("numpy", "broken")])

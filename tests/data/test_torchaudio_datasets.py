@@ -53,5 +53,5 @@ def test_what_is_not_there_is_named():
 
 def test_without_torchaudio_the_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchaudio", None)
-    with pytest.raises(UserError, match=r"samba_asr\[torchaudio\]"):
+    with pytest.raises(UserError, match=r"'\.\[torchaudio\]"):
         read_torchaudio("LIBRISPEECH", "/d")

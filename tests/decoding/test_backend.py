@@ -37,8 +37,8 @@ def test_with_numba_it_is_the_compiled_search():
 def test_without_numba_it_is_the_numpy_search(no_numba):
     name, why = choose(config())
     assert name == "numpy"
-    assert "pip install 'samba_asr[fast]'" in why
-    with pytest.raises(UserError, match=r"'numba', which is not installed: pip install 'samba_asr\[fast\]'"):
+    assert "pip install '.[fast]'" in why
+    with pytest.raises(UserError, match=r"'numba', which is not installed: pip install '\.\[fast\]'"):
         choose(config("compiled"))
 
 

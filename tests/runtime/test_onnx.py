@@ -246,6 +246,6 @@ def test_graphs_of_other_weights_are_refused(hydra):
 def test_a_missing_package_is_named_with_its_extra_before_anything_is_written(package, tmp_path, monkeypatch):
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find_spec(name))
-    with pytest.raises(UserError, match=rf"'{package}'.*samba_asr\[export\]"):
+    with pytest.raises(UserError, match=rf"'{package}'.*'\.\[export\]"):
         export(model(), "digest", tmp_path / "graphs")
     assert not (tmp_path / "graphs").exists()

@@ -108,7 +108,7 @@ def test_a_tracker_that_is_not_installed_names_its_extra(name, tmp_path, monkeyp
     for module in [m for m in sys.modules if m.split(".")[0] == name]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(UserError, match=rf"samba_asr\[{name}\]"):
+    with pytest.raises(UserError, match=rf"'\.\[{name}\]"):
         Tracking(name, tmp_path)
 
 
