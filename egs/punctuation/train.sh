@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Punctuation and case from books, as the shipped network was trained: about 20 minutes of CPU.
+# Punctuation and case from books, as the shipped network began: about 20 minutes of CPU.  RESULTS.md has the runs that went on from
+# it (--init).
 #   egs/punctuation/train.sh [key=value ...]       settings of punctuation.*, optim.* and train.*
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samba_asr.text.numbers import spoken
+from samba_asr.text.written import numbers
 from samba_asr.text.written.numbers import digits
 
 pytest.importorskip("text_to_num", reason="needs text2num")
@@ -123,3 +124,16 @@ def test_spans_are_in_order_and_any_words_are_accepted(words):
         assert at <= number.start < number.end <= len(words)
         assert number.text
         at = number.end
+
+
+def test_without_text2num_one_warning_says_so(monkeypatch, caplog):
+    numbers.available.cache_clear()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    try:
+        assert not numbers.available()
+        assert not numbers.available()
+    finally:
+        numbers.available.cache_clear()
+    assert [record.message for record in caplog.records] == [
+        "numbers stay in words, because the package text2num is not installed: pip install text2num"
+    ]
