@@ -13,6 +13,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
+import math
+import os
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,6 +30,9 @@ from samba_asr.data import plan
 from samba_asr.data.manifest import check_unique
 from samba_asr.data.readers import read_corpus
 from samba_asr.errors import UserError, missing_extra
+from samba_asr.threads import cores
+
+logger = logging.getLogger(__name__)
 
 PLAN = "_plan.json"  # names beginning with _ are no data to Parquet's readers
 REPORT = "_report.json"
@@ -82,8 +88,9 @@ def run(
     except ImportError:
         raise missing_extra("ray", "ray") from None
 
-    rows = _rows(ray, source)
     folder = Path(out)
+    _start(ray, workers * cpus)
+    rows = _rows(ray, source)
     _same_plan(folder, {"source": source, "model": model or "english", "settings": list(settings), "format": form})
     done = {row["id"] for row in written(folder)}
     if done:
@@ -120,6 +127,25 @@ def run(
     }
     (folder / REPORT).write_text(json.dumps(report, indent=1), encoding="utf-8")
     return report
+
+
+def _start(ray: Any, held: float) -> None:
+    """Start Ray on this machine, or join the cluster of RAY_ADDRESS.
+
+    held: processors that the workers hold.  Ray's tasks that list, read and filter need one more, or the run waits for ever.
+    """
+    if not ray.is_initialized():
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init()
+        else:  # these tasks take little time: here the one more need not exist
+            ray.init(num_cpus=max(cores(), math.ceil(held) + 1), include_dashboard=False)
+    there = ray.cluster_resources().get("CPU", 0.0)
+    if there < held + 1:
+        logger.warning(
+            "the workers hold %g of %g processors and Ray itself needs one: unless the cluster grows, lower --workers or --cpus",
+            held,
+            there,
+        )
 
 
 class _NotIn:

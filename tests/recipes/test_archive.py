@@ -33,7 +33,7 @@ def folder(tmp_path_factory) -> Path:
 def cluster():
     ray = pytest.importorskip("ray", reason="the extra ray is not installed")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False)
     yield ray
     ray.shutdown()
 
@@ -45,16 +45,23 @@ def texts(folder: Path) -> dict[str, str]:
 
 
 def test_a_folder_becomes_rows_once(cluster, folder, tmp_path):
-    report = archive.run(str(folder), str(tmp_path), model="digits", workers=1)
+    report = archive.run(str(folder), str(tmp_path), model="digits", workers=2)
     rows = list(archive.written(tmp_path))
     assert {row["id"]: row["text"] for row in rows} == texts(folder)
     assert len(rows) == report["files"] == 7
     assert report["failed"] == [str(folder / "bad.flac")]
     assert all(row["words"][0]["end"] > row["words"][0]["start"] for row in rows if row["text"])
-    again = archive.run(str(folder), str(tmp_path), model="digits", workers=1)
+    again = archive.run(str(folder), str(tmp_path), model="digits", workers=2)
     assert again["new_files"] == 0
     with pytest.raises(UserError, match="holds a run with model='digits'"):
         archive.run(str(folder), str(tmp_path), model="english")
+
+
+def test_workers_that_leave_ray_no_processor_are_warned_of(cluster, caplog):
+    archive._start(cluster, 2.0)
+    assert not caplog.text
+    archive._start(cluster, 3.0)
+    assert "the workers hold 3 of 3 processors and Ray itself needs one" in caplog.text
 
 
 @pytest.mark.slow
@@ -95,7 +102,7 @@ def test_parquet_in_and_out(cluster, folder, tmp_path):
     sounds = sorted(folder.glob("*.wav"))
     table = {"id": [p.stem for p in sounds], "audio": [p.read_bytes() for p in sounds]}
     parquet.write_table(arrow.table(table), tmp_path / "in.parquet")
-    archive.run(str(tmp_path / "in.parquet"), str(tmp_path / "out"), model="digits", workers=1, form="parquet")
+    archive.run(str(tmp_path / "in.parquet"), str(tmp_path / "out"), model="digits", workers=2, form="parquet")
     found = {row["id"]: row for row in archive.written(tmp_path / "out")}
     assert {id: row["text"] for id, row in found.items()} == {p.stem: texts(folder)[str(p)] for p in sounds}
     assert found[sounds[0].stem]["words"][0].keys() == {"word", "start", "end", "confidence"}
