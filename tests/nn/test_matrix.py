@@ -16,11 +16,11 @@ from samba_asr.nn.mixers import build_mixer, mixers
 from samba_asr.nn.mixers.matrix import mixer_matrix
 from samba_asr.ops.blocks import flip, lay_blocks
 
-D, T, N = 8, 12, 4
+D, T, N, CODES = 8, 12, 4, 3
 
 
 def tiny(name, **values):
-    values = {"d_state": N, "headdim": 4, "d_conv": 4} | values
+    values = {"d_state": N, "headdim": 4, "d_conv": 4, "codes": CODES} | values
     return mixer_config(name, **{key: v for key, v in values.items() if key in MIXERS[name].__dataclass_fields__})
 
 
@@ -28,13 +28,14 @@ def x(t=T):
     return torch.randn(1, t, D, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-CLAIMS = {"mamba": N, "mamba2": N, "hydra": N, "s4": N, "s4d": N, "paragru": 1, "paralstm": 2}
-"""Numbers that the past of a channel leaves for its future."""
+CLAIMS = {"mamba": N, "mamba2": N, "hydra": N, "longvq": N, "s4": N, "s4d": N, "paragru": 1, "paralstm": 2}
+"""Numbers that the past of a channel leaves for its future; of LongVQ in the scan beside its memory."""
 
 SCANS = {
     "mamba": ("mamba", "selective_scan"),
     "mamba2": ("mamba2", "ssd"),
     "hydra": ("hydra", "ssd_both_ways"),
+    "longvq": ("longvq", "ssd"),
     "s4": ("s4", "lti_with_gaps"),
     "s4d": ("s4", "lti_with_gaps"),
     "paragru": ("rnn", "para_gru"),
@@ -43,8 +44,11 @@ SCANS = {
 """The scan of each mixer, in its module; its first argument is what the matrix multiplies."""
 
 
-def scanned(name, monkeypatch, blocks):
-    """Run a mixer on an utterance, and return its scan as a function of its input alone, and that input."""
+def scanned(name, monkeypatch, blocks, call=0):
+    """Run a mixer on an utterance, and return its scan as a function of its input alone, and that input.
+
+    call: which of its scans; all mixers but LongVQ have one.
+    """
     file, op = SCANS[name]
     module, calls = importlib.import_module(f"samba_asr.nn.mixers.{file}"), []
     real = getattr(module, op)
@@ -61,16 +65,17 @@ def scanned(name, monkeypatch, blocks):
             p.add_(0.05 * torch.randn_like(p))
     lengths = torch.tensor([T])
     mixer(x(), lengths, blocks) if name == "hydra" else mixer(x(), lengths)
-    ((v, args, kwargs),) = calls
+    assert len(calls) == (2 if name == "longvq" else 1)
+    v, args, kwargs = calls[call]
     return (lambda v: real(v, *args, **kwargs)), v
 
 
-def ways(name, monkeypatch, blocks) -> list[torch.Tensor]:
+def ways(name, monkeypatch, blocks, call=0) -> list[torch.Tensor]:
     """Return the matrices (c, t, t) of each way of a mixer's scan, by unit impulses.
 
     Of a nonlinear scan it is the linear part around the utterance.
     """
-    scan, v = scanned(name, monkeypatch, blocks)
+    scan, v = scanned(name, monkeypatch, blocks, call)
     found = []
     for way in range(2 if name == "hydra" else 1):
         J = jacobian(lambda v, way=way: scan(v)[way].reshape(T, -1), v[0][None])  # (t, c, 1, t, ...)
@@ -110,6 +115,15 @@ def test_each_mixer_is_semiseparable_of_the_rank_it_claims(name, size, monkeypat
                 assert (seen == 0).all()
             highest = max(highest, int(seen.max()))
         assert highest == CLAIMS[name] if size == T else highest <= CLAIMS[name]
+
+
+def test_the_memory_of_longvq_keeps_a_number_for_each_code(monkeypatch):
+    """Values and weights are written at one of CODES codes; queries tell the codes apart."""
+    (matrix,) = ways("longvq", monkeypatch, lay_blocks(torch.tensor([T]), T, T), call=1)
+    below, above = zip(*ranks(matrix, T), strict=True)
+    assert all((rank == 0).all() for rank in above)
+    highest = max(int(rank.max()) for rank in below)
+    assert 2 <= highest <= CODES
 
 
 @pytest.mark.parametrize("size", [T, 5, 1])
