@@ -51,6 +51,7 @@ class SearchConfig:
     nbest: int = 1  # hypotheses per utterance
     rescore: float = 0.0  # weight of the decoder in the second pass, 0 to 1; 0: CTC alone
     ctc: float = 0.3  # CTC's share of the score where the decoder writes (method=decoder), 0 to 1
+    unit_bonus: float = 0.0  # nats for each unit that the decoder writes: by itself it prefers short texts
     lattice: float = 8.0  # nats; words dropped in search that were so near the best are kept as alternatives; 0: none
     backend: str = "auto"  # auto | compiled | numpy: the same beam search, ten times as fast where numba is installed
     threads: int = 0  # for the sessions of a step, in the compiled search; 0: one for each core
@@ -70,6 +71,8 @@ class SearchConfig:
             raise UserError(
                 f"decode.search.ctc={self.ctc:g}: give CTC's share of the score, 0 (the decoder alone) to 1"
             )
+        if not 0 <= self.unit_bonus <= 10:
+            raise UserError(f"decode.search.unit_bonus={self.unit_bonus:g}: give nats from 0 to 10")
         if not 0 <= self.lattice <= 100:
             raise UserError(f"decode.search.lattice={self.lattice:g}: give nats, from 0 (no lattice) to 100")
         if not 0 <= self.rescore <= 1:

@@ -2,11 +2,12 @@
 
 This is how Samba-ASR (arXiv 2501.02832) recognizes.  A text has the score
 
-    (1 - ctc) ln p_decoder(text, end | speech) + ctc ln p_ctc(text | speech)
+    (1 - ctc) ln p_decoder(text, end | speech) + ctc ln p_ctc(text | speech) + bonus * units
 
 and a beginning of a text the same with the probability of all texts that begin so (S. Watanabe et al., "Hybrid CTC/attention
-architecture for end-to-end speech recognition", 2017, eq. 15).  Both fall as a text grows, so the search may stop where no
-beginning is better than the texts that have ended.  CTC keeps the decoder from stopping early and from repeating itself.
+architecture for end-to-end speech recognition", 2017, eq. 15).  Without a bonus both fall as a text grows, so the search may stop
+where no beginning is better than the texts that have ended.  CTC keeps the decoder from stopping early and from repeating itself;
+of a decoder alone the most probable text is often the empty one (F. Stahlberg and B. Byrne, arXiv 1908.10090).
 
 The search reads all frames of a segment for each unit.  It begins when the segment has ended, so it cannot stream.
 Shapes: b rows, t frames, v units, n beginnings of texts.
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from samba_asr.decoding.hotwords import Hotwords
     from samba_asr.runtime.base import SecondPass
 
+PATIENCE = 5  # units whose bonus a beginning may still earn, when the search decides whether to stop
 CANDIDATES = 2  # units that may follow a beginning, as a multiple of the beam: the decoder's likeliest
 
 
@@ -59,14 +61,15 @@ class DecoderSearch:
     takes: ClassVar[frozenset[str]] = frozenset({"nbest"})
     generates = True  # `generate` needs the decoder's memory of the segment
 
-    def __init__(self, beam: int = 8, ctc: float = 0.3):
-        self.beam, self.ctc = beam, ctc
+    def __init__(self, beam: int = 8, ctc: float = 0.3, bonus: float = 0.0):
+        """ctc: CTC's share of the score.  bonus: nats a unit."""
+        self.beam, self.ctc, self.bonus = beam, ctc, bonus
 
     @classmethod
     def from_config(
         cls, config: SearchConfig, guide: Guide | None = None, *, counts_words: bool = True
     ) -> DecoderSearch:
-        return cls(config.beam, config.ctc)
+        return cls(config.beam, config.ctc, config.unit_bonus)
 
     def init_state(self, batch: int, hotwords: Hotwords | None = None) -> Collected:
         if hotwords is not None:
@@ -99,7 +102,8 @@ class DecoderSearch:
         found = []
         for row, chunks in enumerate(state.chunks):
             log_probs = np.concatenate(chunks) if chunks else np.zeros((0, 1))
-            some = _Row(log_probs, decoder, self._text_state(decoder, memory, row), self.ctc).search(self.beam, nbest)
+            text = self._text_state(decoder, memory, row)
+            some = _Row(log_probs, decoder, text, self.ctc, self.bonus).search(self.beam, nbest)
             found.append([_timed(h, log_probs) for h in some])
         return found
 
@@ -114,8 +118,8 @@ class DecoderSearch:
 class _Row:
     """The search of one row."""
 
-    def __init__(self, log_probs: np.ndarray, decoder: SecondPass | None, state: Any, ctc: float):
-        self.log_probs, self.decoder, self.start = log_probs, decoder, state
+    def __init__(self, log_probs: np.ndarray, decoder: SecondPass | None, state: Any, ctc: float, bonus: float):
+        self.log_probs, self.decoder, self.start, self.bonus = log_probs, decoder, state, bonus
         self.ctc = 1.0 if decoder is None else ctc
 
     def search(self, width: int, nbest: int) -> list[Hypothesis]:
@@ -123,12 +127,13 @@ class _Row:
         if not t:
             return [Hypothesis()]
         beam, ended = Beam([()], np.zeros(1), ctc_prefix.start(self.log_probs), self.start), []
-        for _ in range(t + 1):  # a text has at most a unit a frame
+        for length in range(t + 1):  # a text has at most a unit a frame
             after, state = self._predict(beam)
-            scores = self._joint(beam.decoder + after[:, BLANK], ctc_prefix.whole(beam.paths))
+            scores = self._joint(beam.decoder + after[:, BLANK], ctc_prefix.whole(beam.paths)) + self.bonus * length
             ended += [Hypothesis(g, s) for g, s in zip(beam.tokens, scores.tolist(), strict=True) if s > -np.inf]
             ended = sorted(ended, key=lambda h: -h.score)[:nbest]
             best, beam = self._longer(beam, after, state, width)
+            best += self.bonus * (length + 1 + PATIENCE)
             if not beam.tokens or (len(ended) == nbest and best <= ended[-1].score):
                 break
         return ended or [Hypothesis(score=-np.inf)]
@@ -154,7 +159,7 @@ class _Row:
             return logits[:, 0].double().log_softmax(-1).cpu().numpy(), state
 
     def _longer(self, beam: Beam, after: np.ndarray, state: Any, width: int) -> tuple[float, Beam]:
-        """Return the best score of the beginnings that are a unit longer, and the `width` best of them."""
+        """Return the best score, without bonus, of the beginnings that are a unit longer, and the `width` best of them."""
         n, v = after.shape
         k = v - 1 if self.decoder is None else min(v - 1, CANDIDATES * width)
         units = 1 + np.argsort(-after[:, 1:], axis=1, kind="stable")[:, :k].ravel()  # (n k,)

@@ -74,10 +74,10 @@ def test_decoder_steps_are_the_whole(decoder):
     torch.testing.assert_close(torch.cat(found, 1)[1, :3], whole[1, :3])
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
-def test_a_wide_search_finds_the_best_of_all_texts(decoder, share):
+@pytest.mark.parametrize(("share", "bonus"), [(0.0, 0.0), (0.3, 0.0), (1.0, 0.0), (0.3, 1.5)])
+def test_a_wide_search_finds_the_best_of_all_texts(decoder, share, bonus):
     given = encoded()
-    search = TwoPass(DecoderSearch(beam=200, ctc=share), decoder)
+    search = TwoPass(DecoderSearch(beam=200, ctc=share, bonus=bonus), decoder)
     state = search.finish(search.step(given, search.init_state(1)))
     found = search.hypotheses(state, 3)[0]
     memory = decoder.absorb(given.encoder, given.lengths, decoder.init_memory(1))
@@ -88,10 +88,10 @@ def test_a_wide_search_finds_the_best_of_all_texts(decoder, share):
             log_probs, torch.tensor([text], dtype=torch.long).reshape(1, -1), *sizes, reduction="none"
         ).item()
         if ctc > -np.inf:
-            scores[tuple(text)] = (1 - share) * of_decoder(decoder, memory, text) + share * ctc
+            scores[tuple(text)] = (1 - share) * of_decoder(decoder, memory, text) + share * ctc + bonus * len(text)
     best = sorted(scores, key=lambda g: -scores[g])[:3]
     assert [h.tokens for h in found] == best
-    np.testing.assert_allclose([h.score for h in found], [scores[g] for g in best])
+    np.testing.assert_allclose([h.score for h in found], [scores[g] for g in best], rtol=1e-5)  # `loss` is float32
     assert all(len(h.times) == len(h.tokens) for h in found)
 
 
@@ -149,5 +149,6 @@ def test_a_model_without_a_decoder_says_so(tmp_path):
     make_model(tmp_path / "plain")
     with pytest.raises(UserError, match="method=decoder needs a decoder, and this model has none"):
         Recognizer.load(tmp_path / "plain", device="cpu", settings=["decode.search.method=decoder"])
-    with pytest.raises(UserError, match=r"decode\.search\.ctc=2: give CTC's share"):
-        load(overrides=["decode.search.ctc=2"])
+    for setting, message in (("ctc=2", "give CTC's share"), ("unit_bonus=-1", "give nats from 0 to 10")):
+        with pytest.raises(UserError, match=f"decode.search.{setting}: {message}"):
+            load(overrides=[f"decode.search.{setting}"])
