@@ -36,6 +36,7 @@ from samba_asr.training.step import SeededBatch, Stepper
 
 VARIANTS = {"plain": [], "experts": ["lm.experts=8"], "memory": ["lm.memory=128"]}
 SETTINGS = ["lm.layers=2", "lm.batch_units=2048", "optim.lr=3e-3", "optim.warmup=40", "data.buckets=50"]
+SHARES = (0.0, 0.01, 0.02, 0.05, *(n / 10 for n in range(1, 11)))  # of the neural model in a mixture
 SAVE = 600.0  # seconds between reports and saved states
 
 
@@ -106,6 +107,12 @@ def perplexity(log_p: Sequence[np.ndarray]) -> float:
     return math.exp(-np.concatenate(log_p).mean())
 
 
+def mixture(neural: np.ndarray, ngram: np.ndarray, share: float) -> np.ndarray:
+    """Return ln of the mixed probabilities, of both models' ln p."""
+    with np.errstate(divide="ignore"):
+        return np.logaddexp(neural + np.log(share), ngram + np.log1p(-share))
+
+
 def report(models: Sequence[Trained], units: Tokenizer, dev: Sequence[str], ngram: LanguageModel | None) -> None:
     """Print the perplexities of all models on `dev`; of the n-gram; and of their best mixtures."""
     known = [ngram_log_probs(ngram, line) for line in dev] if ngram else []
@@ -120,10 +127,7 @@ def report(models: Sequence[Trained], units: Tokenizer, dev: Sequence[str], ngra
         line = f"{m.name}: {m.steps} steps, {m.seconds / 60:.2f} CPU minutes, perplexity {perplexity(own):.1f} a word"
         if known:
             both = [(a, b) for a, (b, _) in zip(own, known, strict=True)]
-            mixed = {
-                s / 20: perplexity([np.logaddexp(a + math.log(s / 20), b + math.log(1 - s / 20)) for a, b in both])
-                for s in range(1, 20)
-            }
+            mixed = {s: perplexity([mixture(a, b, s) for a, b in both]) for s in SHARES}
             best = min(mixed, key=lambda s: mixed[s])
             line += f"; mixed with the n-gram, share {best:g}: {mixed[best]:.1f}"
         print(line, flush=True)
