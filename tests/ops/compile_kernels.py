@@ -15,6 +15,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from samba_asr.ops.conv1d import triton as conv
+from samba_asr.ops.flat import triton as flat
 from samba_asr.ops.quasiseparable import triton as join
 from samba_asr.ops.selective_scan import triton as s6
 from samba_asr.ops.ssd import triton as ssd
@@ -35,15 +36,30 @@ NARROW = (
     "backward",
     "last",
     "skip",
+    "g_skip",
+    "gu",
+    "dt",
+    "g_dt",
 )  # bfloat16, as in training; all else is float32
 FLAGS = {"HAS_INITIAL": True, "HAS_LENGTHS": True, "HAS_OFFSETS": False, "HAS_RESET": True}
+FLAGS = {**FLAGS, "HAS_FINAL": True, "RAW": False}
 SSD = {**FLAGS, "PRECISION": "tf32", "Q": ssd.CHUNK, "BP": 32, "BN": 64}
 S6 = {**FLAGS, "HAS_D": True, "HAS_Z": True, "HAS_DT_BIAS": True, "WAYS": 1, "Q": s6.CHUNK, "BD": s6.CHANNELS, "BN": 16}
-CONV = {"HAS_BIAS": True, "HAS_LENGTHS": True, "Q": conv.STEPS, "SEGMENT": conv.SEGMENT, "BD": conv.CHANNELS}
-SHORT = {**CONV, "SILU": True, "PAST": 3, "K": 7, "BK": 8, "BP": 4}  # of Hydra, and of a causal mixer both ways
-WIDE = {**CONV, "SILU": False, "PAST": 15, "K": 31, "BK": 32, "BP": 16}  # of the convolution module
-CONVOLUTIONS = (conv._forward, conv._backward_weight, conv._backward_input)
-JOIN = {"HAS_LENGTHS": True, "BD": 512}
+CONV = {"HAS_BIAS": True, "HAS_LENGTHS": True, "HAS_STATE": True, "Q": conv.STEPS, "BD": conv.CHANNELS}
+SHORT = {**CONV, "SILU": True, "PAST": 3, "K": 7, "BP": 4}  # of Hydra, and of a causal mixer both ways
+WIDE = {**CONV, "SILU": False, "PAST": 15, "K": 31, "BP": 16}  # of the convolution module
+BACK = {"Q": conv.STEPS_BACK, "BD": conv.CHANNELS_BACK}
+CONVOLUTIONS = ((conv._forward, {}), (conv._before_silu, {}), (conv._backward, BACK))
+WITHOUT = {
+    "HAS_STATE": False,
+    "HAS_INITIAL": False,
+    "HAS_FINAL": False,
+    "HAS_RESET": False,
+    "HAS_BLOCKS": True,
+    "RAW": True,
+}
+JOIN = {"HAS_LENGTHS": True, "HAS_LAST": True, "HAS_D": False, "HEAD": 0, "BD": 512}
+READ = {**JOIN, "HAS_LAST": False, "HAS_D": True, "HEAD": 32}  # in a training step of Hydra
 KERNELS = [
     *((kernel, {**SSD, "HAS_BLOCKS": False}, ssd.WARPS) for kernel in (ssd._forward, ssd._backward)),
     (ssd._forward, {**SSD, "HAS_RESET": False, "HAS_BLOCKS": True, "Q": ssd.STEP}, ssd.WARPS),
@@ -52,7 +68,12 @@ KERNELS = [
     *((kernel, {**S6, "HAS_RESET": False, "WAYS": 2}, s6.WARPS) for kernel in (s6._forward, s6._backward)),
     (join._forward, {**JOIN, "Q": join.STEPS}, 4),
     (join._backward, {**JOIN, "Q": join.STEPS_BACK}, 4),
-    *((kernel, taps, 4) for kernel in CONVOLUTIONS for taps in (SHORT, WIDE)),
+    (join._forward, {**READ, "Q": join.STEPS}, 4),
+    (join._backward, {**READ, "Q": join.STEPS_BACK}, 4),
+    *((kernel, {**SSD, **WITHOUT}, ssd.WARPS) for kernel in (ssd._forward, ssd._backward)),
+    (flat._gather, {"Q": flat.STEPS, "BD": flat.COLUMNS}, 4),
+    *((kernel, {**taps, **back}, 4) for kernel, back in CONVOLUTIONS for taps in (SHORT, WIDE)),
+    *((kernel, {**taps, **back, **WITHOUT}, 4) for kernel, back in CONVOLUTIONS for taps in (SHORT, WIDE)),
 ]
 
 

@@ -1,14 +1,16 @@
-"""`block_conv1d` in Triton, and `causal_conv1d` as its case without steps ahead: one launch forward, two backward.
+"""`block_conv1d` in Triton, and `causal_conv1d` as its case without steps ahead: one launch forward, one or two backward.
 
 A program processes some channels of some steps of one row.  Each tap is one more load of neighboring steps, which are cached.
-Backward recomputes the output before SiLU instead of storing it.  The first launch goes through segments of a row and sums the
-gradients of taps and bias in registers, so no two programs add to the same number; torch adds up the segments.  The second
-gathers those of the inputs.
+Backward gathers the gradients of inputs from the steps that saw them.  The same loads give the gradients of taps and bias, which
+each program sums over its inputs: no two programs add to the same number, and torch adds up the sums.  With SiLU a launch before
+it recomputes the output before SiLU instead of storing it.
 
 Shapes: b batch, t time, d channels, k taps; q steps and some channels per program.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 import triton
@@ -18,9 +20,8 @@ from torch import Tensor
 from samba_asr.ops.device import on_device
 from samba_asr.ops.triton import contiguous, in_step
 
-STEPS = 16  # per program
-CHANNELS = 64
-SEGMENT = 16  # groups of STEPS that a program of the first backward launch goes through, one after another
+STEPS, CHANNELS = 16, 64  # per program
+STEPS_BACK, CHANNELS_BACK = 32, 32  # of inputs: 92 registers (sm_90); with 64 steps, half of the sums to add, but 196
 
 
 @triton.jit
@@ -33,7 +34,22 @@ def _row(i_b, lengths, sizes, T, HAS_LENGTHS: tl.constexpr):
 
 
 @triton.jit
-def _tap(x, initial, i_b, step, j: tl.constexpr, d, in_d, length, size, T, D_, SX, PAST: tl.constexpr):
+def _tap(
+    x,
+    initial,
+    i_b,
+    step,
+    j: tl.constexpr,
+    d,
+    in_d,
+    length,
+    size,
+    T,
+    D_,
+    SX,
+    HAS_STATE: tl.constexpr,
+    PAST: tl.constexpr,
+):
     """Load the input of tap j of each step, (q, d) in float32."""
     at = step + j - PAST
     valid = step < length
@@ -41,7 +57,7 @@ def _tap(x, initial, i_b, step, j: tl.constexpr, d, in_d, length, size, T, D_, S
     if j > PAST:
         seen = valid & (at < tl.minimum(step // size * size + size, length))
     v = tl.load(x + (i_b * T + at)[:, None] * SX + d[None, :], seen[:, None] & in_d[None, :], other=0.0).to(tl.float32)
-    if j < PAST:
+    if HAS_STATE and j < PAST:
         before = (valid & (at < 0))[:, None] & in_d[None, :]
         v += tl.load(initial + (i_b * PAST + PAST + at)[:, None] * D_ + d[None, :], before, other=0.0).to(tl.float32)
     return v
@@ -63,6 +79,7 @@ def _convolve(
     D_,
     SX,
     HAS_BIAS: tl.constexpr,
+    HAS_STATE: tl.constexpr,
     PAST: tl.constexpr,
     K: tl.constexpr,
     Q: tl.constexpr,
@@ -73,7 +90,7 @@ def _convolve(
         total += tl.load(bias + d, in_d, other=0.0).to(tl.float32)[None, :]
     for j in tl.static_range(K):
         w = tl.load(weight + d * K + j, in_d, other=0.0).to(tl.float32)
-        total += w[None, :] * _tap(x, initial, i_b, step, j, d, in_d, length, size, T, D_, SX, PAST)
+        total += w[None, :] * _tap(x, initial, i_b, step, j, d, in_d, length, size, T, D_, SX, HAS_STATE, PAST)
     return total
 
 
@@ -83,15 +100,16 @@ def _forward(
     weight,
     bias,
     initial,
+    final,
     lengths,
     sizes,
     y,
-    final,
     T,
     D_,
     SX,
     HAS_BIAS: tl.constexpr,
     HAS_LENGTHS: tl.constexpr,
+    HAS_STATE: tl.constexpr,
     SILU: tl.constexpr,
     PAST: tl.constexpr,
     K: tl.constexpr,
@@ -103,14 +121,16 @@ def _forward(
     step, d = tl.program_id(1) * Q + tl.arange(0, Q), tl.program_id(2) * BD + tl.arange(0, BD)
     in_d = d < D_
     length, size = _row(i_b, lengths, sizes, T, HAS_LENGTHS)
-    y_ = _convolve(x, weight, bias, initial, i_b, step, d, in_d, length, size, T, D_, SX, HAS_BIAS, PAST, K, Q, BD)
+    y_ = _convolve(
+        x, weight, bias, initial, i_b, step, d, in_d, length, size, T, D_, SX, HAS_BIAS, HAS_STATE, PAST, K, Q, BD
+    )
     if SILU:
         y_ = y_ * tl.sigmoid(y_)
     y_ = tl.where((step < length)[:, None], y_, 0.0)
     tl.store(
         y + (i_b * T + step)[:, None] * D_ + d[None, :], y_.to(y.dtype.element_ty), (step < T)[:, None] & in_d[None, :]
     )
-    if tl.program_id(1) == 0:  # the new state: the last steps, or the rest of the old state
+    if HAS_STATE and tl.program_id(1) == 0:  # the new state: the last steps, or the rest of the old state
         p = tl.arange(0, BP)
         at = length - PAST + p
         from_x = ((p < PAST) & (at >= 0))[:, None] & in_d[None, :]
@@ -123,7 +143,7 @@ def _forward(
 
 
 @triton.jit
-def _backward_weight(
+def _before_silu(
     x,
     weight,
     bias,
@@ -131,86 +151,214 @@ def _backward_weight(
     lengths,
     sizes,
     gy,
-    g_before,
-    gw,
+    g,
     T,
     D_,
     SX,
     HAS_BIAS: tl.constexpr,
     HAS_LENGTHS: tl.constexpr,
-    SILU: tl.constexpr,
+    HAS_STATE: tl.constexpr,
     PAST: tl.constexpr,
     K: tl.constexpr,
     Q: tl.constexpr,
-    SEGMENT: tl.constexpr,
-    BK: tl.constexpr,
     BD: tl.constexpr,
 ):
+    """From the gradient of the output to that before SiLU."""
     i_b = tl.program_id(0).to(tl.int64)
-    i_s, segments = tl.program_id(1), tl.num_programs(1)
-    d, k = tl.program_id(2) * BD + tl.arange(0, BD), tl.arange(0, BK)
+    step, d = tl.program_id(1) * Q + tl.arange(0, Q), tl.program_id(2) * BD + tl.arange(0, BD)
     in_d = d < D_
     length, size = _row(i_b, lengths, sizes, T, HAS_LENGTHS)
-    gw_, gb_ = tl.zeros([BK, BD], tl.float32), tl.zeros([BD], tl.float32)
-    for i_t in range(i_s * SEGMENT, tl.minimum(i_s * SEGMENT + SEGMENT, tl.cdiv(T, Q))):
-        step = i_t * Q + tl.arange(0, Q)
-        place = (i_b * T + step)[:, None] * D_ + d[None, :]
-        g = tl.load(gy + place, (step < length)[:, None] & in_d[None, :], other=0.0).to(tl.float32)
-        if SILU:
-            v = _convolve(
-                x, weight, bias, initial, i_b, step, d, in_d, length, size, T, D_, SX, HAS_BIAS, PAST, K, Q, BD
-            )
-            s = tl.sigmoid(v)
-            g = g * s * (1 + v * (1 - s))
-        if SILU:
-            tl.store(g_before + place, g, (step < T)[:, None] & in_d[None, :])
-        gb_ += tl.sum(g, 0)
-        for j in tl.static_range(K):
-            of_tap = tl.sum(g * _tap(x, initial, i_b, step, j, d, in_d, length, size, T, D_, SX, PAST), 0)
-            gw_ += tl.where((k == j)[:, None], of_tap[None, :], 0.0)
-    gw_ += tl.where((k == K)[:, None], gb_[None, :], 0.0)  # the bias comes after the taps
-    place = gw + ((i_b * segments + i_s) * D_ + d)[None, :] * (K + 1) + k[:, None]
-    tl.store(place, gw_, (k <= K)[:, None] & in_d[None, :])
+    place = (i_b * T + step)[:, None] * D_ + d[None, :]
+    valid = (step < length)[:, None] & in_d[None, :]
+    v = _convolve(
+        x, weight, bias, initial, i_b, step, d, in_d, length, size, T, D_, SX, HAS_BIAS, HAS_STATE, PAST, K, Q, BD
+    )
+    s = tl.sigmoid(v)
+    g_ = tl.load(gy + place, valid, other=0.0).to(tl.float32) * s * (1 + v * (1 - s))
+    tl.store(g + place, g_, valid)
 
 
 @triton.jit
-def _backward_input(
+def _backward(
+    x,
     weight,
+    initial,
     lengths,
     sizes,
-    g_before,
+    g,
     g_final,
     gx,
     g_initial,
+    gw,
+    gb,
     T,
     D_,
+    SX,
+    SGX,
     HAS_LENGTHS: tl.constexpr,
+    HAS_STATE: tl.constexpr,
     PAST: tl.constexpr,
     K: tl.constexpr,
     Q: tl.constexpr,
     BD: tl.constexpr,
 ):
+    """Gradients of inputs, and of taps and bias summed over the inputs of this program.
+
+    One load of `g` serves both: an input, times the gradient of the step whose tap j sees it, is a share of that tap's gradient.
+    """
     i_b = tl.program_id(0).to(tl.int64)
-    at, d = (
-        tl.program_id(1) * Q + tl.arange(0, Q) - PAST,
-        tl.program_id(2) * BD + tl.arange(0, BD),
-    )  # starting with the state
+    at, d = tl.program_id(1) * Q + tl.arange(0, Q), tl.program_id(2) * BD + tl.arange(0, BD)
+    if HAS_STATE:
+        at -= PAST  # starting with the state
     in_d = d < D_
     length, size = _row(i_b, lengths, sizes, T, HAS_LENGTHS)
-    g = tl.zeros([Q, BD], tl.float32)
-    for j in tl.static_range(K):  # the step whose tap j sees this one
+    of_x = ((at >= 0) & (at < length))[:, None] & in_d[None, :]
+    x_ = tl.load(x + (i_b * T + at)[:, None] * SX + d[None, :], of_x, other=0.0).to(tl.float32)
+    if HAS_STATE:
+        before = (i_b * PAST + PAST + at)[:, None] * D_ + d[None, :]
+        x_ += tl.load(initial + before, (at < 0)[:, None] & in_d[None, :], other=0.0).to(tl.float32)
+    first = at // size * size  # of its block
+    total = tl.zeros([Q, BD], tl.float32)
+    share = (i_b * tl.num_programs(1) + tl.program_id(1)) * D_ + d
+    for j in range(K):  # the step whose tap j sees this one; a loop, because unrolled it spills registers
         step = at + PAST - j
-        sees = (step >= 0) & (step < length) & (at < length)
-        if j > PAST:
-            sees = sees & (at < step // size * size + size)
-        w = tl.load(weight + d * K + j, in_d, other=0.0).to(tl.float32)
-        place = (i_b * T + step)[:, None] * D_ + d[None, :]
-        g += w[None, :] * tl.load(g_before + place, sees[:, None] & in_d[None, :], other=0.0).to(tl.float32)
-    kept = (at < length) & (at >= length - PAST)
-    place = (i_b * PAST + at - (length - PAST))[:, None] * D_ + d[None, :]
-    g += tl.load(g_final + place, kept[:, None] & in_d[None, :], other=0.0).to(tl.float32)
-    tl.store(gx + (i_b * T + at)[:, None] * D_ + d[None, :], g, ((at >= 0) & (at < T))[:, None] & in_d[None, :])
-    tl.store(g_initial + (i_b * PAST + PAST + at)[:, None] * D_ + d[None, :], g, (at < 0)[:, None] & in_d[None, :])
+        sees = (step >= 0) & (step < length) & (at < length) & ((j <= PAST) | (step >= first))
+        g_ = tl.load(g + (i_b * T + step)[:, None] * D_ + d[None, :], sees[:, None] & in_d[None, :], other=0.0)
+        g_ = g_.to(tl.float32)
+        total += tl.load(weight + d * K + j, in_d, other=0.0).to(tl.float32)[None, :] * g_
+        tl.store(gw + share * K + j, tl.sum(g_ * x_, 0), in_d)
+        if j == PAST:
+            tl.store(gb + share, tl.sum(g_, 0), in_d)
+    if HAS_STATE:
+        kept = (at < length) & (at >= length - PAST)
+        place = (i_b * PAST + at - (length - PAST))[:, None] * D_ + d[None, :]
+        total += tl.load(g_final + place, kept[:, None] & in_d[None, :], other=0.0).to(tl.float32)
+        tl.store(g_initial + before, total, (at < 0)[:, None] & in_d[None, :])
+    tl.store(gx + (i_b * T + at)[:, None] * SGX + d[None, :], total, ((at >= 0) & (at < T))[:, None] & in_d[None, :])
+
+
+class Shape(NamedTuple):
+    """Of a convolution's input."""
+
+    b: int
+    t: int
+    d: int
+    past: int
+    k: int
+
+
+def convolve(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    state: tuple[Tensor, Tensor] | None,
+    lengths: Tensor | None,
+    sizes: Tensor,
+    y: Tensor,
+    shape: Shape,
+    *,
+    silu: bool,
+) -> None:
+    """Launch the forward kernel, which writes y (b, t, d) or (b t, d).  Only the last dimension of x need be dense.
+
+    weight: (d, k), or (d, 1, k) as of torch's convolution.  state: the state before x, and memory for that after it; None: zeros
+    before x, and nobody asks for what comes after.
+    """
+    b, t, d, past, k = shape
+    if not (b and d):
+        return
+    with on_device(x):
+        _forward[(b, max(1, triton.cdiv(t, STEPS)), triton.cdiv(d, CHANNELS))](
+            x,
+            weight,
+            bias,
+            *(state or (None, None)),
+            lengths,
+            sizes,
+            y,
+            t,
+            d,
+            x.stride(-2),
+            HAS_BIAS=bias is not None,
+            HAS_LENGTHS=lengths is not None,
+            HAS_STATE=state is not None,
+            SILU=silu,
+            PAST=past,
+            K=k,
+            Q=STEPS,
+            BP=triton.next_power_of_2(max(1, past)),
+            BD=CHANNELS,
+        )
+
+
+def convolve_backward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    state: tuple[Tensor, Tensor, Tensor] | None,
+    lengths: Tensor | None,
+    sizes: Tensor,
+    gy: Tensor,
+    gx: Tensor,
+    shape: Shape,
+    *,
+    silu: bool,
+) -> tuple[Tensor, Tensor]:
+    """Write the gradient of x into gx; only the last dimension of both need be dense.  gy: (b, t, d) or (b t, d).
+
+    state: the state before x, the gradient of that after it, and memory for that of the first; None: as for `convolve`.
+    Return the gradients of weight, in its shape, and bias (d,), float32.
+    """
+    b, t, d, past, k = shape
+    initial, g_final, g_initial = state or (None, None, None)
+    inputs = t if state is None else past + t
+    programs = triton.cdiv(inputs, STEPS_BACK) if d else 0
+    gw = x.new_empty((b * programs, *weight.shape), dtype=torch.float32)
+    gb = x.new_empty((b * programs, d), dtype=torch.float32)
+    flags = {"HAS_LENGTHS": lengths is not None, "HAS_STATE": state is not None, "PAST": past, "K": k}
+    if b and programs:
+        with on_device(x):
+            g = gy
+            if silu:
+                g = gy.new_empty(gy.shape, dtype=torch.float32)
+                _before_silu[(b, max(1, triton.cdiv(t, STEPS)), triton.cdiv(d, CHANNELS))](
+                    x,
+                    weight,
+                    bias,
+                    initial,
+                    lengths,
+                    sizes,
+                    gy,
+                    g,
+                    t,
+                    d,
+                    x.stride(-2),
+                    HAS_BIAS=bias is not None,
+                    Q=STEPS,
+                    BD=CHANNELS,
+                    **flags,
+                )
+            _backward[(b, programs, triton.cdiv(d, CHANNELS_BACK))](
+                x,
+                weight,
+                initial,
+                lengths,
+                sizes,
+                g,
+                g_final,
+                gx,
+                g_initial,
+                gw,
+                gb,
+                t,
+                d,
+                x.stride(-2),
+                gx.stride(-2),
+                Q=STEPS_BACK,
+                BD=CHANNELS_BACK,
+                **flags,
+            )
+    return gw.sum(0), gb.sum(0)
 
 
 @torch.library.custom_op("samba_asr::block_conv1d_forward", mutates_args=())
@@ -218,31 +366,9 @@ def _conv_forward(
     x: Tensor, weight: Tensor, bias: Tensor | None, initial: Tensor, lengths: Tensor | None, sizes: Tensor, silu: bool
 ) -> tuple[Tensor, Tensor]:
     """Return y (b, t, d) and the state (b, past, d)."""
-    (b, t, d), past, k = x.shape, initial.shape[1], weight.shape[1]
     y, final = x.new_empty(x.shape), torch.empty_like(initial)
-    if b and d:
-        with on_device(x):
-            _forward[(b, max(1, triton.cdiv(t, STEPS)), triton.cdiv(d, CHANNELS))](
-                x,
-                weight,
-                bias,
-                initial,
-                lengths,
-                sizes,
-                y,
-                final,
-                t,
-                d,
-                x.stride(1),
-                HAS_BIAS=bias is not None,
-                HAS_LENGTHS=lengths is not None,
-                SILU=silu,
-                PAST=past,
-                K=k,
-                Q=STEPS,
-                BP=triton.next_power_of_2(max(1, past)),
-                BD=CHANNELS,
-            )
+    shape = Shape(*x.shape, initial.shape[1], weight.shape[1])
+    convolve(x, weight, bias, (initial, final), lengths, sizes, y, shape, silu=silu)
     return y, final
 
 
@@ -262,45 +388,18 @@ def _conv_backward(
     gy: Tensor,
     g_final: Tensor,
     silu: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return gradients of x and initial, in their types, and of weight and bias side by side, (d, k + 1) float32."""
-    (b, t, d), past, k = x.shape, initial.shape[1], weight.shape[1]
-    segments = max(1, triton.cdiv(t, STEPS * SEGMENT))
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return gradients of x and initial, in their types, and of weight (d, k) and bias (d,), float32."""
     gx, g_initial = x.new_empty(x.shape), torch.empty_like(initial)
-    gw = x.new_empty((b, segments, d, k + 1), dtype=torch.float32)
-    g_before = x.new_empty(x.shape, dtype=torch.float32) if silu else gy
-    if b and d:
-        flags = {"HAS_LENGTHS": lengths is not None, "PAST": past, "K": k, "Q": STEPS, "BD": CHANNELS}
-        with on_device(x):
-            _backward_weight[(b, segments, triton.cdiv(d, CHANNELS))](
-                x,
-                weight,
-                bias,
-                initial,
-                lengths,
-                sizes,
-                gy,
-                g_before,
-                gw,
-                t,
-                d,
-                x.stride(1),
-                HAS_BIAS=bias is not None,
-                SILU=silu,
-                SEGMENT=SEGMENT,
-                BK=triton.next_power_of_2(k + 1),
-                **flags,
-            )
-            _backward_input[(b, triton.cdiv(past + t, STEPS), triton.cdiv(d, CHANNELS))](
-                weight, lengths, sizes, g_before, g_final, gx, g_initial, t, d, **flags
-            )
-    return gx, g_initial, gw.sum((0, 1))
+    state, shape = (initial, g_final, g_initial), Shape(*x.shape, initial.shape[1], weight.shape[1])
+    found = convolve_backward(x, weight, bias, state, lengths, sizes, gy, gx, shape, silu=silu)
+    return gx, g_initial, *found
 
 
 @_conv_backward.register_fake
 def _(x, weight, bias, initial, lengths, sizes, gy, g_final, silu):
-    d, k = weight.shape
-    return x.new_empty(x.shape), torch.empty_like(initial), x.new_empty((d, k + 1), dtype=torch.float32)
+    wide = [x.new_empty(shape, dtype=torch.float32) for shape in (weight.shape, weight.shape[:1])]
+    return x.new_empty(x.shape), torch.empty_like(initial), *wide
 
 
 def _setup(ctx, inputs, output):
@@ -310,9 +409,8 @@ def _setup(ctx, inputs, output):
 
 def _gradients(ctx, gy, g_final):
     _, weight, bias, *_ = ctx.saved_tensors
-    gx, g_initial, gw = _conv_backward(*ctx.saved_tensors, gy.contiguous(), g_final.contiguous(), ctx.silu)
-    gb = None if bias is None else gw[:, -1].to(bias.dtype)
-    return gx, gw[:, :-1].to(weight.dtype), gb, g_initial, None, None, None
+    gx, g_initial, gw, gb = _conv_backward(*ctx.saved_tensors, gy.contiguous(), g_final.contiguous(), ctx.silu)
+    return gx, gw.to(weight.dtype), None if bias is None else gb.to(bias.dtype), g_initial, None, None, None
 
 
 _conv_forward.register_autograd(_gradients, setup_context=_setup)

@@ -22,14 +22,40 @@ STEPS_BACK = 16  # steps per program, backward, which writes one gradient of the
 
 
 @triton.jit
-def _joined(forward, backward, last, x, skip, z, i_b, step, d, in_d, end, T, D_, H, P, SX, SZ):
+def _joined(
+    forward,
+    backward,
+    last,
+    x,
+    skip,
+    D,
+    z,
+    i_b,
+    step,
+    d,
+    in_d,
+    end,
+    T,
+    D_,
+    H,
+    P,
+    SX,
+    SZ,
+    HAS_LAST: tl.constexpr,
+    HAS_D: tl.constexpr,
+    BD: tl.constexpr,
+):
     """Load one step: v, x, its skip and z, (d,) in float32."""
     row = i_b * T + step
-    v = tl.load(last + i_b * D_ + d, in_d & (step == 0), other=0.0).to(tl.float32)
+    v = tl.zeros([BD], tl.float32)
+    if HAS_LAST:
+        v += tl.load(last + i_b * D_ + d, in_d & (step == 0), other=0.0).to(tl.float32)
     v += tl.load(forward + (row - 1) * D_ + d, in_d & (step > 0), other=0.0).to(tl.float32)
     v += tl.load(backward + (row + 1) * D_ + d, in_d & (step + 1 < end), other=0.0).to(tl.float32)
     x_ = tl.load(x + row * SX + d, in_d, other=0.0).to(tl.float32)
     skip_ = tl.load(skip + row * H + d // P, in_d, other=0.0).to(tl.float32)
+    if HAS_D:
+        skip_ += tl.load(D + d // P, in_d, other=0.0).to(tl.float32)
     z_ = tl.load(z + row * SZ + d, in_d, other=0.0).to(tl.float32)
     return v + x_ * skip_, x_, skip_, z_
 
@@ -52,6 +78,7 @@ def _forward(
     last,
     x,
     skip,
+    D,
     z,
     weight,
     lengths,
@@ -65,6 +92,8 @@ def _forward(
     SZ,
     EPS,
     HAS_LENGTHS: tl.constexpr,
+    HAS_LAST: tl.constexpr,
+    HAS_D: tl.constexpr,
     Q: tl.constexpr,
     BD: tl.constexpr,
 ):
@@ -76,7 +105,27 @@ def _forward(
         y_ = tl.zeros([BD], tl.float32)
         if step < length:
             v, _x, _skip, z_ = _joined(
-                forward, backward, last, x, skip, z, i_b, step, d, in_d, end, T, D_, H, P, SX, SZ
+                forward,
+                backward,
+                last,
+                x,
+                skip,
+                D,
+                z,
+                i_b,
+                step,
+                d,
+                in_d,
+                end,
+                T,
+                D_,
+                H,
+                P,
+                SX,
+                SZ,
+                HAS_LAST,
+                HAS_D,
+                BD,
             )
             y_ = v * z_ * tl.sigmoid(z_)
             y_ = y_ * weight_ / tl.sqrt(tl.sum(y_ * y_, 0) / D_ + EPS)
@@ -90,6 +139,7 @@ def _backward(
     last,
     x,
     skip,
+    D,
     z,
     weight,
     lengths,
@@ -108,8 +158,13 @@ def _backward(
     P,
     SX,
     SZ,
+    SGX,
+    SGZ,
     EPS,
     HAS_LENGTHS: tl.constexpr,
+    HAS_LAST: tl.constexpr,
+    HAS_D: tl.constexpr,
+    HEAD: tl.constexpr,
     Q: tl.constexpr,
     BD: tl.constexpr,
 ):
@@ -123,7 +178,27 @@ def _backward(
         gv, gx_, gz_, g_skip_ = zero, zero, zero, zero
         if step < length:
             v, x_, skip_, z_ = _joined(
-                forward, backward, last, x, skip, z, i_b, step, d, in_d, end, T, D_, H, P, SX, SZ
+                forward,
+                backward,
+                last,
+                x,
+                skip,
+                D,
+                z,
+                i_b,
+                step,
+                d,
+                in_d,
+                end,
+                T,
+                D_,
+                H,
+                P,
+                SX,
+                SZ,
+                HAS_LAST,
+                HAS_D,
+                BD,
             )
             gate = tl.sigmoid(z_)
             u = v * z_ * gate
@@ -137,13 +212,18 @@ def _backward(
             gx_, g_skip_ = gv * skip_, gv * x_
         # Gradients of the neighbors that each step read.  A neighbor that no step reads gets a zero from its own step.
         tl.store(g_forward + (row - 1) * D_ + d, gv, in_d & (step > 0))
-        tl.store(g_last + i_b * D_ + d, gv, in_d & (step == 0))
+        if HAS_LAST:
+            tl.store(g_last + i_b * D_ + d, gv, in_d & (step == 0))
         tl.store(g_forward + row * D_ + d, zero, in_d & (step == T - 1))
         tl.store(g_backward + (row + 1) * D_ + d, gv, in_d & (step + 1 < end))
         tl.store(g_backward + row * D_ + d, zero, in_d & ((step == begin) | (step >= length)))
-        tl.store(gx + row * D_ + d, gx_, in_d)
-        tl.store(gz + row * D_ + d, gz_, in_d)
-        tl.store(g_skip + row * D_ + d, g_skip_, in_d)
+        tl.store(gx + row * SGX + d, gx_, in_d)
+        tl.store(gz + row * SGZ + d, gz_, in_d)
+        if HEAD:  # channels of a head, a power of two: their sum is the gradient
+            h = tl.arange(0, BD // HEAD)
+            tl.store(g_skip + row * H + h, tl.sum(tl.reshape(g_skip_, [BD // HEAD, HEAD]), 1), h < H)
+        else:
+            tl.store(g_skip + row * D_ + d, g_skip_, in_d)
     tl.store(gw + (i_b * tl.num_programs(1) + tl.program_id(1)) * D_ + d, gw_, in_d)
 
 
@@ -170,6 +250,7 @@ def _join_forward(
                 last,
                 x,
                 skip,
+                None,
                 z,
                 weight,
                 lengths,
@@ -183,6 +264,8 @@ def _join_forward(
                 z.stride(1),
                 eps,
                 HAS_LENGTHS=lengths is not None,
+                HAS_LAST=True,
+                HAS_D=False,
                 Q=STEPS,
                 BD=triton.next_power_of_2(d),
             )
@@ -222,6 +305,7 @@ def _join_backward(
                 last,
                 x,
                 skip,
+                None,
                 z,
                 weight,
                 lengths,
@@ -240,8 +324,13 @@ def _join_backward(
                 d // h,
                 x.stride(1),
                 z.stride(1),
+                gx.stride(1),
+                gz.stride(1),
                 eps,
                 HAS_LENGTHS=lengths is not None,
+                HAS_LAST=True,
+                HAS_D=False,
+                HEAD=0,
                 Q=STEPS_BACK,
                 BD=triton.next_power_of_2(d),
             )

@@ -10,6 +10,8 @@ Both directions (`HAS_BLOCKS`) take twice as many rows of programs.  Row b + i r
 each block, with its own dt, B and C (and x and A, if given per direction), and writes y in forward order: nothing is flipped,
 copied or joined outside.
 
+A training step of a mixer (`samba_asr.ops.flat`) gives its dt before softplus and log(-A) (`RAW`), and starts from zeros.
+
 Any sizes: tiles are powers of two, at least 16, and elements outside are masked.  Padding is never read.
 Under TRITON_INTERPRET=1 the kernels run on CPU tensors, slowly.
 
@@ -44,9 +46,33 @@ def _way(pid, H, R, sizes, T, HAS_BLOCKS: tl.constexpr):
 
 
 @triton.jit
+def _softplus(v):
+    """As torch's; log(1 + u) keeps the digits of a small u."""
+    u = tl.exp(tl.minimum(v, 20.0))
+    wide = 1 + u
+    return tl.where(v > 20, v, tl.where(wide == 1, u, tl.log(wide) * u / tl.where(wide == 1, 1.0, wide - 1)))
+
+
+@triton.jit
+def _sigmoid_before(dt_):
+    """The derivative of softplus where it has this value: 1 - exp(-dt), with the digits of a small one."""
+    series = dt_ * (1 - dt_ / 2 * (1 - dt_ / 3 * (1 - dt_ / 4)))
+    return tl.where(dt_ < 0.05, series, 1 - tl.exp(-dt_))
+
+
+@triton.jit
+def _rate(A, i_h, RAW: tl.constexpr):
+    A_ = tl.load(A + i_h).to(tl.float32)
+    if RAW:
+        A_ = -tl.exp(A_)
+    return A_
+
+
+@triton.jit
 def _load_chunk(
     x,
     dt,
+    dt_bias,
     B,
     C,
     reset,
@@ -62,6 +88,7 @@ def _load_chunk(
     SDT,
     SB,
     SC,
+    RAW: tl.constexpr,
     HAS_BLOCKS: tl.constexpr,
     HAS_RESET: tl.constexpr,
     Q: tl.constexpr,
@@ -84,6 +111,8 @@ def _load_chunk(
     in_n = valid[:, None] & (n < N)[None, :]
     x_ = tl.load(x + (row * SX + i_h * P)[:, None] + p[None, :], valid[:, None] & (p < P)[None, :], other=0.0)
     dt_ = tl.load(dt + row * SDT + i_h, valid, other=0.0).to(tl.float32)
+    if RAW:
+        dt_ = tl.where(valid, _softplus(dt_ + tl.load(dt_bias + i_h).to(tl.float32)), 0.0)
     B_ = tl.load(B + (row * SB + i_g * N)[:, None] + n[None, :], in_n, other=0.0).to(tl.float32)
     C_ = tl.load(C + (row * SC + i_g * N)[:, None] + n[None, :], in_n, other=0.0).to(tl.float32)
     return row, valid, x_.to(tl.float32), dt_, B_, C_, r
@@ -107,6 +136,7 @@ def _decays(exponent, r, Q: tl.constexpr):
 def _forward(
     x,
     dt,
+    dt_bias,
     A,
     B,
     C,
@@ -133,7 +163,9 @@ def _forward(
     WDT,
     WB,
     WC,
+    RAW: tl.constexpr,
     HAS_INITIAL: tl.constexpr,
+    HAS_FINAL: tl.constexpr,
     HAS_LENGTHS: tl.constexpr,
     HAS_OFFSETS: tl.constexpr,
     HAS_RESET: tl.constexpr,
@@ -160,12 +192,13 @@ def _forward(
     state = tl.zeros([BP, BN], tl.float32)
     if HAS_INITIAL:
         state = tl.load(initial + pid.to(tl.int64) * P * N + place, of_state, other=0.0).to(tl.float32)
-    A_ = tl.load(A + i_h).to(tl.float32)
+    A_ = _rate(A, i_h, RAW)
     for i_c in range(tl.cdiv(room, Q)):
         tl.store(states + ((slot + i_c) * H + i_h) * P * N + place, state, in_state)
         row, _, x_, dt_, B_, C_, r = _load_chunk(
             x,
             dt,
+            dt_bias,
             B,
             C,
             reset,
@@ -181,6 +214,7 @@ def _forward(
             SDT,
             SB,
             SC,
+            RAW,
             HAS_BLOCKS,
             HAS_RESET,
             Q,
@@ -195,13 +229,15 @@ def _forward(
         inside = (i_c * Q + tl.arange(0, Q) < room)[:, None] & (p < P)[None, :]
         tl.store(y + ((row * H + i_h) * P)[:, None] + p[None, :], y_.to(y.dtype.element_ty), inside)
         state = state * through + tl.dot(tl.trans(u * to_end[:, None]), B_, input_precision=PRECISION)
-    tl.store(final + pid.to(tl.int64) * P * N + place, state, of_state)
+    if HAS_FINAL:
+        tl.store(final + pid.to(tl.int64) * P * N + place, state, of_state)
 
 
 @triton.jit
 def _backward(
     x,
     dt,
+    dt_bias,
     A,
     B,
     C,
@@ -233,6 +269,9 @@ def _backward(
     WDT,
     WB,
     WC,
+    SGDT,
+    RAW: tl.constexpr,
+    HAS_FINAL: tl.constexpr,
     HAS_LENGTHS: tl.constexpr,
     HAS_OFFSETS: tl.constexpr,
     HAS_RESET: tl.constexpr,
@@ -258,9 +297,11 @@ def _backward(
     if HAS_BLOCKS:
         of_state = in_state & (way == 0)
     place = p[:, None] * N + n[None, :]
-    g_state = tl.load(g_final + pid.to(tl.int64) * P * N + place, of_state, other=0.0)
-    A_ = tl.load(A + i_h).to(tl.float32)
-    gA_ = 0.0
+    g_state = tl.zeros([BP, BN], tl.float32)
+    if HAS_FINAL:
+        g_state = tl.load(g_final + pid.to(tl.int64) * P * N + place, of_state, other=0.0)
+    A_ = _rate(A, i_h, RAW)
+    gA_, g_bias_ = 0.0, 0.0
     chunks = tl.cdiv(room, Q)
     for back in range(chunks):
         i_c = chunks - 1 - back
@@ -268,6 +309,7 @@ def _backward(
         row, valid, x_, dt_, B_, C_, r = _load_chunk(
             x,
             dt,
+            dt_bias,
             B,
             C,
             reset,
@@ -283,6 +325,7 @@ def _backward(
             SDT,
             SB,
             SC,
+            RAW,
             HAS_BLOCKS,
             HAS_RESET,
             Q,
@@ -311,6 +354,9 @@ def _backward(
         g_exponent = tl.where(dt_ * A_ > LEAST, tl.cumsum(ga, 0, reverse=True) + g_last, 0.0)
         g_dt_ = tl.where(valid, tl.sum(gu * x_, 1) + g_exponent * A_, 0.0)
         gA_ += tl.sum(g_exponent * dt_, 0)
+        if RAW:
+            g_dt_ = g_dt_ * _sigmoid_before(dt_)
+            g_bias_ += tl.sum(g_dt_, 0)
 
         inside = i_c * Q + q < room
         wide = inside[:, None] & (n < N)[None, :]
@@ -320,12 +366,16 @@ def _backward(
         head = row * H + i_h  # of this step, or of its direction of two
         if HAS_BLOCKS:
             head = (row * 2 + way) * H + i_h
-        tl.store(g_dt + head, g_dt_, inside)
+        tl.store(g_dt + row * SGDT + way * H + i_h, g_dt_.to(g_dt.dtype.element_ty), inside)
         tl.store(gB + (head * N)[:, None] + n[None, :], gB_, wide)
         tl.store(gC + (head * N)[:, None] + n[None, :], gC_, wide)
         g_state = g_state * through + tl.dot(tl.trans(gy_ * from_start[:, None]), C_, input_precision=PRECISION)
+    if RAW:  # of log(-A), and, behind them, of the bias
+        gA_ = gA_ * A_
+        tl.store(gA + tl.num_programs(0) + pid, g_bias_)
     tl.store(gA + pid, gA_)
-    tl.store(g_initial + pid.to(tl.int64) * P * N + place, g_state, of_state)
+    if HAS_FINAL:
+        tl.store(g_initial + pid.to(tl.int64) * P * N + place, g_state, of_state)
 
 
 @torch.library.custom_op("samba_asr::ssd_forward", mutates_args=())
@@ -351,12 +401,13 @@ def _ssd_forward(
     rows, ways = count_rows(x, offsets), 1 if sizes is None else 2
     y = x.new_empty((b, t, h, p) if sizes is None else (2, b, t, h, p))
     final = x.new_empty(rows, h, p, n, dtype=torch.float32)
-    states = x.new_empty(ways * count_slots(x, offsets, _chunk(t)), h, p, n, dtype=torch.float32)
+    states = x.new_empty(ways * count_slots(x, offsets, chunk(t)), h, p, n, dtype=torch.float32)
     if final.numel():
         with on_device(x):
             _forward[(ways * rows * h,)](
                 x,
                 dt,
+                None,
                 A,
                 B,
                 C,
@@ -375,15 +426,17 @@ def _ssd_forward(
                 p,
                 n,
                 *_strides(x, dt, A, B, C, sizes),
+                RAW=False,
                 HAS_INITIAL=initial is not None,
+                HAS_FINAL=True,
                 HAS_LENGTHS=lengths is not None,
                 HAS_OFFSETS=offsets is not None,
                 HAS_RESET=reset is not None,
                 HAS_BLOCKS=sizes is not None,
-                PRECISION=_precision(x),
-                Q=_chunk(t),
-                BP=_tile(p),
-                BN=_tile(n),
+                PRECISION=precision(x),
+                Q=chunk(t),
+                BP=tile(p),
+                BN=tile(n),
                 num_warps=WARPS,
             )
     return y, final, states
@@ -395,7 +448,7 @@ def _(x, dt, A, B, C, initial, lengths, offsets, reset, sizes):
     ways = 1 if sizes is None else 2
     new = lambda rows: x.new_empty(rows, h, p, n, dtype=torch.float32)  # noqa: E731
     y = x.new_empty((b, t, h, p) if sizes is None else (2, b, t, h, p))
-    return y, new(count_rows(x, offsets)), new(ways * count_slots(x, offsets, _chunk(t)))
+    return y, new(count_rows(x, offsets)), new(ways * count_slots(x, offsets, chunk(t)))
 
 
 @torch.library.custom_op("samba_asr::ssd_backward", mutates_args=())
@@ -425,6 +478,7 @@ def _ssd_backward(
             _backward[(ways * rows * h,)](
                 x,
                 dt,
+                None,
                 A,
                 B,
                 C,
@@ -448,14 +502,17 @@ def _ssd_backward(
                 p,
                 n,
                 *_strides(x, dt, A, B, C, sizes),
+                ways * h,
+                RAW=False,
+                HAS_FINAL=True,
                 HAS_LENGTHS=lengths is not None,
                 HAS_OFFSETS=offsets is not None,
                 HAS_RESET=reset is not None,
                 HAS_BLOCKS=sizes is not None,
-                PRECISION=_precision(x),
-                Q=_chunk(t),
-                BP=_tile(p),
-                BN=_tile(n),
+                PRECISION=precision(x),
+                Q=chunk(t),
+                BP=tile(p),
+                BN=tile(n),
                 num_warps=WARPS,
             )
     gB, gC = (v.unflatten(-2, (g, -1)).sum(-2) for v in (gB, gC))
@@ -512,14 +569,14 @@ def _strides(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, sizes: Tens
     return [v.stride(1) for v in (x, dt, B, C)] + ways
 
 
-def _chunk(t: int) -> int:
+def chunk(t: int) -> int:
     return STEP if t <= STEP else CHUNK
 
 
-def _tile(size: int) -> int:
+def tile(size: int) -> int:
     return max(16, triton.next_power_of_2(size))
 
 
-def _precision(x: Tensor) -> str:
+def precision(x: Tensor) -> str:
     """Return the precision of products.  bfloat16 inputs have fewer digits than TensorFloat32 keeps."""
     return "ieee" if x.dtype == torch.float32 else "tf32"
