@@ -29,7 +29,7 @@ rows() { # PART SECONDS: measure a part of samba_asr.bench.gpu; its own limit co
 
 many=() && python -c 'import xdist' 2>/dev/null && many=(-n 8)
 part tests 120 python -m pytest -q "${many[@]}" tests/ops tests/nn/test_mixers.py tests/runtime/test_graphs.py tests/nn/test_linear.py \
-  tests/training/test_gpu.py
+  tests/nn/test_stated.py tests/training/test_gpu.py
 rows training 90
 rows live 30
 rows scans 90

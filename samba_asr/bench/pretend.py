@@ -2,7 +2,7 @@
 
 Tensors that are "on the GPU" wrap tensors of the CPU and say that their device is `cuda:0`.  Every operation on them is
 counted, and then done by the CPU, so values are right and control flow is that of a GPU.  Mixing both kinds raises RuntimeError.
-Triton kernels are counted, not run: what they would have written is zero.
+Triton kernels are counted, not run: what they would have written is zero, as new memory is here.
 
     operations   dispatched by torch, backward included, and Triton kernels; `views` among them launch nothing
     waits        the CPU waits for the device: .item(), .tolist(), bool(), nonzero(), a blocking copy to the CPU
@@ -30,7 +30,8 @@ from torch.utils._pytree import tree_map_only
 DEVICE = torch.device("cuda:0")
 CAPABILITY = (9, 0)
 
-ALLOCATE = {"empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided", "_unsafe_view", "lift_fresh"}
+NEW = {"empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided"}
+ALLOCATE = {*NEW, "_unsafe_view", "lift_fresh"}
 """Operations that launch nothing, besides views."""
 
 WAIT = {"_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "unique_dim", "unique_consecutive"}
@@ -287,6 +288,8 @@ def _run(func, args, kwargs: dict[str, Any]):
         found = func(*given[0], **given[1])
     if leaves or (func._schema.name == "aten::copy_" and not isinstance(args[0], OnDevice)):
         return found
+    if func._schema.name.split("::")[1] in NEW:
+        found.zero_()
     return tree_map_only(Tensor, lambda v: known[id(v)] if id(v) in known else OnDevice(v), found)
 
 

@@ -24,10 +24,11 @@ from samba_asr.nn.dropout import Dropout
 from samba_asr.nn.front import build_front
 from samba_asr.nn.fusion import build_fusion
 from samba_asr.nn.linear import FeedForward
-from samba_asr.nn.mixers import build_mixer
+from samba_asr.nn.mixers import Hydra, build_mixer
 from samba_asr.nn.rates import Down, Level, Up, depths, lay_rate
 from samba_asr.nn.skip import init_skip, select
 from samba_asr.ops.blocks import Blocks, elapse, lay_blocks
+from samba_asr.ops.device import choose_fused
 from samba_asr.streaming import Stack, State, Step, StreamingModule, concat, mask, take_time, valid_mask
 
 
@@ -90,6 +91,27 @@ class EncoderLayer(BlockModule):
         x = x + y
         x = self.feed_forward_out.added(x, 0.5)
         return Step(self.norm(x), lengths, LayerState(mixer, convolution))
+
+    def stated(self, x: Tensor, blocks: Blocks) -> bool:
+        """Whether `read` can take x (b, t, d): in a GPU's training step, with the default mixer and its kernels."""
+        mixer, module = self.mixer, self.convolution
+        if not (self.training and blocks.whole and blocks.finite and isinstance(mixer, Hydra)) or blocks.before:
+            return False
+        linears = (mixer.in_proj, mixer.fc_D, mixer.out_proj, module.expand, module.project)
+        copied = all(getattr(linear, "copies", None) for linear in linears)  # another module may have taken a place
+        size = mixer.d_inner // mixer.heads
+        fits = x.dtype == torch.float32 and x.shape[1] > 0 and size & (size - 1) == 0
+        return copied and fits and choose_fused(x.device, x.dtype, x.shape[1])[0] == "triton"
+
+    def read(self, x: Tensor, blocks: Blocks) -> Tensor:
+        """Return the layer's outputs (b t, d) of whole utterances x, end to end, in as few operations as they need."""
+        from samba_asr.nn.stated import convolved, mixed  # here, because it needs Triton
+
+        p = self.dropout.p
+        x = self.feed_forward_in.added(x, 0.5)
+        x = mixed(x, self.mixer_norm, cast("Hydra", self.mixer), p, blocks)
+        x = convolved(x, self.convolution_norm, self.convolution, p, blocks)
+        return self.norm(self.feed_forward_out.added(x, 0.5))
 
 
 class EncoderState(NamedTuple):
@@ -310,7 +332,7 @@ class Encoder(StreamingModule):
             known, device = lengths, lengths.device
         else:
             device = known.device
-        blocks = lay_blocks(known, t, self.block_size(block, len(known), device)).to(x.device)._replace(final=False)
+        blocks = lay_blocks(known, t, self.block_size(block, len(known), device)).to(x.device)._replace(whole=True)
         if gap is not None:
             blocks = elapse(blocks, gap[:, :t])
         states: dict[int, State] = {}  # layers of one rate begin with equal zeros
@@ -338,21 +360,29 @@ class Encoder(StreamingModule):
         new, read, outputs, whole = [], [], [], None
         rates = _Rates(self, x, blocks, lengths) if any(self.depths) else None
         states, skip = (states[:-1], states[-1]) if self.skip_blanks else (states, None)
+        alone = rates is None and self.fusion is None
+        shape, stated = x.shape, alone and all(layer.stated(x, blocks) for layer in self.layers)
+        if stated:
+            x = x.flatten(0, 1)
         for i, (layer, state) in enumerate(zip(self.layers, states, strict=True), 1):
             if rates is not None:
                 x, lengths, blocks = rates.go(x, self.depths[i - 1])
-            if x.shape[1]:  # else all frames are skipped
+            if stated:
+                x = layer.read(x, blocks)
+            elif x.shape[1]:  # else all frames are skipped
                 x, _, state = layer.step(x, lengths, state, blocks)  # pyright: ignore[reportArgumentType]  (only handed on)
             new.append(state)
             outputs.append(x)
             if str(i) in self.conditioning:
                 x, log_probs = self.conditioning[str(i)](blocks.mask(x))
-                read.append(log_probs)
+                read.append(log_probs.view(*shape[:2], -1) if stated else log_probs)
                 if skip is not None and i == self.skips_after and not self.training:
                     ends = torch.full_like(skip.gap, x.shape[1], dtype=torch.long) if lengths is None else lengths
                     whole = select(log_probs[..., 0].exp(), self.skip_blanks, ends, blocks, skip)
                     t, x = x.shape[1], take_time(x, whole.index)
                     lengths, blocks, skip = whole.lengths, whole.blocks, whole.state
+        if stated:
+            x = x.view(shape)
         if self.fusion is not None:
             x = self.fusion(outputs)
         if rates is not None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from samba_asr.nn.dropout import Dropout
+from samba_asr.nn.residual import added, normed, of_branch, of_input, of_weights, wide
 
 
 class Copies(NamedTuple):
@@ -97,13 +98,9 @@ class Low:
                 m.copies = None
 
 
-def _product(x: Tensor, copies: Copies) -> Tensor:
+def product(x: Tensor, copies: Copies) -> Tensor:
+    """Return the linear map (n, o) of x (n, d)."""
     return torch.mm(x, copies.transposed) if copies.bias is None else torch.addmm(copies.bias, x, copies.transposed)
-
-
-def _of_weights(gradient: Tensor, x: Tensor, bias: bool) -> tuple[Tensor, Tensor | None]:
-    """Return the gradients of weight (o, d) and bias (o,), float32, from those of the output (n, o) and from the input (n, d)."""
-    return torch.mm(gradient.t(), x, torch.float32), gradient.sum(0, dtype=torch.float32) if bias else None
 
 
 class _Linear(torch.autograd.Function):
@@ -112,7 +109,7 @@ class _Linear(torch.autograd.Function):
         ctx.shape, ctx.dtype, ctx.bias = x.shape, x.dtype, bias is not None
         flat = x.reshape(-1, x.shape[-1]).to(copies.weight.dtype)
         ctx.save_for_backward(flat, copies.weight)
-        return _product(flat, copies).view(*x.shape[:-1], -1)
+        return product(flat, copies).view(*x.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
@@ -121,9 +118,9 @@ class _Linear(torch.autograd.Function):
         gradient = gradient.reshape(-1, gradient.shape[-1]).to(x.dtype)
         of_x = None
         if ctx.needs_input_grad[0]:
-            wide = ctx.dtype == torch.float32
-            of_x = (torch.mm(gradient, weight, torch.float32) if wide else torch.mm(gradient, weight)).view(ctx.shape)
-        return of_x, *_of_weights(gradient, x, ctx.bias), None
+            of_x = wide(gradient, weight) if ctx.dtype == torch.float32 else torch.mm(gradient, weight)
+            of_x = of_x.view(ctx.shape)
+        return of_x, *of_weights(gradient, x, ctx.bias), None
 
 
 class _FeedForward(torch.autograd.Function):
@@ -132,39 +129,31 @@ class _FeedForward(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, *given: Any) -> Tensor:
         norm, norm_bias, (up, down, eps, p, scale) = given[0], given[1], given[6]
-        flat = x.reshape(-1, x.shape[-1])
-        normed, mean, rstd = torch.native_layer_norm(flat, flat.shape[1:], norm, norm_bias, eps)
-        normed = normed.to(up.weight.dtype)
-        before = _product(normed, up)
+        flat = x if x.dim() == 2 else x.reshape(-1, x.shape[-1])
+        inputs, mean, rstd = normed(flat, norm, norm_bias, eps, up.weight.dtype)
+        before = product(inputs, up)
         inside, kept = F.silu(before), None
         if p:
             inside, kept = torch.native_dropout(inside, p, True)
-        y, kept_out = _product(inside, down), None
-        if p:
-            y, kept_out = torch.native_dropout(y, p, True)
+        y, kept_out = added(flat, product(inside, down), p, scale)
         ctx.save_for_backward(
-            flat, mean, rstd, normed, before, inside, kept, kept_out, norm, norm_bias, up.weight, down.weight
+            flat, mean, rstd, inputs, before, inside, kept, kept_out, norm, norm_bias, up.weight, down.weight
         )
         ctx.p, ctx.scale = p, scale
-        return torch.add(flat, y, alpha=scale).view(x.shape)
+        return y if x.dim() == 2 else y.view(x.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor):  # pyright: ignore[reportIncompatibleMethodOverride]
-        x, mean, rstd, normed, before, inside, kept, kept_out, norm, norm_bias, up, down = ctx.saved_tensors
-        shape, gradient = gradient.shape, gradient.reshape(-1, gradient.shape[-1])
-        if kept_out is None:
-            of_y = (gradient * ctx.scale).to(inside.dtype)
-        else:
-            of_y = torch.ops.aten.native_dropout_backward(gradient, kept_out, ctx.scale / (1 - ctx.p)).to(inside.dtype)
-        of_down = _of_weights(of_y, inside, True)
+        x, mean, rstd, inputs, before, inside, kept, kept_out, norm, norm_bias, up, down = ctx.saved_tensors
+        shape = gradient.shape
+        gradient = gradient if gradient.dim() == 2 else gradient.reshape(x.shape)
+        of_y = of_branch(gradient, kept_out, ctx.p, inside.dtype, ctx.scale)
+        of_down = of_weights(of_y, inside, True)
         of_inside = torch.mm(of_y, down)
         if kept is not None:
             of_inside = torch.ops.aten.native_dropout_backward(of_inside, kept, 1 / (1 - ctx.p))
         of_before = torch.ops.aten.silu_backward(of_inside, before)
-        of_up = _of_weights(of_before, normed, True)
-        of_normed = torch.mm(of_before, up, torch.float32)
-        of_x, *of_norm = torch.ops.aten.native_layer_norm_backward(
-            of_normed, x, x.shape[1:], mean, rstd, norm, norm_bias, [True, True, True]
-        )
-        return of_x.add_(gradient).view(shape), *of_norm, *of_up, *of_down, None
+        of_up = of_weights(of_before, inputs, True)
+        of_x, *of_norm = of_input(gradient, wide(of_before, up), x, mean, rstd, norm, norm_bias)
+        return of_x if len(shape) == 2 else of_x.view(shape), *of_norm, *of_up, *of_down, None

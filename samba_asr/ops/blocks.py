@@ -39,7 +39,9 @@ class Blocks(NamedTuple):
     )
     most: int | None = None  # blocks in a row, at most, where the CPU knows it
     finite: bool = False  # the padding is finite in every layer, so that masks would only guard against NaN
-    final: bool = True  # whether anyone reads the states after the chunk; in training nobody does
+    whole: bool = (
+        False  # rows are whole utterances, as in training: zeros are the states before, nobody reads those after
+    )
 
     @property
     def has_gaps(self) -> bool:

@@ -100,7 +100,7 @@ class Hydra(BlockModule):
         reads = self._after_gaps(forward, backward, state.last, blocks)
         y = join_and_gate(*reads, u, skip, z, self.norm.weight, blocks, eps=EPS)
         last = state.last
-        if blocks.final:
+        if not blocks.whole:
             last = tail(torch.cat([last.to(forward.dtype), forward], dim=1), blocks.kept, 1).to(last.dtype)
         return Step(self.out_proj(y), lengths, HydraState(conv, ssm, last))
 
