@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from samba_asr.bench import count as step_count
 from samba_asr.bench.pretend import DEVICE, OnDevice, Pretend, move
 from samba_asr.ops.device import wants_triton
 
@@ -95,3 +96,15 @@ def test_kernels_are_counted_and_not_run():
         y.sum().backward()
     assert (device.operations["triton _forward"], device.operations["triton _backward"], device.triton) == (1, 1, 2)
     assert not y.held.any()
+
+
+BEFORE = {"model/small": 3485, "model/small phones crf": 6342}  # operations at 2b248d1 (egs/bench/RESULTS.md)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("files", BEFORE)
+def test_a_training_step_of_small_takes_two_fifths_of_the_operations_that_it_took(files):
+    pytest.importorskip("triton")
+    found = step_count.main(files.split(), ["train.dtype=bfloat16"], "triton")
+    assert found["operations"] <= 0.4 * BEFORE[files]
+    assert not found["waits"]
