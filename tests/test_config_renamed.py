@@ -112,7 +112,7 @@ def test_a_mixer_has_its_own_fields_and_what_others_share_stays():
     assert load([], ["model.mixer.d_state=7", "model.mixer.name=mamba"]).model.mixer.d_state == 7
     with pytest.raises(UserError, match=r"unknown key model\.mixer\.headdim"):
         load([], ["model.mixer.name=mamba", "model.mixer.headdim=8"])
-    with pytest.raises(UserError, match=r"unknown mixer 'hydro' .*; there are: hydra, mamba, mamba2"):
+    with pytest.raises(UserError, match=r"unknown mixer 'hydro' .*; there are: hydra, longvq, mamba, mamba2"):
         load([], ["model.mixer.name=hydro"])
 
 

@@ -239,7 +239,7 @@ def test_without_texts_there_is_no_score(place, tmp_path, capsys):
     [
         (["decode.search.rescore=0.3"], "use decode.search.method=beam"),
         (["decode.search.method=beam", "decode.search.rescore=2"], "decode.search.rescore=2"),
-        (["decode.search.method=best"], "there are: beam, greedy"),
+        (["decode.search.method=best"], "there are: beam, decoder, greedy"),
         (["decode.search.method=beam", "decode.search.nbest=9"], "1 .. decode.search.beam=8"),
         (["decode.block=-3"], "decode.block=-3: give encoder frames"),
         (["decode.runtime.latency_ms=50"], "multiple of 40 ms"),
