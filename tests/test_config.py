@@ -137,6 +137,7 @@ def test_a_wrong_override_is_one_line_that_names_it(override, message):
         ("a: [1", "bad.yaml: not readable as YAML"),
         ("just words", "bad.yaml: "),
         ("optim: {lr: x}", "bad.yaml: .*'x'"),
+        ("model: {features: {sample_rate: 0}}", "sample_rate=0: from 1 to 768000"),
     ],
 )
 def test_a_wrong_file_is_one_line_that_names_it(tmp_path, text, message):

@@ -227,7 +227,7 @@ def _frame_ms(part: dict[str, Any], tree: Any) -> float:
     try:
         merged = OmegaConf.merge(tree.model, OmegaConf.create(model if isinstance(model, dict) else {}))
         return 1000 * merged.features.hop * merged.subsampling / merged.features.sample_rate
-    except OmegaConfBaseException:
+    except (OmegaConfBaseException, ZeroDivisionError):
         return ModelConfig().frame_ms  # the error is reported later, when the part is merged
 
 

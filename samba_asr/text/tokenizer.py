@@ -178,6 +178,8 @@ class BpeTokenizer:
             model = path.read_bytes()
         except OSError as error:
             raise UserError(f"{path}: cannot read the tokenizer ({error.strerror})") from error
+        if not model:  # of which sentencepiece would complain on standard error, for every piece it is asked for
+            raise UserError(f"{path}: empty, not a sentencepiece model")
         try:
             return cls(model)
         except RuntimeError as error:

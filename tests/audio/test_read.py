@@ -127,6 +127,16 @@ def test_decoders_write_nothing_on_standard_error(capfd):
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.parametrize("name", ["zeros.mp3", "ZEROS.MP3"])
+def test_a_file_that_is_mp3_by_its_name_alone_writes_nothing_on_standard_error(tmp_path, capfd, name):
+    (tmp_path / name).write_bytes(bytes(9000))
+    with pytest.raises(AudioError, match="not audio"):
+        read(tmp_path / name)
+    (tmp_path / name).write_bytes(encode(tone(1.0), "WAV"))
+    assert read(tmp_path / name).duration == 1.0
+    assert capfd.readouterr().err == ""
+
+
 # Parts
 
 

@@ -116,7 +116,7 @@ def test_bad_orders_say_what_to_do(kind, size, texts, message, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_bad_folders(tmp_path):
+def test_bad_folders(tmp_path, capfd):
     with pytest.raises(UserError, match="is this a model folder"):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").write_text('{"type": "phones", "units": []}')
@@ -129,8 +129,11 @@ def test_bad_folders(tmp_path):
     with pytest.raises(UserError, match=r"tokenizer\.model and tokenizer\.json are here"):
         load_tokenizer(tmp_path)
     (tmp_path / "tokenizer.json").unlink()
-    with pytest.raises(UserError, match="not a sentencepiece model"):
-        load_tokenizer(tmp_path)
+    for nonsense in (b"nonsense", b""):
+        (tmp_path / "tokenizer.model").write_bytes(nonsense)
+        with pytest.raises(UserError, match="not a sentencepiece model"):
+            load_tokenizer(tmp_path)
+    assert capfd.readouterr().err == ""  # nor does sentencepiece say anything by itself
 
 
 def test_a_foreign_sentencepiece_model_is_refused(tmp_path):
