@@ -30,6 +30,8 @@ Seconds = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 class TimedWord(BaseModel):
     """A word as it is shown."""
 
+    model_config = ConfigDict(strict=True)  # as the documented schema: no "1.5" for a number, no 0 for false
+
     text: str = Field(alias="word", min_length=1, max_length=200)
     start: Seconds = Field(description="seconds")
     end: Seconds = Field(description="seconds")
@@ -38,7 +40,7 @@ class TimedWord(BaseModel):
 class Wanted(BaseModel):
     """Words to show, and the limits of the subtitles."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
     words: list[TimedWord] = Field(max_length=MOST_WORDS, description="in order of time")
     format: Literal["srt", "vtt"] = "srt"
@@ -50,7 +52,17 @@ class Wanted(BaseModel):
     word_timestamps: bool = Field(default=False, description="vtt: mark the start of each word")
 
 
-@router.post("/v1/subtitles", response_class=PlainTextResponse)
+@router.post(
+    "/v1/subtitles",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "the subtitles",
+            "content": {media: {"schema": {"type": "string"}} for media in MEDIA.values()},
+        },
+        **errors.documented(errors.DETAIL, *errors.ASKED),
+    },
+)
 async def subtitles(request: Request, wanted: Wanted) -> Response:
     """Cut words into subtitles: few words a line, breaks at marks and pauses, and time to read each."""
     try:

@@ -84,3 +84,19 @@ def test_its_bounds(client, monkeypatch):
 def test_it_asks_for_the_token(start):
     client = start(tokens=("secret",))
     assert client.post("/v1/subtitles", json={"words": []}).status_code == 401
+
+
+def test_its_documentation_has_its_types_and_its_errors(client):
+    said = client.get("/openapi.json").json()["paths"]["/v1/subtitles"]["post"]["responses"]
+    assert set(said["200"]["content"]) == set(subtitles.MEDIA.values())
+    answer = client.post("/v1/subtitles")
+    assert answer.status_code == 422
+    assert set(answer.json()) == set(said["422"]["content"]["application/json"]["schema"]["properties"])
+
+
+@pytest.mark.parametrize("field", [{"word_timestamps": 0}, {"max_lines": "2"}, {"max_lines": True}, {"max_cps": "17"}])
+def test_values_have_the_documented_types(client, result, field):
+    assert client.post("/v1/subtitles", json={"words": words(result), **field}).status_code == 422
+    assert client.post("/v1/subtitles", json={"words": words(result), "max_cps": 17}).status_code == 200
+    late = {"words": [{"word": "A", "start": "1.0", "end": 2}]}
+    assert client.post("/v1/subtitles", json=late).status_code == 422
