@@ -5,9 +5,13 @@ Shapes: b rows, t time, c chunks of q steps.
 
 from __future__ import annotations
 
+import os
+
 import triton
 import triton.language as tl
 from torch import Tensor
+
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")  # as in all versions so far: 3.9 warns where nobody says it
 
 
 @triton.jit
@@ -28,6 +32,15 @@ def locate(i_b, lengths, offsets, T, Q: tl.constexpr, HAS_LENGTHS: tl.constexpr,
     if HAS_LENGTHS:
         length = tl.minimum(tl.load(lengths + i_b).to(tl.int32), room)
     return begin, room, length, slot
+
+
+@triton.jit
+def only_if(mask, condition):
+    """Return the mask where a scalar condition holds, else none of it.
+
+    `mask & condition` compiles too, but what the interpreter of triton 3.9 makes of it is int32, which it then refuses as a mask.
+    """
+    return (mask.to(tl.int32) & tl.where(condition, 1, 0)) != 0
 
 
 def count_rows(x: Tensor, offsets: Tensor | None) -> int:

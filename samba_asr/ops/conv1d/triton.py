@@ -222,7 +222,7 @@ def _backward(
     share = (i_b * tl.num_programs(1) + tl.program_id(1)) * D_ + d
     for j in range(K):  # the step whose tap j sees this one; a loop, because unrolled it spills registers
         step = at + PAST - j
-        sees = (step >= 0) & (step < length) & (at < length) & ((j <= PAST) | (step >= first))
+        sees = (step >= 0) & (step < length) & (at < length) & (step >= tl.where(j > PAST, first, 0))
         g_ = tl.load(g + (i_b * T + step)[:, None] * D_ + d[None, :], sees[:, None] & in_d[None, :], other=0.0)
         g_ = g_.to(tl.float32)
         total += tl.load(weight + d * K + j, in_d, other=0.0).to(tl.float32)[None, :] * g_

@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from samba_asr.ops.device import on_device
-from samba_asr.ops.triton import contiguous, in_step
+from samba_asr.ops.triton import contiguous, in_step, only_if
 
 STEPS = 4  # steps per program, forward
 STEPS_BACK = 16  # steps per program, backward, which writes one gradient of the weight per program
@@ -49,9 +49,9 @@ def _joined(
     row = i_b * T + step
     v = tl.zeros([BD], tl.float32)
     if HAS_LAST:
-        v += tl.load(last + i_b * D_ + d, in_d & (step == 0), other=0.0).to(tl.float32)
-    v += tl.load(forward + (row - 1) * D_ + d, in_d & (step > 0), other=0.0).to(tl.float32)
-    v += tl.load(backward + (row + 1) * D_ + d, in_d & (step + 1 < end), other=0.0).to(tl.float32)
+        v += tl.load(last + i_b * D_ + d, only_if(in_d, step == 0), other=0.0).to(tl.float32)
+    v += tl.load(forward + (row - 1) * D_ + d, only_if(in_d, step > 0), other=0.0).to(tl.float32)
+    v += tl.load(backward + (row + 1) * D_ + d, only_if(in_d, step + 1 < end), other=0.0).to(tl.float32)
     x_ = tl.load(x + row * SX + d, in_d, other=0.0).to(tl.float32)
     skip_ = tl.load(skip + row * H + d // P, in_d, other=0.0).to(tl.float32)
     if HAS_D:
@@ -211,12 +211,12 @@ def _backward(
             gz_ = gu * v * gate * (1 + z_ * (1 - gate))
             gx_, g_skip_ = gv * skip_, gv * x_
         # Gradients of the neighbors that each step read.  A neighbor that no step reads gets a zero from its own step.
-        tl.store(g_forward + (row - 1) * D_ + d, gv, in_d & (step > 0))
+        tl.store(g_forward + (row - 1) * D_ + d, gv, only_if(in_d, step > 0))
         if HAS_LAST:
-            tl.store(g_last + i_b * D_ + d, gv, in_d & (step == 0))
-        tl.store(g_forward + row * D_ + d, zero, in_d & (step == T - 1))
-        tl.store(g_backward + (row + 1) * D_ + d, gv, in_d & (step + 1 < end))
-        tl.store(g_backward + row * D_ + d, zero, in_d & ((step == begin) | (step >= length)))
+            tl.store(g_last + i_b * D_ + d, gv, only_if(in_d, step == 0))
+        tl.store(g_forward + row * D_ + d, zero, only_if(in_d, step == T - 1))
+        tl.store(g_backward + (row + 1) * D_ + d, gv, only_if(in_d, step + 1 < end))
+        tl.store(g_backward + row * D_ + d, zero, only_if(in_d, (step == begin) | (step >= length)))
         tl.store(gx + row * SGX + d, gx_, in_d)
         tl.store(gz + row * SGZ + d, gz_, in_d)
         if HEAD:  # channels of a head, a power of two: their sum is the gradient

@@ -23,7 +23,7 @@ import triton.language as tl
 from torch import Tensor
 
 from samba_asr.ops.device import on_device
-from samba_asr.ops.triton import contiguous, count_rows, count_slots, locate
+from samba_asr.ops.triton import contiguous, count_rows, count_slots, locate, only_if
 
 CHUNK = 16
 CHANNELS = 16  # per program, at most
@@ -148,7 +148,7 @@ def _forward(
         z = z + way * D_
     if HAS_DT_BIAS:
         dt_bias = dt_bias + way * D_
-    of_state = in_state & (way == 0)  # the backward direction has no initial and no final state
+    of_state = only_if(in_state, way == 0)  # the backward direction has no initial and no final state
     state = tl.zeros([BD, BN], tl.float32)
     if HAS_INITIAL:
         state = tl.load(initial + i_b * D_ * N + place, of_state, other=0.0).to(tl.float32)
@@ -234,7 +234,7 @@ def _backward(
         z, gz = z + way * D_, gz + way * D_
     if HAS_DT_BIAS:
         dt_bias = dt_bias + way * D_
-    of_state = in_state & (way == 0)  # the backward direction has no initial and no final state
+    of_state = only_if(in_state, way == 0)  # the backward direction has no initial and no final state
     g_state = tl.load(g_final + i_b * D_ * N + place, of_state, other=0.0)  # of the state after the next step
     gA_, gD_, g_bias_ = tl.zeros([BD, BN], tl.float32), tl.zeros([BD], tl.float32), tl.zeros([BD], tl.float32)
     chunks = tl.cdiv(room, Q)

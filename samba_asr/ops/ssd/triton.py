@@ -26,7 +26,7 @@ import triton.language as tl
 from torch import Tensor
 
 from samba_asr.ops.device import on_device
-from samba_asr.ops.triton import contiguous, count_rows, count_slots, in_step, locate
+from samba_asr.ops.triton import contiguous, count_rows, count_slots, in_step, locate, only_if
 
 CHUNK = 32
 STEP = 16  # steps per chunk of a short live step; the smallest tile of a product
@@ -187,7 +187,7 @@ def _forward(
     in_state = (p < P)[:, None] & (n < N)[None, :]
     of_state = in_state  # the backward direction has no initial and no final state
     if HAS_BLOCKS:
-        of_state = in_state & (way == 0)
+        of_state = only_if(in_state, way == 0)
     place = p[:, None] * N + n[None, :]
     state = tl.zeros([BP, BN], tl.float32)
     if HAS_INITIAL:
@@ -295,7 +295,7 @@ def _backward(
     in_state = (p < P)[:, None] & (n < N)[None, :]
     of_state = in_state  # the backward direction has no initial and no final state
     if HAS_BLOCKS:
-        of_state = in_state & (way == 0)
+        of_state = only_if(in_state, way == 0)
     place = p[:, None] * N + n[None, :]
     g_state = tl.zeros([BP, BN], tl.float32)
     if HAS_FINAL:
