@@ -105,11 +105,11 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
             flush=True,
         )
+    set_up(args.log)  # what loading says is in the log too
     recognizers = load(settings)  # reports a wrong model before the port is opened
     wyoming = None if args.wyoming is None else listening(args.host, args.wyoming)
     app = create_app(settings, recognizers)
     del recognizers  # the application frees replaced models
-    set_up(args.log)
     Server(app, wyoming=wyoming, host=args.host, port=args.port).run()
     return 0
 

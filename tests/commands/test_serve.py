@@ -59,6 +59,11 @@ def talk(live) -> None:
             time.sleep(0.02)
 
 
+def ready(process) -> dict:
+    """Return the event in a JSON log that says where it listens; on a machine's first run, compiling the search comes before."""
+    return next(event for event in map(json.loads, process.stderr) if event["event"] == "ready")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 @pytest.mark.parametrize("talking", [False, True])
 def test_told_to_end_it_says_first_what_it_owes(model, talking):
@@ -127,7 +132,7 @@ def test_its_log_tells_where_it_listens_and_keeps_tokens_to_itself(model, tmp_pa
     environment = {**os.environ, "SAMBA_ASR_TOKENS": "secret"}
     process = subprocess.Popen([*command, "--log", "json"], stderr=subprocess.PIPE, text=True, env=environment)
     try:
-        first = json.loads(process.stderr.readline())
+        first = ready(process)
         assert (first["event"], first["host"], first["models"]) == ("ready", "127.0.0.1", ["m"])
         assert first["url"] == f"http://127.0.0.1:{first['port']}"
         with connect(f"ws://127.0.0.1:{first['port']}/v1/stream?token=secret", compression=None) as live:
@@ -178,7 +183,7 @@ def test_it_ends_after_any_number_of_reloads(model):
     ]
     process = subprocess.Popen([*command, "--log", "json"], stderr=subprocess.PIPE, text=True)
     try:
-        first = json.loads(process.stderr.readline())
+        first = ready(process)
         with connect(f"ws://127.0.0.1:{first['port']}/v1/stream", compression=None) as live:
             live.send(json.dumps({"type": "start"}))
             assert json.loads(live.recv(timeout=30))["type"] == "ready"
@@ -208,7 +213,7 @@ def test_a_local_service_knows_its_names_alone(model):
     ]
     process = subprocess.Popen([*command, "--log", "json"], stderr=subprocess.PIPE, text=True)
     try:
-        address = f"http://127.0.0.1:{json.loads(process.stderr.readline())['port']}/v1/models"
+        address = f"http://127.0.0.1:{ready(process)['port']}/v1/models"
         assert urllib.request.urlopen(address, timeout=30).status == 200
         with pytest.raises(urllib.error.HTTPError, match="421"):
             urllib.request.urlopen(urllib.request.Request(address, headers={"Host": "evil.example"}), timeout=30)

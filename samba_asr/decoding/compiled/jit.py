@@ -1,7 +1,8 @@
 """Compilation by numba, with its cache in the user's cache folder.
 
-The first use on a machine compiles for ten seconds and more; later ones load the result.  Where the folder cannot be written,
-or what is in it is damaged, every process compiles for itself.  `NUMBA_CACHE_DIR` and `NUMBA_DISABLE_JIT` are heeded.
+The first use on a machine compiles for ten seconds and more, which the log says; later ones load the result.  Where the folder
+cannot be written, or what is in it is damaged, every process compiles for itself.  `NUMBA_CACHE_DIR` and `NUMBA_DISABLE_JIT` are
+heeded.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, TypeVar
 import numba
 import numba.core.caching
 import numba.core.config
+import numba.core.event
 
 from samba_asr.cache import cache_folder
 
@@ -79,6 +81,25 @@ def call_first(call: Callable[[], Any]) -> Any:
     return found
 
 
+class _Notice(numba.core.event.Listener):
+    """Logs one line when a function of this package begins to be compiled: whoever waits should know for what."""
+
+    def __init__(self):
+        self.said = False
+
+    def on_start(self, event: Any) -> None:
+        compiled = event.data["dispatcher"]
+        if self.said or not any(own is compiled for own in _compiled):
+            return
+        self.said = True
+        kept = isinstance(compiled._cache, numba.core.caching.FunctionCache)
+        later = "later runs load the result" if kept else f"each run does, as {_FOLDER} cannot keep the result"
+        logger.info("compiling the beam search for this machine, which takes ten seconds or more; %s", later)
+
+    def on_end(self, event: Any) -> None:
+        pass
+
+
 def _drop_caches(functions: Iterable[Any]) -> bool:
     """Use no cache from now on; returns whether there was one."""
     nothing, found = numba.core.caching.NullCache(), False
@@ -87,3 +108,6 @@ def _drop_caches(functions: Iterable[Any]) -> bool:
         found = found or isinstance(cache, numba.core.caching.FunctionCache)
         compiled._cache = nothing
     return found
+
+
+numba.core.event.register("numba:compile", _Notice())

@@ -39,6 +39,9 @@ def tables_for(files: Mapping[str, Path], make: Callable[[], Tables]) -> Tables:
     path = cache_folder() / "tables" / f"{key[:32]}.safetensors"
     if (found := _read(path, key)) is not None:
         return found
+    logger.info(
+        "making tables of the language model for the beam search, which takes some seconds; later runs load them"
+    )
     tables = make()
     try:
         write(path, tables, key)
