@@ -175,7 +175,7 @@ run_stages() {
     train "$processes"
     enough
   fi
-  if wanted 3 average; then samba-asr average --exp "$exp" --out "$exp/model" "${average[@]}"; fi
+  if wanted 3 average; then samba-asr average --exp "$exp" --out "$exp/model" --language English "${average[@]}"; fi
   if [ -n "$lm_text" ] && wanted 4 "language model"; then language_model "${settings[@]}"; fi
   for test in "${tests[@]}"; do
     for decoding in "${decodings[@]}"; do

@@ -19,6 +19,7 @@ from samba_asr.config import SEARCH_FILES, Config
 from samba_asr.decoding.ngram import is_kenlm
 from samba_asr.errors import UserError, missing_extra
 from samba_asr.models.box import box_folder
+from samba_asr.models.card import origin
 
 PREFIX = "hf:"
 ADDRESS = re.compile(r"(?:hf:)?([\w.-]{1,96}/[\w.-]{1,96})(?:@([\w./-]{1,100}))?", re.ASCII)
@@ -43,6 +44,9 @@ KNOWN = {
 }
 """Files of a model folder and their sizes in bytes, at most."""
 MOST = 100  # files of a model
+LANGUAGES = {"English": "en"}
+LICENSES = {name: name for name in ("cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc0-1.0", "apache-2.0", "mit")}
+LICENSES |= {"cc0": "cc0-1.0"}
 
 
 class Address(NamedTuple):
@@ -144,9 +148,10 @@ def card(folder: Path, license: str = "") -> str:
         library.EvalResult(task_type=task, dataset_type=name, dataset_name=name, metric_type="wer", metric_value=wer)
         for name, wer in ((name, round(found["wer"], 2)) for name, found in results.items() if "wer" in found)
     ]
+    stated = origin(folder)
     about = library.ModelCardData(
-        language="en",
-        license=license or None,
+        language=LANGUAGES.get(stated.language, stated.language if len(stated.language) in (2, 3) else None),
+        license=license or license_id(stated.license),
         library_name="samba_asr",
         pipeline_tag=task,
         tags=["mamba", "streaming"],
@@ -154,6 +159,12 @@ def card(folder: Path, license: str = "") -> str:
         eval_results=rates or None,
     )
     return f"---\n{about.to_yaml()}\n---\n\n{text}"
+
+
+def license_id(text: str) -> str | None:
+    """Return the hub's identifier of a license as a card states it (`CC BY 4.0, ...`); None if it is not a common one."""
+    name = re.split("[,;]", text)[0].strip().lower().replace(" ", "-")
+    return LICENSES.get(name)
 
 
 def hub() -> Any:

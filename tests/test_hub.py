@@ -194,6 +194,26 @@ def test_push_uploads_the_files_of_a_model_and_a_card(service, folder, tmp_path)
     assert "value: 12.89" in head
 
 
+@pytest.mark.parametrize(
+    ("stated", "found"),
+    [
+        ("CC BY 4.0, as english, from which it was made; its data may add conditions", "cc-by-4.0"),
+        ("CC0", "cc0-1.0"),
+        ("Apache-2.0", "apache-2.0"),
+        ("all rights reserved", None),
+        ("", None),
+    ],
+)
+def test_the_head_of_a_card_has_the_language_and_license_that_the_card_states(folder, tmp_path, stated, found):
+    own = shutil.copytree(folder, tmp_path / "model")
+    (own / "README.md").write_text(
+        f"- Language: {'English' if stated else 'not recorded'}\n- License of the weights: {stated}\n"
+    )
+    about = huggingface_hub.ModelCard(hub.card(own)).data
+    assert (about.license, about.language) == (found, "en" if stated else None)
+    assert huggingface_hub.ModelCard(hub.card(own, license="mit")).data.license == "mit"
+
+
 def test_push_of_what_is_no_model(tmp_path):
     with pytest.raises(UserError, match="not a model folder"):
         hub.push(tmp_path, "me/model")

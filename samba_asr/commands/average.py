@@ -43,6 +43,12 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         "configuration withholds words of low confidence)",
     )
     parser.add_argument("--no-calibrate", action="store_true", help="leave the new model without calibration")
+    parser.add_argument(
+        "--language", default="", help="for the model card (default: that of the models it is made from)"
+    )
+    parser.add_argument(
+        "--license", default="", help="license of the weights, for the model card (default: that of those models)"
+    )
     parser.set_defaults(run=run)
     return parser
 
@@ -61,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
         files=args.files,
         models=[model_folder(folder) for folder in args.models],
         dtype=torch.bfloat16 if args.bfloat16 else torch.float32,
+        language=args.language,
+        license=args.license,
     )
     logger.info("%s: the mean of %s", args.out, ", ".join(of))
     if not args.no_calibrate:

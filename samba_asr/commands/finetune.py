@@ -28,7 +28,9 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     parser.add_argument(
         "--minutes", type=float, default=20.0, metavar="N", help="maximum duration of training (default: %(default)g)"
     )
-    parser.add_argument("--license", default="", help="license of the new weights, for the model card")
+    parser.add_argument(
+        "--license", default="", help="license of the new weights, for the model card (default: the old model's)"
+    )
     add_settings(parser, "settings of training, such as optim.lr=0.0001")
     parser.set_defaults(run=run)
     return parser

@@ -26,7 +26,8 @@ from samba_asr.errors import UserError
 from samba_asr.evaluation.calibrate import calibrate
 from samba_asr.evaluation.evaluate import Evaluation, evaluate
 from samba_asr.hub import model_folder
-from samba_asr.models.folder import Card, load_model, record_result
+from samba_asr.models.card import Card, inherited_license, origin
+from samba_asr.models.folder import load_model, record_result
 from samba_asr.text.normalize import upper
 from samba_asr.text.numbers import spoken
 from samba_asr.text.units import Tokenizer
@@ -51,7 +52,7 @@ class FinetuneOptions:
     minutes   maximum duration of training
     prepare   checks of the corpus; utterances with problems are left out by default
     settings  overrides of the training configuration
-    license   of the new weights, for the model card
+    license   of the new weights, for the model card (default: that of the old model)
     """
 
     init: Path | str = "english"
@@ -174,7 +175,7 @@ def _calibrated(model: Path, manifest: Path) -> bool:
 
 
 def _card(found: Finetuned, corpus: Path | str, manifests: dict[str, Path], options: FinetuneOptions) -> str:
-    """Return the model card: data, scores, date, license."""
+    """Return the model card: data, scores, language, date, license."""
     sets = {name: read_manifest(path) for name, path in manifests.items()}
     hours = {name: sum(u.duration or 0.0 for u in some) / 3600 for name, some in sets.items()}
     speakers = len({u.speaker for u in sets["train"] if u.speaker})
@@ -193,12 +194,13 @@ def _card(found: Finetuned, corpus: Path | str, manifests: dict[str, Path], opti
         *rows,
     ]
     data = f"{corpus}: {len(sets['train'])} utterances, {60 * hours['train']:.1f} minutes{known}"
-    loaded = load_model(found.model)
+    loaded, old = load_model(found.model), origin(model_folder(options.init))
     return Card(
         trained_on=data,
         made_from=f"{options.init}, with whose weights the result was averaged",
         scores="\n".join(scores),
-        license=options.license,
+        language=old.language,
+        license=options.license or inherited_license([old]),
         date=datetime.date.today().isoformat(),
         calibrated=found.calibrated,
     ).text(loaded.model, loaded.config)

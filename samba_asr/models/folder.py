@@ -3,7 +3,7 @@
 config.yaml         the whole configuration (samba_asr.config), with its version
 model.safetensors   weights, float32 or bfloat16; it cannot contain code
 tokenizer.*         samba_asr.text.tokenizer
-README.md           model card: description, training data, expected accuracy
+README.md           model card: data, error rates, language, date, license (samba_asr.models.card)
 results.json        scores by name, each with its test set and decoding (`samba-asr decode --record NAME`)
 confidence.json     calibration of confidences (`samba-asr calibrate`); with --graph also lattice.safetensors, a small network
 """
@@ -14,7 +14,7 @@ import datetime
 import json
 import shutil
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from samba_asr.errors import UserError
 from samba_asr.models import weights
 from samba_asr.models.asr import AsrModel
 from samba_asr.models.box import is_boxed
+from samba_asr.models.card import Card, update_rates, write_card
 from samba_asr.models.loaded import LoadedModel, search_file
 from samba_asr.text.tokenizer import Tokenizer, load_tokenizer
 
@@ -46,11 +47,17 @@ NEURAL_LM = "mamba_lm"  # folder of a Mamba language model in the folder of a re
 
 
 def save_model(
-    folder: Path, model: AsrModel, config: Config, tokenizer: Tokenizer, dtype: torch.dtype = torch.float32
+    folder: Path,
+    model: AsrModel,
+    config: Config,
+    tokenizer: Tokenizer,
+    dtype: torch.dtype = torch.float32,
+    card: Card | None = None,
 ) -> None:
-    """Write a model folder, without scores and calibration.  Existing files are replaced, except README.md.
+    """Write a model folder, without scores and calibration.  Existing files are replaced, except a README.md of one's own.
 
     dtype: of matrices in the file.  Vectors keep their dtype: they are small, and decays and steps must be exact.
+    card: what it says of data and origin.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,9 +76,10 @@ def save_model(
     (folder / "results.json").write_text("{}\n")
     for name in ("confidence.json", "lattice.safetensors"):  # of other weights
         (folder / name).unlink(missing_ok=True)
-    if not (folder / "README.md").exists():
-        data = ", ".join(Path(p).stem for p in config.data.train)
-        (folder / "README.md").write_text(Card(data, date=datetime.date.today().isoformat()).text(model, config))
+    data = ", ".join(Path(p).stem for p in config.data.train)
+    card = card or Card()
+    card = replace(card, trained_on=card.trained_on or data, date=card.date or datetime.date.today().isoformat())
+    write_card(folder, card.text(model, config))
 
 
 def copy_search_files(decode: DecodeConfig, source: Path, target: Path) -> DecodeConfig:
@@ -136,7 +144,7 @@ def read_encoder(folder: Path, model: AsrModel) -> list[str]:
 
 
 def record_result(folder: Path, name: str, scores: dict[str, Any]) -> None:
-    """Write `scores` under `name` to the folder's results.json.  Older scores of that name are replaced."""
+    """Write `scores` under `name` to the folder's results.json, and to its card.  Older scores of that name are replaced."""
     path = Path(folder) / "results.json"
     try:
         results = json.loads(path.read_text()) if path.exists() else {}
@@ -144,52 +152,9 @@ def record_result(folder: Path, name: str, scores: dict[str, Any]) -> None:
         part = path.with_name("results.json.part")
         part.write_text(json.dumps(results, indent=2) + "\n")
         part.replace(path)
+        update_rates(Path(folder), results)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path}: cannot record {name!r} there ({error})") from None
-
-
-@dataclass(frozen=True)
-class Card:
-    """Content of a model card.
-
-    trained_on  data, with its amount if known
-    made_from   model whose weights training started with
-    scores      error rates, with their test sets
-    calibrated  whether the confidences are probabilities; None if that is not known yet
-    """
-
-    trained_on: str = ""
-    made_from: str = ""
-    scores: str = ""
-    license: str = ""
-    date: str = ""
-    calibrated: bool | None = None
-
-    def text(self, model: AsrModel, config: Config) -> str:
-        """Return the card in Markdown, with what the model itself says."""
-        parameters, m = sum(p.numel() for p in model.parameters()), config.model
-        confidences = {
-            True: "calibrated on held-out speech",
-            False: "not calibrated (`samba-asr calibrate`)",
-            None: "calibrated if the folder has a confidence.json",
-        }
-        return f"""# A samba_asr model
-
-{parameters:,} parameters; {m.layers} layers of d_model {m.d_model}, mixer {m.mixer.name}, decoder layers {m.decoder.layers};
-{m.features.sample_rate} Hz audio; tokenizer {config.tokenizer.kind} of {m.vocab_size} units.
-
-- Date: {self.date or "not recorded"}
-- Trained on: {self.trained_on or "not recorded"}
-- Made from: {self.made_from or "nothing, or not recorded"}
-- Confidences: {confidences[self.calibrated]}
-- License of the weights: {self.license or "not stated; those of its data and of its old model bind it"}
-
-Use: `samba-asr transcribe --model FOLDER FILE...`
-
-## Error rates
-
-{self.scores or "See results.json, which `samba-asr decode --record NAME` writes; without it, none were measured."}
-"""
 
 
 def load_model(folder: Path, device: torch.device | str = "cpu") -> LoadedModel:

@@ -21,6 +21,7 @@ from samba_asr.data.teacher import TeacherFrames
 from samba_asr.data.unknown import in_the_case_of
 from samba_asr.errors import UserError
 from samba_asr.models.asr import AsrModel
+from samba_asr.models.card import write_origin
 from samba_asr.models.deepen import deepen
 from samba_asr.models.folder import copy_search_files, load_model, read_encoder
 from samba_asr.models.pronouncer import load_pronouncer
@@ -76,6 +77,8 @@ def _run(
     if ranks.rank == 0:
         if init and not new_tokenizer and not has_tokenizer(folder):
             load_tokenizer(init).save(folder)
+        if init:
+            write_origin(folder, init)
         # For the averaged model.  Training reads none of these files, so the other ranks do not need this configuration.
         config = dataclasses.replace(config, decode=copy_search_files(config.decode, init or folder, folder))
         prepare_tokenizer(folder, config.tokenizer, sets.train)

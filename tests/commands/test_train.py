@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+import re
 
 import numpy as np
 import pytest
@@ -176,7 +177,7 @@ def test_what_the_user_can_mend_is_a_user_error(exp, change, message):
 
 def test_training_may_begin_with_a_model(exp, tmp_path):
     folder, options = exp
-    call("average", "--exp", folder, "--out", tmp_path / "model")
+    call("average", "--exp", folder, "--out", tmp_path / "model", "--language", "German", "--license", "CC0")
     few = [o for o in options if o.startswith("data.")]  # its configuration is the model's own
     (tmp_path / "model/books.arpa").write_text("its language model")
     few.append("decode.lm=books.arpa")
@@ -191,6 +192,14 @@ def test_training_may_begin_with_a_model(exp, tmp_path):
     assert "resuming at epoch 2" in (tmp_path / "tuned/log.txt").read_text()
     call("average", "--exp", tmp_path / "tuned", "--out", tmp_path / "new")  # with what its search settings name
     assert (tmp_path / "new/books.arpa").read_text() == "its language model"
+    card = (tmp_path / "new/README.md").read_text()
+    for line in (
+        "- Language: German",
+        "- Made from: model",
+        "- License of the weights: CC0, as model, from which it was made; its data may add conditions",
+    ):
+        assert f"\n{line}\n" in card
+    assert re.search(r"\n- Trained on: \S+/corpus\.jsonl \(\d+ utterances, 0\.\d\d h\)\n", card)
 
 
 def test_a_model_may_become_deeper(exp, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 from dataclasses import replace
 
@@ -12,6 +13,8 @@ from safetensors.torch import load_file, save_file
 from samba_asr.config import Config
 from samba_asr.errors import UserError
 from samba_asr.models.asr import AsrModel
+from samba_asr.models.box import box_folder
+from samba_asr.models.card import Card, Origin, origin
 from samba_asr.models.folder import load_model, record_result, save_model
 from samba_asr.text.tokenizer import CharTokenizer
 from tests.models.tiny import FRAME, noise, tiny
@@ -83,6 +86,47 @@ def test_the_card_says_what_the_model_is(saved):
     card = (folder / "README.md").read_text()
     assert f"{sum(p.numel() for p in model.parameters()):,} parameters" in card
     assert "mixer hydra" in card
+    assert f"- Date: {datetime.date.today().isoformat()}" in card
+
+
+def test_the_card_has_the_error_rates_that_are_recorded(saved):
+    folder, model, config = saved
+    assert "None were measured" in (folder / "README.md").read_text()
+    record_result(folder, "test-offline", {"wer": 8.237, "interval": [7.1, 9.3], "data": "test"})
+    record_result(folder, "dev", {"wer": 7.0})
+    rates = (folder / "README.md").read_text().partition("## Error rates")[2]
+    assert "| test-offline | test | 8.24 % | 7.10 to 9.30 |" in rates
+    assert "| dev |  | 7.00 % |  |" in rates
+    save_model(folder, model, config, TOKENIZER, card=Card(license="CC0"))  # other weights
+    card = (folder / "README.md").read_text()
+    assert "- License of the weights: CC0" in card
+    assert "8.24" not in card
+    assert "None were measured" in card
+
+
+def test_error_rates_do_not_touch_a_readme_of_ones_own(saved):
+    folder, _, _ = saved
+    (folder / "README.md").write_text("# Mine\n\n## Error rates\n\nfew\n")
+    record_result(folder, "test", {"wer": 8.2})
+    assert (folder / "README.md").read_text() == "# Mine\n\n## Error rates\n\nfew\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "language", "license"),
+    [
+        ("---\nlanguage: de\nlicense: mit\n---\n\n# A model\n", "de", "mit"),
+        ("# A model\n\n- Language: English\n- License of the weights: CC BY 4.0\n", "English", "CC BY 4.0"),
+        ("- Language: not recorded\n- License of the weights: not stated; those of its data bind it\n", "", ""),
+        ("license: mit\n", "", ""),
+    ],
+)
+def test_what_a_card_states_is_read(tmp_path, text, language, license):
+    (tmp_path / "README.md").write_text(text)
+    assert origin(tmp_path) == Origin(tmp_path.name, language, license)
+
+
+def test_the_card_of_the_shipped_model_states_language_and_license():
+    assert origin(box_folder("english")) == Origin("english", "English", "CC BY 4.0")
 
 
 # --- what is broken
