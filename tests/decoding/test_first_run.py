@@ -28,6 +28,10 @@ def twice(x):
 @jit
 def fourfold(x):
     return twice(twice(x))
+
+@jit
+def half(x):
+    return x / 2
 """
 CALLS = """
 import logging, sys
@@ -39,14 +43,15 @@ print("foreign", foreign(1))
 print("begins")
 print(fourfold(10), twice(21.0))
 """
+REST = "from functions import half; print(half(2))"
 
 
-def first_call(cache: Path, module: Path) -> list[str]:
+def first_call(cache: Path, module: Path, more: str = "") -> list[str]:
     """Compile and call functions in a process of its own; returns the lines of its log and output, in order."""
     (module / "functions.py").write_text(FUNCTIONS)
     env = {**os.environ, "SAMBA_ASR_CACHE": str(cache), "PYTHONPATH": f"{ROOT}:{module}"}
     env.pop("NUMBA_CACHE_DIR", None)
-    done = subprocess.run([sys.executable, "-c", CALLS], env=env, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", CALLS + more], env=env, capture_output=True, text=True, check=True)
     return done.stdout.splitlines()
 
 
@@ -56,6 +61,7 @@ def test_it_says_once_that_it_compiles_and_later_runs_do_not(tmp_path):
     assert "compiling the beam search" in said
     assert "later runs load" in said
     assert first_call(tmp_path / "cache", tmp_path) == [foreign, begins, result]
+    assert first_call(tmp_path / "cache", tmp_path, REST) == [foreign, begins, result, "1.0"]  # a small rest
 
 
 def test_without_a_folder_to_write_it_says_that_every_run_compiles(tmp_path):

@@ -91,6 +91,10 @@ class _Notice(numba.core.event.Listener):
         compiled = event.data["dispatcher"]
         if self.said or not any(own is compiled for own in _compiled):
             return
+        if any(
+            own.stats.cache_hits for own in _compiled
+        ):  # a rest, such as what only live sessions call: a second or two
+            return
         self.said = True
         kept = isinstance(compiled._cache, numba.core.caching.FunctionCache)
         later = "later runs load the result" if kept else f"each run does, as {_FOLDER} cannot keep the result"
