@@ -94,6 +94,8 @@ class Recognizer:
         sure: maps evidence to confidence, default the model folder's calibration, if it has one, and its graph network.
             Without a calibration, or with `raw`, decode.endpoint.confidence is ignored: such confidences are no probabilities.
         """
+        if isinstance(loaded, str | os.PathLike):
+            raise UserError(f"Recognizer({str(loaded)!r}): to load a model by name or folder, call Recognizer.load")
         self.model, self.tokenizer, self.config, _ = loaded
         self.decode = decode or self.config.decode
         self.runtime = build(loaded, self.decode.runtime, gaps=bool(self.decode.vad.method))
@@ -265,7 +267,7 @@ class Recognizer:
         source: path, bytes or file object of any container, rate and number of channels; or an array (s,), or an iterable of
             arrays such as `samba_asr.audio.microphone.Microphone`.
         rate: samples a second of arrays; default that of the iterable, or else the model's.
-        chunk_ms: ms of a file that are read at a time (default 10 s); it never changes the result.
+        chunk_ms: ms of a file that are read at a time, default 10 s, or for partials the latency; it never changes the result.
         on_block: called after every chunk with the seconds received so far; an error in it ends the work.
         longest: seconds.  UserError as soon as more are decoded.
         channel: channel of a file, 1 is the first (default: the mix of all).
@@ -274,6 +276,8 @@ class Recognizer:
         AudioError (a UserError) if a file cannot be read.  Truncated for a cut or damaged file, after the events of the part
         before the damage.
         """
+        if partials and chunk_ms is None:
+            chunk_ms = latency_ms
         options: dict[str, Any] = {"latency_ms": latency_ms, "hotwords": hotwords, "turns": turns, "partials": partials}
         options |= {"text": text, "digits": digits, "ahead": ahead}
         return advanced(self, self._fed(source, rate, chunk_ms, channel, longest, on_block, options))

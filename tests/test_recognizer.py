@@ -21,6 +21,7 @@ from samba_asr.errors import UserError
 from samba_asr.models.box import box_folder
 from samba_asr.models.folder import LoadedModel
 from samba_asr.recognizer import Recognizer
+from samba_asr.session import Partial
 from samba_asr.stream import Stream
 from tests.audio.sounds import encode
 from tests.support.sound import RATE, noise
@@ -246,3 +247,19 @@ def test_one_hotword_may_be_a_string(recognizer):
     for wrong in (5, [1, 2], b"CAB", {3: 1.0}, [None]):
         with pytest.raises(UserError, match=r"hotwords=.*: give a phrase, a list of phrases, or"):
             beam.hotwords(wrong)
+
+
+def test_a_name_in_place_of_a_loaded_model_is_refused_with_the_way_to_load_it():
+    with pytest.raises(UserError, match=r"Recognizer\('english'\): .*call Recognizer\.load"):
+        Recognizer("english")  # pyright: ignore[reportArgumentType]
+
+
+def test_listening_to_a_file_reports_partials_at_the_latency(recognizer):
+    """So a file shows how its text grows, as a microphone would, unless the caller chooses the pieces."""
+    seen, whole, file = [], [], io.BytesIO()
+    soundfile.write(file, noise(3.0), RATE, format="WAV", subtype="FLOAT")
+    events = list(recognizer.listen(file.getvalue(), latency_ms=320, on_block=seen.append))
+    assert len(seen) > 8
+    assert len([event for event in events if isinstance(event, Partial)]) > 3
+    list(recognizer.listen(file.getvalue(), latency_ms=320, chunk_ms=3000, on_block=whole.append))
+    assert len(whole) == 1
