@@ -50,7 +50,7 @@ def write_shards(
     """Write the utterances, in their order, to shards of about `size` bytes each.
 
     A whole file is copied byte by byte; a part of a file is written as FLAC of 16 bits.  Utterances that cannot be read are
-    left out and returned.  UserError for ids that occur twice, and if `out` holds the shards of other utterances.
+    left out and returned.  UserError for ids that occur twice, and if `out` holds other shards or another manifest.
     progress: (utterances done, in total).
     """
     if not utterances:
@@ -94,6 +94,8 @@ def _same_plan(utterances: Sequence[Utterance], out: Path, size: int) -> None:
             raise UserError(f"{out}: holds part of the shards of another manifest: choose another folder, or delete it")
     elif any(out.glob("*.tar")):
         raise UserError(f"{out}: holds shards already: choose another folder, or delete them")
+    elif (out / MANIFEST).exists():
+        raise UserError(f"{out}: holds a {MANIFEST} that shards would replace: choose another folder")
     else:
         plan.write(there, wanted)
 

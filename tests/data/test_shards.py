@@ -293,6 +293,14 @@ def test_a_folder_of_other_shards_is_refused(tmp_path, corpus):
         write_shards(corpus[:2], tmp_path / "out")
 
 
+def test_the_manifest_of_another_corpus_is_not_replaced(tmp_path, corpus):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "manifest.jsonl").write_text("{}")
+    with pytest.raises(UserError, match=r"out: holds a manifest\.jsonl"):
+        write_shards(corpus, tmp_path / "out")
+    assert (tmp_path / "out" / "manifest.jsonl").read_text() == "{}"
+
+
 def test_an_unreadable_utterance_is_left_out_and_named(tmp_path, corpus):
     (tmp_path / "2.flac").write_bytes(b"nothing")
     written = write_shards(corpus, tmp_path / "out")
