@@ -14,6 +14,12 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when a kernel is defined
 
 
+@pytest.fixture(autouse=True)
+def subnormal_numbers() -> None:
+    """Each test begins with subnormal numbers: onnxruntime's first session turns them off, and hypothesis needs them."""
+    torch.set_flush_denormal(False)
+
+
 @pytest.fixture
 def poisoned_empty(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch.empty, empty_like and new_empty give NaN: code that reads memory before writing it is found out."""

@@ -22,7 +22,8 @@ def session(path: Path | str, extra: str, threads: int = 1) -> Any:
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     # Threads that spin while they wait are faster only as long as nothing else runs.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")  # denormal numbers are slow, and say nothing
+    # Subnormal numbers are slow, and say nothing.  onnxruntime turns them off in the thread that makes its first session, too.
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
