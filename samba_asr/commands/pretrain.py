@@ -10,7 +10,7 @@ from samba_asr.commands.train import configured
 
 if TYPE_CHECKING:
     from samba_asr.config import Config
-    from samba_asr.models.encoder import AcousticModel
+    from samba_asr.models.acoustic import AcousticModel
 
 
 def add_parser(subparsers) -> argparse.ArgumentParser:

@@ -22,7 +22,7 @@ from samba_asr.data.manifest import Utterance
 from samba_asr.decoding.align import align
 from samba_asr.errors import UserError
 from samba_asr.evaluation.testset import frames as frames_of
-from samba_asr.models.encoder import AcousticModel
+from samba_asr.models.acoustic import AcousticModel
 from samba_asr.models.latents import layer_outputs
 from samba_asr.recognizer import Recognizer
 

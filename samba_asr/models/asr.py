@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from samba_asr.audio.features import LogMel
 from samba_asr.config import ModelConfig
 from samba_asr.errors import UserError
+from samba_asr.models.acoustic import AcousticModel
 from samba_asr.models.decoder import MambaDecoder
-from samba_asr.models.encoder import AcousticModel
 from samba_asr.models.heads import heads
 
 

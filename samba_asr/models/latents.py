@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from samba_asr.errors import UserError
-from samba_asr.models.encoder import AcousticModel
+from samba_asr.models.acoustic import AcousticModel
 from samba_asr.ops.blocks import lay_blocks
 
 

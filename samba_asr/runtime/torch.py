@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from samba_asr.models.acoustic import AcousticState
 from samba_asr.models.asr import AsrModel
-from samba_asr.models.encoder import AcousticState
 from samba_asr.ops.device import wants_triton
 from samba_asr.runtime.base import AcousticRuntime, Frames, Latency
 from samba_asr.runtime.graphs import LayerGraphs

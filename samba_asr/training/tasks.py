@@ -24,8 +24,8 @@ from samba_asr.data.manifest import Utterance
 from samba_asr.data.text import TextSet
 from samba_asr.data.unknown import unknown_words
 from samba_asr.errors import UserError
+from samba_asr.models.acoustic import AcousticModel
 from samba_asr.models.asr import AsrModel
-from samba_asr.models.encoder import AcousticModel
 from samba_asr.models.lm import MambaLm
 from samba_asr.runtime.base import latency_of
 from samba_asr.text.tokenizer import Tokenizer

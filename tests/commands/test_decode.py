@@ -16,7 +16,7 @@ import torch
 from samba_asr.commands import score
 from samba_asr.data.manifest import Utterance, read_manifest, write_manifest
 from samba_asr.errors import UserError
-from samba_asr.models.encoder import AcousticModel
+from samba_asr.models.acoustic import AcousticModel
 from samba_asr.models.folder import load_model
 from samba_asr.training.evaluate import greedy
 from tests.support.decode import run_decode as call

@@ -10,7 +10,7 @@ from samba_asr.data.manifest import Utterance
 from samba_asr.errors import UserError
 from samba_asr.evaluation import probe as module
 from samba_asr.evaluation.probe import Labelled, nearest_phones, probe, ridge
-from samba_asr.models.encoder import AcousticModel
+from samba_asr.models.acoustic import AcousticModel
 from samba_asr.models.latents import layer_outputs
 from tests.models.tiny import FRAME, noise, tiny
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from samba_asr.errors import UserError
+from samba_asr.models.acoustic import AcousticModel
 from samba_asr.models.asr import AsrModel
-from samba_asr.models.encoder import AcousticModel, Encoder, EncoderLayer
+from samba_asr.models.encoder import Encoder, EncoderLayer
 from samba_asr.ops.blocks import lay_blocks
 from samba_asr.streaming import Stack, leaves, stack_rows
 from tests.contract import AtBlock, InBlocks, awake, verify_streaming

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from samba_asr.config import MIXERS, Mamba2Config, mixer_config
-from samba_asr.models.encoder import AcousticModel, Encoder, EncoderLayer
+from samba_asr.models.acoustic import AcousticModel
+from samba_asr.models.encoder import Encoder, EncoderLayer
 from samba_asr.nn.mixers import Hydra, build_mixer, mixers
 from samba_asr.ops.blocks import elapse, lay_blocks
 from samba_asr.streaming import leaves

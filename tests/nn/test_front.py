@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from samba_asr.errors import UserError
-from samba_asr.models.encoder import AcousticModel
+from samba_asr.models.acoustic import AcousticModel
 from samba_asr.nn.front import build_front, fronts
 from tests.contract import AtBlock, verify_streaming
 from tests.models.tiny import noise, tiny

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from samba_asr.config import Config
 from samba_asr.errors import UserError
-from samba_asr.models.encoder import AcousticModel
+from samba_asr.models.acoustic import AcousticModel
 from samba_asr.training.objectives.base import BatchFields, Outcome, objectives
 from samba_asr.training.objectives.pretraining import Pretraining, Sums, check_spans, cover, draw_hidden, sum_of_frames
 from samba_asr.training.score import Score

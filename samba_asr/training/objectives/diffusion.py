@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samba_asr.config import Config
-from samba_asr.models.encoder import AcousticModel
+from samba_asr.models.acoustic import AcousticModel
 from samba_asr.streaming import mask, valid_mask
 from samba_asr.training.objectives.base import BatchFields, Outcome, objectives
 from samba_asr.training.objectives.pretraining import Pretraining, Sums

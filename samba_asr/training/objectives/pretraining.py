@@ -14,7 +14,7 @@ from torch import Tensor
 
 from samba_asr.config import Config, ModelConfig, PretrainConfig
 from samba_asr.errors import UserError
-from samba_asr.models.encoder import AcousticModel
+from samba_asr.models.acoustic import AcousticModel
 from samba_asr.streaming import mask
 from samba_asr.training.objectives import transforms
 from samba_asr.training.objectives.base import BatchFields, Objective, draw_block
