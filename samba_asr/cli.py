@@ -94,7 +94,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status."""
-    # Read when numpy is imported.  Its products are small here: a second thread only waited, 40 % of the time of a file's CPU.
+    # numpy reads it when it is imported.  Its products are small here: a second thread costs a fifth of a file's CPU time.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     args = parse(gathered(sys.argv[1:] if argv is None else argv))
     for stream in (sys.stdout, sys.stderr):  # a file name may hold any bytes, and a console any encoding

@@ -126,7 +126,7 @@ def local(args: argparse.Namespace, rate: int, hotwords: Mapping[str, float], on
     from samba_asr.commands.search_options import load_recognizer
 
     recognizer = load_recognizer(args.model, args.device, needs=["hotwords"] if hotwords else [])
-    recognizer.warm()  # a first compilation takes seconds, in which nobody should speak
+    recognizer.warm()  # the first compilation takes seconds; speech in that time would have to wait
     session = recognizer.session(
         rate, latency_ms=args.latency_ms, hotwords=hotwords or None, text=args.text or "written", digits=not args.no_itn
     )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 STREAM_LATENCY_MS = 640.0
 FORMATS = ("text", "json", "srt", "vtt", "ctm", "textgrid")  # samba_asr.formats.FORMATS, by test
-MOST_JOBS = 4  # where nobody says: more threads wait for Python's lock
+MOST_JOBS = 4  # without --jobs; more threads would wait for Python's lock
 SINGLE = ("srt", "vtt", "textgrid")  # formats of which two files cannot stand in one
 
 

@@ -72,7 +72,7 @@ Use: `samba-asr transcribe --model FOLDER FILE...`
 
 @dataclass(frozen=True)
 class Origin:
-    """What the card of a model says about it, for those that are made from it; "" where it says nothing."""
+    """Name, language and license of a model by its card, for the cards of models made from it; "" where it has none."""
 
     name: str = ""
     language: str = ""

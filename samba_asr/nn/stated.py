@@ -27,7 +27,7 @@ from samba_asr.ops.flat.triton import Joined, Raw, join, join_backward, scan, sc
 
 
 class Rows(NamedTuple):
-    """What the kernels know of rows and blocks."""
+    """Rows and blocks, as the kernels take them."""
 
     b: int
     lengths: Tensor | None  # (b,)
@@ -39,7 +39,7 @@ def _rows(blocks: Blocks) -> Rows:
 
 
 class Mixing(NamedTuple):
-    """What the mixer's function needs besides tensors with a gradient."""
+    """Arguments of the mixer's function that have no gradient."""
 
     rows: Rows
     into: Copies
@@ -123,7 +123,7 @@ def _shape(x: Tensor, how: Mixing | Convolving, weight: Tensor) -> Shape:
 
 
 class Convolving(NamedTuple):
-    """What the convolution's function needs besides tensors with a gradient."""
+    """Arguments of the convolution's function that have no gradient."""
 
     rows: Rows
     expand: Copies

@@ -39,9 +39,7 @@ class Blocks(NamedTuple):
     )
     most: int | None = None  # blocks in a row, at most, where the CPU knows it
     finite: bool = False  # the padding is finite in every layer, so that masks would only guard against NaN
-    whole: bool = (
-        False  # rows are whole utterances, as in training: zeros are the states before, nobody reads those after
-    )
+    whole: bool = False  # rows are whole utterances: their states begin as zeros, and the last ones are not used
 
     @property
     def has_gaps(self) -> bool:

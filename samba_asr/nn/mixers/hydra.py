@@ -40,7 +40,7 @@ class HydraState(NamedTuple):
 
 
 class HydraInputs(NamedTuple):
-    """What the scans of a chunk read, and its gate.  Axis w: forward, backward."""
+    """Inputs of the scans of a chunk, and its gate.  Axis w: forward, backward."""
 
     u: Tensor  # (b, t, d_inner)
     dt: Tensor  # (b, t, w, h) step sizes, positive

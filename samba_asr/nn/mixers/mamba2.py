@@ -37,7 +37,7 @@ class Mamba2State(NamedTuple):
 
 
 class Mamba2Inputs(NamedTuple):
-    """What the scan of a chunk reads, and its gate."""
+    """Inputs of the scan of a chunk, and its gate."""
 
     u: Tensor  # (b, t, h, p)
     dt: Tensor  # (b, t, h) step sizes, positive
