@@ -12,6 +12,7 @@ from samba_asr.training.objectives.diffusion import MEASURED, STEPS, Diffusion, 
 from samba_asr.training.objectives.pretraining import new_encoder
 from tests.contract import awake
 from tests.models.tiny import FRAME, batch, noise, tiny
+from tests.support.pretraining import losses, with_and_without_nan_in_the_padding
 
 
 def make(**changes):
@@ -22,10 +23,6 @@ def make(**changes):
 
 def draws(seed=1):
     return torch.Generator().manual_seed(seed)
-
-
-def losses(model, speech, seed=1):
-    return model(speech, block=2, generator=draws(seed)).loss
 
 
 def test_the_schedule_is_the_cosine():
@@ -98,15 +95,9 @@ def test_in_blocks_of_one_nothing_later_is_used():
 
 
 def test_nothing_behind_the_end_reaches_anything():
-    model, clean, found = make(), batch(), []
-    behind = torch.arange(clean.audio.shape[1]) >= clean.lengths[:, None]
-    for audio in (clean.audio, clean.audio.masked_fill(behind, float("nan"))):
-        model.zero_grad()
-        loss = losses(model, clean._replace(audio=audio))
-        loss.sum().backward()
-        found.append([loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
-    assert len(found[0]) > 20
-    for a, b in zip(*found, strict=True):
+    plain, poisoned = with_and_without_nan_in_the_padding(make())
+    assert len(plain) > 20
+    for a, b in zip(plain, poisoned, strict=True):
         assert torch.equal(a, b)
 
 
