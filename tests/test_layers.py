@@ -20,7 +20,7 @@ OUTSIDE = ("conf", "recipes", "serve")  # installed as samba_asr.conf, ...
 LEVELS = (  # a room imports itself and rooms of lower levels, never one beside it
     {"errors"},
     {"subtitles"},
-    {"cache", "collector", "config", "device", "plot", "registry", "streaming", "threads"},
+    {"cache", "collector", "config", "device", "plot", "registry", "streaming", "tensor_file", "threads"},
     {"ops", "audio", "text", "metrics", "conf"},
     {"nn", "data"},
     {"models", "recipes"},

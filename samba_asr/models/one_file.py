@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,11 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from samba_asr.errors import UserError
+from samba_asr.tensor_file import parse
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_TYPES = {"F32": np.float32, "F16": np.float16, "I8": np.int8}  # of safetensors, as far as `write` uses them
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
@@ -46,26 +44,11 @@ def refused(path: Path, of: str, trained_by: str) -> Iterator[None]:
     """Turn an error inside the block into a UserError; arguments as of `opened`."""
     try:
         yield
-    except (OSError, KeyError, ValueError, RuntimeError, TypeError) as error:
+    except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path}: not a model of {of} ({reason}): train one with {trained_by}") from None
 
 
 def arrays(path: Path) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    """Return the metadata and the tensors, of their own types; without the package safetensors, which wants torch.
-
-    The file has the size of its head in 8 bytes, the head as JSON, and the tensors (safetensors' README, "Format").
-    OSError for a missing file, ValueError or KeyError for another one.
-    """
-    content = path.read_bytes()
-    begin = 8 + int.from_bytes(content[:8], "little")
-    if not 8 < begin <= len(content):
-        raise ValueError("no head of safetensors")
-    head = json.loads(content[8:begin])
-    about = head.pop("__metadata__", {})
-    found = {}
-    for name, entry in head.items():
-        start, end = entry["data_offsets"]
-        data = np.frombuffer(content[begin + start : begin + end], _TYPES[entry["dtype"]])
-        found[name] = data.reshape(entry["shape"])
-    return about, found
+    """Return the metadata and the tensors, of their own types.  OSError for a missing file; other errors as of `parse`."""
+    return parse(path.read_bytes())

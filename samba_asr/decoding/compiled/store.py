@@ -4,7 +4,7 @@ Making them from a language model and a lexicon takes seconds and hundreds of me
 were made from, so another model, lexicon or version has another file.  A file that is cut or foreign is made again.  Without the
 right or the room to write, tables stay in memory.
 
-The format is that of safetensors: the length of the header (8 bytes), the header as JSON, the arrays.
+The format is that of safetensors (`samba_asr.tensor_file`).
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ import numpy as np
 
 from samba_asr.cache import cache_folder
 from samba_asr.decoding.compiled.tables import Grams, Strings, Tables, Tree, fixed
+from samba_asr.tensor_file import TYPES, parse
 
 logger = logging.getLogger(__name__)
 
 FORMAT = 1
 """Version of the tables and of what they mean; a change makes all files anew."""
 MOST = 400 << 20  # bytes in the folder; the files that were not used for longest are deleted
-TYPES = {"F64": "<f8", "F32": "<f4", "I64": "<i8", "I32": "<i4", "U8": "|u1", "BOOL": "|b1"}
 NAMES = {np.dtype(code): name for name, code in TYPES.items()}
 
 
@@ -95,13 +95,9 @@ def _read(path: Path, key: str) -> Tables | None:
     try:
         with path.open("rb") as file:
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        start = 8 + int.from_bytes(mapped[:8], "little")
-        header = json.loads(mapped[8:start])
-        if header.pop("__metadata__")["key"] != key:
+        about, arrays = parse(mapped)
+        if about["key"] != key:
             return None
-        if len(mapped) != start + max(some["data_offsets"][1] for some in header.values()):
-            return None
-        arrays = {name: _array(mapped, start, some) for name, some in header.items()}
         tree = Tree(*(arrays[f"tree.{name}"] for name in Tree._fields))
         grams = Grams(*(arrays[f"grams.{name}"] for name in Grams._fields))
         texts = Strings(*(arrays[f"texts.{name}"] for name in Strings._fields))
@@ -124,13 +120,6 @@ def _read(path: Path, key: str) -> Tables | None:
         weight=weight,
         bonus=bonus,
     )
-
-
-def _array(mapped: mmap.mmap, start: int, entry: dict[str, Any]) -> np.ndarray:
-    dtype, (low, high) = np.dtype(TYPES[entry["dtype"]]), entry["data_offsets"]
-    if low == high:
-        return fixed([], dtype)
-    return np.frombuffer(mapped, dtype, (high - low) // dtype.itemsize, start + low).reshape(entry["shape"])
 
 
 def _prune(path: Path) -> None:
