@@ -36,9 +36,8 @@ def open_sound(name: str, file: Any, size: int, stack: contextlib.ExitStack) -> 
     if _begins_as_mpeg(file) or (ogg and ogg.for_ffmpeg):
         return None
     try:
-        if isinstance(file, str) and file.lower().endswith(
-            ".mp3"
-        ):  # not MP3 by its content: hide the name, which decides
+        # It is no MP3 by its content.  libsndfile would believe the name, and its decoder complain on standard error: hide it.
+        if isinstance(file, str) and file.lower().endswith(".mp3"):
             file = stack.enter_context(open(file, "rb"))  # noqa: SIM115
         opened: Any = os.fsencode(file) if isinstance(file, str) else _Seekable(file)
         sound = stack.enter_context(_Sequential(opened))

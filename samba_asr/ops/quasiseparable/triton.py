@@ -105,28 +105,8 @@ def _forward(
         y_ = tl.zeros([BD], tl.float32)
         if step < length:
             v, _x, _skip, z_ = _joined(
-                forward,
-                backward,
-                last,
-                x,
-                skip,
-                D,
-                z,
-                i_b,
-                step,
-                d,
-                in_d,
-                end,
-                T,
-                D_,
-                H,
-                P,
-                SX,
-                SZ,
-                HAS_LAST,
-                HAS_D,
-                BD,
-            )
+                forward, backward, last, x, skip, D, z, i_b, step, d, in_d, end, T, D_, H, P, SX, SZ, HAS_LAST, HAS_D, BD
+            )  # fmt: skip
             y_ = v * z_ * tl.sigmoid(z_)
             y_ = y_ * weight_ / tl.sqrt(tl.sum(y_ * y_, 0) / D_ + EPS)
         tl.store(y + (i_b * T + step) * D_ + d, y_.to(y.dtype.element_ty), in_d)
@@ -178,28 +158,8 @@ def _backward(
         gv, gx_, gz_, g_skip_ = zero, zero, zero, zero
         if step < length:
             v, x_, skip_, z_ = _joined(
-                forward,
-                backward,
-                last,
-                x,
-                skip,
-                D,
-                z,
-                i_b,
-                step,
-                d,
-                in_d,
-                end,
-                T,
-                D_,
-                H,
-                P,
-                SX,
-                SZ,
-                HAS_LAST,
-                HAS_D,
-                BD,
-            )
+                forward, backward, last, x, skip, D, z, i_b, step, d, in_d, end, T, D_, H, P, SX, SZ, HAS_LAST, HAS_D, BD
+            )  # fmt: skip
             gate = tl.sigmoid(z_)
             u = v * z_ * gate
             g = tl.load(gy + row * D_ + d, in_d, other=0.0).to(tl.float32)
