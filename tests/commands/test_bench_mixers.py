@@ -117,10 +117,20 @@ def test_settings_may_stand_anywhere(tmp_path, asked, capsys):
         "model.layers=2",
         "--steps",
         2,
+        "--latency",
+        "offline",
+        "train.ema=0",
     )
-    call("--out", tmp_path, *words, "--seeds", 1)
+    call("--out", tmp_path, *words, "--seeds", 1, "optim.warmup=3")
     assert asked[0]["files"] == ["model/tiny"]
-    assert asked[0]["overrides"][:3] == ["optim.lr=0.1", "model.layers=2", "data.workers=0"]
+    assert set(asked[0]["overrides"]) > {
+        "optim.lr=0.1",
+        "model.layers=2",
+        "data.workers=0",
+        "train.ema=0",
+        "optim.warmup=3",
+    }
+    assert asked[0]["latencies"] == ["offline"]
     assert asked[0]["tests"] == {"test": str(test)}
 
 
@@ -141,6 +151,8 @@ def test_minutes_are_a_budget_too(tmp_path, asked, capsys):
         (["--steps", "2", "--minutes", "1"], "give one of them"),
         (["--steps", "2", "--latency", "fast"], "--latency fast: give milliseconds, or offline"),
         (["--steps", "2", "--rounds", "0"], "--rounds 0"),
+        (["--steps", "2", "--seeds", "one"], "--seeds one: give whole numbers"),
+        (["--steps", "2", "--lexicon", "none.txt"], "--lexicon none.txt: no such file"),
         (["--steps", "2", "--test", "a=1"], "--test : give manifests"),
     ],
 )
