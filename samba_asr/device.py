@@ -21,8 +21,8 @@ def choose_device(name: str) -> torch.device:
 
 
 def upload(x: Tensor, device: torch.device) -> Tensor:
-    """Copy x of the CPU to a device, without waiting for what the device does."""
-    return (x.pin_memory() if device.type == "cuda" else x).to(device, non_blocking=True)
+    """Copy x to a device, without waiting for what the device does; x itself if it is there."""
+    return (x.pin_memory() if device.type == "cuda" and not x.is_cuda else x).to(device, non_blocking=True)
 
 
 def compute_dtype(name: str, device: torch.device) -> torch.dtype:
