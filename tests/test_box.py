@@ -25,12 +25,12 @@ def english() -> Recognizer:
         pytest.skip(str(error))
 
 
-def test_the_box_is_at_most_32_mb():
+def test_the_box_is_at_most_38_mb():
     try:
         box = box_folder().parent
     except UserError as error:
         pytest.skip(str(error))
-    assert sum(path.stat().st_size for path in box.rglob("*") if path.is_file()) <= 32e6
+    assert sum(path.stat().st_size for path in box.rglob("*") if path.is_file()) <= 38e6
 
 
 def test_the_default_is_the_english_one(english):
@@ -47,7 +47,7 @@ def test_silence_and_noise_are_no_words(english):
 
 @needs_shared("data/LibriSpeech/dev-5h")
 def test_it_reads_books_as_well_as_its_card_says(english):
-    said = json.loads((box_folder("english") / "results.json").read_text())["dev-5h-block-1"]["wer"]
+    said = json.loads((box_folder("english") / "results.json").read_text())["dev-5h-null"]["wer"]
     utterances = sorted(read_corpus(shared("data/LibriSpeech/dev-5h")), key=lambda u: u.id)[::10]
     report = score({u.id: u.text for u in utterances}, {u.id: english.transcribe(u.audio).text for u in utterances})
     assert 100 * report.wer == pytest.approx(said, abs=10)

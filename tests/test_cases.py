@@ -129,24 +129,28 @@ def test_words_before_a_cut_are_not_withheld_with_what_the_cut_made(english, com
     status, out, _ = command("transcribe", "--text", "spoken", CASES / "cut1875.wav")
     assert (status, out.split()[:2]) == (0, ["THESE", "PEOPLE"])
     session = english.session(partials=False)
-    session.feed(read(BASE).samples[:30000])
+    samples = read(BASE).samples[:30000]
+    session.feed(samples)
     session.flush("here")
     advance(english, [session])
     final, *others = session.events()
     assert isinstance(final, Final)
     assert final.segment.text.split()[:2] == ["THESE", "PEOPLE"]
     withheld = sum(event.withheld for event in others if isinstance(event, Quiet))
-    assert len(final.segment.words) + withheld == 4  # what is not told is reported
+    free = Recognizer(english._loaded, load([], ["decode.endpoint.confidence=0"], folder=english.folder).decode)
+    assert len(final.segment.words) + withheld == len(free.recognize(samples).words)  # what is not told is reported
 
 
 def test_a_model_that_is_not_calibrated_has_no_bound_on_its_confidence(english, tmp_path, caplog):
     for file in english.folder.iterdir():
         if file.name != "confidence.json":
             (tmp_path / file.name).symlink_to(file)
-    free = Recognizer.load(tmp_path, device="cpu")
-    assert len(free.transcribe(CASES / "cut1875.wav").words) == 4
-    least = english.decode.endpoint.confidence
-    assert f"decode.endpoint.confidence={least:g} is ignored: samba-asr calibrate --model {tmp_path}" in caplog.text
+    bound = ["decode.endpoint.confidence=0.9"]
+    free = Recognizer.load(tmp_path, device="cpu", settings=bound)
+    assert len(free.transcribe(CASES / "cut1875.wav").words) == 5
+    assert f"decode.endpoint.confidence=0.9 is ignored: samba-asr calibrate --model {tmp_path}" in caplog.text
+    bounded = Recognizer(english._loaded, load([], bound, folder=english.folder).decode)
+    assert not bounded.transcribe(CASES / "cut1875.wav").words
 
 
 # --- the command line
