@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import math
 import tempfile
 import time
 from collections.abc import Sequence
@@ -36,14 +35,16 @@ def add_parser(kinds) -> None:
         kinds,
         "compare",
         help="errors of transcription on a whole test set",
-        seconds=math.inf,
+        seconds=None,
         rounds=1,
         chunks=(640, 320),
         description="Transcribe a whole test set, one utterance at a time: whole, and live.",
     )
 
 
-def _add(kinds, name: str, *, help: str, description: str, seconds: float, rounds: int, chunks: Sequence[int]) -> None:
+def _add(
+    kinds, name: str, *, help: str, description: str, seconds: float | None, rounds: int, chunks: Sequence[int]
+) -> None:
     parser = kinds.add_parser(
         name,
         help=help,
@@ -61,7 +62,11 @@ def _add(kinds, name: str, *, help: str, description: str, seconds: float, round
         f"{', '.join(map(str, chunks))})",
     )
     parser.add_argument(
-        "--seconds", type=float, default=seconds, metavar="N", help="least seconds of audio (default: %(default)s)"
+        "--seconds",
+        type=float,
+        default=seconds,
+        metavar="N",
+        help=f"least seconds of audio (default: {seconds or 'all'})",
     )
     parser.add_argument(
         "--rounds",
@@ -217,15 +222,15 @@ def _nonspeech(folder: Path, seconds: float) -> dict[str, Path]:
     return found
 
 
-def _utterances(data: Path | None, files: Sequence[str], seconds: float):
-    """Read the first utterances, at least `seconds`; [] if nothing was given, UserError if nothing can be read."""
+def _utterances(data: Path | None, files: Sequence[str], seconds: float | None):
+    """Read the first utterances, at least `seconds` (None: all); [] if nothing was given, UserError if nothing can be read."""
     from samba_asr.data.dataset import measured
     from samba_asr.data.manifest import Utterance, read_manifest
 
     given = read_manifest(data) if data else [Utterance(name, name) for name in files]
     chosen, total = [], 0.0
     for utterance in measured(given):
-        if total >= seconds:
+        if seconds is not None and total >= seconds:
             break
         chosen.append(utterance)
         total += utterance.seconds

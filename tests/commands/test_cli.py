@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
+import math
 import os
 import shlex
 import subprocess
@@ -313,3 +315,18 @@ def test_every_command_has_examples_and_they_are_right(capsys):
     with pytest.raises(SystemExit):
         main(["lm", "pack", "--help"])
     assert f"examples:\n  {EXAMPLES['lm pack'][0]}\n" in capsys.readouterr().out
+
+
+def test_no_default_is_a_number_that_the_command_line_refuses():
+    """`bench compare` had --seconds inf by default, and so could not be called without it (2026-11-27)."""
+
+    def walk(some):
+        for action in some._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for inner in action.choices.values():
+                    yield from walk(inner)
+            else:
+                yield some.prog, action.dest, action.default
+
+    wrong = [row for row in walk(parser()) if isinstance(row[2], float) and not math.isfinite(row[2])]
+    assert not wrong
