@@ -208,7 +208,8 @@ def draw(found: dict[str, Any], path: Path) -> Path:
         rates.errorbar([s["wer"] for s in at], place, xerr=spread, fmt="o", capsize=2, label=f"{test}, {latency}")
     rates.set(xlabel="WER, %, with 95 % interval", yticks=range(len(names)), yticklabels=names)
     rates.invert_yaxis()
-    rates.legend(fontsize="small")
+    below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.12), "ncol": 3, "fontsize": "small"}  # hides no point
+    rates.legend(**below)
     for key, label in (
         ("train_ms", "training, 8 x 16 s"),
         ("live_1_ms", "live step"),
@@ -217,7 +218,7 @@ def draw(found: dict[str, Any], path: Path) -> Path:
         first = rows[names[0]][f"layer_{key}"]
         times.plot([rows[name][f"layer_{key}"] / first for name in names], range(len(names)), "o", label=label)
     times.set(xlabel=f"time of a layer, as a multiple of {names[0]}'s")
-    times.legend(fontsize="small")
+    times.legend(**below)
     for axis in (rates, times):
         axis.grid(alpha=0.3)
     figure.suptitle(f"{found['budget']} a run, seeds {', '.join(map(str, found['seeds']))}")
