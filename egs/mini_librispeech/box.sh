@@ -86,7 +86,7 @@ results() {
     sed -i 's/^    gain: false/    gain: true/' $model/config.yaml # speech of any level: it works with any weights
     samba-asr lm tune --model $model --data data/dev.jsonl --weights 0.9 --bonuses 0 --save \
       --set decode.search.method=beam decode.search.beam=128 decode.search.prune=10 decode.runtime.overlap=0.5 \
-      decode.endpoint.confidence=0.7 decode.lm=$lm/lm.ngram
+      decode.endpoint.confidence=0.71 decode.lm=$lm/lm.ngram
     # A model trained for minutes may recognize no word at all.
     samba-asr calibrate --model $model --data data/dev.jsonl || [ "$share" != 1 ]
   fi
