@@ -31,6 +31,16 @@ def test_pyproject_names_every_package():
     assert sorted(listed) == sorted(packages())
 
 
+@pytest.mark.skipif(not (ROOT / ".git").exists() or not shutil.which("git"), reason="no checkout of git")
+def test_the_top_of_the_repository_holds_nothing_else():
+    """Four wheels that `pip download` had left in the checkout were committed once, 29 MB (2026-11-27)."""
+    listed = subprocess.run(
+        ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    top = {path.split("/")[0] for path in listed if not path.startswith(".")}
+    assert top == {"README.md", "pyproject.toml", "samba_asr", "conf", "recipes", "serve", "egs", "tests"}
+
+
 def test_every_package_has_an_init():
     folders = {Path(*name.split(".")) for name in packages()}
     at = [ROOT / (Path(*f.parts[1:]) if len(f.parts) > 1 and f.parts[1] in OUTSIDE else f) for f in folders]

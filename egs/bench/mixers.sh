@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The bench of all mixers on five hours of read speech: about 1 M parameters, 2,000 steps, two seeds; 16 runs of some 6 minutes of a core.
 #   egs/bench/mixers.sh OUT [--mixers NAME...] [--steps N | --minutes M] [--seeds S...] [key=value ...]
-# Tests are read with the trigram and lexicon of the model in the box.  OUT gets data/, a folder for each run, mixers.md, results.json and mixers.png.  Killed or given more mixers, it goes on where it was.
-# Tests: dev-5h, and the readers of readers-dev.txt if there is ../shared.  It uses the current `samba-asr` (extras train and plot).
+# OUT gets data/, a folder for each run, mixers.md, results.json and mixers.png.  Killed or given more mixers, it goes on where it was.
+# Tests: dev-5h, and the readers of readers-dev.txt if there is ../shared, read with the trigram of `english`.  It uses the current `samba-asr` (extras train and plot).
 set -euo pipefail
 [ $# -ge 1 ] || { echo "usage: mixers.sh OUT [options of samba-asr bench mixers]" >&2 && exit 2; }
 mkdir -p "$1" && out=$(realpath "$1") && shift

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Train the shipped English model from nothing: CTC, then CTC-CRF, on 11 h of speech, a fifth of it synthetic.
+# Train the shipped English model from nothing: CTC, then CTC-CRF, on 11 h of speech, a third of it synthetic.
 #   egs/mini_librispeech/box.sh [SHARE]      SHARE of the work: 1 for the model, 0.005 for a quick test of all steps (default: 1)
 # It needs ../shared beside the checkout.  Called again, it continues.  Synthesis takes an hour of two cores; training 9 minutes of an
-# H200 (what the shipped model had), or some 8 hours of two cores, on which it was not run whole (RESULTS.md, "Run N").
+# H200 (what the shipped model had; RESULTS.md, "Run N"), or by estimate 8 hours of two cores, on which it was not run whole.
 # Readers of readers-dev.txt, every fifth speaker of speechocean762, dev-5h and test-5h are held out.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
