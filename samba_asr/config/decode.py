@@ -90,10 +90,8 @@ class SearchLmConfig:
     word_bonus: float = 2.0  # nats per word: a language model alone prefers few words
     words: str = ""  # file of the words that may be recognized, one per line; "": all words of the language model
     lexicon: str = ""  # more pronunciations, for a model of phones: Kaldi's lexicon.txt
-    neural: str = (
-        ""  # folder of a Mamba language model: scores the beam if it has the model's units, else the n-best list
-    )
-    neural_weight: float = 0.3  # of its log-probabilities
+    neural: str = ""  # folder of a Mamba language model: scores the beam if it has the model's units, else the lattice
+    neural_weight: float = 0.3  # of its log-probabilities; over a lattice it is taken from `weight`
 
     def __post_init__(self):
         for key in ("words", "lexicon"):

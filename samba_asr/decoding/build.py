@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from samba_asr.text.units import Tokenizer
 
 if TYPE_CHECKING:
     from samba_asr.decoding.compiled.tables import Tables
+    from samba_asr.decoding.lattice_lm import LatticeLm
     from samba_asr.decoding.neural import MambaGuide, TextScorer
 
 logger = logging.getLogger(__name__)
@@ -43,7 +45,7 @@ NEEDS = {
 """Settings, and what a search must take (`Search.takes`) to honor each."""
 
 READ = 8
-"""Hypotheses of the n-best list that the second pass and a language model score.
+"""Hypotheses of the n-best list that the second pass scores, and a language model where there are no lattices.
 
 With 8 of 64 the WER of dev-5h was 0.04 % above that with all.  The cost grows with the number of units, and the service pays it
 at every endpoint: 16 took 50 to 75 ms of a core."""
@@ -70,7 +72,9 @@ def two_pass(loaded: LoadedModel, config: DecodeConfig, decoder: SecondPass | No
         path = search_file(config.hotwords.path, loaded, "hotwords.path")
         phrases = Hotwords(tokenizer_of(loaded, config), read_hotwords(path, config.hotwords.weight))
     neural, reader = neural_lm(loaded, config, alone=not config.lm.path)
-    if reader and config.search.beam >= ROOMY:  # it chooses from texts, as the decoder does
+    if (
+        reader and not reader.reads_lattices and config.search.beam >= ROOMY
+    ):  # it chooses from texts, as the decoder does
         config = replace(config, search=replace(config.search, nbest=max(2, config.search.nbest)))
     return TwoPass(
         first_pass(loaded, config, neural),
@@ -139,23 +143,38 @@ def build_search(config: SearchConfig, guide: Guide | None = None, *, counts_wor
     return make(config, guide, counts_words=counts_words)
 
 
-def neural_lm(loaded: LoadedModel, config: DecodeConfig, alone: bool) -> tuple[MambaGuide | None, TextScorer | None]:
-    """Load the Mamba language model: as a guide if it has the recognizer's units, else as a scorer of the n-best list.
+def neural_lm(
+    loaded: LoadedModel, config: DecodeConfig, alone: bool
+) -> tuple[MambaGuide | None, TextScorer | LatticeLm | None]:
+    """Load the Mamba language model: as a guide if it has the recognizer's units, else as a reader of lattices or n-best lists.
 
     alone: whether there is no n-gram of words, so that this model adds the word bonus.
+    Without torch there is none, and a warning says so.
+    UserError for a weight that a reader of lattices cannot take from the n-gram.
     """
-    if not config.lm.neural:
+    lm = config.lm
+    if not lm.neural:
         return None, None
+    if importlib.util.find_spec("torch") is None:
+        logger.warning("decode.lm.neural=%s needs torch, which is not installed: the n-gram reads alone", lm.neural)
+        return None, None
+    from samba_asr.decoding.lattice_lm import LatticeLm
     from samba_asr.decoding.neural import MambaGuide, TextScorer, same_units
     from samba_asr.models.lm_folder import load_lm
 
-    weight = config.lm.neural_weight
     device = next(loaded.model.parameters()).device if loaded.model else "cpu"
-    lm = load_lm(search_file(config.lm.neural, loaded, "lm.neural"), device)
-    if not same_units(lm, loaded.tokenizer):
-        return None, TextScorer(lm, loaded.tokenizer, weight=weight)
-    bonus = config.lm.word_bonus if alone else 0.0
-    return MambaGuide(lm.model, lm.tokenizer, weight=weight, bonus=bonus), None
+    model = load_lm(search_file(lm.neural, loaded, "lm.neural"), device)
+    if same_units(model, loaded.tokenizer):
+        bonus = lm.word_bonus if alone else 0.0
+        return MambaGuide(model.model, model.tokenizer, weight=lm.neural_weight, bonus=bonus), None
+    if not (lm.path and config.search.method == "beam" and config.search.lattice):
+        return None, TextScorer(model, loaded.tokenizer, weight=lm.neural_weight)
+    if lm.weight and lm.neural_weight > lm.weight:
+        raise UserError(
+            f"decode.lm.neural_weight={lm.neural_weight:g} is taken from the n-gram's decode.lm.weight={lm.weight:g}: "
+            "give at most that"
+        )
+    return None, LatticeLm(model, weight=lm.weight, bonus=lm.word_bonus, neural_weight=lm.neural_weight)
 
 
 def tokenizer_of(loaded: LoadedModel, config: DecodeConfig) -> Tokenizer:

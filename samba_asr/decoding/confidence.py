@@ -33,9 +33,9 @@ PENALTY = 1e-3  # of squared weights, so that a set without any error has a solu
 
 
 WITH_LATTICE = (
-    "log_prob", "posterior_sharp", "posterior", "posterior_flat", "rivals", "entropy", "least", "frames", "units",
+    "log_prob", "agreed", "posterior_sharp", "posterior", "posterior_flat", "rivals", "entropy", "least", "frames", "units",
 )  # fmt: skip
-"""Evidence of searches that keep a word lattice.  With it, `agreed` adds nothing (egs/mini_librispeech/RESULTS.md)."""
+"""Evidence of searches that keep a word lattice.  `agreed` adds to it where a neural language model has read the lattice."""
 PLAIN = ("log_prob", "agreed")
 SPEECH = ("log_prob",)
 SHARES = frozenset({"agreed", "posterior_sharp", "posterior", "posterior_flat"})

@@ -109,6 +109,7 @@ def lattice(ends: Iterable[Place], joins: Joins | None, begins: np.ndarray, fram
     ]
     alignments = Alignments(
         before=[nodes(node.before) for node in nodes.all],
+        unit=[node.token for node in nodes.all],
         time=[node.time for node in nodes.all],
         score=[node.score for node in nodes.all],
         begins=[bool(begins[node.token]) for node in nodes.all],

@@ -34,6 +34,8 @@ class Lattice(NamedTuple):
     acoustic: np.ndarray  # (a,) float64: nats, of the best alignment
     lm: np.ndarray  # (a,) float64: nats, of language model, bonus and hotwords
     words: tuple[str, ...]  # "" where a text ends without a word
+    units: tuple[tuple[int, ...], ...] = ()  # (a,) tokens of each arc in that alignment; () once times are seconds
+    begun: tuple[tuple[int, ...], ...] = ()  # (a,) frames where these begin
 
     @property
     def texts(self) -> list[str]:
@@ -54,13 +56,14 @@ class Lattice(NamedTuple):
 def in_seconds(lattice: Lattice, seconds: Callable[[int], float]) -> Lattice:
     """Return the lattice with its times in seconds, (n,) float64.  seconds: of the beginning of a frame."""
     times = [round(seconds(time), 3) for time in lattice.times.tolist()]
-    return lattice._replace(times=np.array(times, dtype=np.float64))
+    return lattice._replace(times=np.array(times, dtype=np.float64), units=(), begun=())
 
 
 class Alignments(NamedTuple):
     """Linked tokens; `before` is the token before, or -1."""
 
     before: Sequence[int]
+    unit: Sequence[int]  # id in the tokenizer
     time: Sequence[int]  # frame
     score: Sequence[float]  # Viterbi score before the token
     begins: Sequence[bool]  # whether the token begins a word
@@ -94,6 +97,14 @@ class Join(NamedTuple):
     lm: float
 
 
+class Score(NamedTuple):
+    """Best alignment of an arc."""
+
+    acoustic: float
+    lm: float
+    token: int  # last of the word's
+
+
 def assemble(
     tokens: Alignments, readings: Readings, endings: Iterable[Ending], joins: Iterable[Join], frames: int
 ) -> Lattice:
@@ -103,7 +114,7 @@ def assemble(
     of them go forward in time.  Joins that go back (one of a thousand) are left out, and what lies on no way from start to end.
     """
     end = len(readings.before)
-    arcs: dict[tuple[int, int, str], tuple[float, float]] = {}
+    arcs: dict[tuple[int, int, str], Score] = {}
     when: dict[int, int] = {ROOT: -1}
     settled: set[tuple[int, int]] = set()
     first: dict[int, int] = {}  # first token of the word of a token
@@ -122,10 +133,17 @@ def assemble(
         """Return the Viterbi score where the word after `reading` begins.  token: last of it in an alignment."""
         return 0.0 if reading == ROOT else tokens.score[beginning(token)]
 
-    def add(low: int, high: int, word: str, acoustic: float, lm: float) -> None:
+    def add(low: int, high: int, word: str, acoustic: float, lm: float, token: int) -> None:
         known = arcs.get((low, high, word))
-        if known is None or acoustic > known[0]:
-            arcs[low, high, word] = acoustic, lm
+        if known is None or acoustic > known.acoustic:
+            arcs[low, high, word] = Score(acoustic, lm, token)
+
+    def spelled(token: int) -> list[int]:
+        """Return the tokens of a word up to `token`, its last."""
+        found = [token] if token >= 0 else []
+        while found and found[-1] != beginning(token):
+            found.append(tokens.before[found[-1]])
+        return found[::-1]
 
     def settle(reading: int, token: int) -> None:
         """Add the arcs of an alignment, before the word after `reading`."""
@@ -134,7 +152,7 @@ def assemble(
             when[reading] = min(when.get(reading, frames), tokens.time[at])
             low, token = readings.before[reading], tokens.before[at]
             acoustic = tokens.score[at] - place(low, token)
-            add(low, reading, readings.word[reading], acoustic, readings.score[reading] - score(low))
+            add(low, reading, readings.word[reading], acoustic, readings.score[reading] - score(low), token)
             reading = low
 
     def count(at: int, before: Sequence[int], step: Callable[[int], int] = lambda i: i) -> int:
@@ -149,7 +167,7 @@ def assemble(
             reading, word = readings.before[reading], readings.word[reading]  # the last word is complete
         settle(reading, ending.token)
         acoustic = ending.acoustic - place(reading, ending.token)
-        add(reading, end, word, acoustic, ending.score - score(reading))
+        add(reading, end, word, acoustic, ending.score - score(reading), ending.token)
     best: dict[tuple[int, str, int], Join] = {}
     for join in joins:
         key = join.reading, join.word, join.into
@@ -157,13 +175,18 @@ def assemble(
             best[key] = join
     for join in best.values():
         settle(join.reading, join.token)
-        add(join.reading, join.into, join.word, join.acoustic, join.lm)
+        add(join.reading, join.into, join.word, join.acoustic, join.lm, join.token)
     when[end] = frames
-    return _numbered(arcs, when, end)
+    lattice, last = _numbered(arcs, when, end)
+    words = [spelled(token) for token in last]
+    return lattice._replace(
+        units=tuple(tuple(tokens.unit[i] for i in word) for word in words),
+        begun=tuple(tuple(tokens.time[i] for i in word) for word in words),
+    )
 
 
-def _numbered(arcs: dict[tuple[int, int, str], tuple[float, float]], when: dict[int, int], end: int) -> Lattice:
-    """Number the nodes by time, and keep the arcs that go forward on a way from ROOT to `end`."""
+def _numbered(arcs: dict[tuple[int, int, str], Score], when: dict[int, int], end: int) -> tuple[Lattice, list[int]]:
+    """Number the nodes by time, and keep the arcs that go forward on a way from ROOT to `end`; with the last token of each."""
     ordered = sorted(when, key=lambda node: (when[node], node == end))
     forward = [arc for arc in arcs if arc[0] in when and arc[1] in when and when[arc[0]] < when[arc[1]]]
     number = {node: n for n, node in enumerate(ordered)}
@@ -180,13 +203,14 @@ def _numbered(arcs: dict[tuple[int, int, str], tuple[float, float]], when: dict[
     nodes = [node for node in ordered if node in there and node in back]
     number = {node: n for n, node in enumerate(nodes)}
     words = {word: n for n, word in enumerate(dict.fromkeys(word for _, _, word in kept))}
-    scores = np.array([arcs[arc] for arc in kept], dtype=np.float64).reshape(-1, 2)
-    return Lattice(
+    scores = [arcs[arc] for arc in kept]
+    lattice = Lattice(
         times=np.array([max(when[node], 0) for node in nodes], dtype=np.int64),
         start=np.array([number[low] for low, _, _ in kept], dtype=np.int64),
         end=np.array([number[high] for _, high, _ in kept], dtype=np.int64),
         word=np.array([words[word] for _, _, word in kept], dtype=np.int64),
-        acoustic=scores[:, 0],
-        lm=scores[:, 1],
+        acoustic=np.array([score.acoustic for score in scores], dtype=np.float64),
+        lm=np.array([score.lm for score in scores], dtype=np.float64),
         words=tuple(words),
     )
+    return lattice, [score.token for score in scores]

@@ -6,7 +6,8 @@ survive; all prefixes of a frame share one batch.
 
     bonus = weight ln p(units) + word bonus * words       and at the end weight ln p(end | units)
 
-Over the n-best list any language model will do, because it reads the texts with units of its own.
+Over the n-best list any language model will do, because it reads the texts with units of its own.  Where the search keeps word
+lattices, it reads these instead (`samba_asr.decoding.lattice_lm`).
 """
 
 from __future__ import annotations
@@ -90,6 +91,8 @@ class MambaGuide:
 
 class TextScorer:
     """Scorer of n-best lists: adds weight ln p(text) to each score and sorts again."""
+
+    reads_lattices = False
 
     def __init__(self, lm: LoadedLm, tokenizer: Tokenizer, *, weight: float):
         """tokenizer: the recognizer's."""

@@ -1,4 +1,4 @@
-"""The second pass, in which a decoder rescores the n-best list of the first; and both passes as one search, chunk by chunk.
+"""The second pass, in which a decoder rescores the n-best list of the first; and all passes as one search, chunk by chunk.
 
 Every hypothesis gets the score
 
@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+import numpy as np
+
 from samba_asr.decoding.align import Path
 from samba_asr.decoding.base import Hypothesis, Search, stack, take
 from samba_asr.decoding.hotwords import Hotwords
@@ -27,7 +29,9 @@ from samba_asr.runtime.base import Frames, SecondPass
 
 if TYPE_CHECKING:
     from samba_asr.decoding.generate import DecoderSearch
+    from samba_asr.decoding.lattice_lm import LatticeLm
     from samba_asr.decoding.neural import TextScorer
+    from samba_asr.decoding.prefix_beam import PrefixBeam
 
 
 def rescore(
@@ -84,6 +88,9 @@ class TwoPassState(NamedTuple):
     search: Any  # of the first pass
     memory: Any  # of the second pass, after the speech so far; () without one
     without: tuple[Without | None, ...]  # of each row; None where it has no hotwords
+    heard: tuple[
+        tuple[np.ndarray, ...], ...
+    ]  # of each row: log-probabilities (t, v) so far, where a model reads lattices
 
 
 class TwoPass:
@@ -95,7 +102,7 @@ class TwoPass:
     chunks cut anywhere.  The decoder absorbs each chunk as it comes, so at the end only the texts must be scored.
     decoder: of the second pass.
     nbest: hypotheses of the first pass that the second pass scores.
-    reader: language model that scores the texts of the first pass, before the decoder does.
+    reader: language model that scores the texts of the first pass, before the decoder does: an n-best list, or a lattice.
     hotwords: default phrases of sessions that have no phrases of their own; they need beam search with a guide.
 
     A session with hotwords is searched without them too.  If no hotword is said, the text is that of the search without them, so
@@ -110,7 +117,7 @@ class TwoPass:
         weight: float = 0.0,
         nbest: int = 8,
         hotwords: Hotwords | None = None,
-        reader: TextScorer | None = None,
+        reader: TextScorer | LatticeLm | None = None,
     ):
         self.search, self.decoder, self.weight, self.nbest, self.hotwords = search, decoder, weight, nbest, hotwords
         self.reader = reader
@@ -152,19 +159,21 @@ class TwoPass:
         memory = self.decoder.init_memory(batch) if self._absorbs and self.decoder else ()
         hotwords = self.hotwords if hotwords is None else hotwords
         if hotwords is None or not hotwords.words:
-            return TwoPassState(self.search.init_state(batch), memory, (None,) * batch)
+            return TwoPassState(self.search.init_state(batch), memory, (None,) * batch, ((),) * batch)
         without = tuple(Without(hotwords, self.search.init_state(1)) for _ in range(batch))
-        return TwoPassState(self.search.init_state(batch, hotwords), memory, without)
+        return TwoPassState(self.search.init_state(batch, hotwords), memory, without, ((),) * batch)
 
     def step(self, frames: Frames, state: TwoPassState) -> TwoPassState:
         """Process the next frames of each row."""
         memory = ()
         if self._absorbs and self.decoder:
             memory = _absorbed(self.decoder, frames, state.memory)
+        heard = self._heard(frames, state.heard)
         # The searches without hotwords are further rows of the same step, so that they share its batch, or its threads.
         n, there = len(state.without), [row for row, beside in enumerate(state.without) if beside]
         if not there:
-            return TwoPassState(self.search.step(frames.log_probs, frames.lengths, state.search), memory, state.without)
+            search = self.search.step(frames.log_probs, frames.lengths, state.search)
+            return TwoPassState(search, memory, state.without, heard)
         rows = [*range(n), *there]
         joint = stack([state.search, *(beside.search for beside in state.without if beside)])
         joint = self.search.step(frames.log_probs[rows], frames.lengths[rows], joint)
@@ -172,7 +181,7 @@ class TwoPass:
         for place, row in enumerate(there, n):
             if beside := without[row]:
                 without[row] = beside._replace(search=take(joint, [place]))
-        return TwoPassState(take(joint, range(n)), memory, tuple(without))
+        return TwoPassState(take(joint, range(n)), memory, tuple(without), heard)
 
     def finish(self, state: TwoPassState) -> TwoPassState:
         """Return the state after the end of input."""
@@ -182,12 +191,14 @@ class TwoPass:
     def take(self, state: TwoPassState, rows: Sequence[int]) -> TwoPassState:
         """Return the state of `rows`, in that order."""
         without = tuple(state.without[row] for row in rows)
-        return TwoPassState(take(state.search, rows), _memory(state.memory, rows), without)
+        heard = tuple(state.heard[row] for row in rows)
+        return TwoPassState(take(state.search, rows), _memory(state.memory, rows), without, heard)
 
     def stack(self, states: Sequence[TwoPassState]) -> TwoPassState:
         """Join `states` into one state with all their rows, in order."""
         without = tuple(beside for s in states for beside in s.without)
-        return TwoPassState(stack([s.search for s in states]), _joined([s.memory for s in states]), without)
+        heard = tuple(row for s in states for row in s.heard)
+        return TwoPassState(stack([s.search for s in states]), _joined([s.memory for s in states]), without, heard)
 
     def require_partials(self) -> None:
         """Raise UserError if there is no text before the end of a segment."""
@@ -204,13 +215,21 @@ class TwoPass:
 
     def hypotheses(self, state: TwoPassState, nbest: int = 1) -> list[list[Hypothesis]]:
         """Return for each row 1 to `nbest` hypotheses, best first; rescored if there is a second pass."""
-        return self._second(self._first(state, self._read(nbest)), state, nbest)
+        if self.reader and self.reader.reads_lattices:
+            rows = [self.take(state, [row]) for row in range(len(state.without))]
+            found = [self._of_lattice(row, self._read(nbest))[0] for row in rows]
+        else:
+            found = self._first(state, self._read(nbest))
+        return self._second(found, state, nbest)
 
     def without_hotwords(self, state: TwoPassState, nbest: int = 1) -> list[Hypothesis] | None:
         """Return the first row's hypotheses of the search without hotwords; None if the row has no hotwords."""
         if state.without[0] is None:
             return None
-        found = self.search.hypotheses(state.without[0].search, self._read(nbest))
+        if self.reader and self.reader.reads_lattices:
+            found = [self._of_lattice(self.take(state, [0]), self._read(nbest), without=True)[0]]
+        else:
+            found = self.search.hypotheses(state.without[0].search, self._read(nbest))
         return self._second(found, self.take(state, [0]), nbest)[0]
 
     def lattice(self, state: TwoPassState, without: bool = False) -> Lattice | None:
@@ -226,14 +245,63 @@ class TwoPass:
 
     def _read(self, nbest: int) -> int:
         """Return the number of first-pass hypotheses that the second pass scores."""
-        return max(nbest, self.nbest) if self.weight or self.reader else nbest
+        scores_nbest = self.reader and not self.reader.reads_lattices
+        return max(nbest, self.nbest) if self.weight or scores_nbest else nbest
+
+    def _heard(self, frames: Frames, before: tuple[tuple[np.ndarray, ...], ...]) -> tuple[tuple[np.ndarray, ...], ...]:
+        if not getattr(self.reader, "reads_lattices", False):
+            return before
+        log_probs, lengths = (np.asarray(x) for x in (frames.log_probs, frames.lengths))
+        new = [log_probs[row, :n].astype(np.float32) for row, n in enumerate(lengths.tolist())]
+        return tuple((*old, some) if len(some) else old for old, some in zip(before, new, strict=True))
 
     def _second(self, found: list[list[Hypothesis]], state: TwoPassState, nbest: int) -> list[list[Hypothesis]]:
-        if self.reader:
-            found = self.reader(found)
+        if self.reader and not self.reader.reads_lattices:
+            found = cast("TextScorer", self.reader)(found)
         if self.weight:
             found = rescore(self.decoder, found, state.memory, self.weight)
         return [some[:nbest] for some in found]
+
+    def with_lattice(
+        self, state: TwoPassState, nbest: int = 1, without: bool = False
+    ) -> tuple[list[Hypothesis], Lattice | None] | None:
+        """Return the first row's `hypotheses`, and its lattice with the scores of all passes that read it.
+
+        without: those of the search without hotwords; None if the row has no hotwords.
+        """
+        if not (self.reader and self.reader.reads_lattices):
+            found = self.without_hotwords(state, nbest) if without else self.hypotheses(self.take(state, [0]), nbest)[0]
+            return found if found is None else (found, self.lattice(state, without))
+        if without and state.without[0] is None:
+            return None
+        row = self.take(state, [0])
+        found, lattice = self._of_lattice(row, nbest, without)
+        if self.weight:
+            (found,) = rescore(self.decoder, [found], row.memory, self.weight)
+        return found[:nbest], lattice
+
+    def _of_lattice(
+        self, state: TwoPassState, nbest: int, without: bool = False
+    ) -> tuple[list[Hypothesis], Lattice | None]:
+        """Let the language model read the lattice of the only row.  As in `_first`, hotwords count only where one is said."""
+        beside, search = state.without[0], state.search
+        found = self.search.hypotheses(search, nbest)[0]
+        if beside and (without or self._unsaid(beside, found)):
+            return self._read_by(beside.search, state.heard[0], None, nbest)
+        texts, lattice = self._read_by(search, state.heard[0], beside.hotwords if beside else None, nbest)
+        if beside and not beside.hotwords.text_score(texts[0].tokens, texts[0].words):
+            plain = self._read_by(beside.search, state.heard[0], None, nbest)
+            if beside.hotwords.text_score(plain[0][0].tokens, plain[0][0].words) >= 0:
+                return plain
+        return texts, lattice
+
+    def _read_by(
+        self, search: Any, heard: Sequence[np.ndarray], hotwords: Hotwords | None, nbest: int
+    ) -> tuple[list[Hypothesis], Lattice | None]:
+        found, (lattice,) = self.search.hypotheses(search, nbest)[0], cast("PrefixBeam", self.search).lattices(search)
+        if lattice is None or not heard:
+            return found, lattice
+        return cast("LatticeLm", self.reader)(lattice, np.concatenate(heard), hotwords, found)
 
     @property
     def best_path(self) -> Path | None:

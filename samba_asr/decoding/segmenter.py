@@ -321,11 +321,12 @@ class Segmenter:
     def _finished(self, s: SegmentState) -> tuple[Segment | None, int]:
         """Return the open segment as it is if the audio ends here, and the number of dropped words."""
         state = self.search.finish(s.state)
-        segment, withheld = self._segment(s, self.search.hypotheses(state, NBEST)[0], self.search.lattice(state))
-        if segment is None and (plain := self.search.without_hotwords(state, NBEST)):
-            lattice = self.search.lattice(state, without=True)
-            # hotwords neither turn noise into speech nor drop speech
-            segment, withheld = self._segment(s, plain, lattice)
+        found = self.search.with_lattice(state, NBEST)
+        assert found is not None
+        segment, withheld = self._segment(s, *found)
+        # hotwords neither turn noise into speech nor drop speech
+        if segment is None and (plain := self.search.with_lattice(state, NBEST, without=True)):
+            segment, withheld = self._segment(s, *plain)
         return segment, withheld
 
     def _seconds(self, frame: float) -> float:

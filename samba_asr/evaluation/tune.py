@@ -10,7 +10,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from samba_asr import config as configs
@@ -18,6 +20,8 @@ from samba_asr.config import Config, DecodeConfig
 from samba_asr.data.manifest import Utterance
 from samba_asr.decoding.base import Hypothesis, text_of
 from samba_asr.decoding.build import READ, build_search, neural_lm, word_guide
+from samba_asr.decoding.lattice_lm import LatticeLm
+from samba_asr.decoding.lattice_lm import Path as LatticePath
 from samba_asr.decoding.neural import TextScorer
 from samba_asr.decoding.searches import refusal, searches
 from samba_asr.decoding.words import WordGuide
@@ -72,7 +76,7 @@ def tune(
 ) -> Tuned:
     """Find the weight and the word bonus of the n-gram, from the middle of the grid toward better neighbors.
 
-    If a Mamba language model scores the n-best list, its weight is tuned after that.
+    If a Mamba language model reads lattices, or the n-best list, its weight is tuned after that.
     decode: search settings with a language model.  batch_seconds: default the model's own data.batch_seconds.
     on_trial: called after each trial.
     UserError without a language model or texts, and for a Mamba language model that guides the beam.
@@ -88,7 +92,7 @@ def tune(
     if guides or guide is None:
         raise UserError(
             f"decode.lm.neural={decode.lm.neural} guides the beam itself, which is not tuned here: omit it, or use one with "
-            "other units, which scores the n-best list"
+            "other units, which reads lattices"
         )
     search = FixedFrames(loaded, utterances, decode, guide, batch_seconds or loaded.config.data.batch_seconds)
     references, trials = {u.id: u.text for u in utterances}, []
@@ -106,9 +110,14 @@ def tune(
     (weight, bonus), wer = climb(weights, bonuses, lambda w, b: rate(words(w, b), search(w, b)))
     best, settings = replace(decode, lm=replace(decode.lm, weight=weight, word_bonus=bonus)), words(weight, bonus)
     if reader is not None:
-        mixed = Mixture(search(weight, bonus, min(READ, decode.search.beam)), reader)
+        if isinstance(reader, LatticeLm):
+            mixed = search.paths(LatticeLm(reader.lm, weight=weight, bonus=bonus, neural_weight=weight / 2))
+        else:
+            mixed = Mixture(search(weight, bonus, min(READ, decode.search.beam)), reader)
         tried = {0.0: wer}
         for share in NEURAL_WEIGHTS:
+            if isinstance(mixed, Paths) and weight and share > weight:
+                continue
             tried[share] = rate(f"decode.lm.neural_weight={share:g}", mixed(share))
         share = min(tried, key=tried.__getitem__)
         best, wer, settings = (
@@ -145,6 +154,34 @@ class FixedFrames:
             state = search.finish(search.step(log_probs, lengths, search.init_state(len(ids))))
             found |= zip(ids, search.hypotheses(state, nbest), strict=True)
         return found
+
+    @torch.inference_mode()
+    def paths(self, reader: LatticeLm) -> Paths:
+        """Let a language model read the lattices of the search with its weights."""
+        guide = self.guide.weighted(weight=reader.weight, bonus=reader.bonus)
+        search: Any = build_search(self.decode.search, guide)  # beam search, which keeps lattices
+        found: dict[str, tuple[list[Hypothesis], list[LatticePath]]] = {}
+        for ids, log_probs, lengths in self.batches:
+            state = search.finish(search.step(log_probs, lengths, search.init_state(len(ids))))
+            rows = zip(ids, search.hypotheses(state), search.lattices(state), log_probs, lengths.tolist(), strict=True)
+            for i, best, lattice, frames_of_row, n in rows:
+                found[i] = best, reader.paths(lattice, np.asarray(frames_of_row)[:n]) if lattice and n else []
+        return Paths(reader, found)
+
+
+class Paths:
+    """Lattices that a language model read once; its weight changes only the sum of scores."""
+
+    def __init__(self, reader: LatticeLm, read: dict[str, tuple[list[Hypothesis], list[LatticePath]]]):
+        self.reader, self.read = reader, read
+
+    def __call__(self, weight: float) -> Nbest:
+        """Return the texts, best first, with this weight of the language model; of a lattice without paths the search's."""
+
+        def scored(paths: list[LatticePath]) -> list[Hypothesis]:
+            return sorted((path.scored(self.reader.weight, weight) for path in paths), key=lambda h: -h.score)
+
+        return {i: scored(paths) or best for i, (best, paths) in self.read.items()}
 
 
 class Mixture:

@@ -9,6 +9,7 @@ import torch
 
 from samba_asr.config import Config, load, save
 from samba_asr.errors import UserError
+from samba_asr.models.box import is_boxed
 from samba_asr.models.folder import check_version
 from samba_asr.models.lm import MambaLm
 from samba_asr.models.weights import build_and_load, save_weights
@@ -55,5 +56,8 @@ def load_lm(folder: Path, device: torch.device | str = "cpu") -> LoadedLm:
             )
     check_version(folder / "config.yaml")
     config, tokenizer = load(folder=folder), load_tokenizer(folder)
-    model = build_and_load(folder / FILE, lambda: MambaLm(config.lm, tokenizer.vocab_size), config.lm.layers)
+    trusted = is_boxed(folder.parent)
+    model = build_and_load(
+        folder / FILE, lambda: MambaLm(config.lm, tokenizer.vocab_size), config.lm.layers, trusted=trusted
+    )
     return LoadedLm(model.to(device).eval(), tokenizer)

@@ -80,5 +80,5 @@ def test_the_name_of_its_folder_follows_every_file_with_compiled_functions():
 
 
 def test_the_cache_knows_all_files_with_compiled_functions():
-    files = {path.stem for path in Path(jit.__file__).parent.glob("*.py") if "@jit\n" in path.read_text()}
+    files = {path.stem for path in Path(jit.__file__).parent.glob("*.py") if "\n@jit" in path.read_text()}
     assert files | {"jit", "layout"} == set(jit.KERNELS)

@@ -240,7 +240,9 @@ class CompiledBeam:
         before, token, time = row.nodes
         words = [self._text(row, word) for word in row.words[1].tolist()]
         scores = [*row.word_score[0].tolist(), *[0.0] * (len(words) - row.word_score.shape[1])]  # of last words: none
-        alignments = Alignments(before.tolist(), time.tolist(), row.node_score[0].tolist(), units[token].tolist())
+        alignments = Alignments(
+            before.tolist(), token.tolist(), time.tolist(), row.node_score[0].tolist(), units[token].tolist()
+        )
         used = int(np.count_nonzero(row.values[layout.P] > -math.inf))
         better = row.values[layout.VB] >= row.values[layout.VN]
         paths = np.where(better, row.marks[layout.PATH_B], row.marks[layout.PATH_N]).tolist()
