@@ -199,7 +199,7 @@ class Recognizer:
         latency_ms: ms of audio in one encoder block, a multiple of the encoder frame.  The text lags by at most this.  None:
             decode.runtime.latency_ms, by default the largest block, for offline use.
         hotwords: phrases to expect, in place of those of decode.hotwords.
-        partials: whether to emit `Partial` events.
+        partials: whether to emit `Partial` events; the session is a live one.
         text: "spoken" or "written".  Written: segments and partials also have their written form (`Segment.written`).
         digits: whether the written form has numbers in digits.
         ahead: words after a segment for which its written form waits, and with it the segment.
@@ -214,6 +214,7 @@ class Recognizer:
             partials=partials,
             writer=self.writer(text, digits=digits, ahead=ahead),
             turns=turns,
+            reread=self.decode.lm.neural_live or not partials,
         )
 
     def writer(self, text: str = "written", *, digits: bool = True, ahead: int = 0) -> Writer | None:

@@ -181,12 +181,14 @@ class Session:
         partials: bool = True,
         writer: Writer | None = None,
         turns: TurnRules | None = None,
+        reread: bool = True,
     ):
         """rate: samples a second of the input.  vad: detector of the gate (`samba_asr.audio.vad`), "" for none.
 
         partials: whether to emit `Partial` events; each of them reads all hypotheses.  UserError if the search has none.
         writer: for the written form of segments and partials; it belongs to this session.
         turns: rules of turns, for their events.  Then the writer must not wait for words after a segment.
+        reread: whether a neural language model of the search reads each segment when it ends.
         """
         if turns and writer and writer.ahead:
             raise UserError(f"ahead={writer.ahead}: a session with turns does not wait for words after a segment")
@@ -210,7 +212,7 @@ class Session:
         self._total = 0  # encoder frames taken in all
         # State that a step changes:
         self.state: Any = None  # of the runtime; None while it has no audio
-        self.search: SegmentState = parts.segmenter.open(hotwords, turns)
+        self.search: SegmentState = parts.segmenter.open(hotwords, turns, reread)
         self._open_at: float = 0  # frame where the open segment began after the last step
         self._nothing: tuple[str, float | None] = "", 0.0 if turns else None
         self._shown = self._nothing  # text and probability of the last partial

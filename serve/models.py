@@ -16,7 +16,7 @@ from samba_asr.engine import Engine, EngineCounts, Full, Listener, LiveSession, 
 from samba_asr.errors import UserError
 from samba_asr.recognizer import Phrases, Recognizer
 from samba_asr.serve.metrics import Metrics, StepCounts
-from samba_asr.serve.settings import Settings
+from samba_asr.serve.settings import NOT_LIVE, Settings
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,8 @@ def load(settings: Settings) -> dict[str, Recognizer]:
 
 def _load(name: str, folder: Path | None, settings: Settings) -> Recognizer:
     try:
-        found = Recognizer.load(folder, device=settings.device, settings=settings.decode)
+        # A user of one's own may override this; of many sessions the finals would wait for each other.
+        found = Recognizer.load(folder, device=settings.device, settings=(NOT_LIVE, *settings.decode))
         found.latency(settings.latency_ms)  # reports a wrong latency now
         found.warm()  # a first compilation takes seconds, in which nobody should wait for a text
     except UserError as error:

@@ -14,6 +14,9 @@ from typing import Any
 
 from samba_asr.errors import UserError
 
+NOT_LIVE = "decode.lm.neural_live=false"
+"""Setting of a service, unless it is told otherwise: with thirty sessions partial results would come 0.6 s later."""
+
 
 def bound(default: float, help: str) -> Any:
     """Make a field for a number that can be set from outside; whole if its default is."""

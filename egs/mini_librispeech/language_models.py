@@ -4,6 +4,7 @@
 
 Whichever model has had least CPU time takes the next step, so a machine with other work on it favors none.  All read the same
 batches in the same order, and the learning rate falls with the minutes.  The same command continues a run that was killed.
+At the end each is a folder, for `samba-asr decode ... decode.lm.neural=exp/lms/experts`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from samba_asr.data.text import TextSet
 from samba_asr.decoding.ngram import END, UNKNOWN, LanguageModel, read_ngram
 from samba_asr.models.decoder import BOUNDARY
 from samba_asr.models.lm import MambaLm
+from samba_asr.models.lm_folder import save_lm
 from samba_asr.text.lm import read_lines
 from samba_asr.text.tokenizer import has_tokenizer, load_tokenizer, train_tokenizer
 from samba_asr.text.units import SPACE, Tokenizer
@@ -113,8 +115,10 @@ def mixture(neural: np.ndarray, ngram: np.ndarray, share: float) -> np.ndarray:
         return np.logaddexp(neural + np.log(share), ngram + np.log1p(-share))
 
 
-def report(models: Sequence[Trained], units: Tokenizer, dev: Sequence[str], ngram: LanguageModel | None) -> None:
-    """Print the perplexities of all models on `dev`; of the n-gram; and of their best mixtures."""
+def report(
+    models: Sequence[Trained], units: Tokenizer, dev: Sequence[str], ngram: LanguageModel | None, out: Path | None = None
+) -> None:
+    """Print the perplexities of all models on `dev`; of the n-gram; and of their best mixtures.  out: where to save folders."""
     known = [ngram_log_probs(ngram, line) for line in dev] if ngram else []
     if known:
         words = sum(len(log_p) for log_p, _ in known)
@@ -131,6 +135,9 @@ def report(models: Sequence[Trained], units: Tokenizer, dev: Sequence[str], ngra
             best = min(mixed, key=lambda s: mixed[s])
             line += f"; mixed with the n-gram, share {best:g}: {mixed[best]:.1f}"
         print(line, flush=True)
+        if out:
+            m.net.eval()
+            save_lm(out / m.name, m.net, m.config, units, perplexity=perplexity(own))
 
 
 def main() -> None:
@@ -169,7 +176,7 @@ def main() -> None:
             save(kept, elapsed + saved - began, models)
             report(models, units, dev, ngram)
     save(kept, elapsed + time.monotonic() - began, models)
-    report(models, units, dev, ngram)
+    report(models, units, dev, ngram, args.out)
 
 
 def save(path: Path, elapsed: float, models: Sequence[Trained]) -> None:

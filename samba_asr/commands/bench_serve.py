@@ -70,10 +70,11 @@ def run(args: argparse.Namespace) -> int:
     from samba_asr.bench.turns import talks
     from samba_asr.decoding.turns import TurnRules
     from samba_asr.recognizer import Recognizer
+    from samba_asr.serve.settings import NOT_LIVE
 
     if min(args.clients) < 1 or args.seconds <= 0:
         raise UserError(f"--clients {min(args.clients)} --seconds {args.seconds:g}: both must be positive")
-    recognizer = Recognizer.load(args.model, device=args.device, settings=args.overrides)
+    recognizer = Recognizer.load(args.model, device=args.device, settings=(NOT_LIVE, *args.overrides))
     rate, spoken, rules, asked = recognizer.rate, None, None, None
     if args.turns:
         rules = TurnRules(args.eager_ms / 1000, args.end_ms and args.end_ms / 1000)

@@ -40,12 +40,13 @@ def run(args: argparse.Namespace) -> int:
     from samba_asr.bench.service import clips, running, texts
     from samba_asr.bench.soak import Soak, Tally
     from samba_asr.recognizer import Recognizer
+    from samba_asr.serve.settings import NOT_LIVE
 
     if min(args.minutes, args.clients, args.seconds) <= 0:
         raise UserError(
             f"--minutes {args.minutes:g} --clients {args.clients} --seconds {args.seconds:g}: all must be positive"
         )
-    recognizer = Recognizer.load(args.model, device=args.device, settings=args.overrides)
+    recognizer = Recognizer.load(args.model, device=args.device, settings=(NOT_LIVE, *args.overrides))
     rate, speech = recognizer.rate, clips(args.data, recognizer.rate, args.seconds)
     expected = texts(recognizer, speech, args.latency_ms)
     del recognizer

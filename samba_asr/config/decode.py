@@ -92,6 +92,9 @@ class SearchLmConfig:
     lexicon: str = ""  # more pronunciations, for a model of phones: Kaldi's lexicon.txt
     neural: str = ""  # folder of a Mamba language model: scores the beam if it has the model's units, else the lattice
     neural_weight: float = 0.3  # of its log-probabilities; over a lattice it is taken from `weight`
+    neural_live: bool = (
+        True  # whether it reads lattices of live sessions too: some 90 ms of a core for 12 s; not in `serve`
+    )
 
     def __post_init__(self):
         for key in ("words", "lexicon"):

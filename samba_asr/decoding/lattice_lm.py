@@ -33,14 +33,14 @@ import torch.nn.functional as F
 from samba_asr.decoding.base import BLANK, Hypothesis
 from samba_asr.decoding.hotwords import Hotwords
 from samba_asr.decoding.lattice import Lattice
-from samba_asr.decoding.lm_states import LmStates
+from samba_asr.decoding.lm_states import LmStates, with_half_weights
 from samba_asr.models.decoder import BOUNDARY
 from samba_asr.models.lm_folder import LoadedLm
 from samba_asr.text.units import Tokenizer
 
-PATHS = 4  # texts that go on at a node
-BEAM = 8.0  # nats
-ENDS = 32  # whole texts whose alignments are summed
+PATHS = 3  # texts that go on at a node
+BEAM = 7.0  # nats
+ENDS = 16  # whole texts whose alignments are summed
 
 
 class Path(NamedTuple):
@@ -94,6 +94,7 @@ class LatticeLm:
     def __init__(self, lm: LoadedLm, *, weight: float, bonus: float, neural_weight: float):
         """weight, bonus: of the search's language model, and nats a word.  neural_weight: 0 .. weight (any, if that is 0)."""
         self.lm, self.weight, self.bonus, self.neural_weight = lm, weight, bonus, neural_weight
+        self._model = with_half_weights(lm.model)
         self._units: dict[str, tuple[int, ...]] = {}
         self._idle: list[LmStates] = []
 
@@ -197,7 +198,7 @@ class LatticeLm:
         try:
             states = self._idle.pop()
         except IndexError:
-            states = LmStates(self.lm.model)
+            states = LmStates(self._model)
         try:
             yield _Texts(states, self.lm.tokenizer, self._units)
         finally:
@@ -277,7 +278,7 @@ def text_log_probs(log_probs: np.ndarray, texts: Sequence[Sequence[int]]) -> lis
     if not texts:
         return []
     n, width = len(texts), max(map(len, texts))
-    frames = torch.from_numpy(np.asarray(log_probs, dtype=np.float64))[:, None].expand(-1, n, -1)
+    frames = torch.from_numpy(np.asarray(log_probs))[:, None].expand(-1, n, -1)
     tokens = torch.tensor([[*text, *[0] * (width - len(text))] for text in texts], dtype=torch.long).view(n, width)
     lengths = torch.tensor([len(text) for text in texts])
     loss = F.ctc_loss(frames, tokens, torch.full((n,), len(log_probs)), lengths, blank=BLANK, reduction="none")

@@ -89,8 +89,8 @@ class TwoPassState(NamedTuple):
     memory: Any  # of the second pass, after the speech so far; () without one
     without: tuple[Without | None, ...]  # of each row; None where it has no hotwords
     heard: tuple[
-        tuple[np.ndarray, ...], ...
-    ]  # of each row: log-probabilities (t, v) so far, where a model reads lattices
+        tuple[np.ndarray, ...] | None, ...
+    ]  # of each row whose lattice is read: log-probabilities (t, v) so far
 
 
 class TwoPass:
@@ -154,21 +154,22 @@ class TwoPass:
         """Compile the search, where it is compiled."""
         getattr(self.search, "warm", lambda: None)()
 
-    def init_state(self, batch: int, hotwords: Hotwords | None = None) -> TwoPassState:
-        """Make the state of `batch` rows before the first frame."""
+    def init_state(self, batch: int, hotwords: Hotwords | None = None, reread: bool = True) -> TwoPassState:
+        """Make the state of `batch` rows before the first frame.  reread: whether a language model reads their lattices."""
+        heard = (() if reread and self._rereads else None,) * batch
         memory = self.decoder.init_memory(batch) if self._absorbs and self.decoder else ()
         hotwords = self.hotwords if hotwords is None else hotwords
         if hotwords is None or not hotwords.words:
-            return TwoPassState(self.search.init_state(batch), memory, (None,) * batch, ((),) * batch)
+            return TwoPassState(self.search.init_state(batch), memory, (None,) * batch, heard)
         without = tuple(Without(hotwords, self.search.init_state(1)) for _ in range(batch))
-        return TwoPassState(self.search.init_state(batch, hotwords), memory, without, ((),) * batch)
+        return TwoPassState(self.search.init_state(batch, hotwords), memory, without, heard)
 
     def step(self, frames: Frames, state: TwoPassState) -> TwoPassState:
         """Process the next frames of each row."""
         memory = ()
         if self._absorbs and self.decoder:
             memory = _absorbed(self.decoder, frames, state.memory)
-        heard = self._heard(frames, state.heard)
+        heard = _heard(frames, state.heard)
         # The searches without hotwords are further rows of the same step, so that they share its batch, or its threads.
         n, there = len(state.without), [row for row, beside in enumerate(state.without) if beside]
         if not there:
@@ -215,7 +216,7 @@ class TwoPass:
 
     def hypotheses(self, state: TwoPassState, nbest: int = 1) -> list[list[Hypothesis]]:
         """Return for each row 1 to `nbest` hypotheses, best first; rescored if there is a second pass."""
-        if self.reader and self.reader.reads_lattices:
+        if self._rereads:
             rows = [self.take(state, [row]) for row in range(len(state.without))]
             found = [self._of_lattice(row, self._read(nbest))[0] for row in rows]
         else:
@@ -226,7 +227,7 @@ class TwoPass:
         """Return the first row's hypotheses of the search without hotwords; None if the row has no hotwords."""
         if state.without[0] is None:
             return None
-        if self.reader and self.reader.reads_lattices:
+        if self._rereads:
             found = [self._of_lattice(self.take(state, [0]), self._read(nbest), without=True)[0]]
         else:
             found = self.search.hypotheses(state.without[0].search, self._read(nbest))
@@ -245,18 +246,14 @@ class TwoPass:
 
     def _read(self, nbest: int) -> int:
         """Return the number of first-pass hypotheses that the second pass scores."""
-        scores_nbest = self.reader and not self.reader.reads_lattices
-        return max(nbest, self.nbest) if self.weight or scores_nbest else nbest
+        return max(nbest, self.nbest) if self.weight or (self.reader and not self._rereads) else nbest
 
-    def _heard(self, frames: Frames, before: tuple[tuple[np.ndarray, ...], ...]) -> tuple[tuple[np.ndarray, ...], ...]:
-        if not getattr(self.reader, "reads_lattices", False):
-            return before
-        log_probs, lengths = (np.asarray(x) for x in (frames.log_probs, frames.lengths))
-        new = [log_probs[row, :n].astype(np.float32) for row, n in enumerate(lengths.tolist())]
-        return tuple((*old, some) if len(some) else old for old, some in zip(before, new, strict=True))
+    @property
+    def _rereads(self) -> bool:
+        return self.reader is not None and self.reader.reads_lattices
 
     def _second(self, found: list[list[Hypothesis]], state: TwoPassState, nbest: int) -> list[list[Hypothesis]]:
-        if self.reader and not self.reader.reads_lattices:
+        if self.reader and not self._rereads:
             found = cast("TextScorer", self.reader)(found)
         if self.weight:
             found = rescore(self.decoder, found, state.memory, self.weight)
@@ -269,7 +266,7 @@ class TwoPass:
 
         without: those of the search without hotwords; None if the row has no hotwords.
         """
-        if not (self.reader and self.reader.reads_lattices):
+        if not self._rereads:
             found = self.without_hotwords(state, nbest) if without else self.hypotheses(self.take(state, [0]), nbest)[0]
             return found if found is None else (found, self.lattice(state, without))
         if without and state.without[0] is None:
@@ -296,7 +293,7 @@ class TwoPass:
         return texts, lattice
 
     def _read_by(
-        self, search: Any, heard: Sequence[np.ndarray], hotwords: Hotwords | None, nbest: int
+        self, search: Any, heard: Sequence[np.ndarray] | None, hotwords: Hotwords | None, nbest: int
     ) -> tuple[list[Hypothesis], Lattice | None]:
         found, (lattice,) = self.search.hypotheses(search, nbest)[0], cast("PrefixBeam", self.search).lattices(search)
         if lattice is None or not heard:
@@ -346,6 +343,17 @@ def _each_without(ask: Callable[[Any], Any], without: tuple[Without | None, ...]
     for n, (row, beside) in enumerate(there.items()):
         found[row] = beside._replace(search=take(answer, [n]))
     return tuple(found)
+
+
+def _heard(
+    frames: Frames, before: tuple[tuple[np.ndarray, ...] | None, ...]
+) -> tuple[tuple[np.ndarray, ...] | None, ...]:
+    """Add the frames to rows that keep them."""
+    if not any(old is not None for old in before):
+        return before
+    log_probs, lengths = (np.asarray(x) for x in (frames.log_probs, frames.lengths))
+    new = [log_probs[row, :n].astype(np.float32) for row, n in enumerate(lengths.tolist())]
+    return tuple(old if old is None or not len(some) else (*old, some) for old, some in zip(before, new, strict=True))
 
 
 # Only with a second pass is there a memory, and only then is torch needed.

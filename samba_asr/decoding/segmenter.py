@@ -113,6 +113,7 @@ class SegmentState:
         default_factory=dict
     )  # frames of missing audio before a frame, counted from the first
     withheld: int = 0  # words dropped from finished segments for low confidence; the caller may reset it
+    reread: bool = True  # whether a neural language model reads the segments
     turns: TurnFrames | None = None  # None: no signals
     signals: list[tuple[int, Signal]] = field(
         default_factory=list
@@ -184,13 +185,16 @@ class Segmenter:
             return self
         return Segmenter(self.search, self.tokenizer, None, self.frame, self.sure, self.graph, self.heard)
 
-    def open(self, hotwords: Hotwords | None = None, turns: TurnRules | None = None) -> SegmentState:
+    def open(
+        self, hotwords: Hotwords | None = None, turns: TurnRules | None = None, reread: bool = True
+    ) -> SegmentState:
         """Open a session, with its own hotwords or those of the search.
 
+        reread: whether the search's neural language model, if it has one, reads each segment when it ends.
         turns: rules in seconds, for signals of turns.  UserError for silences shorter than a frame.
         """
         silences = turns and turns.in_frames(self.frame, self.pause)
-        return SegmentState(self.search.init_state(1, hotwords), hotwords, turns=silences)
+        return SegmentState(self.search.init_state(1, hotwords, reread), hotwords, turns=silences, reread=reread)
 
     def step(self, sessions: Sequence[SegmentState], found: Frames) -> None:
         """Process the next frames, one row for each session; finished segments appear in `segments`."""
@@ -378,7 +382,7 @@ class Segmenter:
 
     def _again(self, s: SegmentState, frames: np.ndarray, log_probs: np.ndarray) -> None:
         """Search these frames from the start."""
-        s.state, s.frames, s.log_probs = self.search.init_state(1, s.hotwords), [], []
+        s.state, s.frames, s.log_probs = self.search.init_state(1, s.hotwords, s.reread), [], []
         if len(frames):
             self._search([s], [frames], [log_probs])
 
@@ -404,7 +408,7 @@ class Segmenter:
         s.begin += s.until(s.length)
         s.count += s.length
         s.missing = {at: gap for at, gap in s.missing.items() if at >= s.count}
-        s.state, s.frames, s.log_probs = self.search.init_state(1, s.hotwords), [], []
+        s.state, s.frames, s.log_probs = self.search.init_state(1, s.hotwords, s.reread), [], []
         s.length, s.silent, s.spoken, s.gap = 0, 0, False, None
         s.asked = s.offered = False
 

@@ -25,6 +25,7 @@ from samba_asr.formats import render as render_result
 from samba_asr.metrics.wer import score
 from samba_asr.result import Result
 from tests.decoding.toys import CHARS, PHONES, model
+from tests.support.lattice import found, paths
 from tests.support.search import frames
 
 T = 12
@@ -33,26 +34,6 @@ T = 12
 @pytest.fixture(scope="module")
 def lm(tmp_path_factory):
     return model(tmp_path_factory.mktemp("lm"))
-
-
-def found(search: PrefixBeam, x, hotwords=None):
-    """The finished state of one utterance (t, v), and its lattice."""
-    state = search.finish(search.step(x[None], np.array([len(x)]), search.init_state(1, hotwords)))
-    return state, search.lattices(state)[0]
-
-
-def paths(lattice: Lattice) -> list[tuple[tuple[str, ...], float, float, tuple[int, ...]]]:
-    """(words, acoustic, lm, arcs) of every path from start to end."""
-    ways = {0: [((), 0.0, 0.0, ())]}
-    for arc, (low, high, word) in enumerate(
-        zip(lattice.start.tolist(), lattice.end.tolist(), lattice.texts, strict=True)
-    ):
-        more = [
-            ((*words, word) if word else words, a + lattice.acoustic[arc], g + lattice.lm[arc], (*arcs, arc))
-            for words, a, g, arcs in ways.get(low, [])
-        ]
-        ways.setdefault(high, []).extend(more)
-    return ways[len(lattice.times) - 1]
 
 
 GUIDED = pytest.mark.parametrize(("tokenizer", "v"), [(CHARS, 5), (PHONES, 6)], ids=["char", "phone"])

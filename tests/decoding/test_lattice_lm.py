@@ -20,7 +20,7 @@ from samba_asr.decoding.guide import Guides
 from samba_asr.decoding.hotwords import HotwordGuide, Hotwords
 from samba_asr.decoding.lattice import Lattice
 from samba_asr.decoding.lattice_lm import LatticeLm, text_log_probs
-from samba_asr.decoding.lm_states import SLOTS, LmStates
+from samba_asr.decoding.lm_states import SLOTS, LmStates, with_half_weights
 from samba_asr.decoding.prefix_beam import PrefixBeam
 from samba_asr.decoding.rescore import TwoPass
 from samba_asr.decoding.words import WordGuide
@@ -29,11 +29,12 @@ from samba_asr.models.decoder import BOUNDARY
 from samba_asr.models.folder import load_model
 from samba_asr.models.lm import MambaLm
 from samba_asr.models.lm_folder import LoadedLm
+from samba_asr.recognizer import Recognizer
 from samba_asr.runtime.base import Frames
 from samba_asr.text.tokenizer import CharTokenizer
 from tests.decode_settings import decoding
-from tests.decoding.test_lattice import found, paths
 from tests.decoding.toys import CHARS, PHONES, model, write_arpa
+from tests.support.lattice import found, paths
 from tests.support.model_folder import make_model
 from tests.support.search import brute_force, frames
 
@@ -123,6 +124,20 @@ class TestStates:
             with torch.inference_mode():
                 logits, _ = lm.model.step(tokens, torch.tensor([len(text) + 1]), start)
             np.testing.assert_allclose(row, logits[0, -1].log_softmax(-1).numpy(), atol=1e-9)
+
+    def test_half_weights_change_next_to_nothing(self):
+        lm = make_lm()
+        plain = lm.model.float()
+        half = with_half_weights(plain)
+        if half is plain:
+            pytest.skip("this CPU does not multiply by matrices of float16")
+        found = []
+        for net in (plain, half):
+            states = LmStates(net)
+            slot, _ = states.start()
+            found.append(states.extend([slot] * 3, states.take(3), [2, 3, 4]))
+        assert 0 < np.abs(found[0] - found[1]).max() < 0.01
+        assert with_half_weights(LM.model) is LM.model  # float64: a definition, not to be rounded
 
     def test_slots_that_are_given_back_are_used_again(self):
         states = LmStates(LM.model)
@@ -291,6 +306,15 @@ class TestPasses:
             plain.step(x, plain.init_state(1))
         )
 
+    def test_a_session_may_do_without(self, ngram):
+        passes, plain = self.passes(ngram), TwoPass(beam(ngram))
+        x = Frames(frames(4, 2, 9, 6), frames(4, 2, 9, 6), torch.tensor([9, 9]))
+        both = passes.stack([passes.init_state(1, reread=False), passes.init_state(1)])
+        found = passes.hypotheses(passes.finish(passes.step(x, both)))
+        assert found[:1] == plain.hypotheses(plain.finish(plain.step(x, plain.init_state(2))))[:1]
+        assert found[1:] == passes.hypotheses(passes.finish(passes.step(x, passes.init_state(2))))[1:]
+        assert found[0][0].score != found[1][0].score
+
     def test_hotwords_that_are_not_said_change_nothing(self, ngram):
         passes = self.passes(ngram)
         x = Frames(frames(4, 1, 9, 6), frames(4, 1, 9, 6), torch.tensor([9]))
@@ -331,6 +355,22 @@ class TestSettings:
         _, other = neural_lm(loaded, self.settings_of(place, "search.lattice=0"), alone=False)
         assert not other.reads_lattices
         assert two_pass(loaded, self.settings_of(place)).reader.weight == 0.5
+
+    def test_live_sessions_read_again_unless_told_otherwise(self, place):
+        recognizer = Recognizer(load_model(place / "model"), self.settings_of(place))
+        assert recognizer.session().search.reread
+        recognizer = Recognizer(load_model(place / "model"), self.settings_of(place, "lm.neural_live=false"))
+        assert not recognizer.session().search.reread
+        assert recognizer.session(partials=False).search.reread  # of a file
+
+    def test_a_service_lets_live_sessions_do_without(self, place):
+        from samba_asr.serve.models import load
+        from samba_asr.serve.settings import Settings
+
+        given = f"decode.search.method=beam decode.lm={place / 'lm.arpa'} decode.lm.neural={place / 'lm'}".split()
+        for more, live in ((), False), (("decode.lm.neural_live=true",), True):
+            (recognizer,) = load(Settings({"toy": place / "model"}, decode=(*given, *more))).values()
+            assert recognizer.decode.lm.neural_live == live
 
     def test_more_weight_than_the_ngram_has(self, place):
         with pytest.raises(
