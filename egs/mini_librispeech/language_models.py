@@ -116,7 +116,11 @@ def mixture(neural: np.ndarray, ngram: np.ndarray, share: float) -> np.ndarray:
 
 
 def report(
-    models: Sequence[Trained], units: Tokenizer, dev: Sequence[str], ngram: LanguageModel | None, out: Path | None = None
+    models: Sequence[Trained],
+    units: Tokenizer,
+    dev: Sequence[str],
+    ngram: LanguageModel | None,
+    out: Path | None = None,
 ) -> None:
     """Print the perplexities of all models on `dev`; of the n-gram; and of their best mixtures.  out: where to save folders."""
     known = [ngram_log_probs(ngram, line) for line in dev] if ngram else []

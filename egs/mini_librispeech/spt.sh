@@ -2,14 +2,15 @@
 # Self-pretraining against training from scratch, at equal numbers of steps, with 0.5 and 4.5 hours of labels ("Never train from scratch").
 #   egs/mini_librispeech/spt.sh [HOURS-ROW...]      such as half-scratch half-masked all-diffusion; default: all; then a table
 # HOURS: half (0.5 h: every ninth utterance of all readers) or all.  ROW: scratch (STEPS), scratch2 (2 STEPS), or an objective: STEPS of
-# pretraining on all speech, without texts, then STEPS of training.  Called again, it continues.  STEPS=N: in place of 2000.
+# pretraining on all speech, without texts, then STEPS of training just as from scratch.  OBJECTIVE-slow: then the encoder learns at a
+# quarter of the rate, without easy epochs.  Called again, it continues.  STEPS=N: in place of 2000.
 # The model is the small one that learns most in a short run (ladder.sh): 2 layers of 144, no masks, speeds or dropout.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 shared=$(realpath ../../../shared)/data
 steps=${STEPS:-2000}
 exp=exp/spt-$steps box=../../samba_asr/box/english
-kinds=(scratch scratch2 best_rq masked causal diffusion)
+kinds=(scratch scratch2 best_rq masked causal diffusion best_rq-slow masked-slow causal-slow diffusion-slow)
 [ -d "$shared/LibriSpeech" ] || { echo "error: $shared/LibriSpeech is not there: the speech that this trains on" >&2 && exit 1; }
 source ../setup.sh train,lexicon
 export OMP_NUM_THREADS=1
@@ -49,11 +50,11 @@ row() { # HOURS-ROW: train it, and decode
   case $kind in
   scratch) changed="train.easy_epochs=1 train.max_steps=$steps" ;;
   scratch2) changed="train.easy_epochs=1 train.max_steps=$((2 * steps))" ;;
-  # A pretrained encoder needs neither easy epochs nor the peak of the learning rate, which would undo what it learned.
-  *) changed="--init-encoder $exp/pretraining-$kind/model optim.encoder_lr=5e-4 train.max_steps=$steps" ;;
+  *-slow) changed="--init-encoder $exp/pretraining-${kind%-slow}/model optim.encoder_lr=5e-4 train.max_steps=$steps" ;;
+  *) changed="--init-encoder $exp/pretraining-$kind/model train.easy_epochs=1 train.max_steps=$steps" ;;
   esac
   echo "== $1 ==" >&2
-  case $kind in scratch*) ;; *) pretrained "$kind" ;; esac
+  case $kind in scratch*) ;; *) pretrained "${kind%-slow}" ;; esac
   mkdir -p "$folder"
   cp -n $box/lexicon.txt "$folder" # predicting pronunciations takes minutes
   # shellcheck disable=SC2086  # options are words

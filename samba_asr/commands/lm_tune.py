@@ -22,7 +22,8 @@ def add_tune(kinds) -> None:
         "tune",
         help="tune weights by word error rate",
         description="Try weights of a language model on a validation set (never the test set), from the middle of the grid "
-        "toward better neighbors, and print the best settings.  If decode.lm.neural scores the n-best list, tune its weight too.",
+        "toward better neighbors, and print the best settings.  "
+        "If decode.lm.neural reads lattices or n-best lists, tune its weight too.",
     )
     parser.add_argument("--model", type=Path, required=True, metavar="FOLDER", help="model folder")
     parser.add_argument("--data", type=Path, required=True, metavar="MANIFEST", help="utterances with texts, JSONL")

@@ -91,8 +91,10 @@ class LmStates:
         self._device = weight.device
         self._convolve, self._advance = _kernels(compiled if self._device.type == "cpu" else False)
         self._layers = cast("Sequence[LmLayer]", model.layers)
-        states = model.init_state(SLOTS, device=self._device, dtype=weight.dtype)
-        self._conv, self._ssm = [state.conv for state in states], [state.ssm for state in states]
+        states = model.init_state(1, device=self._device, dtype=weight.dtype)
+        # Not zeros: memory that is never written is never taken.
+        self._conv = [state.conv.new_empty(SLOTS, *state.conv.shape[1:]) for state in states]
+        self._ssm = [state.ssm.new_empty(SLOTS, *state.ssm.shape[1:]) for state in states]
         self._free, self._used = list(range(SLOTS))[::-1], set[int]()
 
     def start(self) -> tuple[int, np.ndarray]:
@@ -107,8 +109,8 @@ class LmStates:
         while len(self._free) < n:
             size = len(self._conv[0])
             self._free = [*range(size, 2 * size)][::-1] + self._free
-            self._conv = [torch.cat([x, torch.zeros_like(x)]) for x in self._conv]
-            self._ssm = [torch.cat([x, torch.zeros_like(x)]) for x in self._ssm]
+            self._conv = [torch.cat([x, torch.empty_like(x)]) for x in self._conv]
+            self._ssm = [torch.cat([x, torch.empty_like(x)]) for x in self._ssm]
         slots = [self._free.pop() for _ in range(n)]
         self._used.update(slots)
         return slots
