@@ -19,8 +19,7 @@ books=data/tts_books/train.jsonl
 helped=(model.mixer.name=mamba model.mixer.d_state=16 model.layers=2 model.d_model=144 "model.self_conditioning=[1]" model.dropout=0
   augment.time_masks=0 augment.freq_masks=0 "augment.speed=[1.0]" "data.train=[data/train.jsonl,$books]")
 sharpened=(--config crf optim.lr=1e-3 optim.warmup=50 train.easy_epochs=0 train.max_steps=$((steps / 2)))
-# The encoder keeps what it learned: a low learning rate, and no easy epochs.  The first run of `pretrain` had neither (RESULTS.md).
-pretrained=(optim.encoder_lr=5e-4 train.easy_epochs=0 train.max_steps=$((steps / 2)))
+pretrained=(train.max_steps=$((steps / 2))) # with optim.encoder_lr=5e-4 and no easy epochs nothing was learned (RESULTS.md)
 
 options() { # ROW: its changed options
   case $1 in

@@ -24,7 +24,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ from samba_asr.text.units import Tokenizer
 PATHS = 3  # texts that go on at a node
 BEAM = 7.0  # nats
 ENDS = 16  # whole texts whose alignments are summed
+MOST = 1 << 26  # numbers in a table of alignments
 
 
 class Path(NamedTuple):
@@ -62,7 +63,7 @@ class Path(NamedTuple):
 class _Text:
     """The beginning of a text.  Its last unit is read when the text goes on, or ends: most never do."""
 
-    words: tuple[str, ...]
+    word: str  # the last; "" of the empty text
     log_p: float  # of its units
     before: int  # slot of the state before the last unit
     unit: int  # the last
@@ -70,6 +71,14 @@ class _Text:
     longer: dict[str, _Text] = field(default_factory=dict)  # by the next word
     slot: int = -1  # of the state after the last unit, once it is read
     after: np.ndarray | None = None  # (v,) ln p of each next unit, once the last is read
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        found, at = [], self
+        while at.parent:
+            found.append(at.word)
+            at = at.parent
+        return tuple(reversed(found))
 
     def next(self, unit: int) -> float:
         """Return ln p of a next unit, once the last is read."""
@@ -83,7 +92,17 @@ class _Partial(NamedTuple):
     score: float
     lm: float
     text: _Text
-    arcs: tuple[int, ...]
+    last: (
+        tuple[int, Any] | None
+    )  # the last arc, and what stands here before it: as long as the text, so it is not copied
+
+    @property
+    def arcs(self) -> list[int]:
+        found, at = [], self.last
+        while at:
+            arc, at = at
+            found.append(arc)
+        return found[::-1]
 
 
 class LatticeLm:
@@ -121,13 +140,18 @@ class LatticeLm:
     def _summed(
         self, ends: list[_Partial], lattice: Lattice, log_probs: np.ndarray, hotwords: Hotwords | None
     ) -> list[Path]:
-        ends = sorted(ends, key=lambda path: -path.score)[:ENDS]
-        tokens = [[unit for arc in end.arcs for unit in lattice.units[arc]] for end in ends]
+        distinct: dict[tuple[str, ...], _Partial] = {}
+        for end in sorted(ends, key=lambda path: -path.score):
+            distinct.setdefault(end.text.words, end)
+        chosen = [(end, words, end.arcs) for words, end in list(distinct.items())[:ENDS]]
+        tokens = [[unit for arc in arcs for unit in lattice.units[arc]] for _, _, arcs in chosen]
+        totals = text_log_probs(log_probs, tokens)
+        if totals is None:
+            totals = [float(lattice.acoustic[arcs].sum()) for _, _, arcs in chosen]
         found = []
-        for end, own, total in zip(ends, tokens, text_log_probs(log_probs, tokens), strict=True):
+        for (end, words, arcs), own, total in zip(chosen, tokens, totals, strict=True):
             # Arcs of different alignments may overlap by a frame or two.
-            times = tuple(accumulate((time for arc in end.arcs for time in lattice.begun[arc]), max))
-            words = end.text.words
+            times = tuple(accumulate((time for arc in arcs for time in lattice.begun[arc]), max))
             besides = self.bonus * len(words) + (hotwords.text_score(own, words) if hotwords else 0.0)
             found.append(Path(Hypothesis(tuple(own), total, times, words), end.lm, besides, end.text.log_p))
         return [path for path in found if path.hypothesis.score > -math.inf]
@@ -145,23 +169,22 @@ class LatticeLm:
             leaving[start[arc]].append(arc)
             rest[start[arc]] = max(rest[start[arc]], acoustic[arc] + lm[arc] + rest[end[arc]])
         share = self.neural_weight / self.weight if self.weight else 0.0
-        read: dict[
-            int, tuple[float, float]
-        ] = {}  # score of the best path with an arc, and what the arc adds, but acoustics
+        # By arcs: the score of the best path with it, and what it adds to that but acoustics.
+        read: dict[int, tuple[float, float]] = {}
 
         def longer(path: _Partial, arc: int) -> _Partial:
             text, besides = path.text, 0.0
             if words[arc]:
                 text, besides = path.text.longer[words[arc]], self.bonus
             gain = (1 - share) * lm[arc] + share * besides + self.neural_weight * (text.log_p - path.text.log_p)
-            new = _Partial(path.score + acoustic[arc] + gain, path.lm + lm[arc], text, (*path.arcs, arc))
+            new = _Partial(path.score + acoustic[arc] + gain, path.lm + lm[arc], text, (arc, path.last))
             if arc not in read or new.score > read[arc][0]:
                 read[arc] = new.score, gain
             return new
 
         with self._texts() as texts:
-            at: dict[int, dict[tuple[str, ...], _Partial]] = defaultdict(dict)  # by node, by text
-            at[0][()] = _Partial(0.0, 0.0, texts.empty, ())
+            at: dict[int, dict[_Text, _Partial]] = defaultdict(dict)  # by node, by text
+            at[0][texts.empty] = _Partial(0.0, 0.0, texts.empty, None)
             for wave in _waves(last + 1, [(start[arc], end[arc]) for arc in whole]):
                 live = []
                 for node in wave:
@@ -175,9 +198,9 @@ class LatticeLm:
                 texts.read((path.text, words[arc]) for path, arc in steps if words[arc])
                 for path, arc in steps:
                     new = longer(path, arc)
-                    known = at[end[arc]].get(new.text.words)
+                    known = at[end[arc]].get(new.text)
                     if known is None or new.score > known.score:
-                        at[end[arc]][new.text.words] = new
+                        at[end[arc]][new.text] = new
                 texts.forget(path.text for some in at.values() for path in some.values())
             ends = sorted(at[last].values(), key=lambda path: -path.score)[: 2 * ENDS]
             texts.read((path.text, "") for path in ends)
@@ -213,7 +236,7 @@ class _Texts:
         """units: of words, the first of a text after a space; more are added."""
         self.states, self.tokenizer, self.units = states, tokenizer, units
         slot, after = states.start()
-        self.empty = _Text((), 0.0, slot, BOUNDARY, slot=slot, after=after)
+        self.empty = _Text("", 0.0, slot, BOUNDARY, slot=slot, after=after)
         self.kept: list[_Text] = []  # all but the empty one
 
     def read(self, wanted: Iterable[tuple[_Text, str]]) -> None:
@@ -239,7 +262,7 @@ class _Texts:
         for text, word, units in new:
             rest = sum(float(log_p[text, units[:n]][unit]) for n, unit in enumerate(units) if n)
             total = text.log_p + text.next(units[0]) + rest
-            text.longer[word] = _Text((*text.words, word), total, tree[text, units[:-1]], units[-1], text)
+            text.longer[word] = _Text(word, total, tree[text, units[:-1]], units[-1], text)
             self.kept.append(text.longer[word])
 
     def forget(self, wanted: Iterable[_Text]) -> None:
@@ -249,16 +272,16 @@ class _Texts:
             if text in again or text.parent in again:
                 self.kept.append(text)
             elif text.parent:
-                text.parent.longer.pop(text.words[-1], None)
+                text.parent.longer.pop(text.word, None)
         needed = [self.empty, *self.kept]
         self.states.keep({text.slot for text in needed} | {text.before for text in needed})
 
     def _spelled(self, text: _Text, word: str) -> tuple[int, ...]:
         """Return the units of a word that follows a text: between words there may be one more."""
-        key = word if text.words else f" {word}"
+        key = word if text.parent else f" {word}"
         if key not in self.units:
             alone = self.tokenizer.encode(word)
-            self.units[key] = tuple(self.tokenizer.encode(f"{word} {word}")[len(alone) :] if text.words else alone)
+            self.units[key] = tuple(self.tokenizer.encode(f"{word} {word}")[len(alone) :] if text.parent else alone)
         return self.units[key]
 
 
@@ -273,13 +296,26 @@ def _waves(nodes: int, arcs: Sequence[tuple[int, int]]) -> list[list[int]]:
     return [waves[n] for n in sorted(waves)]
 
 
-def text_log_probs(log_probs: np.ndarray, texts: Sequence[Sequence[int]]) -> list[float]:
-    """Return ln of the sum over all alignments of each text's tokens with log_probs (t, v); -inf for impossible ones."""
-    if not texts:
-        return []
-    n, width = len(texts), max(map(len, texts))
-    frames = torch.from_numpy(np.asarray(log_probs))[:, None].expand(-1, n, -1)
-    tokens = torch.tensor([[*text, *[0] * (width - len(text))] for text in texts], dtype=torch.long).view(n, width)
-    lengths = torch.tensor([len(text) for text in texts])
-    loss = F.ctc_loss(frames, tokens, torch.full((n,), len(log_probs)), lengths, blank=BLANK, reduction="none")
-    return torch.nan_to_num(-loss, nan=-math.inf, neginf=-math.inf).tolist()
+def text_log_probs(log_probs: np.ndarray, texts: Sequence[Sequence[int]]) -> list[float] | None:
+    """Return ln of the sum over all alignments of each text's tokens with log_probs (t, v); -inf for impossible ones.
+
+    None if one text alone would take more than `MOST` numbers, as minutes of speech without a cut do.
+    """
+    t, found = len(log_probs), []
+    size = t * (1 + 2 * max(map(len, texts), default=0))  # of a text's table
+    if size > MOST:
+        return None
+    frames = torch.from_numpy(np.asarray(log_probs))[:, None]
+    for some in batched(texts, max(1, MOST // max(size, 1))):
+        n, width = len(some), max(map(len, some))
+        tokens = torch.tensor([[*text, *[0] * (width - len(text))] for text in some], dtype=torch.long).view(n, width)
+        lengths = torch.tensor([len(text) for text in some])
+        given = frames.expand(-1, n, -1)
+        loss = F.ctc_loss(given, tokens, torch.full((n,), t), lengths, blank=BLANK, reduction="none")
+        found += torch.nan_to_num(-loss, nan=-math.inf, neginf=-math.inf).tolist()
+    return found
+
+
+def batched(texts: Sequence[Sequence[int]], n: int) -> Iterator[Sequence[Sequence[int]]]:
+    for at in range(0, len(texts), n):
+        yield texts[at : at + n]

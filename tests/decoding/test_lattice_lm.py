@@ -160,6 +160,22 @@ def test_the_sum_over_all_alignments(seed):
     assert text_log_probs(x, []) == []
 
 
+def test_long_speech_takes_no_more_memory(ngram, monkeypatch):
+    """Texts are summed in parts; where one is too long by itself, its best alignment counts."""
+    x = frames(2, 1, T, 6)[0].numpy()
+    _, lattice = found(beam(ngram), x)
+    whole = {path.hypothesis.words: path.hypothesis.score for path in reader().paths(lattice, x)}
+    assert len(whole) > 1
+    longest = max(len(path.hypothesis.tokens) for path in reader().paths(lattice, x))
+    monkeypatch.setattr(lattice_lm, "MOST", T * (2 * longest + 1))
+    assert {p.hypothesis.words: p.hypothesis.score for p in reader().paths(lattice, x)} == pytest.approx(whole)
+    monkeypatch.setattr(lattice_lm, "MOST", T)
+    assert text_log_probs(x, [(1, 2)]) is None
+    best = {p.hypothesis.words: p.hypothesis.score for p in reader().paths(lattice, x)}
+    assert set(best) == set(whole)
+    assert max(abs(best[words] - whole[words]) for words in whole) > 0.01
+
+
 @pytest.mark.parametrize(("tokenizer", "v"), [(CHARS, 5), (PHONES, 6)], ids=["char", "phone"])
 @given(seed=st.integers(0, 10**6), phrase=st.sampled_from(["", "b a", "ab"]))
 @settings(max_examples=15, deadline=None)
