@@ -83,7 +83,7 @@ def test_spelled_loses_no_letter_and_no_digit_and_is_idempotent(text):
     once = spelled(text)
     assert spelled(once) == once
     assert once == " ".join(once.split())
-    if any(c.isalnum() for c in text):
+    if any(c.isalnum() and c != "\u02bc" for c in text):  # an apostrophe, which Unicode counts as a letter
         assert any(c.isalnum() for c in once)
 
 
