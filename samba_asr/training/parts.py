@@ -12,6 +12,7 @@ load it; each reads the pieces that it needs.  Names of tensors are `objective.N
 
 from __future__ import annotations
 
+import enum
 import pickle
 import re
 import shutil
@@ -173,4 +174,13 @@ class _Unpickler(pickle.Unpickler):
         """Return what `METADATA` names, or a type of torch's numbers; UnpicklingError for anything else."""
         if name in METADATA.get(module, ()) or (module == "torch" and isinstance(getattr(torch, name, 0), torch.dtype)):
             return super().find_class(module, name)
+        if (module, name) == ("builtins", "getattr"):
+            return _member
         raise pickle.UnpicklingError(f"{module}.{name} is no part of a checkpoint")
+
+
+def _member(kind: Any, name: str) -> Any:
+    """Return a member of an enumeration: before 3.11.4 Python saves them as calls of `getattr`.  UnpicklingError for others."""
+    if isinstance(kind, enum.EnumMeta) and name in kind.__members__:
+        return kind[name]
+    raise pickle.UnpicklingError(f"builtins.getattr({kind!r}, {name!r}) is no part of a checkpoint")

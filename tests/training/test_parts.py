@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import shutil
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as dist
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING
 
 from samba_asr.training import checkpoint, parts
 from samba_asr.training.distributed import Ranks
@@ -97,6 +99,23 @@ def test_metadata_that_run_code_are_refused(saved, tmp_path):
     (tmp_path / "last-1" / ".metadata").write_bytes(pickle.dumps(Evil()))
     with pytest.raises(pickle.UnpicklingError, match=r"builtins\.print is no part of a checkpoint"):
         parts.load(tmp_path, {"parts": {"folder": "last-1"}}, *made(False))
+
+
+def test_members_of_enumerations_are_read_as_old_pythons_save_them(saved, tmp_path):
+    """Before 3.11.4 a member is a call of `getattr`, which may find nothing else."""
+    read = parts._Unpickler(io.BytesIO(pickle.dumps(Getting(_MEM_FORMAT_ENCODING, "TORCH_PRESERVE_FORMAT"))))
+    assert read.load() is _MEM_FORMAT_ENCODING.TORCH_PRESERVE_FORMAT
+    for owner, name in ("text", "upper"), (_MEM_FORMAT_ENCODING, "__init__"), (_MEM_FORMAT_ENCODING, "mro"):
+        with pytest.raises(pickle.UnpicklingError, match="is no part of a checkpoint"):
+            parts._Unpickler(io.BytesIO(pickle.dumps(Getting(owner, name)))).load()
+
+
+class Getting:
+    def __init__(self, owner, name):
+        self.found = owner, name
+
+    def __reduce__(self):
+        return getattr, self.found
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is full")
