@@ -44,6 +44,11 @@ ENDS = 16  # whole texts whose alignments are summed
 MOST = 1 << 26  # numbers in a table of alignments
 
 
+def share_of(weight: float, neural_weight: float) -> float:
+    """Return the share of the n-gram's weight that the neural model takes; nothing of nothing."""
+    return neural_weight / weight if weight else 0.0
+
+
 class Path(NamedTuple):
     """A whole text in the lattice, with the parts of its score."""
 
@@ -54,7 +59,7 @@ class Path(NamedTuple):
 
     def scored(self, weight: float, neural_weight: float) -> Hypothesis:
         """Return the hypothesis with its whole score.  weight: the n-gram's in the search.  neural_weight: 0 .. weight."""
-        share = neural_weight / weight if weight else 0.0
+        share = share_of(weight, neural_weight)
         lm = (1 - share) * self.lm + share * self.besides + neural_weight * self.neural
         return replace(self.hypothesis, score=self.hypothesis.score + lm)
 
@@ -87,14 +92,12 @@ class _Text:
 
 
 class _Partial(NamedTuple):
-    """A text in the lattice up to a node, by its best way."""
+    """A text in the lattice up to a node, by its best way.  That is linked, as copies would be as long as the text."""
 
     score: float
     lm: float
     text: _Text
-    last: (
-        tuple[int, Any] | None
-    )  # the last arc, and what stands here before it: as long as the text, so it is not copied
+    last: tuple[int, Any] | None  # the last arc, and `last` before it
 
     @property
     def arcs(self) -> list[int]:
@@ -125,13 +128,12 @@ class LatticeLm:
         log_probs (t, v): that the lattice is made of.  found: hypotheses of the search, returned where the lattice has no path
         of whole words; if they have no words, their tokens spell the texts.
         """
-        ends, lattice = self._expanded(lattice)
-        spelled = bool(found) and found[0].words is None
-        paths = [
-            path.scored(self.weight, self.neural_weight) for path in self._summed(ends, lattice, log_probs, hotwords)
-        ]
-        paths = [replace(path, words=None) for path in paths] if spelled else paths
-        return sorted(paths, key=lambda h: -h.score) or list(found), lattice
+        ends, read = self._expanded(lattice)
+        paths = self._summed(ends, lattice, log_probs, hotwords)
+        texts = sorted((path.scored(self.weight, self.neural_weight) for path in paths), key=lambda h: -h.score)
+        if found and found[0].words is None:
+            texts = [replace(text, words=None) for text in texts]
+        return texts or list(found), read
 
     def paths(self, lattice: Lattice, log_probs: np.ndarray, hotwords: Hotwords | None = None) -> list[Path]:
         """Return at most `ENDS` texts, distinct in words, in no order."""
@@ -168,7 +170,7 @@ class LatticeLm:
         for arc in reversed(whole):  # they are sorted by their nodes
             leaving[start[arc]].append(arc)
             rest[start[arc]] = max(rest[start[arc]], acoustic[arc] + lm[arc] + rest[end[arc]])
-        share = self.neural_weight / self.weight if self.weight else 0.0
+        share = share_of(self.weight, self.neural_weight)
         # By arcs: the score of the best path with it, and what it adds to that but acoustics.
         read: dict[int, tuple[float, float]] = {}
 
@@ -306,7 +308,8 @@ def text_log_probs(log_probs: np.ndarray, texts: Sequence[Sequence[int]]) -> lis
     if size > MOST:
         return None
     frames = torch.from_numpy(np.asarray(log_probs))[:, None]
-    for some in batched(texts, max(1, MOST // max(size, 1))):
+    step = max(1, MOST // max(size, 1))
+    for some in (texts[at : at + step] for at in range(0, len(texts), step)):
         n, width = len(some), max(map(len, some))
         tokens = torch.tensor([[*text, *[0] * (width - len(text))] for text in some], dtype=torch.long).view(n, width)
         lengths = torch.tensor([len(text) for text in some])
@@ -314,8 +317,3 @@ def text_log_probs(log_probs: np.ndarray, texts: Sequence[Sequence[int]]) -> lis
         loss = F.ctc_loss(given, tokens, torch.full((n,), t), lengths, blank=BLANK, reduction="none")
         found += torch.nan_to_num(-loss, nan=-math.inf, neginf=-math.inf).tolist()
     return found
-
-
-def batched(texts: Sequence[Sequence[int]], n: int) -> Iterator[Sequence[Sequence[int]]]:
-    for at in range(0, len(texts), n):
-        yield texts[at : at + n]

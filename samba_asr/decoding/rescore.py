@@ -281,21 +281,29 @@ class TwoPass:
         self, state: TwoPassState, nbest: int, without: bool = False
     ) -> tuple[list[Hypothesis], Lattice | None]:
         """Let the language model read the lattice of the only row.  As in `_first`, hotwords count only where one is said."""
-        beside, search = state.without[0], state.search
-        found = self.search.hypotheses(search, nbest)[0]
-        if beside and (without or self._unsaid(beside, found)):
-            return self._read_by(beside.search, state.heard[0], None, nbest)
-        texts, lattice = self._read_by(search, state.heard[0], beside.hotwords if beside else None, nbest)
-        if beside and not beside.hotwords.text_score(texts[0].tokens, texts[0].words):
-            plain = self._read_by(beside.search, state.heard[0], None, nbest)
-            if beside.hotwords.text_score(plain[0][0].tokens, plain[0][0].words) >= 0:
-                return plain
-        return texts, lattice
+        beside, heard = state.without[0], state.heard[0]
+        if beside is None:
+            return self._read_by(state.search, heard, None, self.search.hypotheses(state.search, nbest)[0])
+        hotwords, other = beside.hotwords, beside.search
+
+        def said(read: tuple[list[Hypothesis], Lattice | None]) -> float:
+            return hotwords.text_score(read[0][0].tokens, read[0][0].words)
+
+        if not without:
+            found = self.search.hypotheses(state.search, nbest)[0]
+            if plain := self._unsaid(beside, found, nbest):
+                return self._read_by(other, heard, None, plain)
+            read = self._read_by(state.search, heard, hotwords, found)
+            if said(read):
+                return read
+        plainly = self._read_by(other, heard, None, self.search.hypotheses(other, nbest)[0])
+        return plainly if without or said(plainly) >= 0 else read
 
     def _read_by(
-        self, search: Any, heard: Sequence[np.ndarray] | None, hotwords: Hotwords | None, nbest: int
+        self, search: Any, heard: Sequence[np.ndarray] | None, hotwords: Hotwords | None, found: list[Hypothesis]
     ) -> tuple[list[Hypothesis], Lattice | None]:
-        found, (lattice,) = self.search.hypotheses(search, nbest)[0], cast("PrefixBeam", self.search).lattices(search)
+        """Let the language model read a lattice.  found: hypotheses of that search."""
+        (lattice,) = cast("PrefixBeam", self.search).lattices(search)
         if lattice is None or not heard:
             return found, lattice
         return cast("LatticeLm", self.reader)(lattice, np.concatenate(heard), hotwords, found)

@@ -147,19 +147,19 @@ class FixedFrames:
 
     @torch.inference_mode()
     def __call__(self, weight: float, bonus: float, nbest: int = 1) -> Nbest:
-        guide = self.guide.weighted(weight=weight, bonus=bonus)
-        search = build_search(self.decode.search, guide)
-        found: Nbest = {}
+        search, found = self._search(weight, bonus), {}
         for ids, log_probs, lengths in self.batches:
             state = search.finish(search.step(log_probs, lengths, search.init_state(len(ids))))
             found |= zip(ids, search.hypotheses(state, nbest), strict=True)
         return found
 
+    def _search(self, weight: float, bonus: float) -> Any:
+        return build_search(self.decode.search, self.guide.weighted(weight=weight, bonus=bonus))
+
     @torch.inference_mode()
     def paths(self, reader: LatticeLm) -> Paths:
         """Let a language model read the lattices of the search with its weights."""
-        guide = self.guide.weighted(weight=reader.weight, bonus=reader.bonus)
-        search: Any = build_search(self.decode.search, guide)  # beam search, which keeps lattices
+        search = self._search(reader.weight, reader.bonus)  # beam search, which keeps lattices
         found: dict[str, tuple[list[Hypothesis], list[LatticePath]]] = {}
         for ids, log_probs, lengths in self.batches:
             state = search.finish(search.step(log_probs, lengths, search.init_state(len(ids))))

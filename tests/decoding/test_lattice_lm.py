@@ -27,13 +27,13 @@ from samba_asr.decoding.words import WordGuide
 from samba_asr.errors import UserError
 from samba_asr.models.decoder import BOUNDARY
 from samba_asr.models.folder import load_model
-from samba_asr.models.lm import MambaLm
 from samba_asr.models.lm_folder import LoadedLm
 from samba_asr.recognizer import Recognizer
 from samba_asr.runtime.base import Frames
 from samba_asr.text.tokenizer import CharTokenizer
 from tests.decode_settings import decoding
 from tests.decoding.toys import CHARS, PHONES, model, write_arpa
+from tests.support.language_model import random_lm
 from tests.support.lattice import found, paths
 from tests.support.model_folder import make_model
 from tests.support.search import brute_force, frames
@@ -43,14 +43,8 @@ T = 8
 UNITS = CharTokenizer(["▁", "b", "a"])  # of the language model: not the recognizer's
 
 
-def make_lm(tokenizer=UNITS, **changes) -> LoadedLm:
-    torch.manual_seed(3)
-    config = LmConfig(layers=2, d_model=8, d_state=4, headdim=4, ffn_expand=2, dropout=0.0, **changes)
-    net = MambaLm(config, tokenizer.vocab_size).double().eval()
-    with torch.no_grad():
-        for p in net.parameters():
-            p.add_(0.3 * torch.randn_like(p))  # what is zero at the start, too
-    return LoadedLm(net, tokenizer)
+def make_lm(**changes) -> LoadedLm:
+    return random_lm(LmConfig(layers=2, d_model=8, d_state=4, headdim=4, ffn_expand=2, dropout=0.0, **changes), UNITS)
 
 
 LM = make_lm()
@@ -216,8 +210,8 @@ def test_every_text_of_the_lattice_has_the_score_of_its_parts(ngram, tokenizer, 
 
 @given(seed=st.integers(0, 10**6))
 @settings(max_examples=15, deadline=None)
-def test_pruning_loses_no_score(ngram, seed):
-    """What is left with the usual limits has the scores that it has without them."""
+def test_pruning_finds_fewer_texts_and_never_others(ngram, seed):
+    """Every text that the usual limits leave is one of those without limits, and none beats the best of these."""
     x = frames(seed, 1, 14, 6)[0].numpy()
     _, lattice = found(beam(ngram, width=12), x)
     usual, _ = reader()(lattice, x, None, [])
@@ -236,7 +230,7 @@ def test_pruning_loses_no_score(ngram, seed):
 
 
 def test_the_neural_model_decides(ngram, unpruned):
-    """With a weight of 10 (the n-gram's too) the text is the likeliest of the lattice by the neural model alone, or nearly."""
+    """With a weight far above the acoustic scores, the text is the likeliest of the lattice by the neural model alone."""
     x = frames(11, 1, T, 6)[0].numpy()
     _, lattice = found(beam(ngram), x)
     strong = LatticeLm(LM, weight=1e6, bonus=0.0, neural_weight=1e6)
@@ -339,6 +333,17 @@ class TestPasses:
         state = passes.finish(passes.step(x, passes.init_state(1, unsaid)))
         assert passes.hypotheses(state) == plain
         assert passes.without_hotwords(state) == plain[0]
+
+    @given(seed=st.integers(0, 10**6), phrase=st.sampled_from(["a", "b", "ab", "a b"]))
+    @settings(max_examples=60, deadline=None)
+    def test_a_hotword_that_the_language_model_takes_back_changes_nothing(self, ngram, seed, phrase):
+        passes, hotwords = self.passes(ngram), Hotwords(PHONES, {phrase: 0.4})
+        x = frames(seed, 1, 9, 6)
+        x = Frames(x, x, torch.tensor([9]))
+        (found,) = passes.hypotheses(passes.finish(passes.step(x, passes.init_state(1, hotwords))))[0]
+        (plain,) = passes.hypotheses(passes.finish(passes.step(x, passes.init_state(1))))[0]
+        if not hotwords.text_score(found.tokens, found.words):
+            assert found == plain
 
 
 class TestSettings:

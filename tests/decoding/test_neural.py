@@ -26,6 +26,7 @@ from samba_asr.runtime.base import Frames
 from samba_asr.text.tokenizer import CharTokenizer
 from tests.decode_settings import decoding
 from tests.decoding.toys import CHARS, PHONES
+from tests.support.language_model import random_lm
 from tests.support.model_folder import make_model
 from tests.support.search import brute_force, frames
 
@@ -33,16 +34,7 @@ WEIGHT, BONUS = 0.7, 0.4
 CONFIG = LmConfig(layers=2, d_model=8, d_state=4, headdim=4, ffn_expand=2, dropout=0.0)
 
 
-def make_lm(tokenizer=CHARS) -> LoadedLm:
-    torch.manual_seed(3)
-    model = MambaLm(CONFIG, tokenizer.vocab_size).double().eval()
-    with torch.no_grad():
-        for p in model.parameters():
-            p.add_(0.3 * torch.randn_like(p))  # what is zero at the start, too
-    return LoadedLm(model, tokenizer)
-
-
-LM = make_lm()
+LM = random_lm(CONFIG, CHARS)
 GUIDE = MambaGuide(LM.model, CHARS, weight=WEIGHT, bonus=BONUS)
 
 
