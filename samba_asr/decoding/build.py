@@ -172,7 +172,7 @@ def neural_lm(
     if lm.weight and lm.neural_weight > lm.weight:
         raise UserError(
             f"decode.lm.neural_weight={lm.neural_weight:g} is taken from the n-gram's decode.lm.weight={lm.weight:g}: "
-            "give at most that"
+            "give at most that, or leave the model out with decode.lm.neural="
         )
     return None, LatticeLm(model, weight=lm.weight, bonus=lm.word_bonus, neural_weight=lm.neural_weight)
 
