@@ -1,4 +1,4 @@
-"""`samba-asr lm mamba`: train a Mamba language model from text."""
+"""`samba-asr lm mamba`: train a Mamba language model from text, or adapt one to it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def add_mamba(kinds) -> None:
         description="Train a Mamba language model in --exp, or continue the run that is there, and write it to --exp/model.  "
         "The main settings are lm.*, optim.*, train.max_minutes and tokenizer.*.  lm.experts=8 gives each layer eight "
         "feed-forwards of which a unit uses one, lm.memory=128 adds a memory of 16,384 values.  Under torchrun all processes "
-        "train together.",
+        "train together.  With --init it adapts a language model to your text, in minutes.",
     )
     parser.add_argument("text", nargs="+", type=Path, metavar="FILE", help="text, plain or .gz, .xz, .bz2")
     parser.add_argument("--exp", type=Path, required=True, metavar="DIR", help="folder of the run")
@@ -28,7 +28,14 @@ def add_mamba(kinds) -> None:
         metavar="FILE",
         help="validation text, or a manifest of utterances (JSONL), for the perplexity",
     )
-    parser.add_argument(
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument(
+        "--init",
+        type=Path,
+        metavar="FOLDER",
+        help="adapt this language model, or that of this recognizer (english): start with its weights and units",
+    )
+    start.add_argument(
         "--tokenizer",
         type=Path,
         metavar="FOLDER",
@@ -48,9 +55,10 @@ def run_mamba(args: argparse.Namespace) -> int:
 
     from samba_asr.data.manifest import read_manifest
     from samba_asr.text.lm import read_lines
-    from samba_asr.training.language_model import DEFAULTS, train_language_model
+    from samba_asr.training.language_model import DEFAULTS, shape, train_language_model
 
-    config = configs.load(args.config, [*DEFAULTS, *args.overrides])
+    init = _language_model(args.init) if args.init else None
+    config = configs.load(args.config, [*DEFAULTS, *(shape(init) if init else []), *args.overrides])
     try:
         args.exp.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -58,5 +66,21 @@ def run_mamba(args: argparse.Namespace) -> int:
     manifest = args.valid.suffix == ".jsonl"
     valid = [u.text for u in read_manifest(args.valid)] if manifest else list(read_lines([args.valid]))
     dtype = torch.bfloat16 if args.bfloat16 else torch.float32
-    result = train_language_model(config, args.text, valid, args.exp, tokenizer=args.tokenizer, dtype=dtype)
+    result = train_language_model(config, args.text, valid, args.exp, init=init, tokenizer=args.tokenizer, dtype=dtype)
     return 128 + result.signal if result.signal else 0
+
+
+def _language_model(name: Path) -> Path:
+    """Return the folder of a language model that is given by its own folder or by a recognizer that has one."""
+    from samba_asr.hub import model_folder
+    from samba_asr.models.lm_folder import is_lm_folder
+
+    if is_lm_folder(name):
+        return name
+    folder = model_folder(name)
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"--init {name}: neither a Mamba language model nor a recognizer: it has no config.yaml")
+    neural = configs.load(folder=folder).decode.lm.neural
+    if not neural or not is_lm_folder(folder / neural):
+        raise UserError(f"--init {name}: this model has no Mamba language model (decode.lm.neural={neural or 'none'})")
+    return folder / neural

@@ -47,6 +47,11 @@ def save_lm(
     )
 
 
+def is_lm_folder(folder: Path) -> bool:
+    """Return whether a folder holds a Mamba language model."""
+    return (folder / FILE).is_file() and (folder / "config.yaml").is_file()
+
+
 def load_lm(folder: Path, device: torch.device | str = "cpu") -> LoadedLm:
     """Read the folder.  UserError for a missing file, another version, or weights that do not fit."""
     for name in ("config.yaml", FILE):

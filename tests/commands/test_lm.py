@@ -184,6 +184,53 @@ class TestMamba:
         decode = decoding("search.method=beam", f"lm.neural={tmp_path / 'exp' / 'model'}")
         assert isinstance(two_pass(load_model(place / "model"), decode).search.guide, Guides)
 
+    def test_it_adapts_a_language_model_or_that_of_a_recognizer(self, place, tmp_path, caplog):
+        (tmp_path / "a.txt").write_text("\n".join(TEXT) + "\n")
+        (tmp_path / "valid.txt").write_text("the cat sat\n")
+        words = ("mamba", tmp_path / "a.txt", "--valid", tmp_path / "valid.txt")
+        assert call(*words, "--exp", tmp_path / "first", *self.OPTIONS) == 0
+        shutil.copytree(place / "model", tmp_path / "model")
+        shutil.copytree(tmp_path / "first" / "model", tmp_path / "model" / "mamba_lm")
+        config = (tmp_path / "model" / "config.yaml").read_text()
+        (tmp_path / "model" / "config.yaml").write_text(config.replace("neural: ''", "neural: mamba_lm"))
+        learned = min(read_curves(tmp_path / "first").validation["perplexity a word"].values())
+        settings = ("--set", "train.device=cpu", "optim.lr=1e-9", "train.epochs=1", "train.ema=0", "lm.lines=20")
+        for init in tmp_path / "first" / "model", tmp_path / "model":
+            caplog.clear()
+            with caplog.at_level("INFO"):
+                assert call(*words, "--exp", tmp_path / f"from-{init.parent.name}", "--init", init, *settings) == 0
+            (before,) = [m for m in caplog.messages if m.startswith(f"before, {init}")]
+            assert float(before.split("perplexity ")[1].split()[0]) == pytest.approx(
+                learned, rel=0.01
+            )  # without bfloat16
+            after = load_lm(tmp_path / f"from-{init.parent.name}" / "model")
+            first = load_lm(tmp_path / "first" / "model")
+            assert after.tokenizer.pieces(range(5)) == first.tokenizer.pieces(range(5))
+            for name, value in first.model.state_dict().items():
+                torch.testing.assert_close(after.model.state_dict()[name], value, atol=1e-4, rtol=0)
+
+    def test_what_cannot_be_adapted(self, place, tmp_path):
+        (tmp_path / "a.txt").write_text("the cat\n")
+        words = ("mamba", tmp_path / "a.txt", "--exp", tmp_path / "exp", "--valid", tmp_path / "a.txt")
+        with pytest.raises(UserError, match=r"this model has no Mamba language model \(decode.lm.neural=none\)"):
+            call(*words, "--init", place / "model")
+        with pytest.raises(UserError, match="neither a folder nor a shipped model"):
+            call(*words, "--init", "nothing")
+        with pytest.raises(UserError, match="neither a Mamba language model nor a recognizer"):
+            call(*words, "--init", tmp_path)
+        assert call(*words, *self.OPTIONS) == 0
+        words = (*words[:3], tmp_path / "other", *words[4:])
+        with pytest.raises(UserError, match=r"its weights do not fit the configuration \(lm.\*\)"):
+            call(
+                *words,
+                "--init",
+                tmp_path / "exp" / "model",
+                "--set",
+                "train.device=cpu",
+                "lm.d_model=8",
+                "lm.headdim=4",
+            )
+
     def test_no_text(self, tmp_path):
         (tmp_path / "a.txt").write_text("")
         (tmp_path / "valid.txt").write_text("a\n")
