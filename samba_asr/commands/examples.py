@@ -68,7 +68,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "punctuation score": ("samba-asr punctuation score data/test.txt",),
     "lm train": ("samba-asr lm train books.txt.xz --out lm.ngram",),
-    "lm mamba": ("samba-asr lm mamba books.txt.xz --valid dev.txt --exp exp/lm --tokenizer exp/mine/model",),
+    "lm mamba": (
+        "samba-asr lm mamba books.txt.xz --valid dev.txt --exp exp/lm --tokenizer exp/mine/model",
+        "samba-asr lm mamba mine.txt --valid dev.txt --exp exp/mine --init english --set optim.lr=1e-3 train.epochs=6",
+    ),
+    "lm mix": ("samba-asr lm mix english mine.arpa --text dev.txt --out mixed.ngram",),
     "lm pronounce": ("samba-asr lm pronounce --exp exp/letters --out pronunciation.safetensors",),
     "lm pack": ("samba-asr lm pack lm.arpa.gz --out lm.ngram",),
     "lm tune": (

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from samba_asr import config as configs
-from samba_asr.commands.search_options import add_settings
+from samba_asr.commands.search_options import add_settings, language_model
 from samba_asr.errors import UserError
 
 
@@ -57,7 +57,7 @@ def run_mamba(args: argparse.Namespace) -> int:
     from samba_asr.text.lm import read_lines
     from samba_asr.training.language_model import DEFAULTS, shape, train_language_model
 
-    init = _language_model(args.init) if args.init else None
+    init = language_model(args.init, "lm.neural") if args.init else None
     config = configs.load(args.config, [*DEFAULTS, *(shape(init) if init else []), *args.overrides])
     try:
         args.exp.mkdir(parents=True, exist_ok=True)
@@ -68,19 +68,3 @@ def run_mamba(args: argparse.Namespace) -> int:
     dtype = torch.bfloat16 if args.bfloat16 else torch.float32
     result = train_language_model(config, args.text, valid, args.exp, init=init, tokenizer=args.tokenizer, dtype=dtype)
     return 128 + result.signal if result.signal else 0
-
-
-def _language_model(name: Path) -> Path:
-    """Return the folder of a language model that is given by its own folder or by a recognizer that has one."""
-    from samba_asr.hub import model_folder
-    from samba_asr.models.lm_folder import is_lm_folder
-
-    if is_lm_folder(name):
-        return name
-    folder = model_folder(name)
-    if not (folder / "config.yaml").is_file():
-        raise UserError(f"--init {name}: neither a Mamba language model nor a recognizer: it has no config.yaml")
-    neural = configs.load(folder=folder).decode.lm.neural
-    if not neural or not is_lm_folder(folder / neural):
-        raise UserError(f"--init {name}: this model has no Mamba language model (decode.lm.neural={neural or 'none'})")
-    return folder / neural

@@ -66,10 +66,14 @@ def add_lexicon(kinds) -> None:
     parser = kinds.add_parser(
         "lexicon",
         help="write the pronunciations of a language model's words",
-        description="Write a lexicon.txt for decode.lm.lexicon of a phone model: from CMUdict, and predicted for other words.",
+        description="Write a lexicon.txt for decode.lm.lexicon of a phone model, which adds words to its own: from CMUdict, and predicted "
+        "for other words.",
     )
     parser.add_argument("lm", type=Path, metavar="LM", help="ARPA file")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="Kaldi's lexicon.txt")
+    parser.add_argument(
+        "--known", type=Path, metavar="MODEL", help="leave out the words that this model's own lexicon has (english)"
+    )
     parser.set_defaults(run=run_lexicon)
 
 
@@ -109,9 +113,24 @@ def run_pack(args: argparse.Namespace) -> int:
 
 def run_lexicon(args: argparse.Namespace) -> int:
     from samba_asr.decoding.ngram import BEGIN, END, UNKNOWN, read_ngram
+    from samba_asr.errors import UserError
+    from samba_asr.hub import model_folder
     from samba_asr.models.pronouncer import load_pronouncer
     from samba_asr.text.lexicon import cmudict, for_words
+    from samba_asr.text.phones import PhoneTokenizer
+    from samba_asr.text.tokenizer import load_tokenizer
 
     words = [word for word in read_ngram(args.lm).ids if word not in (BEGIN, END, UNKNOWN)]
+    if args.known:
+        tokenizer = load_tokenizer(model_folder(args.known))
+        if not isinstance(tokenizer, PhoneTokenizer):
+            raise UserError(
+                f"--known {args.known}: its units are {tokenizer.KIND}, so it has no lexicon and needs none"
+            )
+        words = [word for word in words if word not in tokenizer.lexicon]
+        if not words:
+            logger.info("%s has all words of %s: it needs no other lexicon, and none is written", args.known, args.lm)
+            return 0
+        logger.info("%d words that %s does not have, such as %s", len(words), args.known, ", ".join(words[:3]))
     for_words(words, cmudict(), load_pronouncer().pronounce).write(args.out)
     return 0

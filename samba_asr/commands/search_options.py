@@ -39,3 +39,25 @@ def load_recognizer(
     found = Recognizer.load(model, device=device, settings=overrides, sure=sure, needs=needs)
     collector.settle()
     return found
+
+
+def language_model(name: Path, key: str) -> Path:
+    """Return a language model that is given by its own path, or by the name or folder of a recognizer that has one.
+
+    key: `lm.path` or `lm.neural`, the recognizer's setting.  UserError for neither.
+    """
+    from samba_asr import config
+    from samba_asr.config.decode import is_search_file
+    from samba_asr.errors import UserError
+    from samba_asr.hub import model_folder
+    from samba_asr.models.lm_folder import is_lm_folder
+
+    if name.is_file() if key == "lm.path" else is_lm_folder(name):
+        return name
+    folder = model_folder(name)
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"{name}: neither a language model nor a recognizer: there is no config.yaml")
+    own = config.load(folder=folder).decode.file(key)
+    if not own or not is_search_file(folder / own, key):
+        raise UserError(f"{name}: this model has no such language model (decode.{key}={own or 'none'})")
+    return folder / own

