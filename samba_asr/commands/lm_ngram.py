@@ -66,8 +66,8 @@ def add_lexicon(kinds) -> None:
     parser = kinds.add_parser(
         "lexicon",
         help="write the pronunciations of a language model's words",
-        description="Write a lexicon.txt for decode.lm.lexicon of a phone model, which adds words to its own: from CMUdict, and predicted "
-        "for other words.",
+        description="Write a lexicon.txt for decode.lm.lexicon of a phone model, which adds words to its own: from CMUdict, "
+        "and predicted for other words.",
     )
     parser.add_argument("lm", type=Path, metavar="LM", help="ARPA file")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="Kaldi's lexicon.txt")
