@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from samba_asr import config as configs
-from samba_asr.commands.search_options import add_settings, language_model
+from samba_asr.commands.search_options import add_settings, language_model, texts
 from samba_asr.errors import UserError
 
 
@@ -53,8 +53,6 @@ def run_mamba(args: argparse.Namespace) -> int:
     """Train; return 0, or 130 or 143 if SIGINT or SIGTERM ended training early, after saving."""
     import torch
 
-    from samba_asr.data.manifest import read_manifest
-    from samba_asr.text.lm import read_lines
     from samba_asr.training.language_model import DEFAULTS, shape, train_language_model
 
     init = language_model(args.init, "lm.neural") if args.init else None
@@ -63,8 +61,7 @@ def run_mamba(args: argparse.Namespace) -> int:
         args.exp.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--exp {args.exp}: cannot make this folder ({error.strerror})") from None
-    manifest = args.valid.suffix == ".jsonl"
-    valid = [u.text for u in read_manifest(args.valid)] if manifest else list(read_lines([args.valid]))
+    valid = texts(args.valid)
     dtype = torch.bfloat16 if args.bfloat16 else torch.float32
     result = train_language_model(config, args.text, valid, args.exp, init=init, tokenizer=args.tokenizer, dtype=dtype)
     return 128 + result.signal if result.signal else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from samba_asr.commands.search_options import language_model
+from samba_asr.commands.search_options import language_model, texts
 from samba_asr.errors import UserError
 
 
@@ -50,7 +50,7 @@ def run_mix(args: argparse.Namespace) -> int:
     if args.weights:
         weights = [weight / sum(args.weights) for weight in args.weights]
     else:
-        p = of_text(models, _lines(args.text))
+        p = of_text(models, texts(args.text))
         weights = best_weights(p).tolist()
         for name, weight, column in zip(args.lm, weights, p.T, strict=True):
             print(f"{name}: weight {weight:.3f}, perplexity {perplexity(column):.1f} a word")
@@ -60,10 +60,3 @@ def run_mix(args: argparse.Namespace) -> int:
     packed.write(args.out, *mixed(models, weights))
     print(f"{args.out}: {args.out.stat().st_size / 1e6:.1f} MB")
     return 0
-
-
-def _lines(path: Path) -> list[str]:
-    from samba_asr.data.manifest import read_manifest
-    from samba_asr.text.lm import read_lines
-
-    return [u.text for u in read_manifest(path)] if path.suffix == ".jsonl" else list(read_lines([path]))

@@ -61,3 +61,11 @@ def language_model(name: Path, key: str) -> Path:
     if not own or not is_search_file(folder / own, key):
         raise UserError(f"{name}: this model has no such language model (decode.{key}={own or 'none'})")
     return folder / own
+
+
+def texts(path: Path) -> list[str]:
+    """Return the texts of a manifest of utterances (JSONL), or the lines of a text."""
+    from samba_asr.data.manifest import read_manifest
+    from samba_asr.text.lm import read_lines
+
+    return [u.text for u in read_manifest(path)] if path.suffix == ".jsonl" else list(read_lines([path]))
