@@ -52,12 +52,10 @@ language_model() {
   # The books, without the lines that share eight words in a row with the readers of readers-dev.txt
   [ -f data/books.txt ] ||
     xzcat "$shared/data/text/lm_corpus.txt.xz" | awk 'NR == FNR { drop[$1]; next } !(FNR in drop)' "$shared/data/text/readers-dev-drop.txt" - >data/books.txt
-  [ -f data/train_clean_100.txt ] || xzcat "$shared/data/train_clean_100_text.txt.xz" | cut -d' ' -f2- >data/train_clean_100.txt
-  [ -f $lm/books.ngram ] || # 5 minutes
-    samba-asr lm train data/books.txt --out $lm/books.ngram --words 150000 --growth 0.02 --pruning 0.1
-  [ -f $lm/train.ngram ] || samba-asr lm train data/train_clean_100.txt --out $lm/train.ngram --growth 0.005 --pruning 0.02
-  [ -f $lm/lm.ngram ] || samba-asr lm mix $lm/books.ngram $lm/train.ngram --text data/dev.jsonl --out $lm/lm.ngram
+  [ -f $lm/lm.ngram ] || # 5 minutes
+    samba-asr lm train data/books.txt --out $lm/lm.ngram --words 150000 --growth 0.02 --pruning 0.1
   [ -f $lm/words.lexicon.txt ] || samba-asr lm lexicon $lm/lm.ngram --out $lm/words.lexicon.txt
+  [ -f data/train_clean_100.txt ] || xzcat "$shared/data/train_clean_100_text.txt.xz" | cut -d' ' -f2- >data/train_clean_100.txt
   [ -f exp/box/mamba/model/lm.safetensors ] || # 2.6 minutes of an H200, which read half of the books
     samba-asr lm mamba data/books.txt data/train_clean_100.txt --exp exp/box/mamba --valid data/dev.jsonl --bfloat16 \
       --set lm.layers=4 lm.d_model=288 lm.lines=400000 lm.batch_units=32768 optim.lr=3e-3 optim.warmup=200 train.max_steps="$(of 3523)" \
