@@ -12,8 +12,7 @@ FRAME = 16  # samples that become one encoder frame
 
 def tiny(mixer: str = "hydra", *, decoder: int = 0, layers: int = 2, **changes) -> ModelConfig:
     return ModelConfig(
-        # Eight mels: where a convolution's input is narrower than its kernel, oneDNN on AMX gives what lay in memory before.
-        features=FeatureConfig(sample_rate=1000, window=10, hop=4, mels=8, low_hz=10, high_hz=450),
+        features=FeatureConfig(sample_rate=1000, window=10, hop=4, mels=4, low_hz=10, high_hz=450),
         d_model=8,
         layers=layers,
         conv_kernel=5,

@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 @pytest.mark.parametrize(("dtype", "error"), [("float32", 1e-3), ("bfloat16", 0.05)])
 def test_steps_on_a_gpu_are_those_of_the_cpu(dtype, error):
     model = tiny(dropout=0.0)
+    model = replace(model, features=replace(model.features, mels=8))
     curves = []
     for ranks, of in ((CPU, "float32"), (Ranks(torch.device("cuda:0")), dtype)):
         torch.manual_seed(0)

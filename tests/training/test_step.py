@@ -56,6 +56,8 @@ def test_a_batch_that_is_not_finite_is_left_out_and_its_utterances_named(caplog,
 
 def test_training_in_bfloat16_follows_float32():
     whole = tiny(decoder=1, dropout=0.0, blocks=())
+    # Eight mels: where a convolution's input is narrower than its kernel, oneDNN on AMX gives what lay in memory before.
+    whole = replace(whole, features=replace(whole.features, mels=8))
     curves = {}
     for dtype in ("float32", "bfloat16"):
         torch.manual_seed(0)
