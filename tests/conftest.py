@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,15 +18,6 @@ if not torch.cuda.is_available():
 def subnormal_numbers() -> None:
     """Each test begins with subnormal numbers: onnxruntime's first session turns them off, and hypothesis needs them."""
     torch.set_flush_denormal(False)
-
-
-@pytest.fixture
-def caplog(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCaptureFixture]:
-    """What samba_asr logs, and nothing else: threads of other libraries (Ray, grpc) log at any moment of a process's life."""
-    ours = logging.Filter("samba_asr")
-    caplog.handler.addFilter(ours)
-    yield caplog
-    caplog.handler.removeFilter(ours)
 
 
 @pytest.fixture

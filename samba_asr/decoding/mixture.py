@@ -17,11 +17,12 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from samba_asr.decoding.ngram import BEGIN, END, NgramModel
+from samba_asr.decoding.ngram import BEGIN, END, FLOOR, NgramModel
 from samba_asr.decoding.packed import Grams
 from samba_asr.errors import UserError
 
 LEAST = 1e-7  # probability: what rounding leaves of nothing
+IMPOSSIBLE = 1e-70  # probability: as good as none; a file's own "impossible" is 1e-99
 ROUNDS = 100
 CLOSE = 1e-5  # largest change of a weight in the last round
 
@@ -40,7 +41,7 @@ def of_text(models: Sequence[NgramModel], lines: Iterable[str]) -> np.ndarray:
     if not any(w[-1] != END for w in known):
         raise UserError("the text has no word that the language models know")
     p = [model.log_prob(np.array([[model.ids.get(word, -1) for word in w] for w in known])) for model in models]
-    return np.exp(np.stack(p, 1))
+    return np.exp(np.maximum(np.stack(p, 1), FLOOR))  # no row of zeros, which would have no shares
 
 
 def best_weights(p: np.ndarray) -> np.ndarray:
@@ -58,7 +59,7 @@ def best_weights(p: np.ndarray) -> np.ndarray:
 
 def perplexity(p: np.ndarray) -> float:
     """Return the perplexity a word.  p: the probability of each (t,); infinite if one is impossible."""
-    return math.exp(-np.log(p).mean()) if (p > LEAST**10).all() else math.inf
+    return math.exp(-np.log(p).mean()) if (p > IMPOSSIBLE).all() else math.inf
 
 
 def mixed(models: Sequence[NgramModel], weights: Sequence[float]) -> tuple[list[str], list[Grams]]:
@@ -72,7 +73,7 @@ def mixed(models: Sequence[NgramModel], weights: Sequence[float]) -> tuple[list[
         there = [to[model.grams[m - 1].words] for model, to in zip(models, ours, strict=True) if m <= model.order]
         of_order = np.unique(np.concatenate(there), axis=0)
         logs = [
-            model.log_prob(to[of_order]) + math.log(max(weight, LEAST**10))
+            model.log_prob(to[of_order]) + math.log(max(weight, IMPOSSIBLE))
             for model, to, weight in zip(models, theirs, weights, strict=True)
         ]
         log_prob = np.minimum(np.logaddexp.reduce(logs), 0.0)

@@ -239,7 +239,7 @@ def test_a_websocket_that_is_gone_leaves_no_traceback(recognizer, path, caplog):
 
 class TestRateLimit:
     def test_a_line_a_minute_with_the_number_of_those_left_out(self, caplog):
-        logger, now = logging.getLogger("samba_asr.test.rate_limit"), [0.0]
+        logger, now = logging.getLogger("test.rate_limit"), [0.0]
         rate_limit = logs.RateLimit()
         logger.addFilter(rate_limit)
         with pytest.MonkeyPatch.context() as patch:

@@ -1,0 +1,10 @@
+"""What samba_asr itself has logged."""
+
+from __future__ import annotations
+
+import pytest
+
+
+def ours(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return our messages.  Threads of Ray and of servers outlive the tests that started them, and log during later ones."""
+    return [r.getMessage() for r in caplog.records if r.name.startswith("samba_asr")]
