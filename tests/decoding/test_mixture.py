@@ -111,6 +111,15 @@ def test_no_other_weights_make_the_text_likelier(models_, said):
             assert best <= perplexity(found @ (np.array(weights) / sum(weights))) * (1 + 1e-3)
 
 
+def test_a_word_that_no_model_allows_leaves_weights():
+    """`b` after `a a` costs an impossible back-off three times, and is impossible itself."""
+    never = (FLOOR, FLOOR)
+    tables = [_table({(0,): (-1.0, 0.0), (1,): (-1.0, FLOOR), (2,): never})]
+    tables += [_table({(1,) * m: never}) for m in (2, 3)] + [_table({(1,) * 4: never})]
+    found = of_text([NgramModel(["</s>", "a", "b"], tables)] * 2, ["a a a b"])
+    np.testing.assert_allclose(best_weights(found), [0.5, 0.5])
+
+
 def test_a_text_of_other_words():
     with pytest.raises(UserError, match="no word that the language models know"):
         of_text([unigrams(end=0.5, a=0.5)], ["x y z", ""])
