@@ -73,6 +73,19 @@ def test_strided_convolution_is_torchs_with_one_step_of_past():
     torch.testing.assert_close(y[0], want[0].permute(1, 2, 0).flatten(1))
 
 
+@pytest.mark.parametrize("mels", [2, 4])
+def test_strided_convolution_in_bfloat16_writes_every_result(mels):
+    module = CausalConv2d(mels, 1, 16)
+    given = x(t=98, d=mels)
+    want, _ = module(given, torch.full((len(given),), 98))
+    torch.full((2**20,), torch.nan)  # freed at once, so that what is not written is likely to be NaN
+    with torch.autocast("cpu", torch.bfloat16):
+        found, _ = module(given, torch.full((len(given),), 98))
+    torch.testing.assert_close(found.float(), want, rtol=0.05, atol=0.05)
+    for gradient in torch.autograd.grad(found.float().sum(), list(module.parameters())):
+        assert gradient.isfinite().all()
+
+
 def test_odd_mels_are_refused():
     with pytest.raises(UserError, match="5 mels must be even"):
         CausalConv2d(5, 1, 1)

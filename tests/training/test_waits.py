@@ -25,8 +25,6 @@ LOSSES = {"ctc": LossConfig(), "crf": LossConfig(ctc=0.3, crf=1.0), "all": LossC
 
 def make_stepper(loss: LossConfig, ranks: Ranks, dtype: str = "float32", clip: float = 1.0) -> Stepper:
     model = tiny(decoder=1 if loss.decoder else 0, dropout=0.0, blocks=(2,), full_block=0.0, self_conditioning=(1,))
-    # Eight mels: where a convolution's input is narrower than its kernel, oneDNN on AMX gives what lay in memory before.
-    model = replace(model, features=replace(model.features, mels=8))
     model = replace(model, decoder=replace(model.decoder, dropout=0.0))  # which the CPU draws in its own way
     config = replace(Config(), model=model, loss=loss, train=TrainConfig(dtype=dtype))
     config = replace(config, optim=replace(config.optim, clip=clip), augment=replace(config.augment, time_width=3))
