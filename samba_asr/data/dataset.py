@@ -59,6 +59,7 @@ class Batch(NamedTuple):
     teacher: Tensor | None = None  # (b, t, w) float32, a teacher's frames of the utterances
     teacher_lengths: Tensor | None = None  # (b,) long, frames; 0 for an utterance without teacher's frames
     frames: Tensor | None = None  # (b,) long, only without texts: encoder frames as recorded; 0 for background
+    texts: list[str] | None = None  # (b,) of training: the words of each utterance
     known_lengths: Tensor | None = None  # `lengths` and `token_lengths` of a batch on a device, still on the CPU
     known_token_lengths: Tensor | None = None
 
@@ -70,13 +71,14 @@ class Batch(NamedTuple):
     def rows(self, start: int, stop: int) -> Batch:
         """Return rows start to stop, with no more padding than they need."""
         lengths, token_lengths = self.lengths[start:stop], self.token_lengths[start:stop]
+        rest: list[Any] = [None if x is None else x[start:stop] for x in self[5:]]
         return Batch(
             self.audio[start:stop, : int(lengths.max())],
             lengths,
             self.tokens[start:stop, : int(token_lengths.max())],
             token_lengths,
             self.ids[start:stop],
-            *(None if x is None else x[start:stop] for x in self[5:]),
+            *rest,
         )
 
 
@@ -131,13 +133,14 @@ def make_batch(
     few_sizes: bool = False,
     teach: Callable[[U, int], np.ndarray] | None = None,
     count: Callable[[U], int] | None = None,
+    say: Callable[[U], str] | None = None,
 ) -> Batch:
     """Make a batch of (utterance, tokens); `load` reads the audio.  Unreadable utterances are logged and left out.
 
     An utterance is any object with an `id`.  teach: returns the teacher's frames (t, w) of an utterance, given its number of
-    samples.  count: returns its `Batch.frames`.
+    samples.  count, say: return its `Batch.frames` and its text.
     """
-    samples, tokens, ids, frames, counts = [], [], [], [], []
+    samples, tokens, ids, frames, counts, texts = [], [], [], [], [], []
     for utterance, ys in rows:
         try:
             samples.append(load(utterance))
@@ -150,7 +153,10 @@ def make_batch(
             frames.append(teach(utterance, len(samples[-1])))
         if count:
             counts.append(count(utterance))
-    return collate(samples, tokens, ids, few_sizes=few_sizes, frames=frames, counts=counts if count else None)
+        if say:
+            texts.append(say(utterance))
+    batch = collate(samples, tokens, ids, few_sizes=few_sizes, frames=frames, counts=counts if count else None)
+    return batch._replace(texts=texts) if say else batch
 
 
 class AudioStore:
@@ -360,7 +366,11 @@ class Epoch:
         rows = ((draw, [] if self._silent(draw) else draw.tokens) for draw in self.batches[k])
         teach = self._taught if self.data.teacher else None
         count = None if self.data.texts else self._frames
-        return make_batch(rows, self._waveform, few_sizes=True, teach=teach, count=count)
+        say = self._text if self.data.texts else None
+        return make_batch(rows, self._waveform, few_sizes=True, teach=teach, count=count, say=say)
+
+    def _text(self, draw: Draw) -> str:
+        return "" if self._silent(draw) else draw.utterance.text
 
     def _frames(self, draw: Draw) -> int:
         """Return the frames as recorded; 0 for background alone, from which the model learns nothing."""

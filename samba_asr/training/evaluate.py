@@ -17,6 +17,7 @@ from samba_asr.metrics.wer import score
 from samba_asr.models.asr import AsrModel
 from samba_asr.text.tokenizer import Tokenizer
 from samba_asr.training.objectives.crf import CrfTerm
+from samba_asr.training.objectives.mwer import Reader
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,14 @@ def validate(
     batch_seconds: float,
     dtype: torch.dtype,
     crf: CrfTerm | None = None,
+    read: Reader | None = None,
     store: AudioStore | None = None,
     gather: Callable[[object], list] = lambda value: [value],
     check: Callable[[], None] = lambda: None,
 ) -> Validation:
-    """Measure greedy WER and losses of whole utterances, the longest first, with the net in evaluation mode.
+    """Measure WER, greedy without `read`, and losses of whole utterances, the longest first, with the net in evaluation mode.
 
-    utterances: those of this rank.  block: encoder frames per block.  crf: also measure this CTC-CRF loss.
+    utterances: those of this rank.  block: encoder frames per block.  crf: also measure this CTC-CRF loss.  read: the search.
     store: reader of the audio; default: read at the model's rate, without cache.  gather: collects every rank's value.
     check: called for each batch; may raise to stop.  Unreadable utterances are logged and count as deleted.
     """
@@ -74,7 +76,11 @@ def validate(
             check()
             with torch.inference_mode(), autocast(device, dtype):
                 log_probs, lengths = net.log_probs(batch.audio.to(device), batch.lengths.to(device), block=block)
-            texts.update(zip(batch.ids, greedy(log_probs, lengths, tokenizer), strict=True))
+            if read is None:
+                found = greedy(log_probs, lengths, tokenizer)
+            else:
+                found = [readings[0].text for readings in read(log_probs, lengths)]
+            texts.update(zip(batch.ids, found, strict=True))
             frames = log_probs.float().transpose(0, 1).cpu()  # (t, b, v)
             sizes = lengths.cpu(), batch.token_lengths
             loss = F.ctc_loss(frames, batch.tokens, *sizes, reduction="none", zero_infinity=True)

@@ -79,10 +79,11 @@ def _run(
             load_tokenizer(init).save(folder)
         if init:
             write_origin(folder, init)
-        # For the averaged model.  Training reads none of these files, so the other ranks do not need this configuration.
+        # For the averaged model, and for `loss.mwer`.
         config = dataclasses.replace(config, decode=copy_search_files(config.decode, init or folder, folder))
         prepare_tokenizer(folder, config.tokenizer, sets.train)
-    ranks.barrier()
+    # The other ranks wait here, for the files and their names.
+    config = dataclasses.replace(config, decode=ranks.gather(config.decode)[0])
     tokenizer = load_tokenizer(folder)
     model = None
     if init:

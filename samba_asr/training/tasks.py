@@ -10,6 +10,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple, Protocol, cast
 
 import numpy as np
@@ -31,6 +32,7 @@ from samba_asr.runtime.base import latency_of
 from samba_asr.text.tokenizer import Tokenizer
 from samba_asr.training.distributed import Ranks
 from samba_asr.training.evaluate import autocast, validate
+from samba_asr.training.nbest import n_best
 from samba_asr.training.objectives import Objective, Pretraining, objectives
 from samba_asr.training.objectives.crf import trigram
 from samba_asr.training.objectives.pretraining import new_encoder
@@ -104,6 +106,8 @@ class Task(Protocol):
 class SpeechTask:
     """Task of utterances with texts.  Score: greedy WER, or with `loss.crf` the CTC-CRF loss.
 
+    With `loss.mwer` it is the WER of the search of `decode.*`, with its language model.
+
     CTC-CRF trains for a search with a language model.  The greedy WER and the CTC loss may rise while the WER of that search
     falls, and fall while it rises.  The CTC-CRF loss agrees with it (egs/mini_librispeech/RESULTS.md, runs H and I).
     """
@@ -115,7 +119,9 @@ class SpeechTask:
         train: Sequence[Utterance],
         valid: Sequence[Utterance],
         noise: Sequence[Utterance] = (),
+        folder: Path | None = None,
     ):
+        """folder: of the run, with the files of its search, for `loss.mwer`."""
         twice = [i for i, n in Counter(u.id for u in valid).items() if n > 1]
         if twice:
             raise UserError(
@@ -123,6 +129,7 @@ class SpeechTask:
             )
         self.config, self.tokenizer, self.valid = config, tokenizer, list(valid)
         self.data = TrainingSet(train, tokenizer, config, noise)
+        self.read = n_best(config, tokenizer, folder) if config.loss.mwer > 0 else None
         self._check_validation()
 
     def _check_validation(self) -> None:
@@ -153,7 +160,7 @@ class SpeechTask:
     def objective(self, net: nn.Module) -> Objective:
         config = self.config
         table = trigram(self.data.tokens, config.model.vocab_size) if config.loss.crf > 0 else None
-        return objectives.build("speech", net, config, trigram=table)
+        return objectives.build("speech", net, config, trigram=table, read=self.read)
 
     def begin(self, objective: Objective, device: torch.device, new: bool) -> None:
         if new:
@@ -171,11 +178,12 @@ class SpeechTask:
             batch_seconds=self.config.data.batch_seconds,
             dtype=dtype,
             crf=objective.crf,
+            read=self.read,
             store=self.data.store,
             gather=ranks.gather,
             check=check,
         )
-        unit = " in phones" if self.config.tokenizer.kind == "phone" else ""
+        unit = " in phones" if self.config.tokenizer.kind == "phone" and self.read is None else ""
         for utterance in self.valid[: self.config.train.examples]:
             logger.info("ref %s: %s", utterance.id, utterance.text)
             logger.info(f"hyp{unit} %s: %s", utterance.id, result.texts.get(utterance.id, "(not readable)"))
@@ -189,9 +197,11 @@ class SpeechTask:
             time.monotonic() - began,
         )
         values = {"wer": result.wer, "ctc": result.loss}
-        if result.crf is None:
-            return Validated(Score("WER", result.wer, "%"), values)
-        return Validated(Score("CTC-CRF loss", result.crf, "nats a token"), {"crf": result.crf, **values})
+        if result.crf is not None:
+            values = {"crf": result.crf, **values}
+        if self.read is None and result.crf is not None:
+            return Validated(Score("CTC-CRF loss", result.crf, "nats a token"), values)
+        return Validated(Score("WER", result.wer, "%"), values)
 
 
 def set_statistics(front: LogMel, data: TrainingSet, device: torch.device) -> None:

@@ -73,7 +73,11 @@ def train(
     is returned with `signal` set.  UserError if `folder` holds a run with another configuration or other data.
     """
     return run(
-        config, folder, tokenizer, lambda config: SpeechTask(config, tokenizer, train, valid, noise), model=model
+        config,
+        folder,
+        tokenizer,
+        lambda config: SpeechTask(config, tokenizer, train, valid, noise, folder),
+        model=model,
     )
 
 

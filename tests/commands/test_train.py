@@ -77,6 +77,24 @@ def test_ctc_crf_learns_and_continues(exp, tmp_path, caplog):
     assert losses[-1] < losses[0]
 
 
+def test_mwer_goes_on_from_a_model_with_its_search_and_continues(exp, tmp_path, caplog):
+    """The search is the model's own, whose files are copied into the run."""
+    folder, options = exp
+    assert call("average", "--exp", folder, "--out", tmp_path / "model", "--last", 1) == 0
+    options = [*options, "loss.mwer=1", "loss.ctc=0.1", "train.epochs=3", "decode.search.method=beam"]
+    with caplog.at_level(logging.INFO):
+        assert (
+            call("train", "--exp", tmp_path / "run", "--init", tmp_path / "model", *options, "train.max_steps=2") == 0
+        )
+        assert (
+            call("train", "--exp", tmp_path / "run", "--init", tmp_path / "model", *options, "train.max_steps=4") == 0
+        )
+    assert len([text for text in caplog.messages if " mwer " in text]) == 4
+    assert "best validation WER" in caplog.text
+    with pytest.raises(UserError, match=r"loss\.mwer=1 needs several hypotheses, and greedy search has one"):
+        call("train", "--exp", tmp_path / "no", *options, "decode.search.method=greedy")
+
+
 @pytest.mark.parametrize("chosen", [[], ["--best", 1], ["--last", 2]])
 def test_the_average_is_a_model_folder(exp, tmp_path, chosen):
     folder, _ = exp

@@ -47,6 +47,7 @@ def test_a_model_has_as_many_parameters_as_its_name_says(name, vocab_size, low, 
         ("model/tiny", "train/cpu", "digits", "fsdd"),
         ("model/mini", "train/cpu", "mini_librispeech"),
         ("model/mini", "train/cpu", "mini_librispeech", "phones", "crf"),
+        ("model/mini", "train/cpu", "mini_librispeech", "phones", "mwer"),
         ("model/base", "train/gpu", "librispeech"),
     ],
 )

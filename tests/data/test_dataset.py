@@ -148,6 +148,7 @@ def test_background_takes_the_place_of_some_utterances_and_of_their_text(corpus)
             power = batch.audio.square().sum(1) / batch.lengths
             quiet = power < 0.002  # the corpus has 0.01
             assert torch.equal(batch.token_lengths == 0, quiet)
+            assert [not text for text in batch.texts] == quiet.tolist()
             silent.append(quiet)
     assert 20 < int(torch.cat(silent).sum()) < 60  # of 100
 

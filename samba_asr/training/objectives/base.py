@@ -37,6 +37,7 @@ class BatchFields(Protocol):
     lengths: Tensor  # (b,) samples
     tokens: Tensor  # (b, u)
     token_lengths: Tensor  # (b,)
+    texts: list[str] | None
     frames: Tensor | None  # (b,) encoder frames as recorded, only without texts
     teacher: Tensor | None  # (b, t, w) frames of a teacher
     teacher_lengths: Tensor | None  # (b,)

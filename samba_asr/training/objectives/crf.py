@@ -19,7 +19,7 @@ from samba_asr.config import Config
 from samba_asr.errors import UserError
 from samba_asr.models.asr import AsrModel
 from samba_asr.ops.crf import log_partition
-from samba_asr.training.objectives.terms import Encoded, Term, terms
+from samba_asr.training.objectives.terms import Encoded, Given, Term, terms
 
 MOST = 512  # units; they take a gigabyte of probabilities, and as many products per frame
 
@@ -73,13 +73,13 @@ class CrfTerm(Term):
         self.register_buffer("trigram", trigram, persistent=False)  # counted again in a resumed run
 
     @classmethod
-    def build(cls, net: AsrModel, config: Config, trigram: Tensor | None) -> CrfTerm:
-        if trigram is None:
+    def build(cls, net: AsrModel, config: Config, given: Given) -> CrfTerm:
+        if given.trigram is None:
             raise UserError(
                 "loss.crf needs a trigram of the training texts: give the speech objective `trigram` "
                 "(samba_asr.training.objectives.crf.trigram)"
             )
-        return cls(trigram)
+        return cls(given.trigram)
 
     def forward(self, net: AsrModel, given: Encoded) -> Tensor:
         return self.loss(given.ctc, given.log_probs, given.lengths, given.tokens, given.token_lengths)

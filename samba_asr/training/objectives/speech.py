@@ -21,7 +21,8 @@ from samba_asr.models.asr import AsrModel
 from samba_asr.training.objectives import transforms
 from samba_asr.training.objectives.base import BatchFields, Objective, Outcome, draw_block, mean_of_views, objectives
 from samba_asr.training.objectives.crf import CrfTerm
-from samba_asr.training.objectives.terms import Encoded, Term, terms
+from samba_asr.training.objectives.mwer import Reader
+from samba_asr.training.objectives.terms import Encoded, Given, Term, terms
 
 
 @objectives.register("speech")
@@ -39,9 +40,10 @@ class SpeechObjective(Objective):
         config: Config,
         *,
         trigram: Tensor | None = None,
+        read: Reader | None = None,
         feature_transforms: Sequence[transforms.Transform] | None = None,
     ):
-        """trigram: of the units of the training texts, needed for `loss.crf`.
+        """trigram: of the units of the training texts, needed for `loss.crf`.  read: the search, needed for `loss.mwer`.
 
         feature_transforms: of the log-mel features in training; default: those of `config.augment`.
         """
@@ -49,7 +51,7 @@ class SpeechObjective(Objective):
         self.config, self.weights = config.model, config.loss
         # In the order of `loss.*`: it must not depend on the order of imports.
         wanted = [f.name for f in fields(config.loss) if f.name in terms and getattr(config.loss, f.name) > 0]
-        found = {name: terms[name].build(net, config, trigram) for name in wanted}
+        found = {name: terms[name].build(net, config, Given(trigram, read)) for name in wanted}
         kept = nn.ModuleDict({name: term for name, term in found.items() if term is not None})
         self.terms = cast("Mapping[str, Term]", kept)
         if feature_transforms is None:

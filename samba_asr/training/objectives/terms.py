@@ -1,12 +1,12 @@
 """Terms of the speech objective besides CTC, by name.  The weight of a term is the key of `loss.*` of the same name.
 
-All terms read the same `Encoded`, so they share one pass through the encoder.  CTC-CRF is in crf.py.
+All terms read the same `Encoded`, so they share one pass through the encoder.  CTC-CRF and MWER are in files of their own.
 Shapes: n views of b utterances, view by view; t encoder frames, d d_model, v vocabulary, u tokens, w a teacher's channels.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,7 +18,17 @@ from samba_asr.registry import Registry
 from samba_asr.streaming import mask, valid_mask
 from samba_asr.training.objectives.base import BatchFields
 
+if TYPE_CHECKING:
+    from samba_asr.training.objectives.mwer import Reader
+
 terms = Registry("loss")
+
+
+class Given(NamedTuple):
+    """What some terms need besides the net and the configuration; None where no term of the configuration needs it."""
+
+    trigram: Tensor | None = None  # (v, v, v) of the units of the training texts (samba_asr.training.objectives.crf)
+    read: Reader | None = None  # the search (samba_asr.training.objectives.mwer)
 
 
 class Encoded(NamedTuple):
@@ -39,11 +49,8 @@ class Term(nn.Module):
     part: str  # its name in the log
 
     @classmethod
-    def build(cls, net: AsrModel, config: Config, trigram: Tensor | None) -> Term | None:
-        """Make the term of `config`; None if the net lacks the part that it trains.
-
-        trigram: (v, v, v) of the units of the training texts (samba_asr.training.objectives.crf), if it was counted.
-        """
+    def build(cls, net: AsrModel, config: Config, given: Given) -> Term | None:
+        """Make the term of `config`; None if the net lacks the part that it trains."""
         raise NotImplementedError
 
     def forward(self, net: AsrModel, given: Encoded) -> Tensor:
@@ -62,7 +69,7 @@ class DecoderTerm(Term):
         self.label_smoothing = label_smoothing
 
     @classmethod
-    def build(cls, net, config, trigram):
+    def build(cls, net, config, given):
         return cls(config.loss.label_smoothing) if net.decoder is not None else None
 
     def forward(self, net: AsrModel, given: Encoded) -> Tensor:
@@ -80,7 +87,7 @@ class ConsistencyTerm(Term):
     part = "cr"
 
     @classmethod
-    def build(cls, net, config, trigram):
+    def build(cls, net, config, given):
         return cls()
 
     def forward(self, net: AsrModel, given: Encoded) -> Tensor:
@@ -110,7 +117,7 @@ class TeacherTerm(Term):
         self.pupil = nn.Linear(d_model, channels)
 
     @classmethod
-    def build(cls, net, config, trigram):
+    def build(cls, net, config, given):
         if not config.model.teacher:
             raise UserError(
                 "loss.teacher needs the frames of a teacher: set data.teacher (written by samba-asr augment teach)"
