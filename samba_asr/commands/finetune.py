@@ -17,8 +17,9 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
         help="fine-tune a model on your own speech, and score it",
         description="Read a corpus as samba-asr prepare does, such as a folder of a.wav with a.txt; hold out a tenth of it for "
         "validation and a tenth for a test, by speaker where there are three or more (the folder of a file is its speaker); "
-        "train from a model's weights; average the result with that model; calibrate its confidences; and score both on the "
-        "test.  Utterances with problems are left out and listed.  The same command continues a run that was interrupted.",
+        "train from a model's weights; average the result with that model; adapt its neural language model to the texts; "
+        "calibrate its confidences; and score both on the test.  Utterances with problems are left out and listed.  The same "
+        "command continues a run that was interrupted.",
     )
     parser.add_argument("corpus", help="path of a corpus")
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="model folder to write")
@@ -30,6 +31,9 @@ def add_parser(subparsers) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--license", default="", help="license of the new weights, for the model card (default: the old model's)"
+    )
+    parser.add_argument(
+        "--keep-language-model", action="store_true", help="do not adapt the neural language model to the texts"
     )
     add_settings(parser, "settings of training, such as optim.lr=0.0001")
     parser.set_defaults(run=run)
@@ -48,7 +52,11 @@ def run(args: argparse.Namespace) -> int:
         print(f"== {text} ({time.monotonic() - began:.0f} s) ==", file=sys.stderr, flush=True)
 
     options = FinetuneOptions(
-        init=args.init, minutes=args.minutes, settings=tuple(args.overrides), license=args.license
+        init=args.init,
+        minutes=args.minutes,
+        settings=tuple(args.overrides),
+        license=args.license,
+        language_model=not args.keep_language_model,
     )
     found = finetune(args.corpus, args.out, options, stage=stage)
     speakers = "of other speakers" if found.by_speaker else "of known speakers"
@@ -59,6 +67,9 @@ def run(args: argparse.Namespace) -> int:
             print(
                 f"  {name:<20} {scored.wer:6.2f} %   95 % interval [ {scored.interval[0]:.2f}, {scored.interval[1]:.2f} ]"
             )
+    if found.perplexity:
+        before, after = found.perplexity
+        print(f"language model: perplexity of the validation texts {before:.1f} a word, adapted {after:.1f}")
     print(f"confidences: {'calibrated' if found.calibrated else 'not calibrated, see the warning above'}")
     print(f"your model is {args.out}; try: samba-asr transcribe --model {args.out} FILE")
     return 0

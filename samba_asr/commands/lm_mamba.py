@@ -35,6 +35,11 @@ def add_mamba(kinds) -> None:
         metavar="FOLDER",
         help="adapt this language model, or that of this recognizer (english): start with its weights and units",
     )
+    parser.add_argument(
+        "--average",
+        action="store_true",
+        help="with --init: write the mean of the old weights and the new, which forgets less of other text",
+    )
     start.add_argument(
         "--tokenizer",
         type=Path,
@@ -55,6 +60,8 @@ def run_mamba(args: argparse.Namespace) -> int:
 
     from samba_asr.training.language_model import DEFAULTS, shape, train_language_model
 
+    if args.average and not args.init:
+        raise UserError("--average takes the mean with the model of --init: give that, such as --init english")
     init = language_model(args.init, "lm.neural") if args.init else None
     config = configs.load(args.config, [*DEFAULTS, *(shape(init) if init else []), *args.overrides])
     try:
@@ -63,5 +70,7 @@ def run_mamba(args: argparse.Namespace) -> int:
         raise UserError(f"--exp {args.exp}: cannot make this folder ({error.strerror})") from None
     valid = texts(args.valid)
     dtype = torch.bfloat16 if args.bfloat16 else torch.float32
-    result = train_language_model(config, args.text, valid, args.exp, init=init, tokenizer=args.tokenizer, dtype=dtype)
+    result = train_language_model(
+        config, args.text, valid, args.exp, init=init, tokenizer=args.tokenizer, average=args.average, dtype=dtype
+    )
     return 128 + result.signal if result.signal else 0

@@ -4,8 +4,9 @@
     print(found.before.wer, found.after.wer)
 
 Steps: read and check the corpus, hold out a validation and a test set by speaker, train from the old model's weights, average the
-result with the old model (M. Wortsman et al., "Robust fine-tuning of zero-shot models", 2022), calibrate the confidences, and
-score both models on the test set.  Intermediate files are in `OUT.work`; the same call continues a run that was interrupted.
+result with the old model (M. Wortsman et al., "Robust fine-tuning of zero-shot models", 2022), adapt its neural language model to
+the texts in the same way, calibrate the confidences, and score both models on the test set.  Intermediate files are in
+`OUT.work`; the same call continues a run that was interrupted.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from samba_asr.text.numbers import spoken
 from samba_asr.text.units import Tokenizer
 from samba_asr.training import finetune as training
 from samba_asr.training.average import average_run
+from samba_asr.training.language_model import adapt
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +42,7 @@ SHARES = {"dev": 0.1, "test": 0.1}
 FEWEST = 4  # utterances: two to train on, one to validate, one to test
 WORDS = 20  # recognized in the validation set; fewer calibrate nothing
 STEPS = 20  # in an epoch, at least: each ends with a validation and a save, so a short corpus is repeated in it
+SAID = 500  # words of training that a language model can be adapted to, at least
 CPU = "train/cpu"  # configuration over that of the old model
 SHORT = ("data.batch_seconds=15", "optim.warmup=10")  # a few minutes allow few steps; these learn (egs/fsdd/RESULTS.md)
 
@@ -53,12 +56,14 @@ class FinetuneOptions:
     prepare   checks of the corpus; utterances with problems are left out by default
     settings  overrides of the training configuration
     license   of the new weights, for the model card (default: that of the old model)
+    language_model  whether to adapt the model's neural language model to the texts
     """
 
     init: Path | str = "english"
     minutes: float = 20.0
     settings: Sequence[str] = ()
     license: str = ""
+    language_model: bool = True
     prepare: PrepareOptions = PrepareOptions(fix=True, kaldi=False)  # noqa: RUF009  (frozen)
 
 
@@ -71,6 +76,9 @@ class Finetuned:
     after: Evaluation
     calibrated: bool
     by_speaker: bool  # whether the sets have no speaker in common
+    perplexity: tuple[float, float] | None = (
+        None  # of the validation texts, where the neural language model was adapted: before, after
+    )
 
 
 def finetune(
@@ -98,12 +106,16 @@ def finetune(
         raise UserError(f"stopped by signal {result.signal}: the same command continues")
     stage("averaging with the old model")
     average_run(work / "exp", out, models=[init])
+    language = None
+    if options.language_model and (lm := configs.load(folder=out).decode.lm.neural):
+        stage("adapting the language model to the texts")
+        language = _adapted(work / "exp" / lm, out / lm, manifests, work / "lm", options.minutes)
     stage("calibrating")
     calibrated = _calibrated(out, manifests["dev"])
     stage("scoring the new model")
     after = evaluate(out, manifests["test"])
     record_result(out, "test", {"data": str(manifests["test"]), **after.scores()})
-    found = Finetuned(out, before, after, calibrated, by_speaker)
+    found = Finetuned(out, before, after, calibrated, by_speaker, language)
     (out / "README.md").write_text(_card(found, corpus, manifests, options), encoding="utf-8")
     return found
 
@@ -157,6 +169,21 @@ def _config(init: Path, manifests: dict[str, Path], options: FinetuneOptions) ->
     return replace(config, data=replace(config.data, weights=(float(passes),)))
 
 
+def _adapted(
+    old: Path, new: Path, manifests: dict[str, Path], work: Path, minutes: float
+) -> tuple[float, float] | None:
+    """Adapt the language model of the new model; return the perplexities before and after, or log why it stays as it is."""
+    train, dev = ([u.text for u in read_manifest(manifests[name])] for name in ("train", "dev"))
+    words = sum(len(text.split()) for text in train)
+    if words < SAID:
+        logger.info("the language model stays as it is: %d words are too few to adapt it to (%d)", words, SAID)
+        return None
+    found = adapt(old, new, train, dev, work, minutes=minutes / 4)
+    if found is None:
+        logger.info("the language model stays as it is: adapted, it was no better on the validation texts")
+    return found
+
+
 def _calibrated(model: Path, manifest: Path) -> bool:
     """Calibrate on the validation set; otherwise warn, and return False."""
     why = ""
@@ -197,7 +224,8 @@ def _card(found: Finetuned, corpus: Path | str, manifests: dict[str, Path], opti
     loaded, old = load_model(found.model), origin(model_folder(options.init))
     return Card(
         trained_on=data,
-        made_from=f"{options.init}, with whose weights the result was averaged",
+        made_from=f"{options.init}, with whose weights the result was averaged"
+        + (", the language model's too" if found.perplexity else ""),
         scores="\n".join(scores),
         language=old.language,
         license=options.license or inherited_license([old]),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import shutil
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 LINES = 500_000  # of the text, for training the tokenizer
 DEFAULTS = ("train.epochs=1000", "data.buckets=50")  # settings of a language model that differ from a recognizer's
+# Settings that adapt a model to some hundred lines (egs/mini_librispeech/RESULTS.md, "The language models of other talk")
+ADAPTATION = ("train.epochs=6", "optim.lr=1e-3", "optim.warmup=5", "train.ema=0", "lm.batch_units=2048")
 
 
 def shape(folder: Path) -> list[str]:
@@ -50,13 +53,16 @@ def train_language_model(
     *,
     init: Path | None = None,
     tokenizer: Path | None = None,
+    average: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> TrainResult:
     """Train in `folder`, or continue the run in it, and write the model to `folder`/model.
 
     text: files, plain or compressed, one sentence per line.  valid: lines for the perplexity.
-    init: folder of a language model, to start with its weights and units.  tokenizer: folder of a model whose units to use;
-    default: train new ones on the text.  dtype: of matrices in the file.  Under torchrun, every process must call it.
+    init: folder of a language model, to start with its weights and units.  average: write the mean of its weights and the new
+    ones, which keeps most of what either knows (M. Wortsman et al., "Robust fine-tuning of zero-shot models", 2022).
+    tokenizer: folder of a model whose units to use; default: train new ones on the text.  dtype: of matrices in the file.
+    Under torchrun, every process must call it.
     UserError if the weights of `init` do not fit `config.lm`.
     """
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=0))
@@ -86,9 +92,47 @@ def train_language_model(
         config = configs.load(folder=folder)
         model = MambaLm(config.lm, config.model.vocab_size)
         model.load_state_dict(checkpoint.average(checkpoint.choose(folder, best=1, last=0)))
-        perplexity = result.best.value if result.best else math.nan
-        save_lm(folder / "model", model, config, units, perplexity=perplexity, dtype=dtype)
+        value = result.best.value if result.best else math.nan
+        if init and average:
+            old = load_lm(init).model.state_dict()
+            model.load_state_dict({name: x.lerp(old[name], 0.5) for name, x in model.state_dict().items()})
+            value = perplexity(model.eval(), units, valid, config) if valid else math.nan
+            logger.info("perplexity of the mean with %s: %.1f a word", init, value)
+        save_lm(folder / "model", model, config, units, perplexity=value, dtype=dtype)
     return result
+
+
+def perplexity(model: MambaLm, units: Tokenizer, lines: Sequence[str], config: Config) -> float:
+    """Return the perplexity a word of lines by a model in evaluation mode; their ends count as words."""
+    total = 0.0
+    for batch in TextSet(lines, units, config).in_order(0, 1):
+        with torch.inference_mode():
+            total += float(model.loss(batch.tokens, batch.token_lengths).double().sum())
+    return math.exp(min(total / sum(len(line.split()) + 1 for line in lines), 50.0))
+
+
+def adapt(
+    old: Path, new: Path, text: Sequence[str], valid: Sequence[str], work: Path, *, minutes: float
+) -> tuple[float, float] | None:
+    """Adapt the language model in folder `old` to lines of text, and write the mean of both over the folder `new`.
+
+    Return the perplexities of `valid` before and after; None, and leave `new` as it is, if it is no lower.
+    work: folder of the run, which continues if it is there.  minutes: at most, of six passes.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    file = work / "text.txt"
+    file.write_text("".join(f"{line}\n" for line in text), encoding="utf-8")
+    config = configs.load(overrides=[*DEFAULTS, *shape(old), *ADAPTATION, f"train.max_minutes={minutes:g}"])
+    loaded = load_lm(old)
+    before = perplexity(loaded.model, loaded.tokenizer, valid, config)
+    result = train_language_model(config, [file], valid, work, init=old, average=True, dtype=torch.bfloat16)
+    if result.signal:
+        raise UserError(f"stopped by signal {result.signal}: the same command continues")
+    after = perplexity(load_lm(work / "model").model, loaded.tokenizer, valid, config)
+    if not after < before:
+        return None
+    shutil.copytree(work / "model", new, dirs_exist_ok=True)
+    return before, after
 
 
 def _initial(folder: Path, config: Config, units: Tokenizer) -> MambaLm:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -12,12 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from samba_asr import config as configs
 from samba_asr.cli import main
 from samba_asr.data.manifest import Utterance, read_manifest, write_manifest
 from samba_asr.decoding.confidence import Calibration
 from samba_asr.evaluation import finetune as finetuning
 from samba_asr.evaluation.finetune import finetune
 from samba_asr.models.box import box_folder
+from samba_asr.training import language_model
 
 EGS = Path(__file__).parents[2] / "egs" / "finetune"
 QUICK = ["--init", "digits", "--set", "train.max_steps=2", "data.batch_seconds=10", "train.device=cpu"]
@@ -87,6 +90,54 @@ def test_voices_that_are_in_training_are_said_to_be(clips, tmp_path, caplog, mon
     assert not found.calibrated
     assert "not calibrated: only" in caplog.text
     assert Calibration.read(tmp_path / "model") is None
+
+
+@pytest.fixture(scope="module")
+def with_language_model(tmp_path_factory) -> Path:
+    """The digits model, with a language model that has read little."""
+    folder = tmp_path_factory.mktemp("init")
+    shutil.copytree(box_folder("digits"), folder / "model")
+    (folder / "text.txt").write_text("ZERO ONE\nNINE\nTHE CAT\n" * 10)
+    shape = ["lm.layers=1", "lm.d_model=16", "lm.headdim=16", "lm.d_state=8", "tokenizer.kind=char"]
+    options = [
+        "--valid",
+        str(folder / "text.txt"),
+        "--set",
+        *shape,
+        "train.epochs=1",
+        "train.device=cpu",
+        "train.ema=0",
+    ]
+    assert main(["lm", "mamba", str(folder / "text.txt"), "--exp", str(folder / "lm"), *options]) == 0
+    shutil.copytree(folder / "lm" / "model", folder / "model" / "mamba_lm")
+    settings = ["decode.search.method=beam", "decode.lm.neural=mamba_lm"]
+    configs.save(configs.load(overrides=settings, folder=folder / "model"), folder / "model" / "config.yaml")
+    return folder / "model"
+
+
+@pytest.mark.parametrize("case", ["adapted", "few words", "not wanted", "no better"])
+def test_the_language_model_learns_the_texts(clips, tmp_path, with_language_model, caplog, monkeypatch, case):
+    monkeypatch.setattr(finetuning, "SAID", 10_000 if case == "few words" else 5)
+    if case == "no better":
+        monkeypatch.setattr(language_model, "ADAPTATION", ("train.epochs=1", "optim.lr=1e-12", "train.ema=0"))
+    options = finetuning.FinetuneOptions(
+        init=with_language_model,
+        settings=("train.max_steps=1", "train.device=cpu"),
+        language_model=case != "not wanted",
+    )
+    with caplog.at_level(logging.INFO):
+        found = finetune(clips, tmp_path / "model", options)
+    old, new = ((folder / "mamba_lm" / "lm.safetensors").read_bytes() for folder in (with_language_model, found.model))
+    assert (found.perplexity is not None) == (old != new) == (case == "adapted")
+    card = (found.model / "README.md").read_text()
+    assert ("the language model's too" in card) == (case == "adapted")
+    if found.perplexity:
+        before, after = found.perplexity
+        assert after < before
+    elif case != "not wanted":
+        why = {"few words": "are too few to adapt it to", "no better": "it was no better on the validation texts"}
+        assert f"the language model stays as it is: {'' if case == 'few words' else 'adapted, '}" in caplog.text
+        assert why[case] in caplog.text
 
 
 def test_few_steps_of_short_batches_reach_the_learning_rate(tmp_path):

@@ -269,6 +269,24 @@ class TestMamba:
             for name, value in first.model.state_dict().items():
                 torch.testing.assert_close(after.model.state_dict()[name], value, atol=1e-4, rtol=0)
 
+    def test_the_mean_with_the_old_model_is_written(self, tmp_path, caplog):
+        (tmp_path / "a.txt").write_text("\n".join(TEXT) + "\n")
+        (tmp_path / "valid.txt").write_text("the cat sat\n")
+        words = ("mamba", tmp_path / "a.txt", "--valid", tmp_path / "valid.txt")
+        assert call(*words, "--exp", tmp_path / "old", *self.OPTIONS) == 0
+        settings = ("--set", "train.device=cpu", "optim.lr=0.01", "train.epochs=2", "train.ema=0")
+        init = ("--init", tmp_path / "old" / "model")
+        assert call(*words, "--exp", tmp_path / "new", *init, *settings) == 0
+        with caplog.at_level("INFO"):
+            assert call(*words, "--exp", tmp_path / "mean", "--average", *init, *settings) == 0
+        old, new, mean = (load_lm(tmp_path / name / "model").model.state_dict() for name in ("old", "new", "mean"))
+        assert any(not torch.equal(new[name], old[name]) for name in old)
+        for name, value in mean.items():
+            torch.testing.assert_close(value, (old[name] + new[name]) / 2)
+        assert "perplexity of the mean with" in caplog.text
+        with pytest.raises(UserError, match="--average takes the mean with the model of --init"):
+            call(*words, "--exp", tmp_path / "no", "--average", *self.OPTIONS)
+
     def test_what_cannot_be_adapted(self, place, tmp_path):
         (tmp_path / "a.txt").write_text("the cat\n")
         words = ("mamba", tmp_path / "a.txt", "--exp", tmp_path / "exp", "--valid", tmp_path / "a.txt")
