@@ -8,7 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 shared=../../../shared
 steps=${STEPS:-2000}
 exp=exp/ladder-$steps
-rows=(base half mamba2 mamba longvq oneway deep wide characters pieces pieces8 nomasks nospeed tract noise filter rooms nodropout dropout
+rows=(base half mamba2 mamba longvq oneway deep wide characters pieces pieces8 biphones frames30 frames20 nomasks nospeed tract noise filter rooms nodropout dropout
   noema nomiddle crctc decoder longmemory fusion channels readers oftenreaders voices morevoices synthetic reallast labels pretrain masked
   diffusion diffusionfusion teacher crf all allhalf allcrf)
 [ -d "$shared/data/LibriSpeech" ] || { echo "error: $shared/data/LibriSpeech is not there: the speech that this trains on" >&2 && exit 1; }
@@ -23,7 +23,7 @@ pretrained=(train.max_steps=$((steps / 2))) # with optim.encoder_lr=5e-4 and no 
 
 options() { # ROW: its changed options
   case $1 in
-  base) ;;
+  base | biphones) ;;
   half) echo train.max_steps=$((steps / 2)) ;;
   mamba2) echo model.mixer.name=mamba2 ;;
   mamba) echo model.mixer.name=mamba model.mixer.d_state=16 ;;
@@ -42,6 +42,8 @@ options() { # ROW: its changed options
   noise) echo augment.noise_prob=0.5 ;;
   noema) echo train.ema=0 ;;
   nomiddle) echo "model.self_conditioning=[]" ;;
+  frames30) echo model.features.hop=120 ;; # 7.5 ms a feature, 30 ms an encoder frame
+  frames20) echo model.features.hop=80 ;;
   longmemory) echo model.mixer.a_max=1 ;; # Hydra's A = 1, as its authors have it
   fusion) echo model.fusion=true ;;
   channels) echo "augment.channels=$shared/data/channels.npz augment.channel_prob=0.5" ;;
@@ -111,6 +113,28 @@ for name, out in (("dev", True), ("train", False)):
 END
 }
 
+biphones() { # FOLDER: write its lexicon, where the 200 most frequent phones after a phone of the same word are units of their own
+  [ -f "$1/lexicon.txt" ] || python - ../../samba_asr/box/english/lexicon.txt data/train.jsonl "$1/lexicon.txt" <<'END'
+import sys
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from samba_asr.data.manifest import read_manifest
+from samba_asr.text.lexicon import Lexicon
+lexicon = Lexicon.read(sys.argv[1])
+said = Counter(word for u in read_manifest(sys.argv[2]) for word in u.text.split())
+pairs = Counter()
+for word, count in said.items():
+    for pair in pairwise(lexicon.get(word, [()])[0]):
+        pairs[pair] += count
+own = {pair for pair, _ in pairs.most_common(200)}
+def units(phones):
+    return [phones[0], *(f"{a}_{b}" if (a, b) in own else b for a, b in pairwise(phones))]
+lines = (f"{word} {' '.join(units(phones))}\n" for word, some in lexicon.items() for phones in some)
+Path(sys.argv[3]).write_text("".join(lines))
+END
+}
+
 row() { # ROW: train it, and decode dev
   local folder=$exp/$1 changed
   changed=$(options "$1")
@@ -119,7 +143,7 @@ row() { # ROW: train it, and decode dev
   before "$1"
   mkdir -p "$folder"
   # Use the pronunciations of the shipped model: predicting them takes minutes each time.
-  case $1 in characters | pieces*) ;; *) cp -n ../../samba_asr/box/english/lexicon.txt "$folder" ;; esac
+  case $1 in characters | pieces*) ;; biphones) biphones "$folder" ;; *) cp -n ../../samba_asr/box/english/lexicon.txt "$folder" ;; esac
   # shellcheck disable=SC2086  # options are words
   samba-asr train --exp "$folder" "${common[@]}" $changed
   samba-asr average --exp "$folder" --out "$folder/model" --last 1
