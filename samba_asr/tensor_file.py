@@ -12,13 +12,14 @@ import numpy as np
 
 TYPES = {
     **{"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I8": "|i1"},
-    **{"U8": "|u1", "BOOL": "|b1"},
+    **{"U8": "|u1", "BOOL": "|b1", "BF16": "<u2"},
 }
-"""numpy's names of the types that files of this project have."""
+"""numpy's names of the types that files of this project have.  Numpy lacks bfloat16, which is the first half of a float32."""
 
 
 def parse(content: bytes | mmap.mmap) -> tuple[dict[str, str], dict[str, np.ndarray]]:
-    """Return the metadata, and the tensors by name: arrays that cannot be written, in the memory of `content`.
+    """Return the metadata, and the tensors by name: arrays that cannot be written, in the memory of `content`;
+    those of bfloat16 are copies, as float32.
 
     ValueError, KeyError, TypeError or AttributeError for content that is cut, damaged or of another kind.
     """
@@ -38,4 +39,12 @@ def _array(content: bytes | mmap.mmap, start: int, entry: dict) -> np.ndarray:
         found = np.zeros(entry["shape"], dtype)
         found.flags.writeable = False
         return found
-    return np.frombuffer(content, dtype, (high - low) // dtype.itemsize, start + low).reshape(entry["shape"])
+    found = np.frombuffer(content, dtype, (high - low) // dtype.itemsize, start + low).reshape(entry["shape"])
+    return _float32(found) if entry["dtype"] == "BF16" else found
+
+
+def _float32(bits: np.ndarray) -> np.ndarray:
+    """Return the values of bfloat16 that have these bits."""
+    found = (bits.astype("<u4") << 16).view("<f4")
+    found.flags.writeable = False
+    return found

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import venv
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,17 @@ import soundfile
 
 from samba_asr.audio.read import read
 from samba_asr.cli import main
-from samba_asr.config import DecodeConfig, load
+from samba_asr.config import Config, DecodeConfig, LmConfig, load, save
 from samba_asr.config.plain import from_json, overridden, to_json
 from samba_asr.data.manifest import read_manifest
 from samba_asr.errors import UserError
 from samba_asr.models.folder import save_model
+from samba_asr.models.lm_folder import save_lm
 from samba_asr.recognizer import Recognizer
+from samba_asr.text.tokenizer import CharTokenizer
+from tests.decoding.toys import write_arpa
+from tests.support.language_model import random_lm
+from tests.support.model_folder import make_model
 from tests.support.sound import noise
 
 pytest.importorskip("onnx")
@@ -77,6 +83,30 @@ def test_it_transcribes_and_streams_without_torch(folders, spoken):
     assert whole == expected(own, path) != []
     assert live == expected(own, samples, 320.0) != []
     assert not set(ABSENT) & set(modules)
+
+
+def test_a_language_model_reads_its_lattices_without_torch(tmp_path, spoken):
+    make_model(tmp_path / "own")
+    write_arpa(tmp_path)
+    shape = LmConfig(layers=2, d_model=8, d_state=4, headdim=4, ffn_expand=2, dropout=0.0)
+    lm = random_lm(shape, CharTokenizer(["▁", "b", "a"]))  # units of its own
+    save_lm(tmp_path / "lm", lm.model.float(), replace(Config(), lm=shape), lm.tokenizer, perplexity=9.0)
+    chosen = [
+        *("decode.search.method=beam", f"decode.lm={tmp_path / 'lm.arpa'}", f"decode.lm.neural={tmp_path / 'lm'}"),
+        *("decode.lm.weight=3", "decode.lm.neural_weight=3"),
+    ]
+    save(load(overrides=chosen, folder=tmp_path / "own"), tmp_path / "own" / "config.yaml")
+    assert main(["export", "--model", str(tmp_path / "own"), "--out", str(tmp_path / "out")]) == 0
+    command = [sys.executable, "-c", WITHOUT + RUN, str(tmp_path / "out"), str(spoken[0]), "320"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "the n-gram reads alone" not in done.stderr
+    whole, _, modules = json.loads(done.stdout)
+    assert "samba_asr.decoding.lm_states_numpy" in modules
+    want = expected(tmp_path / "own", spoken[0])
+    assert [word["word"] for word in whole] == [word["word"] for word in want] != []
+    ngram = Recognizer.load(tmp_path / "own", settings=["decode.lm.neural="]).transcribe(spoken[0])
+    assert [word.entry()["word"] for word in ngram.words] != [word["word"] for word in want]  # it had a say
 
 
 def test_the_command_line_works_without_torch(folders, spoken, capsys):

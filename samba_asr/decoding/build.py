@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from samba_asr import collector
-from samba_asr.config import DecodeConfig, SearchConfig
+from samba_asr.config import DecodeConfig, SearchConfig, SearchLmConfig
 from samba_asr.decoding.backend import Backend, beam_search, choose
 from samba_asr.decoding.base import Search
 from samba_asr.decoding.guide import Guide, Guides
@@ -26,12 +27,13 @@ from samba_asr.runtime.base import SecondPass
 from samba_asr.text.lexicon import Lexicon
 from samba_asr.text.lines import read_lines
 from samba_asr.text.phones import PhoneTokenizer
-from samba_asr.text.units import Tokenizer
+from samba_asr.text.units import Tokenizer, same_units
 
 if TYPE_CHECKING:
     from samba_asr.decoding.compiled.tables import Tables
     from samba_asr.decoding.lattice_lm import LatticeLm
     from samba_asr.decoding.neural import MambaGuide, TextScorer
+    from samba_asr.decoding.slots import Slots
 
 logger = logging.getLogger(__name__)
 
@@ -149,32 +151,61 @@ def neural_lm(
     """Load the Mamba language model: as a guide if it has the recognizer's units, else as a reader of lattices or n-best lists.
 
     alone: whether there is no n-gram of words, so that this model adds the word bonus.
-    Without torch there is none, and a warning says so.
     UserError for a weight that a reader of lattices cannot take from the n-gram.
     """
     lm = config.lm
     if not lm.neural:
         return None, None
+    folder = search_file(lm.neural, loaded, "lm.neural")
+    lattices = bool(lm.path and config.search.method == "beam" and config.search.lattice)
     if importlib.util.find_spec("torch") is None:
-        logger.warning("decode.lm.neural=%s needs torch, which is not installed: the n-gram reads alone", lm.neural)
-        return None, None
-    from samba_asr.decoding.lattice_lm import LatticeLm
-    from samba_asr.decoding.neural import MambaGuide, TextScorer, same_units
+        if not lattices:
+            return None, _not_read(lm.neural, "torch, which is not installed")
+        return None, lattice_lm_without_torch(folder, loaded, config)
+    from samba_asr.decoding.neural import MambaGuide, TextScorer
     from samba_asr.models.lm_folder import load_lm
 
     device = next(loaded.model.parameters()).device if loaded.model else "cpu"
-    model = load_lm(search_file(lm.neural, loaded, "lm.neural"), device)
-    if same_units(model, loaded.tokenizer):
+    model = load_lm(folder, device)
+    if same_units(model.tokenizer, loaded.tokenizer):
         bonus = lm.word_bonus if alone else 0.0
         return MambaGuide(model.model, model.tokenizer, weight=lm.neural_weight, bonus=bonus), None
-    if not (lm.path and config.search.method == "beam" and config.search.lattice):
+    if not lattices:
         return None, TextScorer(model, loaded.tokenizer, weight=lm.neural_weight)
+    from samba_asr.decoding.lm_states import LmStates, with_half_weights
+
+    half = with_half_weights(model.model)
+    return None, lattice_lm(model.tokenizer, lambda: LmStates(half), lm)
+
+
+def lattice_lm(tokenizer: Tokenizer, new_states: Callable[[], Slots], lm: SearchLmConfig) -> LatticeLm:
+    """Make the pass over lattices; UserError for more weight than the n-gram has."""
+    from samba_asr.decoding.lattice_lm import LatticeLm
+
     if lm.weight and lm.neural_weight > lm.weight:
         raise UserError(
             f"decode.lm.neural_weight={lm.neural_weight:g} is taken from the n-gram's decode.lm.weight={lm.weight:g}: "
             "give at most that, or leave the model out with decode.lm.neural="
         )
-    return None, LatticeLm(model, weight=lm.weight, bonus=lm.word_bonus, neural_weight=lm.neural_weight)
+    return LatticeLm(tokenizer, new_states, weight=lm.weight, bonus=lm.word_bonus, neural_weight=lm.neural_weight)
+
+
+def lattice_lm_without_torch(folder: Path, loaded: LoadedModel, config: DecodeConfig) -> LatticeLm | None:
+    """Make the pass over lattices in numpy; None, and a warning, for a model that is no such pass, or needs more packages."""
+    from samba_asr.decoding.lm_states_numpy import NumpyLm, NumpyLmStates
+    from samba_asr.text.tokenizer import BpeTokenizer, load_tokenizer
+
+    name = config.lm.neural
+    if (folder / BpeTokenizer.FILE).is_file() and importlib.util.find_spec("sentencepiece") is None:
+        return _not_read(name, "the package sentencepiece, which is not installed")
+    tokenizer, model = load_tokenizer(folder), NumpyLm.read(folder)
+    if model is None or same_units(tokenizer, loaded.tokenizer):
+        return _not_read(name, "torch, which is not installed")
+    return lattice_lm(tokenizer, lambda: NumpyLmStates(model), config.lm)
+
+
+def _not_read(name: str, needed: str) -> None:
+    logger.warning("decode.lm.neural=%s needs %s: the n-gram reads alone", name, needed)
 
 
 def tokenizer_of(loaded: LoadedModel, config: DecodeConfig) -> Tokenizer:

@@ -149,8 +149,8 @@ class _Row:
             return np.zeros((len(beam.tokens), self.log_probs.shape[1])), None
         import torch
 
-        from samba_asr.models.decoder import BOUNDARY
         from samba_asr.streaming import leaves
+        from samba_asr.text.units import BOUNDARY
 
         device = leaves(beam.state)[0].device
         last = torch.tensor([[g[-1] if g else BOUNDARY] for g in beam.tokens], device=device)

@@ -20,28 +20,24 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
-from samba_asr.decoding.base import BLANK, Hypothesis
+from samba_asr.decoding.base import Hypothesis
 from samba_asr.decoding.hotwords import Hotwords
 from samba_asr.decoding.lattice import Lattice
-from samba_asr.decoding.lm_states import LmStates, with_half_weights
-from samba_asr.models.decoder import BOUNDARY
-from samba_asr.models.lm_folder import LoadedLm
-from samba_asr.text.units import Tokenizer
+from samba_asr.decoding.slots import Slots
+from samba_asr.decoding.text_sums import text_log_probs
+from samba_asr.text.units import BOUNDARY, Tokenizer
 
 PATHS = 3  # texts that go on at a node
 BEAM = 7.0  # nats
 ENDS = 16  # whole texts whose alignments are summed
-MOST = 1 << 26  # numbers in a table of alignments
 
 
 def share_of(weight: float, neural_weight: float) -> float:
@@ -113,12 +109,27 @@ class LatticeLm:
 
     reads_lattices = True
 
-    def __init__(self, lm: LoadedLm, *, weight: float, bonus: float, neural_weight: float):
-        """weight, bonus: of the search's language model, and nats a word.  neural_weight: 0 .. weight (any, if that is 0)."""
-        self.lm, self.weight, self.bonus, self.neural_weight = lm, weight, bonus, neural_weight
-        self._model = with_half_weights(lm.model)
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        new_states: Callable[[], Slots],
+        *,
+        weight: float,
+        bonus: float,
+        neural_weight: float,
+    ):
+        """tokenizer, new_states: of the language model; a thread at a time has a pool of states.
+
+        weight, bonus: of the search's language model, and nats a word.  neural_weight: 0 .. weight (any, if that is 0).
+        """
+        self.tokenizer, self.new_states = tokenizer, new_states
+        self.weight, self.bonus, self.neural_weight = weight, bonus, neural_weight
         self._units: dict[str, tuple[int, ...]] = {}
-        self._idle: list[LmStates] = []
+        self._idle: list[Slots] = []
+
+    def weighted(self, weight: float, bonus: float, neural_weight: float) -> LatticeLm:
+        """Return the pass with other weights."""
+        return LatticeLm(self.tokenizer, self.new_states, weight=weight, bonus=bonus, neural_weight=neural_weight)
 
     def __call__(
         self, lattice: Lattice, log_probs: np.ndarray, hotwords: Hotwords | None, found: Sequence[Hypothesis]
@@ -223,9 +234,9 @@ class LatticeLm:
         try:
             states = self._idle.pop()
         except IndexError:
-            states = LmStates(self._model)
+            states = self.new_states()
         try:
-            yield _Texts(states, self.lm.tokenizer, self._units)
+            yield _Texts(states, self.tokenizer, self._units)
         finally:
             states.keep(())
             self._idle.append(states)
@@ -234,7 +245,7 @@ class LatticeLm:
 class _Texts:
     """The beginnings of texts that a pass has read, and their states."""
 
-    def __init__(self, states: LmStates, tokenizer: Tokenizer, units: dict[str, tuple[int, ...]]):
+    def __init__(self, states: Slots, tokenizer: Tokenizer, units: dict[str, tuple[int, ...]]):
         """units: of words, the first of a text after a space; more are added."""
         self.states, self.tokenizer, self.units = states, tokenizer, units
         slot, after = states.start()
@@ -296,24 +307,3 @@ def _waves(nodes: int, arcs: Sequence[tuple[int, int]]) -> list[list[int]]:
     for node in range(nodes - 1):
         waves[depth[node]].append(node)
     return [waves[n] for n in sorted(waves)]
-
-
-def text_log_probs(log_probs: np.ndarray, texts: Sequence[Sequence[int]]) -> list[float] | None:
-    """Return ln of the sum over all alignments of each text's tokens with log_probs (t, v); -inf for impossible ones.
-
-    None if one text alone would take more than `MOST` numbers, as minutes of speech without a cut do.
-    """
-    t, found = len(log_probs), []
-    size = t * (1 + 2 * max(map(len, texts), default=0))  # of a text's table
-    if size > MOST:
-        return None
-    frames = torch.from_numpy(np.asarray(log_probs))[:, None]
-    step = max(1, MOST // max(size, 1))
-    for some in (texts[at : at + step] for at in range(0, len(texts), step)):
-        n, width = len(some), max(map(len, some))
-        tokens = torch.tensor([[*text, *[0] * (width - len(text))] for text in some], dtype=torch.long).view(n, width)
-        lengths = torch.tensor([len(text) for text in some])
-        given = frames.expand(-1, n, -1)
-        loss = F.ctc_loss(given, tokens, torch.full((n,), t), lengths, blank=BLANK, reduction="none")
-        found += torch.nan_to_num(-loss, nan=-math.inf, neginf=-math.inf).tolist()
-    return found

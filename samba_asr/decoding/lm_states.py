@@ -9,7 +9,7 @@ long as this pool, in which a state is read, and the next one written, once.  Th
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import numpy as np
@@ -18,13 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samba_asr.decoding.backend import has_numba
-from samba_asr.models.decoder import BOUNDARY
+from samba_asr.decoding.slots import SLOTS, Slots
 from samba_asr.models.lm import LmLayer, MambaLm
 from samba_asr.nn.experts import Experts
 
 FBGEMM = ("x86", "fbgemm")
 """Engines of torch that multiply by matrices of float16."""
-SLOTS = 256  # at first; the pool doubles when it is full
 
 
 def convolve(
@@ -82,11 +81,12 @@ def with_half_weights(model: MambaLm) -> MambaLm:
     return model
 
 
-class LmStates:
+class LmStates(Slots):
     """Pool of states.  A slot stands for a text."""
 
     def __init__(self, model: MambaLm, compiled: bool | None = None):
         """compiled: whether to use numba; default: on a CPU, if it is installed."""
+        super().__init__()
         self.model, weight = model, model.embedding.weight
         self._device = weight.device
         self._convolve, self._advance = _kernels(compiled if self._device.type == "cpu" else False)
@@ -95,38 +95,18 @@ class LmStates:
         # Not zeros: memory that is never written is never taken.
         self._conv = [state.conv.new_empty(SLOTS, *state.conv.shape[1:]) for state in states]
         self._ssm = [state.ssm.new_empty(SLOTS, *state.ssm.shape[1:]) for state in states]
-        self._free, self._used = list(range(SLOTS))[::-1], set[int]()
 
-    def start(self) -> tuple[int, np.ndarray]:
-        """Return the slot of the empty text, and ln p (v,) of each first unit; BOUNDARY stands for the end of the text."""
-        (slot,) = self.take(1)
+    def _clear(self, slot: int) -> None:
         for conv, ssm in zip(self._conv, self._ssm, strict=True):
             conv[slot], ssm[slot] = 0, 0
-        return slot, self.extend([slot], [slot], [BOUNDARY])[0]
 
-    def take(self, n: int) -> list[int]:
-        """Return n slots for `extend`, in use from now on."""
-        while len(self._free) < n:
-            size = len(self._conv[0])
-            self._free = [*range(size, 2 * size)][::-1] + self._free
-            self._conv = [torch.cat([x, torch.empty_like(x)]) for x in self._conv]
-            self._ssm = [torch.cat([x, torch.empty_like(x)]) for x in self._ssm]
-        slots = [self._free.pop() for _ in range(n)]
-        self._used.update(slots)
-        return slots
-
-    def keep(self, slots: Collection[int]) -> None:
-        """Give back all slots but these."""
-        unused = sorted(self._used.difference(slots), reverse=True)
-        self._free += unused
-        self._used.difference_update(unused)
+    def _double(self) -> None:
+        self._conv = [torch.cat([x, torch.empty_like(x)]) for x in self._conv]
+        self._ssm = [torch.cat([x, torch.empty_like(x)]) for x in self._ssm]
 
     @torch.inference_mode()
     def extend(self, source: Sequence[int], target: Sequence[int], units: Sequence[int]) -> np.ndarray:
-        """Write at `target` the states after texts with one unit more, and return ln p (r, v) of each next unit.
-
-        source: slots of the texts; a target of an earlier step may be one.
-        """
+        """See `Slots.extend`."""
         before, after, ids = (torch.tensor(some, device=self._device) for some in (source, target, units))
         x = self.model.embedding(ids)  # (r, d)
         for layer, conv, ssm in zip(self._layers, self._conv, self._ssm, strict=True):

@@ -21,11 +21,10 @@ import torch
 from samba_asr.decoding.base import Hypothesis, text_of
 from samba_asr.decoding.guide import Extensions, Tokens
 from samba_asr.decoding.hotwords import Hotwords
-from samba_asr.models.decoder import BOUNDARY
 from samba_asr.models.lm import MambaLm
 from samba_asr.models.lm_folder import LoadedLm
 from samba_asr.streaming import State, stack_rows, take_rows
-from samba_asr.text.units import SPACE, Tokenizer, same_pieces
+from samba_asr.text.units import BOUNDARY, SPACE, Tokenizer
 
 
 class LmPrefix:
@@ -109,8 +108,3 @@ class TextScorer:
             scores = dict(zip(texts, (-self.weight * self.lm.model.loss(tokens, lengths)).tolist(), strict=True))
         scored = [[replace(h, score=h.score + scores[text_of(h, self.tokenizer)]) for h in some] for some in nbest]
         return [sorted(some, key=lambda h: -h.score) for some in scored]
-
-
-def same_units(lm: LoadedLm, tokenizer: Tokenizer) -> bool:
-    """Return whether a language model has the recognizer's units, so that it can score every unit."""
-    return tokenizer.KIND != "phone" and same_pieces(tokenizer, lm.tokenizer)

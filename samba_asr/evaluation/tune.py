@@ -111,7 +111,7 @@ def tune(
     best, settings = replace(decode, lm=replace(decode.lm, weight=weight, word_bonus=bonus)), words(weight, bonus)
     if reader is not None:
         if isinstance(reader, LatticeLm):
-            mixed = search.paths(LatticeLm(reader.lm, weight=weight, bonus=bonus, neural_weight=weight / 2))
+            mixed = search.paths(reader.weighted(weight, bonus, weight / 2))
         else:
             mixed = Mixture(search(weight, bonus, min(READ, decode.search.beam)), reader)
         tried = {0.0: wer}

@@ -23,9 +23,7 @@ from samba_asr.nn.linear import FeedForward
 from samba_asr.nn.mixers import Mamba2
 from samba_asr.nn.mixers.mamba2 import Mamba2State
 from samba_asr.streaming import State, mask
-
-BOUNDARY = 0
-"""The id that starts and ends a text.  It is the CTC blank's, which no text contains."""
+from samba_asr.text.units import BOUNDARY
 
 
 class TextState(NamedTuple):

@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samba_asr.config import LmConfig, Mamba2Config
-from samba_asr.models.decoder import BOUNDARY
 from samba_asr.nn.dropout import Dropout
 from samba_asr.nn.experts import Experts
 from samba_asr.nn.linear import FeedForward
 from samba_asr.nn.mixers import Mamba2
 from samba_asr.nn.product_keys import ProductKeyMemory
 from samba_asr.streaming import State
+from samba_asr.text.units import BOUNDARY
 
 
 class LmLayer(nn.Module):

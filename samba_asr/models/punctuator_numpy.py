@@ -17,12 +17,13 @@ from typing import NamedTuple
 import numpy as np
 
 from samba_asr.models import one_file
+from samba_asr.models.numpy_layers import columns, layer_norm, log_softmax, silu
 from samba_asr.text.written.marks import CASES, MARKS
 from samba_asr.text.written.vocabulary import Vocabulary
 
 FILE = "punctuation.safetensors"  # in the folder of this file
 SCALE = ".scale"  # suffix of the names of the scales of 8-bit matrices
-LAYER_EPS, RMS_EPS = 1e-5, 1e-5  # torch's of LayerNorm, and Hydra's
+RMS_EPS = 1e-5  # Hydra's
 PIECE = 64  # words of a product; of longer segments the state is carried from piece to piece
 
 
@@ -55,10 +56,10 @@ class NumpyPunctuator:
         scale = weights.get("embedding.weight" + SCALE)
         self._scale = None if scale is None else scale.astype(np.float32)
         self._pause = plain("pause.weight")
-        self._project, self._project_bias = _columns(plain("project.weight")), plain("project.bias")
+        self._project, self._project_bias = columns(plain("project.weight")), plain("project.bias")
         self._layers = [_Layer({name: plain(f"layers.{i}.{name}") for name in _NAMES}) for i in range(layers)]
         self._norm, self._norm_bias = plain("norm.weight"), plain("norm.bias")
-        self._output, self._output_bias = _columns(plain("output.weight")), plain("output.bias")
+        self._output, self._output_bias = columns(plain("output.weight")), plain("output.bias")
 
     def init_state(self) -> tuple[LayerState, ...]:
         """Return the state before any word."""
@@ -76,8 +77,8 @@ class NumpyPunctuator:
         for layer, before in zip(self._layers, state or self.init_state(), strict=True):
             y, s = layer.read(y, before, len(x) - beyond)
             after.append(s)
-        logits = _layer_norm(y, self._norm, self._norm_bias) @ self._output + self._output_bias
-        return _log_softmax(logits[:, : len(CASES)]), _log_softmax(logits[:, len(CASES) :]), tuple(after)
+        logits = layer_norm(y, self._norm, self._norm_bias) @ self._output + self._output_bias
+        return log_softmax(logits[:, : len(CASES)]), log_softmax(logits[:, len(CASES) :]), tuple(after)
 
 
 _NAMES = (
@@ -93,15 +94,15 @@ class _Layer:
 
     def __init__(self, weights: Mapping[str, np.ndarray]):
         self._norm = weights["norm.weight"], weights["norm.bias"]
-        self._in = _columns(weights["mixer.in_proj.weight"])
+        self._in = columns(weights["mixer.in_proj.weight"])
         self._kernel = np.ascontiguousarray(weights["mixer.conv1d.conv1d.weight"][:, 0].T)  # (2 k + 1, channels)
         self._conv_bias = weights["mixer.conv1d.conv1d.bias"]
         self._dt_bias, self._A = weights["mixer.dt_bias"], -np.exp(weights["mixer.A_log"])
-        self._D, self._fc_D = weights["mixer.D"], _columns(weights["mixer.fc_D.weight"])
-        self._gate, self._out = weights["mixer.norm.weight"], _columns(weights["mixer.out_proj.weight"])
+        self._D, self._fc_D = weights["mixer.D"], columns(weights["mixer.fc_D.weight"])
+        self._gate, self._out = weights["mixer.norm.weight"], columns(weights["mixer.out_proj.weight"])
         self._ff_norm = weights["feed_forward.norm.weight"], weights["feed_forward.norm.bias"]
-        self._up, self._up_bias = _columns(weights["feed_forward.up.weight"]), weights["feed_forward.up.bias"]
-        self._down, self._down_bias = _columns(weights["feed_forward.down.weight"]), weights["feed_forward.down.bias"]
+        self._up, self._up_bias = columns(weights["feed_forward.up.weight"]), weights["feed_forward.up.bias"]
+        self._down, self._down_bias = columns(weights["feed_forward.down.weight"]), weights["feed_forward.down.bias"]
         self._h, self._d = len(self._A), len(self._gate)
         self._n = (self._kernel.shape[1] - self._d) // 4
 
@@ -114,9 +115,9 @@ class _Layer:
 
     def read(self, x: np.ndarray, state: LayerState, kept: int) -> tuple[np.ndarray, LayerState]:
         """Process words x (t, d), one block; return their outputs and the state after `kept` of them."""
-        y, state = self._mix(_layer_norm(x, *self._norm), state, kept)
+        y, state = self._mix(layer_norm(x, *self._norm), state, kept)
         x = x + y
-        inside = _silu(_layer_norm(x, *self._ff_norm) @ self._up + self._up_bias)
+        inside = silu(layer_norm(x, *self._ff_norm) @ self._up + self._up_bias)
         return x + (inside @ self._down + self._down_bias), state
 
     def _mix(self, x: np.ndarray, state: LayerState, kept: int) -> tuple[np.ndarray, LayerState]:
@@ -136,7 +137,7 @@ class _Layer:
         y[0] += state.last
         y[1:] += forward[:-1]
         y[:-1] += backward[1:]
-        y *= _silu(z)
+        y *= silu(z)
         y *= self._gate / np.sqrt(np.square(y).mean(1, keepdims=True) + np.float32(RMS_EPS))
         last = forward[kept - 1].copy() if kept else state.last
         return y @ self._out, LayerState(conv, ssm, last)
@@ -147,7 +148,7 @@ class _Layer:
         y = self._conv_bias + self._kernel[0] * padded[:t]
         for k in range(1, len(self._kernel)):
             y += self._kernel[k] * padded[k : k + t]
-        return _silu(y), padded[kept : kept + past].copy()
+        return silu(y), padded[kept : kept + past].copy()
 
     def _scan(
         self, x: np.ndarray, dt: np.ndarray, B: np.ndarray, C: np.ndarray, state: np.ndarray, kept: int
@@ -212,23 +213,3 @@ def _plain(weights: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     """Return a tensor as float32."""
     found = weights[name].astype(np.float32)
     return found * weights[name + SCALE].astype(np.float32) if name + SCALE in weights else found
-
-
-def _columns(weight: np.ndarray) -> np.ndarray:
-    """Return a matrix (o, i) as one (i, o) in order, by which rows are multiplied in half the time."""
-    return np.ascontiguousarray(weight.T)
-
-
-def _layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    x = x - x.mean(1, keepdims=True)
-    return x * (weight / np.sqrt(np.square(x).mean(1, keepdims=True) + np.float32(LAYER_EPS))) + bias
-
-
-def _silu(x: np.ndarray) -> np.ndarray:
-    half = np.float32(0.5) * x
-    return half + half * np.tanh(half)  # x sigmoid(x), without overflow
-
-
-def _log_softmax(x: np.ndarray) -> np.ndarray:
-    x = x - x.max(1, keepdims=True)
-    return x - np.log(np.exp(x).sum(1, keepdims=True))

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Protocol, Self
 
 BLANK_ID, UNK_ID = 0, 1
+BOUNDARY = BLANK_ID
+"""The id that starts and ends a text for decoders and language models.  It is the CTC blank's, which no text contains."""
 BLANK, UNK, SPACE = "<blk>", "<unk>", "▁"
 UNK_SURFACE = "⁇"  # shown for <unk>; as in sentencepiece, without its spaces
 
@@ -73,6 +75,11 @@ def same_pieces(one: Tokenizer, other: Tokenizer) -> bool:
     """Return whether ids mean the same in both tokenizers."""
     ours, theirs = (some.pieces(range(some.vocab_size)) for some in (one, other))
     return ours == theirs
+
+
+def same_units(lm: Tokenizer, recognizer: Tokenizer) -> bool:
+    """Return whether a language model has the recognizer's units, so that it can score every unit of a search."""
+    return recognizer.KIND != "phone" and same_pieces(recognizer, lm)
 
 
 def clean(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -11,32 +12,36 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
-from samba_asr.config import LmConfig
-from samba_asr.decoding import lattice_lm
+from samba_asr.config import Config, LmConfig
+from samba_asr.decoding import lattice_lm, text_sums
 from samba_asr.decoding.base import Hypothesis
 from samba_asr.decoding.build import neural_lm, two_pass
 from samba_asr.decoding.guide import Guides
 from samba_asr.decoding.hotwords import HotwordGuide, Hotwords
 from samba_asr.decoding.lattice import Lattice
-from samba_asr.decoding.lattice_lm import LatticeLm, text_log_probs
-from samba_asr.decoding.lm_states import SLOTS, LmStates, with_half_weights
+from samba_asr.decoding.lattice_lm import LatticeLm
+from samba_asr.decoding.lm_states import LmStates, with_half_weights
+from samba_asr.decoding.lm_states_numpy import NumpyLm, NumpyLmStates
 from samba_asr.decoding.prefix_beam import PrefixBeam
 from samba_asr.decoding.rescore import TwoPass
+from samba_asr.decoding.slots import SLOTS, Slots
+from samba_asr.decoding.text_sums import text_log_probs
 from samba_asr.decoding.words import WordGuide
 from samba_asr.errors import UserError
-from samba_asr.models.decoder import BOUNDARY
 from samba_asr.models.folder import load_model
-from samba_asr.models.lm_folder import LoadedLm
+from samba_asr.models.lm_folder import LoadedLm, save_lm
 from samba_asr.recognizer import Recognizer
 from samba_asr.runtime.base import Frames
 from samba_asr.text.tokenizer import CharTokenizer
+from samba_asr.text.units import BOUNDARY
 from tests.decode_settings import decoding
 from tests.decoding.toys import CHARS, PHONES, model, write_arpa
 from tests.support.language_model import random_lm
 from tests.support.lattice import found, paths
 from tests.support.model_folder import make_model
-from tests.support.search import brute_force, frames
+from tests.support.search import frames
 
 WEIGHT, BONUS, NEURAL = 0.8, 0.7, 0.3
 T = 8
@@ -48,6 +53,32 @@ def make_lm(**changes) -> LoadedLm:
 
 
 LM = make_lm()
+
+
+def assert_probabilities(states: Slots, lm: LoadedLm, atol: float) -> None:
+    """Grow a tree of texts, and compare what follows some of them with the model itself."""
+    slot, after = states.start()
+    texts, rng = {(): slot}, np.random.default_rng(0)
+    known = {(): after}
+    for _ in range(6):  # in each call texts of earlier calls, and of the same, grow by a unit
+        all_texts, source, units, new = dict(texts), [], [], []
+        target = states.take(SLOTS // 4)  # so that the pool grows
+        for place in target:
+            text = list(all_texts)[rng.integers(len(all_texts))]
+            unit = int(rng.integers(1, lm.tokenizer.vocab_size))
+            source.append(all_texts[text])
+            units.append(unit)
+            new.append((*text, unit))
+            all_texts.setdefault(new[-1], place)
+        for text, row in zip(new, states.extend(source, target, units), strict=True):
+            known[text] = row
+        texts = all_texts
+    for text, row in list(known.items())[::7]:
+        tokens = torch.tensor([[BOUNDARY, *text]])
+        start = lm.model.init_state(1, dtype=torch.float64)
+        with torch.inference_mode():
+            logits, _ = lm.model.step(tokens, torch.tensor([len(text) + 1]), start)
+        np.testing.assert_allclose(row, logits[0, -1].log_softmax(-1).numpy(), atol=atol)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +116,7 @@ def beam(ngram, tokenizer=PHONES, width=6) -> PrefixBeam:
 
 
 def reader(neural_weight=NEURAL, lm=LM) -> LatticeLm:
-    return LatticeLm(lm, weight=WEIGHT, bonus=BONUS, neural_weight=neural_weight)
+    return LatticeLm(lm.tokenizer, lambda: LmStates(lm.model), weight=WEIGHT, bonus=BONUS, neural_weight=neural_weight)
 
 
 class TestStates:
@@ -95,29 +126,15 @@ class TestStates:
         if compiled:
             pytest.importorskip("numba")
         lm = make_lm(**changes)
-        states = LmStates(lm.model, compiled)
-        slot, after = states.start()
-        texts, rng = {(): slot}, np.random.default_rng(0)
-        known = {(): after}
-        for _ in range(6):  # in each call texts of earlier calls, and of the same, grow by a unit
-            all_texts, source, units, new = dict(texts), [], [], []
-            target = states.take(SLOTS // 4)  # so that the pool grows
-            for place in target:
-                text = list(all_texts)[rng.integers(len(all_texts))]
-                unit = int(rng.integers(1, lm.tokenizer.vocab_size))
-                source.append(all_texts[text])
-                units.append(unit)
-                new.append((*text, unit))
-                all_texts.setdefault(new[-1], place)
-            for text, row in zip(new, states.extend(source, target, units), strict=True):
-                known[text] = row
-            texts = all_texts
-        for text, row in list(known.items())[::7]:
-            tokens = torch.tensor([[BOUNDARY, *text]])
-            start = lm.model.init_state(1, dtype=torch.float64)
-            with torch.inference_mode():
-                logits, _ = lm.model.step(tokens, torch.tensor([len(text) + 1]), start)
-            np.testing.assert_allclose(row, logits[0, -1].log_softmax(-1).numpy(), atol=1e-9)
+        assert_probabilities(LmStates(lm.model, compiled), lm, 1e-9)
+
+    @pytest.mark.parametrize("compiled", [True, False])
+    def test_so_has_numpy(self, compiled):
+        if compiled:
+            pytest.importorskip("numba")
+        lm = make_lm()
+        weights = {name: x.numpy() for name, x in lm.model.state_dict().items()}
+        assert_probabilities(NumpyLmStates(NumpyLm(weights), compiled), lm, 1e-5)
 
     def test_half_weights_change_next_to_nothing(self):
         lm = make_lm()
@@ -144,16 +161,6 @@ class TestStates:
         assert again != slot
 
 
-@given(seed=st.integers(0, 10**6))
-@settings(max_examples=10, deadline=None)
-def test_the_sum_over_all_alignments(seed):
-    x = frames(seed, 1, 5, 4)[0].numpy()
-    totals = brute_force(x)
-    texts = [*totals, (1, 1, 1, 1)]  # five frames do not hold the last
-    np.testing.assert_allclose(text_log_probs(x, texts), [*(totals[text][0] for text in totals), -math.inf])
-    assert text_log_probs(x, []) == []
-
-
 def test_long_speech_takes_no_more_memory(ngram, monkeypatch):
     """Texts are summed in parts; where one is too long by itself, its best alignment counts."""
     x = frames(2, 1, T, 6)[0].numpy()
@@ -161,9 +168,9 @@ def test_long_speech_takes_no_more_memory(ngram, monkeypatch):
     whole = {path.hypothesis.words: path.hypothesis.score for path in reader().paths(lattice, x)}
     assert len(whole) > 1
     longest = max(len(path.hypothesis.tokens) for path in reader().paths(lattice, x))
-    monkeypatch.setattr(lattice_lm, "MOST", T * (2 * longest + 1))
+    monkeypatch.setattr(text_sums, "MOST", T * (2 * longest + 1))
     assert {p.hypothesis.words: p.hypothesis.score for p in reader().paths(lattice, x)} == pytest.approx(whole)
-    monkeypatch.setattr(lattice_lm, "MOST", T)
+    monkeypatch.setattr(text_sums, "MOST", T)
     assert text_log_probs(x, [(1, 2)]) is None
     best = {p.hypothesis.words: p.hypothesis.score for p in reader().paths(lattice, x)}
     assert set(best) == set(whole)
@@ -233,7 +240,7 @@ def test_the_neural_model_decides(ngram, unpruned):
     """With a weight far above the acoustic scores, the text is the likeliest of the lattice by the neural model alone."""
     x = frames(11, 1, T, 6)[0].numpy()
     _, lattice = found(beam(ngram), x)
-    strong = LatticeLm(LM, weight=1e6, bonus=0.0, neural_weight=1e6)
+    strong = reader().weighted(1e6, 0.0, 1e6)
     texts = {words for words, _, _, arcs in paths(lattice) if all(lattice.texts[a] for a in arcs)}
     best = max(texts, key=lambda words: log_p(LM, words))
     lattice = lattice._replace(lm=lattice.lm * 0)
@@ -349,23 +356,14 @@ class TestPasses:
 class TestSettings:
     @pytest.fixture
     def place(self, tmp_path):
-        import dataclasses
-
-        from samba_asr.config import Config
-        from samba_asr.models.lm_folder import save_lm
-
         make_model(tmp_path / "model")
         write_arpa(tmp_path)
-        lm = make_lm()
-        save_lm(
-            tmp_path / "lm",
-            lm.model.float(),
-            dataclasses.replace(Config(), lm=lm.model.config),
-            lm.tokenizer,
-            perplexity=9.0,
-        )
-        LM.model.double()
+        self.write(tmp_path / "lm", make_lm())
         return tmp_path
+
+    def write(self, folder, lm):
+        config = dataclasses.replace(Config(), lm=lm.model.config)
+        save_lm(folder, lm.model.float(), config, lm.tokenizer, perplexity=9.0)
 
     def settings_of(self, place, *more):
         return decoding("search.method=beam", f"lm={place / 'lm.arpa'}", f"lm.neural={place / 'lm'}", *more)
@@ -399,14 +397,64 @@ class TestSettings:
         ):
             two_pass(load_model(place / "model"), self.settings_of(place, "lm.neural_weight=0.6"))
 
-    def test_without_torch_the_ngram_reads_alone(self, place, monkeypatch, caplog):
-        loaded = load_model(place / "model")
-        find = importlib.util.find_spec
+    @pytest.fixture
+    def absent(self, monkeypatch):
+        """Names of packages that are not installed."""
+        names, find = {"torch"}, importlib.util.find_spec
         monkeypatch.setattr(
-            importlib.util, "find_spec", lambda name, *more: None if name == "torch" else find(name, *more)
+            importlib.util, "find_spec", lambda name, *more: None if name in names else find(name, *more)
         )
-        assert neural_lm(loaded, self.settings_of(place), alone=False) == (None, None)
-        assert "needs torch" in caplog.text
+        return names
+
+    def test_without_torch_it_reads_lattices_in_numpy(self, place, ngram, absent):
+        loaded = load_model(place / "model")
+        _, found_reader = neural_lm(loaded, self.settings_of(place), alone=False)
+        x = frames(5, 1, 14, 6)[0].numpy()
+        _, lattice = found(beam(ngram, width=12), x)
+        absent.clear()
+        _, plain = neural_lm(loaded, self.settings_of(place), alone=False)
+        absent.add("torch")
+        assert isinstance(found_reader.new_states(), NumpyLmStates)
+        got, want = (some(lattice, x, None, [])[0] for some in (found_reader, plain))
+        assert [h.words for h in got] == [h.words for h in want]
+        assert [h.score for h in got] == pytest.approx(
+            [h.score for h in want], abs=0.01
+        )  # torch's matrices have 16 bits
+
+    def test_what_needs_torch_leaves_the_ngram_alone(self, place, absent, caplog):
+        loaded = load_model(place / "model")
+        own = make_lm()._replace(tokenizer=loaded.tokenizer)
+        self.write(place / "own", random_lm(own.model.config, loaded.tokenizer))
+        self.write(place / "experts", make_lm(experts=2))
+        for name, more in (("lm", ["search.lattice=0"]), ("own", []), ("experts", [])):
+            caplog.clear()
+            chosen = decoding("search.method=beam", f"lm={place / 'lm.arpa'}", f"lm.neural={place / name}", *more)
+            assert neural_lm(loaded, chosen, alone=False) == (None, None)
+            assert f"decode.lm.neural={place / name} needs torch, which is not installed: the n-gram" in caplog.text
+
+    def test_pieces_need_their_package(self, place, absent, caplog):
+        absent.add("sentencepiece")
+        (place / "lm" / "tokenizer.json").rename(place / "lm" / "tokenizer.model")
+        assert neural_lm(load_model(place / "model"), self.settings_of(place), alone=False) == (None, None)
+        assert "needs the package sentencepiece, which is not installed: the n-gram reads alone" in caplog.text
+
+    @pytest.mark.parametrize("damage", ["cut", "shape", "nan", "name", "none"])
+    def test_a_damaged_file_is_refused_without_torch_too(self, place, absent, damage):
+        path = place / "lm" / "lm.safetensors"
+        weights = load_file(path)
+        if damage == "shape":
+            weights["norm.bias"] = weights["norm.bias"][:-1].clone()
+        elif damage == "nan":
+            weights["norm.bias"][0] = torch.nan
+        elif damage == "name":
+            weights["more"] = weights["norm.bias"].clone()
+        elif damage == "none":
+            del weights["norm.bias"]
+        save_file(weights, path)
+        if damage == "cut":
+            path.write_bytes(path.read_bytes()[:-9])
+        with pytest.raises(UserError, match="not a model of language"):
+            neural_lm(load_model(place / "model"), self.settings_of(place), alone=False)
 
 
 def test_a_texts_words_are_spelled_by_its_tokens_where_they_can_be(ngram):

@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samba_asr.models.decoder import BOUNDARY, MambaDecoder
+from samba_asr.models.decoder import MambaDecoder
 from samba_asr.streaming import Step, StreamingModule, leaves, take_rows
+from samba_asr.text.units import BOUNDARY
 from tests.contract import verify_streaming
 from tests.models.tiny import noise, tiny
 

@@ -10,8 +10,8 @@ import torch
 
 from samba_asr.config import Config, LmConfig, load
 from samba_asr.errors import UserError
-from samba_asr.models.decoder import BOUNDARY
 from samba_asr.models.lm import MambaLm
+from samba_asr.text.units import BOUNDARY
 from samba_asr.training.objectives import objectives
 from tests.models.tiny import batch
 
