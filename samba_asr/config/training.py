@@ -20,9 +20,7 @@ class LossConfig:
     ctc: float = 1.0  # weight of CTC
     crf: float = 0.0  # weight of CTC-CRF, normalized by a trigram of units (samba_asr.ops.crf)
     intermediate: float = 0.5  # share of the intermediate CTC losses (model.self_conditioning) in CTC, if there are any
-    mwer: float = (
-        0.0  # weight of the expected word errors among the best texts of the search of `decode.*` (phase after CTC)
-    )
+    mwer: float = 0.0  # weight of the expected word errors among the best texts of the search (decode.*)
     mwer_nbest: int = 8  # so many texts
     decoder: float = 0.0  # weight of the decoder's cross-entropy
     cr_ctc: float = 0.0  # weight of the consistency between two augmented views; 0 trains on one view

@@ -69,16 +69,18 @@ class FinetuneOptions:
 
 @dataclass(frozen=True)
 class Finetuned:
-    """The result of `finetune`: scores of the old and the new model on the test set."""
+    """The result of `finetune`: scores of the old and the new model on the test set.
+
+    by_speaker  whether the sets have no speaker in common
+    perplexity  of the validation texts before and after, if the neural language model was adapted
+    """
 
     model: Path
     before: Evaluation
     after: Evaluation
     calibrated: bool
-    by_speaker: bool  # whether the sets have no speaker in common
-    perplexity: tuple[float, float] | None = (
-        None  # of the validation texts, where the neural language model was adapted: before, after
-    )
+    by_speaker: bool
+    perplexity: tuple[float, float] | None = None
 
 
 def finetune(
