@@ -125,6 +125,7 @@ def test_another_whisper_is_measured_in_place_of_tiny_en(place, tmp_path, capsys
     assert heard == [("cpu", 2, folder)]
 
 
+@pytest.mark.slow
 def test_a_whole_set_is_compared(place, capsys, monkeypatch):
     def other(device, threads):
         return lambda wave: "A B" if len(wave) > 8000 else ""

@@ -34,6 +34,7 @@ def call(place, *more) -> int:
     return args.run(args)
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_and_nothing_is_wrong(place, capsys):
     assert call(place, "--minutes", 0.2, "--clients", 8, "--max-sessions", 5, "--seconds", 1.5) == 0
     head, *rows, sorts, growth, places = capsys.readouterr().out.splitlines()

@@ -125,6 +125,7 @@ def test_a_full_disk_is_an_error_of_the_system(group, tmp_path, full_disk):
         parts.save(tmp_path, content, CPU)
 
 
+@pytest.mark.slow
 def test_two_sharded_processes_are_continued_by_one_and_by_three(corpus, tmp_path):
     """A step has six batches of one utterance, whoever computes them, so the losses are those of one process alone."""
     data = Path(corpus[0].audio).parent / "corpus.jsonl"

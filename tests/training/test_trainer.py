@@ -144,7 +144,7 @@ def test_two_processes_are_one_that_accumulates(run, corpus, tmp_path, losses):
     assert a["score"] == b["score"]
 
 
-@pytest.mark.parametrize("size", [1, 2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("size", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 3))])
 def test_shards_give_the_steps_of_files_also_when_killed(corpus, tmp_path, size):
     shards = read_manifest(write_shards(corpus, tmp_path / "shards", size=40_000).manifest)
     assert len({u.audio.partition("#")[0] for u in shards}) > 1
