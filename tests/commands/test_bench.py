@@ -62,6 +62,7 @@ def test_the_errors_of_the_other_process_are_told_here():
         call("train", "data.batch_second=5")
 
 
+@pytest.mark.slow
 def test_transcription_is_measured_whole_and_live(place, capsys):
     settings = ["--data", place / "corpus.jsonl", "--chunk-ms", 160, "--no-peers", "--json"]
     assert (

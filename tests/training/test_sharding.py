@@ -90,6 +90,7 @@ def test_all_weights_are_there_for_validation_and_divided_again_after_it(group):
     assert steps(divided, (1,))[0].losses == pytest.approx(steps(whole, (1,))[0].losses, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_sharded_processes_continue_as_whole_ones_and_the_other_way_round(corpus, tmp_path):
     data = Path(corpus[0].audio).parent / "corpus.jsonl"
     options = ("data.batch_seconds=0.1", "train.ema=0.9", "optim.schedule=constant", "optim.weight_decay=0", "--always")
