@@ -27,7 +27,9 @@ from samba_asr.text.lm import read_lines
 from samba_asr.text.tokenizer import Tokenizer, has_tokenizer, load_tokenizer, train_tokenizer
 from samba_asr.text.units import same_pieces
 from samba_asr.training import checkpoint, distributed
-from samba_asr.training.tasks import TextTask
+from samba_asr.training.distributed import Ranks
+from samba_asr.training.score import Score
+from samba_asr.training.tasks import TextTask, nats, perplexity_of, words_and_ends
 from samba_asr.training.trainer import TrainResult, run
 
 logger = logging.getLogger(__name__)
@@ -96,19 +98,17 @@ def train_language_model(
         if init and average:
             old = load_lm(init).model.state_dict()
             model.load_state_dict({name: x.lerp(old[name], 0.5) for name, x in model.state_dict().items()})
-            value = perplexity(model.eval(), units, valid, config) if valid else math.nan
+            value = perplexity(model, units, valid, config) if valid else math.nan
             logger.info("perplexity of the mean with %s: %.1f a word", init, value)
+            result = dataclasses.replace(result, best=Score("perplexity", value, "a word"))
         save_lm(folder / "model", model, config, units, perplexity=value, dtype=dtype)
     return result
 
 
 def perplexity(model: MambaLm, units: Tokenizer, lines: Sequence[str], config: Config) -> float:
-    """Return the perplexity a word of lines by a model in evaluation mode; their ends count as words."""
-    total = 0.0
-    for batch in TextSet(lines, units, config).in_order(0, 1):
-        with torch.inference_mode():
-            total += float(model.loss(batch.tokens, batch.token_lengths).double().sum())
-    return math.exp(min(total / sum(len(line.split()) + 1 for line in lines), 50.0))
+    """Return the perplexity a word of lines by a model on the CPU."""
+    total = nats(model, TextSet(lines, units, config), Ranks(torch.device("cpu")), torch.float32)
+    return perplexity_of(total, words_and_ends(lines))
 
 
 def adapt(
@@ -128,11 +128,11 @@ def adapt(
     result = train_language_model(config, [file], valid, work, init=old, average=True, dtype=torch.bfloat16)
     if result.signal:
         raise UserError(f"stopped by signal {result.signal}: the same command continues")
-    after = perplexity(load_lm(work / "model").model, loaded.tokenizer, valid, config)
-    if not after < before:
+    after = result.best  # of the mean
+    if after is None or not after.value < before:
         return None
     shutil.copytree(work / "model", new, dirs_exist_ok=True)
-    return before, after
+    return before, after.value
 
 
 def _initial(folder: Path, config: Config, units: Tokenizer) -> MambaLm:

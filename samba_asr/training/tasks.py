@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, Protocol, cast
 
@@ -276,12 +276,39 @@ class PretrainTask:
         return Validated(objective.score(means), means)
 
 
+def nats(
+    net: MambaLm, lines: TextSet, ranks: Ranks, dtype: torch.dtype, check: Callable[[], None] = lambda: None
+) -> float:
+    """Return -ln p of all lines, of all ranks; the net is on the ranks' device.  Calls `check` between batches."""
+    training, total = net.training, 0.0
+    net.eval()
+    try:
+        for batch in lines.in_order(ranks.rank, ranks.size):
+            check()
+            batch = batch.to(ranks.device)
+            with torch.inference_mode(), autocast(ranks.device, dtype):
+                total += float(net.loss(batch.tokens, batch.token_lengths).double().sum())
+    finally:
+        net.train(training)
+    return sum(ranks.gather(total))
+
+
+def words_and_ends(lines: Iterable[str]) -> int:
+    """Return the number of words and of lines, whose ends count too, as in n-gram models."""
+    return sum(len(line.split()) + 1 for line in lines)
+
+
+def perplexity_of(nats: float, words: int) -> float:
+    """Return the perplexity a word."""
+    return math.exp(min(nats / max(words, 1), 50.0))
+
+
 class TextTask:
     """Task of lines of text.  Score: perplexity per word."""
 
     def __init__(self, config: Config, tokenizer: Tokenizer, train: TextSet, valid: Sequence[str]):
         self.config, self.data = config, train
-        self.words = sum(len(line.split()) + 1 for line in valid)  # and the end, as n-gram models count
+        self.words = words_and_ends(valid)
         self.valid = TextSet(valid, tokenizer, config) if valid else None
 
     def describe(self) -> str:
@@ -300,19 +327,9 @@ class TextTask:
     def validate(self, objective, ranks, dtype, check, where):
         if self.valid is None:
             return None
-        net = objective.net
-        began, training, total = time.monotonic(), net.training, 0.0
-        net.eval()
-        try:
-            for batch in self.valid.in_order(ranks.rank, ranks.size):
-                check()
-                batch = batch.to(ranks.device)
-                with torch.inference_mode(), autocast(ranks.device, dtype):
-                    total += float(net.loss(batch.tokens, batch.token_lengths).double().sum())
-        finally:
-            net.train(training)
-        total = sum(ranks.gather(total))
-        perplexity = math.exp(min(total / max(self.words, 1), 50.0))
+        began = time.monotonic()
+        total = nats(objective.net, self.valid, ranks, dtype, check)
+        perplexity = perplexity_of(total, self.words)
         loss = total / max(self.valid.tokens, 1)
         logger.info(
             "%s: perplexity %.1f a word, %.4f nats a unit (%.0f s)", where, perplexity, loss, time.monotonic() - began

@@ -1,4 +1,4 @@
-"""What samba_asr itself has logged."""
+"""The messages that samba_asr logged, without those of other packages."""
 
 from __future__ import annotations
 

@@ -18,14 +18,13 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from samba_asr.config import Config
 from samba_asr.errors import UserError
 from samba_asr.metrics.wer import score
 from samba_asr.models.asr import AsrModel
-from samba_asr.training.objectives.terms import Encoded, Given, Term, terms
+from samba_asr.training.objectives.terms import Encoded, Given, Term, ctc_loss, terms
 
 
 class Reading(NamedTuple):
@@ -85,9 +84,7 @@ def ctc_losses(log_probs: Tensor, lengths: Tensor, rows: Sequence[int], texts: S
     tokens = torch.zeros(len(texts), max(1, int(token_lengths.max())), dtype=torch.long)
     for i, text in enumerate(texts):
         tokens[i, : len(text)] = torch.tensor(text, dtype=torch.long)
-    frames = log_probs[rows].transpose(0, 1)  # (t, n, v)
-    tokens = tokens.to(frames.device)
-    return F.ctc_loss(frames, tokens, lengths[rows], token_lengths, reduction="none", zero_infinity=True)
+    return ctc_loss(log_probs[rows], tokens.to(log_probs.device), lengths[rows], token_lengths)
 
 
 def expected(scores: Tensor, errors: Tensor, rows: Tensor, b: int) -> Tensor:

@@ -11,7 +11,6 @@ from dataclasses import fields
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from samba_asr.audio.gaps import cut_gaps
@@ -22,7 +21,7 @@ from samba_asr.training.objectives import transforms
 from samba_asr.training.objectives.base import BatchFields, Objective, Outcome, draw_block, mean_of_views, objectives
 from samba_asr.training.objectives.crf import CrfTerm
 from samba_asr.training.objectives.mwer import Reader
-from samba_asr.training.objectives.terms import Encoded, Given, Term, terms
+from samba_asr.training.objectives.terms import Encoded, Given, Term, ctc_loss, terms
 
 
 @objectives.register("speech")
@@ -100,7 +99,7 @@ class SpeechObjective(Objective):
         known = known // net.acoustic.subsampling.stride
         frames, lengths, middle = net.acoustic.encoder.read(x, lengths, block, gap, known)  # (n b, t, d)
         log_probs, _ = net.ctc(frames, lengths)
-        ctc, *lower = (_ctc_loss(v, tokens, known, known_tokens) for v in (log_probs, *middle))
+        ctc, *lower = (ctc_loss(v, tokens, known, known_tokens) for v in (log_probs, *middle))
         together = ctc.lerp(torch.stack(lower).mean(0), self.weights.intermediate) if lower else ctc
         given = Encoded(frames, lengths, log_probs, ctc, tokens, token_lengths, batch)
         loss, parts = self.weights.ctc * mean_of_views(together, b), {"ctc": mean_of_views(ctc, b)}
@@ -109,12 +108,3 @@ class SpeechObjective(Objective):
             loss = loss + getattr(self.weights, name) * value
             parts[term.part] = value
         return Outcome(loss, parts, batch.token_lengths)
-
-
-def _ctc_loss(log_probs: Tensor, tokens: Tensor, lengths: Tensor, token_lengths: Tensor) -> Tensor:
-    """Return the CTC loss (n b,) in nats; 0, without a gradient, if the audio is too short for its text.
-
-    The lengths are on the CPU, where torch wants them.
-    """
-    log_probs = log_probs.transpose(0, 1)
-    return F.ctc_loss(log_probs, tokens, lengths, token_lengths, reduction="none", zero_infinity=True)

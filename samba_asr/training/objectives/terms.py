@@ -24,8 +24,17 @@ if TYPE_CHECKING:
 terms = Registry("loss")
 
 
+def ctc_loss(log_probs: Tensor, tokens: Tensor, lengths: Tensor, token_lengths: Tensor) -> Tensor:
+    """Return the CTC loss (b,) in nats of log_probs (b, t, v); 0, without a gradient, if the audio is too short for its text.
+
+    The lengths are on the CPU, where torch wants them.
+    """
+    log_probs = log_probs.transpose(0, 1)
+    return F.ctc_loss(log_probs, tokens, lengths, token_lengths, reduction="none", zero_infinity=True)
+
+
 class Given(NamedTuple):
-    """What some terms need besides the net and the configuration; None where no term of the configuration needs it."""
+    """What some terms are built from, besides the net and the configuration.  None: no term of the configuration needs it."""
 
     trigram: Tensor | None = None  # (v, v, v) of the units of the training texts (samba_asr.training.objectives.crf)
     read: Reader | None = None  # the search (samba_asr.training.objectives.mwer)
