@@ -17,39 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from samba_asr.decoding.backend import has_numba
-from samba_asr.decoding.slots import SLOTS, Slots
+from samba_asr.decoding.slots import SLOTS, Slots, kernels
 from samba_asr.models.lm import LmLayer, MambaLm
 from samba_asr.nn.experts import Experts
 
 FBGEMM = ("x86", "fbgemm")
 """Engines of torch that multiply by matrices of float16."""
-
-
-def convolve(
-    pool: Tensor, source: Tensor, target: Tensor, inputs: Tensor, weight: Tensor, bias: Tensor, out: Tensor
-) -> None:
-    """Write the short convolution of inputs (r, c) to `out` (r, c), row by row: a source may be the target of an earlier row.
-
-    pool (slots, d_conv - 1, c): last inputs, read at `source` (r,) and written at `target` (r,).  weight (c, d_conv), bias (c,).
-    """
-    for r in range(len(source)):
-        window = torch.cat([pool[source[r]], inputs[r, None]])
-        pool[target[r]] = window[1:]
-        out[r] = (window * weight.T).sum(0) + bias
-
-
-def advance(
-    pool: Tensor, source: Tensor, target: Tensor, decay: Tensor, x: Tensor, B: Tensor, C: Tensor, y: Tensor
-) -> None:
-    """Write the outputs of Mamba-2's scan to y (r, h, p), row by row: state' = decay state + x B^T, y = state' C.
-
-    pool (slots, h, p, n), read at `source` (r,) and written at `target` (r,).  decay (r, h), x (r, h, p), B and C (r, n).
-    """
-    for r in range(len(source)):
-        state = pool[source[r]] * decay[r, :, None, None] + x[r, ..., None] * B[r]
-        pool[target[r]] = state
-        y[r] = state @ C[r]
 
 
 class HalfLinear(nn.Module):
@@ -89,7 +62,10 @@ class LmStates(Slots):
         super().__init__()
         self.model, weight = model, model.embedding.weight
         self._device = weight.device
-        self._convolve, self._advance = _kernels(compiled if self._device.type == "cpu" else False)
+        if self._device.type == "cpu":
+            self._convolve, self._advance = map(_on_arrays, kernels(compiled))
+        else:
+            self._convolve, self._advance = kernels(False)
         self._layers = cast("Sequence[LmLayer]", model.layers)
         states = model.init_state(1, device=self._device, dtype=weight.dtype)
         # Not zeros: memory that is never written is never taken.
@@ -137,14 +113,5 @@ def _alone(module: Callable[..., Tensor], x: Tensor, routed: bool) -> Tensor:
     return (module(x, torch.ones(len(x), dtype=torch.long, device=x.device)) if routed else module(x))[:, 0]
 
 
-def _kernels(compiled: bool | None) -> tuple[Callable[..., None], Callable[..., None]]:
-    """Return the compiled `convolve` and `advance`, or the definitions."""
-    if compiled is False or (compiled is None and not has_numba()):
-        return convolve, advance
-    from samba_asr.decoding.compiled import states
-    from samba_asr.decoding.compiled.jit import call_first
-
-    def on_arrays(function: Callable[..., None]) -> Callable[..., None]:
-        return lambda *tensors: call_first(lambda: function(*(x.detach().numpy() for x in tensors)))
-
-    return on_arrays(states.convolve), on_arrays(states.advance)
+def _on_arrays(kernel: Callable[..., None]) -> Callable[..., None]:
+    return lambda *tensors: kernel(*(x.detach().numpy() for x in tensors))

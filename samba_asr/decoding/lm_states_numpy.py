@@ -7,14 +7,13 @@ It computes in float32, the compiled convolution and scan included where numba i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from samba_asr.decoding.backend import has_numba
-from samba_asr.decoding.slots import SLOTS, Slots
+from samba_asr.decoding.slots import SLOTS, Slots, kernels
 from samba_asr.models import one_file
 from samba_asr.models.numpy_layers import columns, layer_norm, log_softmax, silu
 
@@ -113,7 +112,7 @@ class NumpyLmStates(Slots):
         """compiled: whether to use numba; default: if it is installed."""
         super().__init__()
         self.lm = lm
-        self._convolve, self._advance = _kernels(compiled)
+        self._convolve, self._advance = kernels(compiled)
         self._conv = [_empty(SLOTS, layer.taps.shape[1] - 1, layer.taps.shape[0]) for layer in lm.layers]
         self._ssm = [_empty(SLOTS, *layer.state) for layer in lm.layers]
 
@@ -151,52 +150,6 @@ class NumpyLmStates(Slots):
         y = (y + layer.D[:, None] * heads).reshape(len(x), -1) * silu(z)
         y *= layer.gate / np.sqrt(np.square(y).mean(1, keepdims=True) + np.float32(RMS_EPS))
         return y @ layer.out_proj
-
-
-def convolve(
-    pool: np.ndarray,
-    source: np.ndarray,
-    target: np.ndarray,
-    inputs: np.ndarray,
-    weight: np.ndarray,
-    bias: np.ndarray,
-    out: np.ndarray,
-) -> None:
-    """See `samba_asr.decoding.lm_states.convolve`."""
-    for r in range(len(source)):
-        window = np.concatenate([pool[source[r]], inputs[r, None]])
-        pool[target[r]] = window[1:]
-        out[r] = (window * weight.T).sum(0) + bias
-
-
-def advance(
-    pool: np.ndarray,
-    source: np.ndarray,
-    target: np.ndarray,
-    decay: np.ndarray,
-    x: np.ndarray,
-    B: np.ndarray,
-    C: np.ndarray,
-    y: np.ndarray,
-) -> None:
-    """See `samba_asr.decoding.lm_states.advance`."""
-    for r in range(len(source)):
-        state = pool[source[r]] * decay[r, :, None, None] + x[r, ..., None] * B[r]
-        pool[target[r]] = state
-        y[r] = state @ C[r]
-
-
-def _kernels(compiled: bool | None) -> tuple[Callable[..., None], Callable[..., None]]:
-    """Return the compiled `convolve` and `advance`, or the definitions."""
-    if compiled is False or (compiled is None and not has_numba()):
-        return convolve, advance
-    from samba_asr.decoding.compiled import states
-    from samba_asr.decoding.compiled.jit import call_first
-
-    return (
-        lambda *arrays: call_first(lambda: states.convolve(*arrays)),
-        lambda *arrays: call_first(lambda: states.advance(*arrays)),
-    )
 
 
 def _empty(*shape: int) -> np.ndarray:

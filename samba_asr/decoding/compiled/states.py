@@ -12,7 +12,7 @@ from samba_asr.decoding.compiled.jit import jit_fast
 
 @jit_fast
 def convolve(pool, source, target, inputs, weight, bias, out):
-    """See `samba_asr.decoding.lm_states.convolve`."""
+    """See `samba_asr.decoding.slots.convolve`."""
     last = pool.shape[1]
     for r in range(source.shape[0]):
         before, after = pool[source[r]], pool[target[r]]
@@ -29,7 +29,7 @@ def convolve(pool, source, target, inputs, weight, bias, out):
 
 @jit_fast
 def advance(pool, source, target, decay, x, B, C, y):
-    """See `samba_asr.decoding.lm_states.advance`."""
+    """See `samba_asr.decoding.slots.advance`."""
     for r in range(source.shape[0]):
         for h in range(decay.shape[1]):
             for p in range(x.shape[2]):
