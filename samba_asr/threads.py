@@ -1,15 +1,23 @@
-"""Threads for rows that do not depend on each other, and how many there may be."""
+"""Threads for rows that do not depend on each other, and how many there may be; and a thread that does urgent jobs first."""
 
 from __future__ import annotations
 
 import functools
+import heapq
+import itertools
+import logging
+import math
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 
 def cores() -> int:
@@ -60,3 +68,48 @@ def each(act: Callable[[T], None], items: Sequence[T], most: int = 0) -> None:
     finally:
         for other in others:
             other.result()
+
+
+class Worker:
+    """A thread that does one job after another: urgent ones first, otherwise in their order.  A job's error is logged."""
+
+    def __init__(self, name: str):
+        self._jobs: list[tuple[bool, int, Callable[[], None]]] = []  # a heap
+        self._numbers = itertools.count()
+        self._changed = threading.Condition()
+        self._closed = False
+        self.since = math.inf  # time (`time.monotonic`) when the job began that is done now; infinite: none is
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, job: Callable[[], None], *, urgent: bool) -> None:
+        """Do a job later.  After `close` nothing happens."""
+        with self._changed:
+            if self._closed:
+                return
+            heapq.heappush(self._jobs, (not urgent, next(self._numbers), job))
+            self._changed.notify()
+
+    def close(self, timeout: float = 0.0) -> None:
+        """Drop the jobs that have not begun, and wait at most `timeout` seconds for the one that has."""
+        with self._changed:
+            self._closed = True
+            self._jobs.clear()
+            self._changed.notify()
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                while not (self._jobs or self._closed):
+                    self._changed.wait()
+                if self._closed:
+                    return
+                _, _, job = heapq.heappop(self._jobs)
+            self.since = time.monotonic()
+            try:
+                job()
+            except Exception:
+                logger.exception("a job of the thread %s failed", self._thread.name)
+            self.since = math.inf
