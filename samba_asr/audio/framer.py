@@ -29,6 +29,7 @@ class Framer:
         self._at = 0  # its first sample
         self._received = 0  # samples at the input's rate
         self._missing = 0.0  # seconds skipped
+        self._without = 0.0  # of these, since the last audio
 
     @property
     def seconds(self) -> float:
@@ -39,19 +40,21 @@ class Framer:
         """Accept the next chunk, (s,) of any length, float32 in [-1, 1] or integers.  UserError otherwise; it is not taken."""
         samples = as_samples(samples, received=self._received, rate=self.rate)
         self._received += len(samples)
+        self._without = 0.0 if len(samples) else self._without
         return self._frames(self._open(self._resampler.step(samples)))
 
     def skip(self, seconds: float, *, longest: float, fill: float, cut: float) -> list[Piece]:
         """Leave out so many seconds of missing audio; return the pieces that are ready.
 
         longest: seconds below which samples of the value `fill` take the place of the audio instead.
-        cut: seconds from which a stretch of speech ends here.
+        cut: seconds without any audio from which a stretch of speech ends here, in one call or in several.
         """
         pieces = self._frames(self._open(self._resampler.finish()))
         self._resampler = Resampler(self.rate, self._target)
         self._missing += seconds
         lost = max(0, round(self.seconds * self._target) - self._next())
         if seconds < longest:
+            self._without = 0.0
             return pieces + self._frames(self._open(np.full(lost, fill, np.float32)))
         passing = True
         if self._gate is not None:
@@ -60,7 +63,8 @@ class Framer:
         end = self._at + len(self._rest) + lost
         rest = np.full(min(lost, -len(self._rest) % self.stride), fill, np.float32)  # of the last frame
         pieces += self._frames([Piece(self._at, rest, False)] if len(self._rest) else [])
-        if seconds >= cut and passing and not (pieces and pieces[-1].last):
+        self._without += seconds
+        if self._without >= cut and passing and not (pieces and pieces[-1].last):
             pieces.append(Piece(self._at, rest[:0], True))
         self._at = end
         return pieces
