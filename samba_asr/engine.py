@@ -1,4 +1,4 @@
-"""Many live sessions on one model, in one thread: queue, fairness and failures; `samba_asr.session` does the work.
+"""Many live sessions on one model: queue, fairness and failures; `samba_asr.session` does the work.
 
     with Engine(recognizer, max_sessions=50) as engine:                  # or engine.close()
         session = engine.open(listener, rate=48000, latency_ms=640)      # from any thread; Full if there is no room
@@ -6,9 +6,14 @@
 
 Each tick is one step of the model for at most `ROWS` sessions that are due, with at most `SHARE` seconds of each.  So neither a
 file that was sent at once nor a crowd of sessions makes one wait long.  Those that waited longest come first; a session that
-stops or flushes has a head start, and its final is computed before the partials of others.  A session's events go to its
-listener, a function that is called in the engine's thread and must return at once.  In addition to the events of
-`samba_asr.session` there are
+stops or flushes has a head start.
+
+The text of a segment that has ended takes longer than a tick (`Segmenter.collect`), so a second thread reads it, and the partial
+results of other sessions do not wait for it.  Meanwhile the session's own audio stays in its queue.  Finals are read in the order
+in which their segments end.  If none waits, that thread reads open segments ahead (`samba_asr.decoding.larger_blocks`).
+
+A session's events go to its listener, a function that is called in one of the two threads, or by `close`, and must return
+at once.  In addition to the events of `samba_asr.session` there are
 
     Lag(seconds)            so many seconds of the session's audio wait for the model
     Idle(seconds)           no audio or command came for so long: the engine ends the session, and its last events follow
@@ -33,6 +38,7 @@ from samba_asr.decoding.turns import EagerEnd, SpeechStarted, TurnEnded, TurnRes
 from samba_asr.errors import UserError
 from samba_asr.recognizer import Phrases, Recognizer
 from samba_asr.session import Done, Event, Final, Flushed, Over, Partial, Quiet, Session, SessionWork
+from samba_asr.threads import Worker
 
 __all__ = [  # those of samba_asr.session too: a client of the engine needs no other module
     "Done",
@@ -106,6 +112,8 @@ class EngineCounts:
     rows: int = 0  # summed over ticks
     audio: float = 0.0  # seconds through the model
     busy: float = 0.0  # seconds of ticks
+    finals: int = 0  # steps with which a segment ended, or a flush or the end came
+    final_seconds: float = 0.0  # that took
     last: float = field(default_factory=time.monotonic)  # when the last tick ended
 
     def stepped(self, seconds: float, rows: int) -> None:
@@ -115,6 +123,11 @@ class EngineCounts:
         self.busy += seconds
         self.last = time.monotonic()
 
+    def read(self, seconds: float) -> None:
+        """Count a step that the thread of finals concluded."""
+        self.finals += 1
+        self.final_seconds += seconds
+
 
 class LiveSession:
     """One client's session in an engine; its methods may be called from any thread."""
@@ -123,6 +136,7 @@ class LiveSession:
         self.engine, self.listener, self.session = engine, listener, session
         self.active = time.monotonic()  # time of the last audio, command or step
         self.served = self.active  # time of its last tick
+        self.job: Callable[[], None] | None = None  # reads the open segment ahead; waits for the thread of finals
 
     @property
     def over(self) -> bool:
@@ -194,6 +208,8 @@ class Engine:
         self.sessions: list[LiveSession] = []
         self.counts = counts or EngineCounts()
         self.closing = self._ended = False
+        self._reading: set[LiveSession] = set()  # sessions whose finals are being read, or wait for that
+        self._finals = Worker("samba_asr-finals")
         self._thread = threading.Thread(target=self._run, name="samba_asr-engine", daemon=True)
         self._thread.start()
 
@@ -255,6 +271,12 @@ class Engine:
             self._ended = True
             self.wake.notify()
         self._thread.join(timeout=30)
+        self._finals.close(timeout=30)
+
+    @property
+    def responsive(self) -> float:
+        """Time (`time.monotonic`) of the last sign of life: the last tick, or the begin of the final that is being read."""
+        return min(self.counts.last, self._finals.since)
 
     def forget(self, session: LiveSession) -> None:
         """End a session at once and drop its queue."""
@@ -271,32 +293,36 @@ class Engine:
         while True:
             with self.lock:
                 self._end_idle()
-                while not self._ended and not any(s.session.due(SHARE) for s in self.sessions):
+                while not self._ended and not self._due():
                     self.wake.wait(timeout=0.5)
                     self.counts.last = time.monotonic()
                     self._end_idle()
                 if self._ended:
+                    self._finals.close()
                     return
             time.sleep(GATHER)
             with self.lock:
                 work = [(s, s.session.take(SHARE)) for s in self._next()]
             began = time.monotonic()
-            self._tick(work)
             for session, _ in work:
-                session.active = session.served = time.monotonic()
+                session.active = session.served = began
+            self._tick(work)
             self.counts.stepped(time.monotonic() - began, len(work))
 
     def _next(self) -> list[LiveSession]:
         """Return the sessions of the next tick, in fair turns."""
-        due = [s for s in self.sessions if s.session.due(SHARE)]
-        due.sort(key=lambda s: s.served - HEAD_START * s.session.cutting)
-        return due[:ROWS]
+        return sorted(self._due(), key=lambda s: s.served - HEAD_START * s.session.cutting)[:ROWS]
+
+    def _due(self) -> list[LiveSession]:
+        """Return the sessions that can take a step: enough is queued, and none of their finals is being read."""
+        return [s for s in self.sessions if s not in self._reading and s.session.due(SHARE)]
 
     def _end_idle(self) -> None:
         """End idle sessions.  Otherwise a transport that fails to close one would hold its place forever."""
         now = time.monotonic()
         for live in list(self.sessions):
-            if now - live.active > self.idle_seconds and not live.session.ended and not live.session.due(SHARE):
+            still = live not in self._reading and not live.session.due(SHARE)
+            if now - live.active > self.idle_seconds and not live.session.ended and still:
                 self._emit(live, Idle(self.idle_seconds))
                 live.finish()
 
@@ -306,11 +332,49 @@ class Engine:
         for group in steps.by_block(work for _, work in due):
             self._all_or_each(owners, group, steps.step)
             self._all_or_each(owners, [w for w in group if not w.session.over], steps.drain)
-            # Events are sent before the next session is concluded, as finishing segments takes time.  Clients wait for finals.
-            for work in sorted(group, key=lambda work: work.cut is None):
-                if not work.session.over:
-                    self._guarded(owners[work.session], lambda work=work: steps.conclude(self.recognizer, work))
-                    self._emit_new(owners[work.session], work)
+            for work in (work for work in group if not work.session.over):
+                if steps.ends_segment(work):
+                    self._read_later(owners[work.session], work)
+                else:
+                    self._conclude(owners[work.session], work)
+
+    def _read_later(self, live: LiveSession, work: SessionWork) -> None:
+        """Conclude a step in the thread of finals; until then the session takes no other step."""
+        with self.lock:
+            self._reading.add(live)
+            live.job = None  # the final reads what it would have read
+        self._finals.submit(lambda: self._read(live, work), urgent=True)
+
+    def _read(self, live: LiveSession, work: SessionWork) -> None:
+        began = time.monotonic()
+        try:
+            if live in self.sessions:  # else it was canceled
+                self._conclude(live, work)
+        finally:
+            with self.lock:
+                self.counts.read(time.monotonic() - began)
+                self._reading.discard(live)
+                live.active = time.monotonic()
+                self.wake.notify()
+
+    def _conclude(self, live: LiveSession, work: SessionWork) -> None:
+        """Apply the cut of a step, and send its events; what is to be read ahead is read in the thread of finals."""
+
+        def conclude() -> None:
+            job = steps.conclude(self.recognizer, work)
+            with self.lock:
+                waiting, live.job = live.job, job or live.job
+            if job and not waiting:  # else the one that waits in the queue does the newer job, which reads further
+                self._finals.submit(lambda: self._read_ahead(live), urgent=False)
+
+        self._guarded(live, conclude)
+        self._emit_new(live, work)
+
+    def _read_ahead(self, live: LiveSession) -> None:
+        with self.lock:
+            job, live.job = live.job, None
+        if job and live in self.sessions:
+            job()  # if it fails, the final text will be read in one go
 
     def _all_or_each(
         self,
@@ -333,13 +397,19 @@ class Engine:
             act()
         except Exception as error:
             logger.exception("a session failed")
-            self.counts.failed += 1
+            with self.lock:
+                if session not in self.sessions:  # its listener had its last event
+                    return
+                self.counts.failed += 1
             self._emit(session, Failed(str(error) if isinstance(error, UserError) else "internal error"))
             with self.lock:
                 self.forget(session)
 
     def _emit_new(self, live: LiveSession, work: SessionWork) -> None:
-        self.counts.audio += len(work.samples) / self.recognizer.rate
+        with self.lock:
+            self.counts.audio += len(work.samples) / self.recognizer.rate
+            if live not in self.sessions:  # it failed, or was canceled: nothing follows
+                return
         for event in live.session.events():
             self._emit(live, event)
         if work.cut is None and live.backlog > LATE:

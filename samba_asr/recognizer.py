@@ -55,6 +55,7 @@ from samba_asr.decoding.build import tokenizer_of, two_pass
 from samba_asr.decoding.confidence import Calibration, Evidence, raw, ungated
 from samba_asr.decoding.hotwords import Hotwords
 from samba_asr.decoding.known_text import place, spell
+from samba_asr.decoding.larger_blocks import OVERLAP, LargerBlocks
 from samba_asr.decoding.searches import refusal, settings_for
 from samba_asr.decoding.segmenter import Segmenter
 from samba_asr.decoding.transcript import Graph, Segment
@@ -111,7 +112,17 @@ class Recognizer:
             rules = replace(rules, confidence=0.0)
         graph = None if sure or calibration is None else _graph(loaded.folder, calibration)
         heard = calibration.heard if isinstance(calibration, Calibration) else None
-        self.segmenter = Segmenter(search, self.tokenizer, rules, self.frame, calibration or raw, graph, heard)
+        larger = larger_blocks(self.decode, self.runtime)
+        self.segmenter = Segmenter(
+            search,
+            self.tokenizer,
+            rules,
+            self.frame,
+            calibration or raw,
+            graph,
+            heard,
+            larger and LargerBlocks(self.runtime, larger, search),
+        )
         self._loaded = loaded
 
     @classmethod
@@ -176,9 +187,16 @@ class Recognizer:
         """Return the encoder blocks for a latency in ms (None: decode.runtime.latency_ms).  UserError if no blocks fit."""
         return blocks(self.decode, self.runtime, ms)
 
+    def final_latency(self, ms: float | None = None) -> Latency:
+        """Return the encoder blocks that final texts come from: those of `ms`, or of decode.runtime.final_ms if larger."""
+        return final_blocks(self.decode, self.runtime, ms)
+
     def warm(self) -> None:
-        """Do what the first audio would wait for: compile the search, or load its compiled form."""
+        """Do what the first audio would wait for: compile the search, or load its compiled form, and run one larger block."""
         self.segmenter.search.warm()
+        if larger := self.segmenter.larger:
+            silence = np.zeros(larger.latency.block * self.runtime.stride, np.float32)
+            self.runtime.step([silence], [self.runtime.start(larger.latency)])
 
     # ---- live --------------------------------------------------------------------------------------------------------
 
@@ -215,6 +233,7 @@ class Recognizer:
             writer=self.writer(text, digits=digits, ahead=ahead),
             turns=turns,
             reread=self.decode.lm.neural_live or not partials,
+            again=self.final_latency(latency_ms) != self.latency(latency_ms),
         )
 
     def writer(self, text: str = "written", *, digits: bool = True, ahead: int = 0) -> Writer | None:
@@ -449,8 +468,7 @@ class Recognizer:
         """Return a recognizer in float64, for checks in which rounding must not matter; slow."""
         other = copy.copy(self)
         other.runtime = runtimes.build("torch", self._loaded, self.decode.runtime).in_float64()
-        other.segmenter = copy.copy(self.segmenter)
-        other.segmenter.search = self.segmenter.search.over(other.runtime.second_pass)
+        other.segmenter = self.segmenter.over(self.segmenter.search.over(other.runtime.second_pass), other.runtime)
         return other
 
 
@@ -482,3 +500,19 @@ def blocks(decode: DecodeConfig, runtime: AcousticRuntime, ms: float | None = No
     """Return the encoder blocks of this latency, or of the one in the settings.  UserError if no blocks fit."""
     ms = decode.runtime.latency_ms if ms is None else ms
     return latency_of(ms, decode.runtime.overlap, runtime.frame, runtime.max_block)
+
+
+def larger_blocks(decode: DecodeConfig, runtime: AcousticRuntime) -> Latency | None:
+    """Return the blocks of decode.runtime.final_ms, if there are any.  UserError if no blocks fit."""
+    if (ms := decode.runtime.final_ms) is None:
+        return None
+    try:
+        return latency_of(ms, OVERLAP, runtime.frame, runtime.max_block)
+    except UserError as error:
+        raise UserError(f"decode.runtime.final_ms={ms:g}: {error}") from None
+
+
+def final_blocks(decode: DecodeConfig, runtime: AcousticRuntime, ms: float | None = None) -> Latency:
+    """Return the encoder blocks that final texts come from, as `Recognizer.final_latency`."""
+    own, larger = blocks(decode, runtime, ms), larger_blocks(decode, runtime)
+    return larger if larger and larger.block > own.block else own

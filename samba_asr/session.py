@@ -33,7 +33,8 @@ from samba_asr.audio.framer import Framer
 from samba_asr.audio.samples import as_rate
 from samba_asr.audio.vad import Gate
 from samba_asr.decoding.hotwords import Hotwords
-from samba_asr.decoding.segmenter import Segmenter, SegmentState
+from samba_asr.decoding.segment_state import Heard, SegmentState, Track
+from samba_asr.decoding.segmenter import Segmenter
 from samba_asr.decoding.transcript import Segment
 from samba_asr.decoding.turns import EagerEnd, Signal, SpeechStarted, TurnEnded, TurnResumed, TurnRules
 from samba_asr.errors import UserError
@@ -69,7 +70,7 @@ class Partial:
     """Text of the open segment so far."""
 
     text: str
-    stable: str  # beginning of the text that will not change
+    stable: str  # its beginning that no later partial changes; the final text may (decode.runtime.final_ms, decode.lm.neural)
     until: float  # seconds of audio that went through the model
     written: tuple[str, str] | None = (
         None  # both in the written form, in sessions that have a writer (`Writer.preview`)
@@ -182,6 +183,7 @@ class Session:
         writer: Writer | None = None,
         turns: TurnRules | None = None,
         reread: bool = True,
+        again: bool = False,
     ):
         """rate: samples a second of the input.  vad: detector of the gate (`samba_asr.audio.vad`), "" for none.
 
@@ -189,6 +191,7 @@ class Session:
         writer: for the written form of segments and partials; it belongs to this session.
         turns: rules of turns, for their events.  Then the writer must not wait for words after a segment.
         reread: whether a neural language model of the search reads each segment when it ends.
+        again: whether each segment is read a second time for its final text, in larger blocks, if the recognizer has them.
         """
         if turns and writer and writer.ahead:
             raise UserError(f"ahead={writer.ahead}: a session with turns does not wait for words after a segment")
@@ -212,7 +215,7 @@ class Session:
         self._total = 0  # encoder frames taken in all
         # State that a step changes:
         self.state: Any = None  # of the runtime; None while it has no audio
-        self.search: SegmentState = parts.segmenter.open(hotwords, turns, reread)
+        self.search: SegmentState = parts.segmenter.open(hotwords, turns, reread, again)
         self._open_at: float = 0  # frame where the open segment began after the last step
         self._nothing: tuple[str, float | None] = "", 0.0 if turns else None
         self._shown = self._nothing  # text and probability of the last partial
@@ -236,7 +239,7 @@ class Session:
         """Say that the next `seconds` of audio are missing: lost packets, or silence that was not sent.  Times go on.
 
         What the encoder remembers fades as it would in silence, and nothing is computed.  Less than `PACKET` is computed, as time
-        of which nothing is known; `PAUSE` or more ends the segment.
+        of which nothing is known; `PAUSE` or more, in one call or in several without audio between, ends the segment.
         UserError unless 0 <= seconds <= 3600; then nothing is queued.  Over after `end`.
         """
         framer = self._open_framer()
@@ -380,8 +383,12 @@ class Session:
         self._events.clear()
         return found
 
-    def arrive(self, entry: Entry) -> None:
-        """Prepare the search for the frames of the audio that was taken with this entry."""
+    def arrive(self, entry: Entry, samples: np.ndarray) -> None:
+        """Prepare the search for the frames of the audio (s,) that was taken with this entry."""
+        if self.search.audio is not None:
+            if entry.fresh:
+                self.search.track, self.search.audio = Track(), []
+            self.search.audio.append(Heard(entry.gap, samples))
         if entry.begin is not None:
             self.search.begin = self._open_at = entry.begin
         elif entry.gap:
@@ -391,12 +398,11 @@ class Session:
         """Apply the cut, and queue the new events."""
         if cut is not None:
             segmenter.finish(self.search)
-        over, self.search.segments = self.search.segments, []
-        signals, self.search.signals = self.search.signals, []
-        withheld, self.search.withheld = self.search.withheld, 0
-        self._tell(over, signals, cut is not None and cut.event is not None)
+        found, withheld = segmenter.collect(self.search)
         ordered = cut is not None and cut.event is not None  # its own event says that all before it is done
-        if withheld or (self.search.begin > self._open_at and not over and not ordered):
+        self._tell(found, ordered)
+        silent = not any(isinstance(one, Segment) for one in found)
+        if withheld or (self.search.begin > self._open_at and silent and not ordered):
             self._events.append(Quiet(round(self.search.begin * self._frame, 3), withheld))
         self._open_at = self.search.begin
         if cut is None:
@@ -416,24 +422,25 @@ class Session:
         if cut.event is not None:
             self.search.begin = self._open_at = self._began = cut.seconds / self._frame
             self._events.append(cut.event)
-            self.over = isinstance(cut.event, Done)
+            self.over = self.over or isinstance(cut.event, Done)  # it may have been dropped meanwhile
 
     def _showing(self, segmenter: Segmenter) -> tuple[str, float | None]:
         """Return text and probability for a partial."""
         ending = None if self.search.turns is None else round(segmenter.ending(self.search), 2)
         return segmenter.text(self.search), ending
 
-    def _tell(self, segments: Sequence[Segment], signals: Sequence[tuple[int, Signal]], ends: bool) -> None:
-        """Queue finals and signals in their order.  ends: whether the text ends with these segments."""
-        if not signals:
-            self._events.extend(map(Final, self._finals(segments, ends)))
-            return
-        for n in range(len(segments) + 1):
-            for signal in (signal for before, signal in signals if before == n):
-                if isinstance(signal, EagerEnd) and self._writer:
-                    signal = EagerEnd(self._writer.draft(signal.segment))
-                self._events.append(signal)
-            self._events.extend(map(Final, self._finals(segments[n : n + 1], ends and n + 1 == len(segments))))
+    def _tell(self, found: Sequence[Segment | Signal], ends: bool) -> None:
+        """Queue finals and signals in their order.  ends: whether the text ends with the last segment."""
+        last = max((n for n, one in enumerate(found) if isinstance(one, Segment)), default=-1)
+        if ends and last < 0:
+            self._events.extend(map(Final, self._finals([], ends)))
+        for n, one in enumerate(found):
+            if isinstance(one, Segment):
+                self._events.extend(map(Final, self._finals([one], ends and n == last)))
+            elif isinstance(one, EagerEnd) and self._writer:
+                self._events.append(EagerEnd(self._writer.draft(one.segment)))
+            else:
+                self._events.append(one)
 
     def _finals(self, segments: Sequence[Segment], ends: bool) -> list[Segment]:
         """Return the segments that are complete, with their written form if there is a writer."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
+from samba_asr.decoding.segment_state import SegmentState
 from samba_asr.runtime.base import MAX_STEP, Frames
 from samba_asr.session import Event, Parts, Session, SessionWork
 
@@ -45,7 +46,7 @@ def advance(
         step(recognizer, group)
         drain(recognizer, group)
         for work in group:
-            conclude(recognizer, work)
+            _conclude(recognizer, work)
             ready(work.session)
 
 
@@ -89,7 +90,7 @@ def encode(recognizer: Parts, work: Sequence[SessionWork]) -> Encoded:
 def search(recognizer: Parts, encoded: Encoded) -> None:
     """Search the frames of a step."""
     for one in encoded.work:
-        one.session.arrive(one.entry)
+        one.session.arrive(one.entry, one.samples)
     _search(recognizer, [one.session for one in encoded.work], encoded.frames)
 
 
@@ -113,9 +114,24 @@ def _search(recognizer: Parts, sessions: Sequence[Session], frames: Frames | Non
         recognizer.segmenter.step([session.search for session in sessions], frames)
 
 
-def conclude(recognizer: Parts, work: SessionWork) -> None:
-    """Apply the cut, if there is one, and queue the session's new events."""
+def ends_segment(work: SessionWork) -> bool:
+    """Return whether a segment ends with a step, so that concluding it takes longer than the step."""
+    return work.cut is not None or any(isinstance(one, SegmentState) for one in work.session.search.found)
+
+
+def conclude(recognizer: Parts, work: SessionWork) -> Callable[[], None] | None:
+    """Apply the cut, if there is one, and queue the session's new events.
+
+    Return work to do before a segment of the session ends, if there is any (`Segmenter.job`); another thread may do it.
+    """
     work.session.conclude(recognizer.segmenter, work.cut)
+    return recognizer.segmenter.job(work.session.search)
+
+
+def _conclude(recognizer: Parts, work: SessionWork) -> None:
+    """Conclude a step, and do the work after it."""
+    if job := conclude(recognizer, work):
+        job()
 
 
 def advanced(recognizer: Parts, fed: Iterable[Session]) -> Iterator[Event]:
@@ -137,5 +153,5 @@ def pipelined(recognizer: Parts, fed: Iterable[Session]) -> Iterator[Event]:
                     earlier, encoded = coming.popleft()
                     search(recognizer, encoded.result())
                     drain(recognizer, [earlier])
-                    conclude(recognizer, earlier)
+                    _conclude(recognizer, earlier)
                     yield from session.events()

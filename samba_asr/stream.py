@@ -71,7 +71,7 @@ class Stream:
 
     @property
     def stable(self) -> str:
-        """Beginning of `partial` that will not change, in whole words."""
+        """Beginning of `partial` that will not change while the segment is open, in whole words."""
         return "" if self._result else self._parts.segmenter.stable(self._session.search)
 
     def finish(self) -> Result:

@@ -78,7 +78,7 @@ async def readyz(request: Request) -> JSONResponse:
     models: Models = request.app.state.models
     now = time.monotonic()
     engines = [models.engine(name) for name in models.names]
-    ready = all(now - engine.counts.last < STALE and not engine.closing for engine in engines)
+    ready = all(now - engine.responsive < STALE and not engine.closing for engine in engines)
     return JSONResponse({"status": "ready" if ready else "not ready"}, 200 if ready else 503)
 
 

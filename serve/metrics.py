@@ -31,6 +31,13 @@ ENGINE: list[tuple[type[GaugeMetricFamily | CounterMetricFamily], str, str, Call
     (CounterMetricFamily, "step_rows", "sessions in those steps", lambda es: es[0].counts.rows),
     (CounterMetricFamily, "step_seconds", "time of those steps", lambda es: round(es[0].counts.busy, 3)),
     (
+        CounterMetricFamily,
+        "finals",
+        "steps in which a segment or the session ended, or a flush came",
+        lambda es: es[0].counts.finals,
+    ),
+    (CounterMetricFamily, "final_seconds", "time to conclude them", lambda es: round(es[0].counts.final_seconds, 3)),
+    (
         GaugeMetricFamily,
         "lag_seconds",
         "longest queue of a session, in seconds of audio",

@@ -4,7 +4,8 @@ up     start {model, sample_rate, encoding, latency_ms, words, alternatives, tex
                                 optional, before the first audio
        gap {seconds} | flush {id} | ping | stop
 down   ready {session, model, sample_rate, encoding, latency_ms, unusable}
-       partial {segment, text, stable, until}   text of the open segment; its beginning `stable` will not change
+       partial {segment, text, stable, until}   text of the open segment; no later partial changes its beginning `stable`;
+                                the final text may differ from it
        final {segment, start, end, until, text, confidence, words}       a finished segment: all audio before `until` is done
                                 with text=written also {spoken}, each word has its {spoken} words, and marks and case of a
                                 partial's `stable` may change
@@ -12,7 +13,7 @@ down   ready {session, model, sample_rate, encoding, latency_ms, unusable}
                                 `withheld` words had too little confidence (decode.endpoint.confidence)
        with turns=true also
        speech_started {at}      a turn begins
-       eager_end {segment, ...} the turn may be over; the fields are those of the final that follows if it is
+       eager_end {segment, ...} the turn may be over; the fields are those of a final, whose text may differ
        turn_resumed {at}        it was not: the last eager_end is void
        turn_ended {at, until}   the turn is over; its finals came before
        lag {seconds}            seconds of the client's audio that wait for the model
@@ -141,7 +142,9 @@ class PartialText(Message):
     type: Literal["partial"]
     segment: int = Field(description="its number, from 0")
     text: str
-    stable: str = Field(description="the beginning of the text that will not change")
+    stable: str = Field(
+        description="the beginning of the text that no later partial changes; the final text may differ"
+    )
     until: float = Field(description="seconds of audio that went through the model")
     turn_end: float | None = Field(default=None, description="with `turns`: the probability that the turn is over")
 

@@ -173,8 +173,13 @@ class RealtimeSession(LoopSession):
         self._delta(" ".join([*self._texts, stable] if stable else self._texts))
 
     def _delta(self, text: str) -> None:
-        if len(text) > len(self._sent) and text.startswith(self._sent):
-            delta, self._sent = text[len(self._sent) :], text
+        """Send what is new in a text.  If it changed what was sent, which no delta can, the words after as many are new."""
+        if text.startswith(self._sent):
+            delta = text[len(self._sent) :]
+        else:
+            delta = "".join(f" {word}" for word in text.split()[len(self._sent.split()) :])
+        if delta:
+            self._sent += delta
             self.send(
                 "conversation.item.input_audio_transcription.delta", item_id=self.item, content_index=0, delta=delta
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 
@@ -29,31 +28,8 @@ from samba_asr.engine import (
 from samba_asr.errors import UserError
 from samba_asr.models.folder import LoadedModel
 from samba_asr.recognizer import Recognizer
+from tests.support.sessions import WAIT, Ear
 from tests.support.sound import noise
-
-WAIT = 60  # seconds, of a test that hangs
-
-
-class Ear:
-    """A listener that keeps what it is told."""
-
-    def __init__(self):
-        self.events, self._queue = [], queue.Queue()
-
-    def __call__(self, event):
-        self._queue.put(event)
-
-    def until(self, kind):
-        while True:
-            event = self._queue.get(timeout=WAIT)
-            self.events.append(event)
-            if isinstance(event, kind):
-                return event
-            assert not isinstance(event, Failed), event
-
-    @property
-    def text(self) -> str:
-        return " ".join(e.segment.text for e in self.events if isinstance(e, Final))
 
 
 @pytest.fixture
@@ -77,7 +53,7 @@ def changed(recognizer, **decode) -> Recognizer:
 
 
 @pytest.mark.parametrize("overlap", [0.0, 0.5])
-def test_stepstogether_read_what_each_reads_alone(engine, overlap, monkeypatch):
+def test_steps_together_read_what_each_reads_alone(engine, overlap, monkeypatch):
     monkeypatch.setattr(engine, "recognizer", changed(engine.recognizer, runtime__overlap=overlap))
     rng = np.random.default_rng(0)
     clients = [
@@ -188,7 +164,7 @@ def test_a_session_that_fails_takes_no_other_with_it(engine, monkeypatch, part):
     ears[1].until(Done)
     monkeypatch.undo()
     assert ears[1].text == alone(engine.recognizer, samples, latency_ms=320).text
-    assert ears[0]._queue.get(timeout=WAIT) == Failed("internal error")
+    assert ears[0].next() == Failed("internal error")
     assert engine.counts.failed == 1
 
 
@@ -225,7 +201,7 @@ def test_going_down_at_once_says_so(recognizer, monkeypatch):
     monkeypatch.setattr(engine, "_tick", lambda work: None)  # it never gets done
     engine.open(ear, 16000)
     engine.close(grace=0.1)
-    assert isinstance(ear._queue.get(timeout=WAIT), Failed)
+    assert isinstance(ear.next(), Failed)
 
 
 def test_a_long_file_does_not_keep_a_live_session_waiting(engine):
@@ -241,7 +217,7 @@ def test_a_long_file_does_not_keep_a_live_session_waiting(engine):
     long.until(Done)
 
 
-def test_a_tick_takes_few_stepsand_all_get_their_turn(engine, monkeypatch):
+def test_a_tick_takes_few_steps_and_all_get_their_turn(engine, monkeypatch):
     sizes, step = [], steps.step
 
     def counted(recognizer, work):

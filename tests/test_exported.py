@@ -39,8 +39,8 @@ WITHOUT = f"import sys\nsys.modules.update(dict.fromkeys({ABSENT!r}))\n"
 RUN = """
 import dataclasses, json, numpy as np
 from samba_asr.recognizer import Recognizer
-folder, path, latency = sys.argv[1:]
-recognizer = Recognizer.load(folder, settings=["decode.runtime.overlap=0.5"])
+folder, path, latency, *settings = sys.argv[1:]
+recognizer = Recognizer.load(folder, settings=["decode.runtime.overlap=0.5", *settings])
 result = recognizer.transcribe(path)
 stream = recognizer.stream(latency_ms=float(latency))
 for piece in np.load(path.replace(".wav", ".npy")):
@@ -69,19 +69,23 @@ def spoken(tmp_path_factory) -> tuple[Path, np.ndarray]:
     return path, samples
 
 
-def expected(folder: Path, source: Path | np.ndarray, latency: float | None = None) -> list:
-    recognizer = Recognizer.load(folder, settings=["decode.runtime.backend=torch", "decode.runtime.overlap=0.5"])
+def expected(folder: Path, source: Path | np.ndarray, latency: float | None = None, *settings: str) -> list:
+    settings = ("decode.runtime.backend=torch", "decode.runtime.overlap=0.5", *settings)
+    recognizer = Recognizer.load(folder, settings=settings)
     return [word.entry() for word in recognizer.transcribe(source, latency_ms=latency).words]
 
 
-def test_it_transcribes_and_streams_without_torch(folders, spoken):
+@pytest.mark.parametrize("settings", [[], ["decode.runtime.final_ms=640"]], ids=["small blocks", "larger blocks"])
+def test_it_transcribes_and_streams_without_torch(folders, spoken, settings):
     (own, out), (path, samples) = folders, spoken
-    command = [sys.executable, "-c", WITHOUT + RUN, str(out), str(path), "320"]
+    command = [sys.executable, "-c", WITHOUT + RUN, str(out), str(path), "320", *settings]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stderr
     whole, live, modules = json.loads(done.stdout)
     assert whole == expected(own, path) != []
-    assert live == expected(own, samples, 320.0) != []
+    assert live == expected(own, samples, 320.0, *settings) != []
+    if settings:
+        assert live != expected(own, samples, 320.0)
     assert not set(ABSENT) & set(modules)
 
 

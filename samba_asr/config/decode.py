@@ -28,6 +28,9 @@ class RuntimeConfig:
         None  # audio per block, a whole number of encoder frames; null: the largest block, offline
     )
     overlap: float = 0.0  # share of a live block that the next block computes again: each frame sees that much ahead
+    final_ms: float | None = (
+        None  # audio per block in which a live session's final texts are read again; null: they are not
+    )
 
     def __post_init__(self):
         if not 0 <= self.overlap < 1:
@@ -38,6 +41,10 @@ class RuntimeConfig:
         if self.latency_ms is not None and not self.latency_ms > 0:
             raise UserError(
                 f"decode.runtime.latency_ms={self.latency_ms:g}: give milliseconds above 0, or null for offline"
+            )
+        if self.final_ms is not None and not self.final_ms > 0:
+            raise UserError(
+                f"decode.runtime.final_ms={self.final_ms:g}: give milliseconds above 0, or null: final texts are not read again"
             )
 
 

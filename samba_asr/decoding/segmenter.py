@@ -9,7 +9,7 @@ Three rules end a segment, those of Kaldi's online decoder (`OnlineEndpointConfi
 A frame is silent if blank is its most probable unit, so the rules need only the CTC head's frames.  They are checked at every
 frame, so segments do not depend on how the audio was cut into chunks.  The encoder's state is not reset.  So no frame is lost or
 processed twice, and with greedy search the joined tokens of the segments are exactly those of the whole session (by test).
-Memory is bounded: only the frames of the open segment are kept.
+Memory is bounded: only the frames of the open segment are kept, and its audio where it is read again.
 
 A segment that grows too long is cut after the longest silence of its second half.  The search state there is kept, so only the
 later frames are searched again, for the next segment.  (Searching all frames again took seconds if many sessions reached their
@@ -26,120 +26,28 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from samba_asr.config import EndpointConfig
 from samba_asr.decoding.align import Span, align
 from samba_asr.decoding.base import BLANK, Hypothesis, text_of
-from samba_asr.decoding.confidence import Evidence, agreement, raw
+from samba_asr.decoding.confidence import Evidence, raw
 from samba_asr.decoding.hotwords import Hotwords
-from samba_asr.decoding.lattice import Lattice, in_seconds
-from samba_asr.decoding.rescore import TwoPass, TwoPassState
-from samba_asr.decoding.transcript import Graph, Segment, grouped, words_of
-from samba_asr.decoding.turns import (
-    EagerEnd,
-    Signal,
-    SpeechStarted,
-    TurnEnded,
-    TurnFrames,
-    TurnResumed,
-    TurnRules,
-    probability,
-)
+from samba_asr.decoding.larger_blocks import LargerBlocks
+from samba_asr.decoding.rescore import TwoPass
+from samba_asr.decoding.segment_state import SegmentState, Silence
+from samba_asr.decoding.segments import SegmentReader
+from samba_asr.decoding.transcript import Graph, Segment
+from samba_asr.decoding.turns import EagerEnd, Signal, SpeechStarted, TurnEnded, TurnResumed, TurnRules, probability
 from samba_asr.errors import UserError
-from samba_asr.runtime.base import Frames
+from samba_asr.runtime.base import AcousticRuntime, Frames
 from samba_asr.text.units import SPACE, Tokenizer
 
 NEVER = 1 << 60  # frames
 GAP = 4  # a cut needs a silence of 1 / GAP of `pause`: 0.3 s of 1.2
-NBEST = 8  # hypotheses for the confidences of words
-ALONE = 0.3
-"""Words of confidence 0 that are added to a segment before its mean confidence is tested, so that few words need more confidence.
-Clicks are sometimes recognized as IT or BUT, with confidences up to 0.87 (egs/mini_librispeech/RESULTS.md)."""
-
-
-def speech(confidences: Sequence[float], least: float) -> list[int]:
-    """Return the indices of a segment's words that are speech: all of them, or the runs that are confident enough.
-
-    Words are speech if their mean confidence, with ALONE words of confidence 0 added, is at least `least`.  If that is false for
-    the whole segment, it may be true for a part: a clip that is cut within a word ends in wrong words.  Each maximal run for
-    which it is true is kept, and the other words are dropped.
-    """
-    margins = [confidence - least for confidence in confidences]
-
-    def within(first: int, end: int) -> list[int]:
-        best, at, total, run = 0.0, (first, first), 0.0, first
-        for n in range(first, end):
-            total += margins[n]
-            if total > best:
-                best, at = total, (run, n + 1)
-            if total <= 0:
-                total, run = 0.0, n + 1
-        if at[0] == at[1] or best < least * ALONE:
-            return []
-        return [*within(first, at[0]), *range(*at), *within(at[1], end)]
-
-    everything = list(range(len(confidences)))
-    return everything if sum(margins) >= least * ALONE else within(0, len(confidences))
-
-
-@dataclass(frozen=True)
-class Silence:
-    """Possible cut of a segment: search state after `length` frames, of which the last `silent` are silent."""
-
-    state: TwoPassState
-    length: int
-    silent: int
-
-
-@dataclass
-class SegmentState:
-    """State of one session's search; made by `Segmenter.open`."""
-
-    state: TwoPassState  # of one row, over the open segment
-    hotwords: Hotwords | None = None
-    segments: list[Segment] = field(default_factory=list)  # finished segments; the caller may remove them
-    begin: float = 0  # frame where the open segment begins; fractional if a gate opened between frames
-    frames: list[np.ndarray] = field(default_factory=list)  # of the open segment, (t, d) each
-    log_probs: list[np.ndarray] = field(default_factory=list)  # of the same frames, (t, v) each
-    length: int = 0  # frames of the open segment
-    silent: int = 0  # number of silent frames at its end
-    spoken: bool = False  # whether any frame is not silent
-    gap: Silence | None = None  # longest silence in the second half of the longest possible segment
-    count: int = 0  # frames of finished segments
-    missing: dict[int, float] = field(
-        default_factory=dict
-    )  # frames of missing audio before a frame, counted from the first
-    withheld: int = 0  # words dropped from finished segments for low confidence; the caller may reset it
-    reread: bool = True  # whether a neural language model reads the segments
-    turns: TurnFrames | None = None  # None: no signals
-    signals: list[tuple[int, Signal]] = field(
-        default_factory=list
-    )  # with the number of `segments` before each; the caller removes both together
-    speaking: bool = False  # whether a turn is open
-    asked: bool = False  # whether an eager end was due, and only silence came since
-    offered: bool = False  # whether it was reported
-    voiced: float = 0  # end of the last frame that is not silent; counted as `begin`
-
-    def copy(self) -> SegmentState:
-        """Return an independent copy."""
-        lists = {name: list(getattr(self, name)) for name in ("segments", "frames", "log_probs", "signals")}
-        return replace(self, missing=dict(self.missing), **lists)
-
-    def elapsed(self, frame: int) -> float:
-        """Return the frames from `begin` to the start of a frame of the open segment, with the missing ones between them."""
-        if not self.missing:
-            return frame
-        return frame + sum(gap for at, gap in self.missing.items() if at <= self.count + frame)
-
-    def until(self, frames: int) -> float:
-        """Return the frames from `begin` to the end of `frames` frames of the open segment."""
-        return self.elapsed(frames - 1) + 1 if frames else 0
-
-    def signal(self, signal: Signal) -> None:
-        self.signals.append((len(self.segments), signal))
 
 
 class Segmenter:
@@ -154,17 +62,20 @@ class Segmenter:
         sure: Callable[[Evidence], float] = raw,
         graph: Graph | None = None,
         heard: Callable[[Evidence], float] | None = None,
+        larger: LargerBlocks | None = None,
     ):
         """rules: None: the whole session is one segment, which is never dropped.
         frame: seconds of an encoder frame.  sure: maps evidence to confidence.  graph: judges a lattice's words in its place.
         heard: maps evidence to the confidence that there is speech, which rules.confidence bounds; default `sure`.
+        larger: reads the segments of sessions that ask for it a second time.
 
         UserError for rules that would never end a segment, or would end it at once.
         """
-        self.search, self.tokenizer, self.frame, self.sure, self.graph = search, tokenizer, frame, sure, graph
-        self.heard = heard or sure
-        self.rules = rules
-        self.least, self.silence, self.pause, self.longest = 0.0, NEVER, NEVER, NEVER
+        self.search, self.tokenizer, self.frame, self.rules = search, tokenizer, frame, rules
+        least = rules.confidence if rules else 0.0
+        self.reader = SegmentReader(search, tokenizer, frame, sure, graph, heard, least)
+        self.larger = larger
+        self.silence, self.pause, self.longest = NEVER, NEVER, NEVER
         if rules is None:
             return
         for name in ("silence", "pause"):
@@ -174,30 +85,40 @@ class Segmenter:
             raise UserError(f"decode.endpoint.longest={rules.longest}: give 2 to 120 seconds")
         if not 0 <= rules.confidence <= 1:
             raise UserError(f"decode.endpoint.confidence={rules.confidence}: give 0 (keep all segments) to 1")
-        self.least = rules.confidence
         self.silence, self.pause, self.longest = (
             round(seconds / frame) for seconds in (rules.silence, rules.pause, rules.longest)
         )
 
     def without_endpoints(self) -> Segmenter:
         """Return a segmenter without rules; itself if it has none."""
-        if self.rules is None:
-            return self
-        return Segmenter(self.search, self.tokenizer, None, self.frame, self.sure, self.graph, self.heard)
+        return self if self.rules is None else self._changed(rules=None)
+
+    def over(self, search: TwoPass, runtime: AcousticRuntime) -> Segmenter:
+        """Return a segmenter with another search, and with larger blocks of this runtime if it has any."""
+        return self._changed(search=search, larger=self.larger and self.larger.over(runtime, search))
+
+    def _changed(self, **changes: Any) -> Segmenter:
+        r = self.reader
+        given = {"search": self.search, "tokenizer": self.tokenizer, "rules": self.rules, "frame": self.frame}
+        return Segmenter(
+            **{**given, "sure": r.sure, "graph": r.graph, "heard": r.heard, "larger": self.larger, **changes}
+        )
 
     def open(
-        self, hotwords: Hotwords | None = None, turns: TurnRules | None = None, reread: bool = True
+        self, hotwords: Hotwords | None = None, turns: TurnRules | None = None, reread: bool = True, again: bool = False
     ) -> SegmentState:
         """Open a session, with its own hotwords or those of the search.
 
         reread: whether the search's neural language model, if it has one, reads each segment when it ends.
         turns: rules in seconds, for signals of turns.  UserError for silences shorter than a frame.
+        again: whether each segment is read a second time, in larger blocks; the session then puts its audio into `audio`.
         """
         silences = turns and turns.in_frames(self.frame, self.pause)
-        return SegmentState(self.search.init_state(1, hotwords, reread), hotwords, turns=silences, reread=reread)
+        state = self.search.init_state(1, hotwords, reread)
+        return SegmentState(state, hotwords, turns=silences, reread=reread, audio=[] if again and self.larger else None)
 
     def step(self, sessions: Sequence[SegmentState], found: Frames) -> None:
-        """Process the next frames, one row for each session; finished segments appear in `segments`."""
+        """Process the next frames, one row for each session; `collect` returns what ends in them."""
         frames, ends, log_probs = (np.asarray(x) for x in (found.encoder, found.lengths, found.log_probs))
         silent = log_probs.argmax(-1) == BLANK  # (b, t)
         at = np.zeros(len(sessions), dtype=np.int64)
@@ -221,12 +142,37 @@ class Segmenter:
         """End the session's audio."""
         self._close(session)
 
+    def collect(self, session: SegmentState) -> tuple[list[Segment | Signal], int]:
+        """Return the segments that have ended, and the signals, in their order; and the number of words dropped from segments.
+
+        All that takes time when a segment ends is done here: larger blocks, and the neural language model.  Another thread may do
+        that, as long as nothing else happens to the session.
+        """
+        found, session.found = session.found, []
+        told: list[Segment | Signal] = []
+        dropped = 0
+        for one in found:
+            if not isinstance(one, SegmentState):
+                told.append(one)
+                continue
+            if self.larger and one.audio:
+                one = self.larger.read(one)
+            segment, withheld = self.reader.read(one)
+            dropped += withheld
+            if segment:
+                told.append(segment)
+        return told, dropped
+
+    def job(self, session: SegmentState) -> Callable[[], None] | None:
+        """Return work to do before the open segment ends, if there is any: it reads the segment ahead (`LargerBlocks`)."""
+        return self.larger and self.larger.job(session)
+
     def text(self, session: SegmentState) -> str:
         """Return the text of the open segment, by the first pass."""
         return text_of(self.search.first_pass(session.state)[0][0], self.tokenizer)
 
     def stable(self, session: SegmentState) -> str:
-        """Return the beginning of `text` that cannot change any more."""
+        """Return the beginning of `text` that cannot change any more while the segment is open."""
         if (shared := self.search.shared_words(session.state)) is not None:
             return " ".join(shared)
         found = self.search.still_possible(session.state)
@@ -254,9 +200,9 @@ class Segmenter:
         """Signal the beginning of a turn, or that it goes on."""
         s.voiced = s.begin + s.until(s.length)
         if not s.speaking:
-            s.signal(SpeechStarted(self._seconds(s.voiced - 1)))
+            s.found.append(SpeechStarted(self._seconds(s.voiced - 1)))
         elif s.offered:
-            s.signal(TurnResumed(self._seconds(s.voiced - 1)))
+            s.found.append(TurnResumed(self._seconds(s.voiced - 1)))
         s.speaking, s.asked, s.offered = True, False, False
 
     def _eager(self, s: SegmentState) -> bool:
@@ -266,9 +212,9 @@ class Segmenter:
     def _offer(self, s: SegmentState) -> None:
         """Report an eager end, with the segment as it would be if it ended here; nothing if that has no words."""
         s.asked = True
-        if segment := self._finished(s)[0]:
+        if segment := self.reader.read(s)[0]:  # not read again: whoever asks for it is in a hurry
             s.offered = True
-            s.signal(EagerEnd(segment))
+            s.found.append(EagerEnd(segment))
 
     def ending(self, s: SegmentState) -> float:
         """Return the probability that the open turn is over; 0 if none is open."""
@@ -312,55 +258,18 @@ class Segmenter:
             self._split(s)
 
     def _close(self, s: SegmentState, turn: bool = True) -> None:
-        """Finish the open segment; a new one begins with the next frame.  turn: whether a turn ends too."""
-        segment, withheld = self._finished(s)
-        if segment:
-            s.segments.append(segment)
-        s.withheld += withheld
+        """Close the open segment; a new one begins with the next frame.  turn: whether a turn ends too."""
+        closed = replace(s.copy(), found=[])
+        if self.larger and s.audio is not None:
+            self.larger.close(s, closed)
+        s.found.append(closed)
         if turn and s.speaking:
-            s.signal(TurnEnded(self._seconds(s.voiced), self._seconds(s.begin + s.until(s.length))))
+            s.found.append(TurnEnded(self._seconds(s.voiced), self._seconds(s.begin + s.until(s.length))))
             s.speaking = False
         self._restart(s)
 
-    def _finished(self, s: SegmentState) -> tuple[Segment | None, int]:
-        """Return the open segment as it is if the audio ends here, and the number of dropped words."""
-        state = self.search.finish(s.state)
-        found = self.search.with_lattice(state, NBEST)
-        assert found is not None
-        segment, withheld = self._segment(s, *found)
-        # hotwords neither turn noise into speech nor drop speech
-        if segment is None and (plain := self.search.with_lattice(state, NBEST, without=True)):
-            segment, withheld = self._segment(s, *plain)
-        return segment, withheld
-
     def _seconds(self, frame: float) -> float:
         return round(frame * self.frame, 3)
-
-    def _segment(self, s: SegmentState, nbest: list[Hypothesis], lattice: Lattice | None) -> tuple[Segment | None, int]:
-        """Make a segment of the best hypothesis, and count its dropped words; None if no word is confident enough."""
-        best, timed = nbest[0], [self._timed_words(h) for h in nbest]
-        spans = align(np.concatenate(s.log_probs), best.tokens, self.search.best_path) if best.tokens else []
-        agreed = agreement(timed[0], timed, [h.score for h in nbest])
-        words = words_of(
-            best.tokens,
-            spans,
-            self.tokenizer,
-            self.frame,
-            best.words,
-            begin=s.begin,
-            elapsed=s.elapsed,
-            agreed=agreed,
-            sure=self.sure,
-            lattice=lattice,
-            graph=self.graph,
-        )
-        kept = tuple(words[n] for n in speech([self.heard(word.evidence) for word in words], self.least))
-        if not kept:
-            return None, len(words)
-        text = text_of(best, self.tokenizer) if kept == words else " ".join(word.text for word in kept)
-        until = self._seconds(s.begin + s.until(s.length))
-        shown = lattice and in_seconds(lattice, lambda frame: (s.begin + s.elapsed(frame)) * self.frame)
-        return Segment(text, kept[0].start, kept[-1].end, kept, until, lattice=shown), len(words) - len(kept)
 
     def _split(self, s: SegmentState) -> None:
         frames, log_probs = np.concatenate(s.frames), np.concatenate(s.log_probs)
@@ -399,10 +308,6 @@ class Segmenter:
             return None
         end, first = max(gaps, key=lambda gap: gap[1] - gap[0])
         return (end + first + 1) // 2
-
-    def _timed_words(self, h: Hypothesis) -> list[tuple[str, int]]:
-        """Return words with their first frames."""
-        return [(text, times[0]) for text, times in grouped(h.tokens, h.times, self.tokenizer, h.words)]
 
     def _restart(self, s: SegmentState) -> None:
         s.begin += s.until(s.length)

@@ -1,13 +1,14 @@
 """Turns of speech: when one begins, may be over, goes on, and is over; for programs that answer.
 
     SpeechStarted(at)          a turn begins
-    EagerEnd(segment)          silence of `eager` seconds: the turn may be over, and this is its last segment if it is
+    EagerEnd(segment)          silence of `eager` seconds: the turn may be over, and this is its last segment so far
     TurnResumed(at)            it was not: the segment of the eager end is void
     TurnEnded(at, until)       silence of `end` seconds, a flush or the end of the audio; the segments came before it
 
 A turn begins with the first frame whose most probable unit is not blank, and silence is frames of blank, as in the rules of
 `samba_asr.decoding.segmenter`.  So a noise may begin a turn; then it ends without a segment.  A segment that ends because it is
 too long ends no turn; where the gate of `decode.vad` closes, or a second of audio is missing, a turn ends.
+The text of an eager end comes from the live blocks at once; the final one may differ, where it comes from larger blocks.
 """
 
 from __future__ import annotations

@@ -127,6 +127,7 @@ def evaluate(
 
     model: a recognizer, or an argument of `Recognizer.load`, with `settings` and `device`.
     data: a manifest, or utterances with distinct ids.  Utterances have known ends, so endpoints and VAD are not used.
+        The encoder's blocks are those from which final texts come (`Recognizer.final_latency`).
     normalize: rules for both texts in scoring (`samba_asr.text.normalize.NAMES`).
     batch_seconds: seconds of padded audio in a batch, default the model's own data.batch_seconds.
     streaming_check: also recognize every utterance in chunks of random sizes and compare the texts.
@@ -147,7 +148,7 @@ def evaluate(
     audio = busy = 0.0
     differing: list[ChunkDifference] = []
     reported, began = time.monotonic(), time.perf_counter()
-    batches = frames(model.runtime, model.tokenizer, data, model.latency(None), batch_seconds=batch_seconds)
+    batches = frames(model.runtime, model.tokenizer, data, model.final_latency(), batch_seconds=batch_seconds)
     for batch, some in batches:
         nbest, graphs = with_lattices(model, some, model.decode.search.nbest, lattices=lattices)
         busy += time.perf_counter() - began

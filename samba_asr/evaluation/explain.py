@@ -16,6 +16,7 @@ from samba_asr.errors import UserError
 from samba_asr.models.matrix import layer_matrix
 from samba_asr.recognizer import Recognizer
 from samba_asr.result import Result
+from samba_asr.runtime.whole import log_probs
 
 LONGEST = 60.0  # seconds of a picture
 MOST_UNITS = 28  # rows of the probabilities
@@ -62,7 +63,8 @@ def explain(
     start: seconds of a longer recording where the samples begin.  mixer: layer, from 1, whose mixer's matrix is computed.
     """
     rate = rate or recognizer.rate
-    log_probs, _ = recognizer.log_probs([samples], rate, latency_ms)
+    latency = recognizer.final_latency(latency_ms)
+    scores, _ = log_probs(recognizer.runtime, [samples], rate, latency)
     if recognizer.model is None:
         raise UserError(
             f"{recognizer.folder} is an exported model, which has no features to show: use the folder it was made from"
@@ -75,16 +77,15 @@ def explain(
         features = front(x, lengths)[0][0]
         picture = None
         if mixer is not None:
-            block = recognizer.latency(latency_ms).block
-            read = layer_matrix(recognizer.model, x[..., 0], lengths, mixer, block)
+            read = layer_matrix(recognizer.model, x[..., 0], lengths, mixer, latency.block)
             array, seconds = read.matrix.float().cpu().numpy(), recognizer.frame * read.rate
-            picture = MixerPicture(mixer, array, seconds, max(1, block // read.rate))
+            picture = MixerPicture(mixer, array, seconds, max(1, latency.block // read.rate))
     return Explanation(
         start=start,
         features=features.float().cpu().numpy(),
         hop=front.stride / recognizer.rate,
         centers=front.centers.cpu().numpy(),
-        probabilities=np.exp(log_probs),
+        probabilities=np.exp(scores),
         frame=recognizer.frame,
         pieces=tuple(recognizer.tokenizer.pieces(range(recognizer.tokenizer.vocab_size))),
         result=recognizer.recognize(samples, rate=rate, latency_ms=latency_ms),

@@ -51,7 +51,8 @@ def in_chunks(recognizer: Recognizer, batch: Batch) -> list[str]:
     """
     stride, latency = recognizer.runtime.stride, recognizer.latency(None)
     draws = [np.random.default_rng(derive_seed("chunks", name)) for name in batch.ids]
-    sessions = [Session(recognizer, recognizer.rate, latency, partials=False) for _ in batch.ids]
+    again = recognizer.final_latency() != latency
+    sessions = [Session(recognizer, recognizer.rate, latency, partials=False, again=again) for _ in batch.ids]
     # Samples that do not fill a frame are dropped, as for whole utterances.
     waiting = [x[: n // stride * stride].numpy() for x, n in zip(batch.audio, batch.lengths.tolist(), strict=True)]
     texts: list[list[str]] = [[] for _ in sessions]
@@ -69,5 +70,5 @@ def in_chunks(recognizer: Recognizer, batch: Batch) -> list[str]:
 def equal_in_float64(recognizer: Recognizer, batch: Batch) -> bool:
     """Return whether whole utterances and chunks give the same texts in float64."""
     exact = recognizer.in_float64()
-    found = hypotheses(exact, exact.runtime.forward(batch.audio, batch.lengths, exact.latency(None)))
+    found = hypotheses(exact, exact.runtime.forward(batch.audio, batch.lengths, exact.final_latency()))
     return [text_of(some[0], exact.tokenizer) for some in found] == in_chunks(exact, batch)

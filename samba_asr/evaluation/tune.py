@@ -29,7 +29,7 @@ from samba_asr.errors import UserError
 from samba_asr.evaluation.testset import frames
 from samba_asr.metrics.wer import WerReport, score
 from samba_asr.models.folder import LoadedModel, copy_search_files
-from samba_asr.recognizer import blocks
+from samba_asr.recognizer import final_blocks
 from samba_asr.runtime.choose import build
 
 WEIGHTS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
@@ -142,7 +142,9 @@ class FixedFrames:
     ):
         self.decode, self.guide = decode, guide
         runtime = build(loaded, decode.runtime)
-        batches = frames(runtime, loaded.tokenizer, utterances, blocks(decode, runtime), batch_seconds=batch_seconds)
+        batches = frames(
+            runtime, loaded.tokenizer, utterances, final_blocks(decode, runtime), batch_seconds=batch_seconds
+        )
         self.batches = [(batch.ids, found.log_probs, found.lengths) for batch, found in batches]
 
     @torch.inference_mode()

@@ -14,7 +14,8 @@ from samba_asr.config import EndpointConfig
 from samba_asr.decoding.greedy import Greedy
 from samba_asr.decoding.prefix_beam import PrefixBeam
 from samba_asr.decoding.rescore import TwoPass
-from samba_asr.decoding.segmenter import ALONE, Segmenter, speech
+from samba_asr.decoding.segmenter import Segmenter
+from samba_asr.decoding.segments import ALONE, speech
 from samba_asr.decoding.words import WordGuide
 from samba_asr.errors import UserError
 from samba_asr.runtime.base import Frames
@@ -50,7 +51,11 @@ def heard(driver: Segmenter, x: torch.Tensor, sizes=()) -> list:
         step(driver, [session], x[None, at : at + n], [n])
         at += n
     driver.finish(session)
-    return session.segments
+    return ended(driver, session)
+
+
+def ended(driver: Segmenter, session) -> list:
+    return driver.collect(session)[0]
 
 
 @pytest.fixture(scope="module")
@@ -128,8 +133,9 @@ def test_words_that_are_withheld_are_counted():
     session = driver.open()
     step(driver, [session], x[None], [len(x)])
     driver.finish(session)
-    assert [segment.text for segment in session.segments] == [" ".join(kept)]
-    assert session.withheld == len(confidences) - len(kept)
+    told, withheld = driver.collect(session)
+    assert [segment.text for segment in told] == [" ".join(kept)]
+    assert withheld == len(confidences) - len(kept)
 
 
 @given(runs=RUNS, seed=st.integers(0, 1000), sizes=st.lists(st.integers(0, 30), max_size=8))
@@ -171,7 +177,7 @@ def test_sessions_of_a_batch_do_not_know_each_other(data, seed):
         at = [a + more for a, more in zip(at, n, strict=True)]
     for session, x in zip(sessions, whole, strict=True):
         driver.finish(session)
-        assert session.segments == heard(driver, x)
+        assert ended(driver, session) == heard(driver, x)
 
 
 @pytest.mark.parametrize("search", [Greedy(), BEAM], ids=["greedy", "beam"])
@@ -209,10 +215,10 @@ class TestRules:
         driver = segmenter()
         session = driver.open()
         step(driver, [session], frames([A, A, BLANK, BLANK, BLANK])[None], [5])
-        assert session.segments == []
+        assert ended(driver, session) == []
         assert (driver.text(session), driver.stable(session)) == ("a", "")
         step(driver, [session], frames([BLANK])[None], [1])
-        (segment,) = session.segments
+        (segment,) = ended(driver, session)
         assert (segment.text, segment.start, segment.end) == ("a", 0.0, 0.2)
         assert (driver.text(session), driver.stable(session)) == ("", "")
 
@@ -225,9 +231,9 @@ class TestRules:
         session = driver.open()
         said = [A, SPACE, BLANK] * 3 + [A] + [BLANK] * 3 + [SPACE, B, B, B] + [BLANK] * 3
         step(driver, [session], frames(said)[None], [20])
-        assert len(session.segments) == 1  # too long; what is left of it ends in three silent frames
+        assert len(ended(driver, session)) == 1  # too long; what is left of it ends in three silent frames
         step(driver, [session], frames([BLANK])[None], [1])
-        assert len(session.segments) == 2
+        assert len(ended(driver, session)) == 1
 
     def test_a_long_segment_is_cut_behind_its_longest_silence_and_only_the_rest_is_searched_again(self):
         searched = []
@@ -241,7 +247,7 @@ class TestRules:
         session = driver.open()
         said = [A, B] * 5 + [SPACE, A, BLANK, BLANK, BLANK, SPACE, B, BLANK, BLANK, A]
         step(driver, [session], frames(said)[None], [20])
-        (segment,) = session.segments
+        (segment,) = ended(driver, session)
         assert segment.until == 1.5
         assert sum(searched) == 20 + 5
         assert driver.text(session) == "ba"
@@ -252,7 +258,7 @@ class TestRules:
         for n in range(40):
             step(driver, [session], frames([A, B, SPACE, A, BLANK] * 3, n)[None], [15])
             assert sum(map(len, session.frames)) == sum(map(len, session.log_probs)) == session.length < 20
-        assert len(session.segments) > 20
+        assert len(ended(driver, session)) > 20
 
     def test_one_unit_without_end(self):
         segments = heard(segmenter(), frames([A] * 100))
@@ -285,7 +291,7 @@ def test_what_is_stable_never_changes():
             assert text.startswith(stable)
             sure = stable
         driver.finish(session)
-        assert session.segments[0].text.startswith(sure)
+        assert ended(driver, session)[0].text.startswith(sure)
 
 
 def test_missing_audio_moves_the_words_after_it():
@@ -304,8 +310,9 @@ def test_missing_audio_moves_the_words_after_it():
     driver.finish(session)
     plain.finish(other)
     moved = [(2.0, 4.5), (4.5, 14.5)]
-    assert len(session.segments) == len(other.segments) == 2
-    for segment, want, offsets in zip(session.segments, other.segments, moved, strict=True):
+    segments, plain_ones = ended(driver, session), ended(plain, other)
+    assert len(segments) == len(plain_ones) == 2
+    for segment, want, offsets in zip(segments, plain_ones, moved, strict=True):
         for word, there, frames_later in zip(segment.words, want.words, offsets, strict=True):
             assert word.text == there.text
             assert word.start == pytest.approx(there.start + frames_later * FRAME)
@@ -318,8 +325,8 @@ def test_missing_audio_between_silent_frames_is_silence():
     x = frames([A, A, *[BLANK] * 3, A, A])
     session, driver = segmenter().open(), segmenter()
     step(driver, [session], x[None], [7])
-    assert not session.segments
+    assert not ended(driver, session)
     session = driver.open()
     session.missing = {4: 5.0}
     step(driver, [session], x[None], [7])
-    assert [round(segment.until / FRAME) for segment in session.segments] == [10]
+    assert [round(segment.until / FRAME) for segment in ended(driver, session)] == [10]

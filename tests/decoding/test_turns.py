@@ -48,11 +48,7 @@ def story(x: torch.Tensor, turns: TurnRules | None = EAGER, sizes=(), search=Non
         driver.step([session], Frames(piece, piece, torch.tensor([piece.shape[1]])))
         at += piece.shape[1]
     driver.finish(session)
-    found = []
-    for n in range(len(session.segments) + 1):
-        found += [signal for before, signal in session.signals if before == n]
-        found += session.segments[n : n + 1]
-    return found
+    return driver.collect(session)[0]
 
 
 def plainly(found) -> list:

@@ -13,6 +13,7 @@ import torch
 
 import samba_asr
 from samba_asr.data.manifest import Utterance, read_manifest
+from samba_asr.decoding.larger_blocks import OVERLAP
 from samba_asr.errors import UserError
 from samba_asr.evaluation.streaming_check import in_chunks
 from samba_asr.evaluation.testset import frames, hypotheses, recognized, samples
@@ -74,6 +75,18 @@ def test_a_recognizer_with_endpoints_and_a_gate_is_evaluated_on_whole_utterances
         assert found.texts == whole
     assert recognizer.without_endpoints().segmenter.rules is None
     assert recognizer.segmenter.rules is not None
+
+
+def test_final_texts_of_live_sessions_come_from_larger_blocks(place, utterances):
+    def texts(*settings):
+        found = samba_asr.evaluate(place / "model", utterances, device="cpu", settings=settings, streaming_check=True)
+        assert (found.differing, found.ties) == ((), ())
+        return found.texts
+
+    live, overlap = "decode.runtime.latency_ms=80", f"decode.runtime.overlap={OVERLAP}"
+    large = texts("decode.runtime.latency_ms=640", overlap)
+    assert texts(live, "decode.runtime.final_ms=640") == large != texts(live)
+    assert texts("decode.runtime.latency_ms=640", overlap, "decode.runtime.final_ms=640") == large
 
 
 def test_batches_of_any_size_give_the_same_texts(recognizer, utterances):

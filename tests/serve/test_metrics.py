@@ -39,6 +39,8 @@ def test_a_session_shows_in_every_histogram(start):
     assert found["samba_asr_final_after_order_seconds_count"] == 2
     assert found["samba_asr_final_after_speech_seconds_count"] >= 2
     assert found["samba_asr_audio_lag_seconds_count"] >= 3
+    assert found["samba_asr_finals_total"] >= 2
+    assert found["samba_asr_final_seconds_total"] > 0
     assert found["samba_asr_step_duration_seconds_count"] == found["samba_asr_steps_total"] > 0
     assert found["samba_asr_step_duration_seconds_sum"] == pytest.approx(
         found["samba_asr_step_seconds_total"], abs=1e-3

@@ -120,6 +120,20 @@ async def _segments():
     assert (events[2]["audio_end_ms"], events[6]["audio_start_ms"]) == (3000, 3000)
 
 
+def test_a_final_text_that_changed_what_was_sent_still_sends_its_new_words():
+    asyncio.run(_changed())
+
+
+async def _changed():
+    session = RealtimeSession(SimpleNamespace(metrics=None, names=["toy"]), Settings())
+    session.handle(Partial("HELLO THERE", "HELLO", 1.0))
+    session.handle(Final(Segment("YELLOW THERE", 0.5, 2.0, (), 3.0)))
+    await asyncio.sleep(0)
+    events = [await session.out.get() for _ in range(6)]
+    assert [event["delta"] for event in events if "delta" in event] == ["HELLO", " THERE"]
+    assert events[-1]["transcript"] == "YELLOW THERE"
+
+
 def test_speech_starts_with_its_first_sound_and_a_noise_is_an_item_without_text():
     asyncio.run(_noise())
 
