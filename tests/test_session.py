@@ -61,9 +61,9 @@ def test_sessions_of_one_step_may_have_any_latency(recognizer):
 @pytest.mark.parametrize(
     ("ms", "overlap", "want"),
     [
-        (None, 0.0, Latency(50, 50)),
-        (None, 0.5, Latency(50, 50)),  # the largest block never overlaps
-        (2000, 0.5, Latency(50, 50)),
+        (None, 0.0, Latency(50, 49)),
+        (None, 0.5, Latency(50, 49)),  # the largest block has its own overlap
+        (2000, 0.5, Latency(50, 49)),
         (640, 0.0, Latency(16, 16)),
         (640, 0.5, Latency(16, 8)),
         (40, 0.9, Latency(1, 1)),

@@ -302,7 +302,8 @@ class Encoder(StreamingModule):
     ) -> tuple[Tensor, Tensor]:
         """Process whole utterances at once, from the initial states and without buffering.  gap: (b, t), as in `step`."""
         size = self.block_size(block, x.shape[0], x.device)
-        if bool((self._hop_size(hop, size) < size).any()):  # a block starts from the states that the previous one kept
+        # A block starts from the states that the previous one kept.
+        if bool(((self._hop_size(hop, size) < size) & (lengths > size)).any()):
             start = self.init_state(x.shape[0], block=size, hop=hop, device=x.device, dtype=x.dtype)
             y, emitted, state = self.step(x, lengths, start, gap)
             return concat((y, emitted), self.finish(state))
