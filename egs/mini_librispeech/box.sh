@@ -94,7 +94,7 @@ results() {
     sed -i 's/^    gain: false/    gain: true/' $model/config.yaml # speech of any level: it works with any weights
     samba-asr lm tune --model $model --data data/dev.jsonl --weights 0.9 --bonuses 0 --save \
       --set decode.search.method=beam decode.search.beam=128 decode.search.prune=10 decode.runtime.overlap=0.25 decode.runtime.final_ms=5120 \
-      decode.endpoint.confidence=0.74 decode.lm=$lm/lm.ngram decode.lm.neural=exp/box/mamba/model decode.lm.neural_weight=0.45
+      decode.endpoint.confidence=0.745 decode.lm=$lm/lm.ngram decode.lm.neural=exp/box/mamba/model decode.lm.neural_weight=0.45
     # A model trained for minutes may recognize no word at all.
     samba-asr calibrate --model $model --data data/dev.jsonl || [ "$share" != 1 ]
   fi
