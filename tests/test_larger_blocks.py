@@ -15,18 +15,10 @@ from samba_asr.decoding.turns import TurnRules
 from samba_asr.engine import Done, Engine, Failed
 from samba_asr.errors import UserError
 from samba_asr.session import EagerEnd, Final, Partial
-from samba_asr.steps import advance, advanced, pipelined
-from tests.support.sessions import WAIT, Ear, alone, changed, finals
+from samba_asr.steps import advance, advanced, conclude, drain, pipelined, step
+from tests.support.sessions import PARTS, WAIT, Ear, alone, changed, fed, finals
 from tests.support.sound import noise
 
-PARTS = st.lists(
-    st.one_of(
-        st.tuples(st.just("feed"), st.floats(0.0, 3.0, allow_subnormal=False)),
-        st.tuples(st.just("gap"), st.sampled_from([0.2, 0.6, 3.0, 12.0])),
-        st.tuples(st.just("flush"), st.just(0.0)),
-    ),
-    max_size=8,
-)
 NEVER = {"endpoint__silence": 100, "endpoint__pause": 100, "endpoint__longest": 120}  # segments end where audio does
 
 
@@ -42,20 +34,6 @@ def assert_same(found, expected):
         assert [word.confidence for word in one.words] == pytest.approx(
             [word.confidence for word in other.words], abs=1e-3
         )
-
-
-def fed(recognizer, parts, latency_ms, partials=True):
-    session = recognizer.session(16000, latency_ms=latency_ms, partials=partials)
-    for n, (what, seconds) in enumerate(parts):
-        if what == "feed":
-            session.feed(noise(seconds, seed=n))
-        elif what == "gap":
-            session.gap(seconds)
-        else:
-            session.flush(str(n))
-        yield session
-    session.end()
-    yield session
 
 
 @settings(max_examples=20, deadline=None)
@@ -95,7 +73,8 @@ def test_partials_come_from_the_small_blocks(recognizer):
     live, plain = again(recognizer, **NEVER), changed(recognizer, **NEVER)
     parts = [("feed", 1.0)] * 3
     partials = [
-        [event for event in advanced(one, fed(one, parts, 160)) if isinstance(event, Partial)] for one in (live, plain)
+        [event for event in advanced(one, fed(one, parts, 160, partials=True)) if isinstance(event, Partial)]
+        for one in (live, plain)
     ]
     assert partials[0] == partials[1] != []
     assert alone(plain, noise(3.0), latency_ms=160) != alone(live, noise(3.0), latency_ms=160)  # it does matter
@@ -189,8 +168,9 @@ def test_audio_is_divided_between_its_frames():
 
 
 def test_a_job_that_fails_or_comes_late_changes_nothing(pausing):
-    """What it did not read is read when the segment ends."""
-    recognizer, parts = again(pausing, 200), [("feed", 0.16)] * 40
+    """The rest of the segment is read when it ends."""
+    rules = {"endpoint__longest": 4.0, "endpoint__pause": 0.8}  # so that some are cut before the end of a job
+    recognizer, parts = again(pausing, 200, **rules), [("feed", 0.16)] * 120
     expected = finals(advanced(recognizer, fed(recognizer, parts, 160)))
     late: list = []
 
@@ -198,7 +178,7 @@ def test_a_job_that_fails_or_comes_late_changes_nothing(pausing):
         raise ValueError("planted")
 
     for spoil in (lambda job: fails, lambda job: late.append(job)):
-        other = again(pausing, 200)
+        other = again(pausing, 200, **rules)
         other.segmenter.larger.job = lambda s, job=other.segmenter.larger.job, spoil=spoil: (
             (made := job(s)) and spoil(made)
         )
@@ -211,7 +191,9 @@ def test_a_job_that_fails_or_comes_late_changes_nothing(pausing):
             ear.until(Done)
             assert_same(finals(ear.events), expected)
     assert late
-    late[0]()
+    other.segmenter.larger._read = lambda *args, **options: pytest.fail("the segment was read already")
+    for job in late:
+        job()
 
 
 def test_an_eager_end_does_not_wait_for_it(pausing):
@@ -224,6 +206,26 @@ def test_an_eager_end_does_not_wait_for_it(pausing):
     assert [type(event) for event in told[0] if not isinstance(event, Final)] == [
         type(event) for event in told[1] if not isinstance(event, Final)
     ]
+
+
+def test_warming_runs_a_larger_block(recognizer):
+    live, steps = again(recognizer, 640), []
+    step = live.runtime.step
+    live.runtime = Proxy(live.runtime, lambda audio, states: steps.append(len(audio[0])) or step(audio, states))
+    live.warm()
+    assert steps == [16 * live.runtime.stride]
+
+
+def test_a_session_that_is_dropped_stays_so(recognizer):
+    session = recognizer.session(latency_ms=160)
+    session.feed(noise(1.0))
+    session.flush()
+    work = session.take()
+    step(recognizer, [work])
+    drain(recognizer, [work])
+    session.drop()
+    conclude(recognizer, work)
+    assert session.over
 
 
 def test_large_blocks_are_not_read_twice(recognizer):

@@ -11,32 +11,8 @@ from hypothesis import strategies as st
 
 from samba_asr.session import Done
 from samba_asr.steps import advanced, pipelined
-from tests.support.sessions import finals
+from tests.support.sessions import PARTS, fed, finals
 from tests.support.sound import noise
-
-PARTS = st.lists(
-    st.one_of(
-        st.tuples(st.just("feed"), st.floats(0.0, 3.0, allow_subnormal=False)),
-        st.tuples(st.just("gap"), st.sampled_from([0.2, 0.6, 3.0, 12.0])),
-        st.tuples(st.just("flush"), st.just(0.0)),
-    ),
-    max_size=8,
-)
-
-
-def fed(recognizer, parts, latency_ms=320, on_chunk=lambda: None):
-    session = recognizer.session(16000, latency_ms=latency_ms, partials=False)
-    for n, (what, seconds) in enumerate(parts):
-        if what == "feed":
-            session.feed(noise(seconds, seed=n))
-        elif what == "gap":
-            session.gap(seconds)
-        else:
-            session.flush(str(n))
-        on_chunk()
-        yield session
-    session.end()
-    yield session
 
 
 @settings(max_examples=12, deadline=None)

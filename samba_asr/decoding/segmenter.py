@@ -27,7 +27,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -91,18 +90,15 @@ class Segmenter:
 
     def without_endpoints(self) -> Segmenter:
         """Return a segmenter without rules; itself if it has none."""
-        return self if self.rules is None else self._changed(rules=None)
+        return self if self.rules is None else self._with(self.search, None, self.larger)
 
     def over(self, search: TwoPass, runtime: AcousticRuntime) -> Segmenter:
         """Return a segmenter with another search, and with larger blocks of this runtime if it has any."""
-        return self._changed(search=search, larger=self.larger and self.larger.over(runtime, search))
+        return self._with(search, self.rules, self.larger and self.larger.over(runtime, search))
 
-    def _changed(self, **changes: Any) -> Segmenter:
+    def _with(self, search: TwoPass, rules: EndpointConfig | None, larger: LargerBlocks | None) -> Segmenter:
         r = self.reader
-        given = {"search": self.search, "tokenizer": self.tokenizer, "rules": self.rules, "frame": self.frame}
-        return Segmenter(
-            **{**given, "sure": r.sure, "graph": r.graph, "heard": r.heard, "larger": self.larger, **changes}
-        )
+        return Segmenter(search, self.tokenizer, rules, self.frame, r.sure, r.graph, r.heard, larger)
 
     def open(
         self, hotwords: Hotwords | None = None, turns: TurnRules | None = None, reread: bool = True, again: bool = False
@@ -259,7 +255,7 @@ class Segmenter:
 
     def _close(self, s: SegmentState, turn: bool = True) -> None:
         """Close the open segment; a new one begins with the next frame.  turn: whether a turn ends too."""
-        closed = replace(s.copy(), found=[])
+        closed = replace(s, found=[])  # the next segment has lists of its own
         if self.larger and s.audio is not None:
             self.larger.close(s, closed)
         s.found.append(closed)

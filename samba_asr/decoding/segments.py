@@ -62,7 +62,7 @@ class SegmentReader:
         heard: Callable[[Evidence], float] | None = None,
         least: float = 0.0,
     ):
-        """least: bound on the confidence that there is speech.  The rest: as for `Segmenter`."""
+        """least: lowest confidence that there is speech.  The other arguments are those of `Segmenter`."""
         self.search, self.tokenizer, self.frame, self.sure, self.graph = search, tokenizer, frame, sure, graph
         self.heard, self.least = heard or sure, least
 

@@ -34,7 +34,7 @@ def ctc_loss(log_probs: Tensor, tokens: Tensor, lengths: Tensor, token_lengths: 
 
 
 class Given(NamedTuple):
-    """What some terms are built from, besides the net and the configuration.  None: no term of the configuration needs it."""
+    """Inputs of some terms, besides the net and the configuration; None for those that no term of the configuration needs."""
 
     trigram: Tensor | None = None  # (v, v, v) of the units of the training texts (samba_asr.training.objectives.crf)
     read: Reader | None = None  # the search (samba_asr.training.objectives.mwer)
