@@ -55,7 +55,7 @@ from samba_asr.decoding.build import tokenizer_of, two_pass
 from samba_asr.decoding.confidence import Calibration, Evidence, raw, ungated
 from samba_asr.decoding.hotwords import Hotwords
 from samba_asr.decoding.known_text import place, spell
-from samba_asr.decoding.larger_blocks import OVERLAP, LargerBlocks
+from samba_asr.decoding.larger_blocks import LargerBlocks
 from samba_asr.decoding.searches import refusal, settings_for
 from samba_asr.decoding.segmenter import Segmenter
 from samba_asr.decoding.transcript import Graph, Segment
@@ -67,8 +67,9 @@ from samba_asr.models import punctuator_numpy
 from samba_asr.models.exported import is_exported, load_exported
 from samba_asr.models.loaded import LoadedModel
 from samba_asr.result import Result, Transcribed
-from samba_asr.runtime.base import MAX_STEP, AcousticRuntime, Latency, latency_of
+from samba_asr.runtime.base import MAX_STEP, Latency
 from samba_asr.runtime.choose import build, runtimes
+from samba_asr.runtime.latency import blocks, final_blocks, larger_blocks
 from samba_asr.runtime.whole import log_probs
 from samba_asr.session import Event, Session
 from samba_asr.steps import advanced, events, pipelined
@@ -494,25 +495,3 @@ def _load_model(folder: Path, device: str) -> LoadedModel:
     from samba_asr.models.folder import load_model
 
     return load_model(folder, choose_device(device))
-
-
-def blocks(decode: DecodeConfig, runtime: AcousticRuntime, ms: float | None = None) -> Latency:
-    """Return the encoder blocks of this latency, or of the one in the settings.  UserError if no blocks fit."""
-    ms = decode.runtime.latency_ms if ms is None else ms
-    return latency_of(ms, decode.runtime.overlap, runtime.frame, runtime.max_block)
-
-
-def larger_blocks(decode: DecodeConfig, runtime: AcousticRuntime) -> Latency | None:
-    """Return the blocks of decode.runtime.final_ms, if there are any.  UserError if no blocks fit."""
-    if (ms := decode.runtime.final_ms) is None:
-        return None
-    try:
-        return latency_of(ms, OVERLAP, runtime.frame, runtime.max_block)
-    except UserError as error:
-        raise UserError(f"decode.runtime.final_ms={ms:g}: {error}") from None
-
-
-def final_blocks(decode: DecodeConfig, runtime: AcousticRuntime, ms: float | None = None) -> Latency:
-    """Return the encoder blocks that final texts come from, as `Recognizer.final_latency`."""
-    own, larger = blocks(decode, runtime, ms), larger_blocks(decode, runtime)
-    return larger if larger and larger.block > own.block else own

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from samba_asr.decoding.larger_blocks import OVERLAP, split
+from samba_asr.decoding.larger_blocks import split
 from samba_asr.decoding.segment_state import Heard
 from samba_asr.decoding.turns import TurnRules
 from samba_asr.engine import Done, Engine, Failed
 from samba_asr.errors import UserError
+from samba_asr.runtime.latency import OVERLAP
 from samba_asr.session import EagerEnd, Final, Partial
 from samba_asr.steps import advance, advanced, conclude, drain, pipelined, step
 from tests.support.sessions import PARTS, WAIT, Ear, alone, changed, fed, finals

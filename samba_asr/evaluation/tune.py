@@ -29,8 +29,8 @@ from samba_asr.errors import UserError
 from samba_asr.evaluation.testset import frames
 from samba_asr.metrics.wer import WerReport, score
 from samba_asr.models.folder import LoadedModel, copy_search_files
-from samba_asr.recognizer import final_blocks
 from samba_asr.runtime.choose import build
+from samba_asr.runtime.latency import final_blocks
 
 WEIGHTS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
 BONUSES = (-1.0, 0.0, 1.0, 2.0, 3.0)

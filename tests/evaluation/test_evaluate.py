@@ -13,11 +13,11 @@ import torch
 
 import samba_asr
 from samba_asr.data.manifest import Utterance, read_manifest
-from samba_asr.decoding.larger_blocks import OVERLAP
 from samba_asr.errors import UserError
 from samba_asr.evaluation.streaming_check import in_chunks
 from samba_asr.evaluation.testset import frames, hypotheses, recognized, samples
 from samba_asr.recognizer import Recognizer
+from samba_asr.runtime.latency import OVERLAP
 from tests.decode_settings import decoding
 from tests.support.decode import run_decode as call
 from tests.support.model_folder import make_model
